@@ -1,0 +1,51 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# Where `make bench` finds the independent load generator and the peer servers.
+YARDSTICK ?= ../shared/bench
+
+.PHONY: help env demo test check format lock bench clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(VENV)/.installed ## Make the environment .venv/ with everything that is locked in requirements.lock
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+demo: env ## Run the whole way on this machine: two Kafkas, gateway, replicator, sink, sensors (ARGS="--for 60 --wan-cut 20")
+	$(BIN)/headwater demo $(ARGS)
+
+test: env ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: env ## Format, lint, types, import rules, pinned schema ids
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/schemas/avro/test_ids.py
+
+format: env ## Rewrite the code in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Resolve the dependencies anew into requirements.lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv
+	.venv-lock/bin/uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	rm -rf .venv-lock
+
+bench: env ## Measure against the yardstick, each figure beside its peer in the same run (takes about 40 minutes)
+	$(BIN)/python tests/bench/run.py --yardstick $(YARDSTICK) $(ARGS)
+
+clean: ## Remove the environment, caches and whatever the demo left
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .headwater
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Moving records: the Kafka door, the replicator, the sink runner and the sinks."""

@@ -1,0 +1,212 @@
+"""The door to Kafka: the only module that imports confluent_kafka.
+
+Owns how a cluster is reached and the settings under which nothing acknowledged is lost; everyone else asks here for
+a producer, a consumer or topics. It holds no rule of its own about records.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, NewTopic
+
+__all__ = [
+    "OFFSET_BEGINNING",
+    "OFFSET_END",
+    "OFFSET_INVALID",
+    "Cluster",
+    "Consumer",
+    "KafkaError",
+    "KafkaException",
+    "Message",
+    "Producer",
+    "TopicMissing",
+    "TopicPartition",
+    "Unreachable",
+    "admin",
+    "consumer",
+    "end_offsets",
+    "ensure_topics",
+    "partition_counts",
+    "producer",
+    "read_to_end",
+]
+
+_log = logging.getLogger("headwater.kafka")
+
+
+class Unreachable(Exception):
+    """No broker of the cluster answered in time."""
+
+
+class TopicMissing(Exception):
+    """A topic that is needed does not exist."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """How to reach one Kafka cluster; ``options`` are librdkafka settings (TLS, timeouts) added to every client."""
+
+    bootstrap: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def producer(cluster: Cluster, **options: Any) -> Producer:
+    """An idempotent producer with acks=all that keeps order and never gives a record up by itself.
+
+    With the gapless guarantee a record that fails fails the whole producer, so the delivery report of the last record
+    of a partition also vouches for all before it. Option names are librdkafka's with ``_`` for ``.``.
+    """
+    settings: dict[str, Any] = {
+        "enable.idempotence": True,
+        "enable.gapless.guarantee": True,
+        "message.timeout.ms": 0,
+        "linger.ms": 2,
+        # A broker that comes back should be found at once, not after librdkafka's ten seconds.
+        "reconnect.backoff.max.ms": 1000,
+    }
+    return Producer(_settings(cluster, settings, options), logger=_log)
+
+
+def consumer(cluster: Cluster, group: str, **options: Any) -> Consumer:
+    """A consumer that commits only when told to, starts at the earliest record and reads committed data only."""
+    settings: dict[str, Any] = {
+        "group.id": group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        "reconnect.backoff.max.ms": 1000,
+    }
+    return Consumer(_settings(cluster, settings, options), logger=_log)
+
+
+def admin(cluster: Cluster) -> AdminClient:
+    """A client for topics and offsets."""
+    return AdminClient(_settings(cluster, {}, {}), logger=_log)
+
+
+def _settings(cluster: Cluster, base: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name.replace("_", "."): value for name, value in options.items()}
+    return {"bootstrap.servers": cluster.bootstrap, **base, **cluster.options, **given}
+
+
+def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.0) -> dict[str, int]:
+    """The number of partitions by topic; a topic that does not exist is left out.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+    """
+    known = _metadata(admin(cluster), cluster, timeout)
+    return {name: len(known[name].partitions) for name in topics if name in known and known[name].error is None}
+
+
+def ensure_topics(
+    cluster: Cluster,
+    partitions: Mapping[str, int],
+    *,
+    config: Mapping[str, Mapping[str, str]] | None = None,
+    timeout: float = 15.0,
+) -> list[str]:
+    """Create the topics that are missing, with their partition count; returns the names that were created.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+        KafkaException: the broker refused a topic.
+    """
+    client = admin(cluster)
+    known = _metadata(client, cluster, timeout)
+    wanted = [
+        NewTopic(name, num_partitions=count, replication_factor=-1, config=dict((config or {}).get(name, {})))
+        for name, count in partitions.items()
+        if name not in known
+    ]
+    if not wanted:
+        return []
+    created = []
+    for name, future in client.create_topics(wanted, operation_timeout=timeout).items():
+        try:
+            future.result(timeout)
+            created.append(name)
+        except KafkaException as exc:
+            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    return created
+
+
+def end_offsets(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.0) -> dict[tuple[str, int], int]:
+    """The high watermark by (topic, partition) of every partition of ``topics`` that exist."""
+    counts = partition_counts(cluster, topics, timeout=timeout)
+    reader = consumer(cluster, "headwater-offsets")
+    try:
+        return {
+            (name, partition): reader.get_watermark_offsets(TopicPartition(name, partition), timeout=timeout)[1]
+            for name, count in counts.items()
+            for partition in range(count)
+        }
+    finally:
+        reader.close()
+
+
+def read_to_end(
+    cluster: Cluster, topics: Sequence[str], *, since_ms: int | None = None, timeout: float = 10.0
+) -> Iterator[Message]:
+    """Every record of ``topics`` from ``since_ms`` (epoch ms; None: the beginning) up to the end as it is now.
+
+    A bounded look at the log, without a consumer group. It ends when each partition's present end is reached, and it
+    waits at most ``timeout`` seconds for the next record.
+
+    Raises:
+        Unreachable: the broker went silent before the end was reached.
+    """
+    counts = partition_counts(cluster, topics, timeout=timeout)
+    reader = consumer(cluster, "headwater-reader", enable_partition_eof=True)
+    try:
+        wanted = [
+            TopicPartition(name, p, OFFSET_BEGINNING if since_ms is None else since_ms)
+            for name, count in counts.items()
+            for p in range(count)
+        ]
+        if since_ms is not None:
+            wanted = reader.offsets_for_times(wanted, timeout=timeout)
+        if not wanted:
+            return
+        reader.assign(wanted)
+        unread = {(w.topic, w.partition) for w in wanted}
+        while unread:
+            batch = reader.consume(1000, timeout=timeout)
+            if not batch:
+                raise Unreachable(f"Kafka at {cluster.bootstrap} went silent while {', '.join(topics)} was read")
+            for message in batch:
+                error = message.error()
+                if error is None:
+                    yield message
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    unread.discard((message.topic(), message.partition()))
+                elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise KafkaException(error)
+    finally:
+        reader.close()
+
+
+def _metadata(client: AdminClient, cluster: Cluster, timeout: float) -> dict[str, Any]:
+    try:
+        topics: dict[str, Any] = client.list_topics(timeout=timeout).topics
+    except KafkaException as exc:
+        raise Unreachable(
+            f"no Kafka answers at {cluster.bootstrap} ({exc.args[0].str()}); is it running, and is the address right?"
+        ) from exc
+    return topics

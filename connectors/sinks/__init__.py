@@ -1,0 +1,1 @@
+"""The stores that records are written to, one file each."""
