@@ -62,7 +62,7 @@ class Path:
         """
         if self.depth == 4:
             raise PathError(f"{self} has nothing below it")
-        return Path(*self.ids, an_id)
+        return Path(*(*self.ids, an_id))
 
     def contains(self, other: Path) -> bool:
         """True if ``other`` is this path or lies below it."""
