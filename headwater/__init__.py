@@ -1,0 +1,1 @@
+"""The command `headwater`: puts the processes together, holds no rule of its own."""

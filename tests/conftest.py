@@ -1,0 +1,45 @@
+"""What every room's tests share: real Kafka brokers, and names that keep tests apart on one of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.kafka import Cluster
+from headwater import broker
+from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One real Kafka that all tests of the session share; topics are told apart by ``gateway_id``. Never kill it."""
+    directory = tmp_path_factory.mktemp("kafka")
+    shared = new_broker("shared", directory, "256m", None)
+    try:
+        yield shared.cluster
+    finally:
+        shared.stop()
+
+
+@pytest.fixture
+def broker_factory(tmp_path: Path) -> Iterator[BrokerFactory]:
+    """Brokers of the test's own, which it may kill and restart: ``broker_factory("edge")``."""
+    made: list[KafkaBroker] = []
+
+    def make(name: str = "edge", *, heap: str = "128m", link: broker.LinkListener | None = None) -> KafkaBroker:
+        one = new_broker(name, tmp_path / "kafka", heap, link)
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        broker.kill(one.name, one.directory)
+
+
+@pytest.fixture
+def gateway_id() -> str:
+    """A gateway id that no other test has."""
+    return f"gw-{secrets.token_hex(5)}"

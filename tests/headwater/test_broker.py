@@ -1,0 +1,147 @@
+"""The embedded Apache Kafka: it runs, its data lives on, and what stands in its way is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from connectors import kafka
+from headwater import broker, kafka_jars, processes
+from headwater.broker import AlreadyRunning, BrokerError, Failed, LinkListener, PortTaken
+from tests.kafka_brokers import BrokerFactory
+
+pytestmark = pytest.mark.kafka
+
+
+def _write(cluster: kafka.Cluster, topic: str, value: bytes) -> None:
+    producer = kafka.producer(cluster)
+    producer.produce(topic, value)
+    assert producer.flush(30) == 0
+
+
+def test_broker_answers_and_its_data_survives_stop_and_kill(broker_factory: BrokerFactory) -> None:
+    edge = broker_factory("edge")
+    kafka.ensure_topics(edge.cluster, {"kept": 3})
+    _write(edge.cluster, "kept", b"before the stop")
+    edge.stop()
+    assert broker.status("edge", edge.directory) is None
+    edge.restart()
+    _write(edge.cluster, "kept", b"before the kill")
+    edge.kill()
+    assert broker.status("edge", edge.directory) is None
+    edge.restart()
+    assert kafka.partition_counts(edge.cluster, ["kept"]) == {"kept": 3}
+    values = sorted(m.value() or b"" for m in kafka.read_to_end(edge.cluster, ["kept"], timeout=30))
+    assert values == [b"before the kill", b"before the stop"]
+
+
+def test_what_stands_in_the_way_of_a_start_is_told(broker_factory: BrokerFactory, tmp_path: Path) -> None:
+    edge = broker_factory("edge")
+    with pytest.raises(AlreadyRunning, match=f"already runs in .* port {edge.port}"):
+        broker.start("edge", processes.free_port(), edge.directory)
+    assert edge.running is not None
+    with pytest.raises(PortTaken, match=rf"port {edge.port} .* by process {edge.running.pid} \(java\)"):
+        broker.start("second", edge.port, tmp_path)
+    assert broker.status("edge", edge.directory) == edge.running
+
+
+def test_clients_behind_a_link_are_told_the_links_port(broker_factory: BrokerFactory) -> None:
+    link = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    cloud = broker_factory("cloud", link=link)
+    told = kafka.admin(kafka.Cluster(bootstrap=f"127.0.0.1:{link.port}")).list_topics(timeout=10).brokers
+    assert [node.port for node in told.values()] == [link.advertised_port]
+    told = kafka.admin(cloud.cluster).list_topics(timeout=10).brokers
+    assert [node.port for node in told.values()] == [cloud.port]
+
+
+def test_a_recycled_process_id_is_not_taken_for_the_broker(tmp_path: Path) -> None:
+    folder = tmp_path / "edge"
+    folder.mkdir()
+    # This test's own process has the id, but it began at another time than the note says.
+    note = {"pid": os.getpid(), "started": "1", "host": "127.0.0.1", "port": 9082}
+    (folder / "broker.pid").write_text(json.dumps(note))
+    assert broker.status("edge", tmp_path) is None
+    assert broker.stop("edge", tmp_path) is False
+    assert not (folder / "broker.pid").exists()
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"pid": null}', '{"pid": "x", "started": 1}'])
+def test_a_mangled_pid_file_is_a_broker_that_does_not_run(tmp_path: Path, note: str) -> None:
+    folder = tmp_path / "edge"
+    folder.mkdir()
+    (folder / "broker.pid").write_text(note)
+    assert broker.status("edge", tmp_path) is None
+    assert broker.stop("edge", tmp_path) is False
+
+
+def test_a_broker_that_cannot_start_shows_why_and_leaves_nothing_running(tmp_path: Path) -> None:
+    folder = tmp_path / "edge" / "data"
+    folder.mkdir(parents=True)
+    (folder / "meta.properties").write_text("version=1\ncluster.id=another\nnode.id=77\n")
+    with pytest.raises(Failed, match="node") as failure:
+        broker.start("edge", processes.free_port(), tmp_path)
+    assert "broker.log" in str(failure.value)
+    assert broker.status("edge", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "port", "heap", "said"),
+    [
+        ("../edge", 9082, "256m", "not a broker name"),
+        ("", 9082, "256m", "not a broker name"),
+        ("edge", 0, "256m", "between 1 and 65535"),
+        ("edge", 65536, "256m", "between 1 and 65535"),
+        ("edge", 9082, "lots", "not a size"),
+    ],
+)
+def test_unusable_arguments_are_refused(tmp_path: Path, name: str, port: int, heap: str, said: str) -> None:
+    with pytest.raises(BrokerError, match=said):
+        broker.start(name, port, tmp_path, heap=heap)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(BrokerError, match="cannot use"):
+        broker.start("edge", processes.free_port(), tmp_path / "file")
+
+
+def test_several_processes_may_ask_for_the_jars_at_once_and_a_broken_download_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tuple(sorted(kafka_jars.pinned_jars(), key=lambda jar: jar.size)[:3])
+    monkeypatch.setattr(kafka_jars, "pinned_jars", lambda: small)
+    leftover = tmp_path / f"kafka-{kafka_jars.KAFKA_VERSION}.part-killed"
+    leftover.mkdir()
+    seen: list[tuple[int, int]] = []
+    with ThreadPoolExecutor(3) as pool:
+        folders = set(
+            pool.map(lambda _: kafka_jars.ensure_jars(tmp_path, lambda done, total: seen.append((done, total))), "abc")
+        )
+    assert folders == {tmp_path / f"kafka-{kafka_jars.KAFKA_VERSION}"}
+    assert {file.name for file in folders.pop().iterdir()} == {jar.filename for jar in small}
+    total = sum(jar.size for jar in small)
+    assert seen[0] == (0, total)
+    assert seen[-1] == (total, total)
+    assert len(seen) == len(small) + 1  # fetched once, though three asked
+    assert not leftover.exists()
+
+    wrong = (kafka_jars.Jar(group="org.slf4j", artifact="slf4j-simple", version="1.7.36", size=15333, sha256="0" * 64),)
+    monkeypatch.setattr(kafka_jars, "pinned_jars", lambda: wrong)
+    with pytest.raises(kafka_jars.DownloadFailed, match="not the pinned"):
+        kafka_jars.ensure_jars(tmp_path / "other")
+    assert [file.name for file in (tmp_path / "other").iterdir()] == [f"kafka-{kafka_jars.KAFKA_VERSION}.lock"]
+
+
+def test_a_free_port_is_free_and_a_listener_is_named() -> None:
+    port = processes.free_port()
+    assert processes.listener(port) is None
+    with socket.create_server(("127.0.0.1", port)):
+        whose = processes.listener(port)
+    assert whose is not None
+    assert whose[0] == os.getpid()
