@@ -1,0 +1,512 @@
+"""The gateway's durable state: registrations, observations, commands and their answers, in one SQLite file.
+
+Owns the content of ``gateway.db`` in the state directory and the order of writing; `gateway.state_file` opens it.
+Callers live on the event loop and never wait for the disk: what they put joins the next group, a thread writes the
+group in one transaction, and one callback a group tells that it is on disk. It never interprets what it stores.
+
+Write-ahead log with ``synchronous=FULL``: a group that was reported durable survives ``kill -9`` and a power cut
+(https://www.sqlite.org/pragma.html#pragma_synchronous). What is said of a key several times within a group is written
+once, the last word.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import IntEnum
+from pathlib import Path as FilePath
+from types import MappingProxyType
+from typing import Any, Final
+
+from gateway.state_file import (
+    StateCorrupted,
+    StateError,
+    StateLocked,
+    StateOverloaded,
+    StateUnavailable,
+    corrupted,
+    lock_directory,
+    open_file,
+)
+
+__all__ = [
+    "Admitted",
+    "CommandState",
+    "State",
+    "StateCorrupted",
+    "StateError",
+    "StateLocked",
+    "StateOverloaded",
+    "StateUnavailable",
+    "StoredCommand",
+    "StoredObservation",
+    "StoredRegistration",
+    "StoredState",
+]
+
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class CommandState(IntEnum):
+    """Where a command stands. ANSWERED rows hold the reply, so that a repeated request is answered again."""
+
+    QUEUED = 0
+    SENT = 1
+    ANSWERED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRegistration:
+    """A registered device. ``links_text`` is the payload of the registration as it came; times are epoch ms."""
+
+    ep: str
+    reg_id: str
+    address: str
+    port: int
+    lifetime: int
+    version: str
+    binding: str
+    sms: str | None
+    root: str
+    links_text: bytes
+    #: The other attributes of the registration, as a JSON object.
+    attributes: str
+    queue: bool
+    reg_date_ms: int
+    last_up_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObservation:
+    """An established observation; ``declared`` ones come from the operator's patterns, the others from a request."""
+
+    token: bytes
+    ep: str
+    path: str
+    ticket: str
+    observation_id: str
+    content_format: int | None
+    declared: bool
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCommand:
+    """A request on its way to a device. ``sequence`` ascends in the order of the topic and is unique."""
+
+    sequence: int
+    identity: bytes
+    ticket: str
+    ep: str
+    #: The record's value as it came.
+    request: bytes
+    state: CommandState
+    received_ms: int
+    expires_ms: int | None = None
+    reply: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredState:
+    """All that a gateway starts from. ``commands`` are the unanswered ones, in order."""
+
+    registrations: tuple[StoredRegistration, ...]
+    observations: tuple[StoredObservation, ...]
+    commands: tuple[StoredCommand, ...]
+    #: The number of answered commands that are kept, and the highest sequence ever used (0: none).
+    answered: int
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """What became of one call of `State.admit_commands`.
+
+    ``known`` has the commands that were stored before, by identity: the reply of an answered one, None for one that
+    is not answered yet. All others of the call are new, and durable now.
+    """
+
+    known: Mapping[bytes, bytes | None]
+
+
+Done = Callable[[StateUnavailable | None], None]
+AdmittedDone = Callable[[Admitted | StateUnavailable], None]
+_Row = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class _Group:
+    """What one transaction writes. Touched by the loop until it is handed over, then by the thread alone.
+
+    ``callbacks`` stays the loop's throughout: the thread never reads it.
+    """
+
+    registrations: dict[str, _Row | None] = field(default_factory=dict)
+    touches: dict[str, _Row] = field(default_factory=dict)
+    observations: dict[bytes, _Row | None] = field(default_factory=dict)
+    states: dict[bytes, int] = field(default_factory=dict)
+    answers: dict[bytes, _Row] = field(default_factory=dict)
+    admissions: list[tuple[list[_Row], AdmittedDone]] = field(default_factory=list)
+    forget_answered_before_ms: int | None = None
+    admitted: list[Admitted] = field(default_factory=list)
+    callbacks: list[Done] = field(default_factory=list)
+    size: int = 0
+    urgent: bool = False
+
+
+class State:
+    """The open store. Everything but `open` and `load` belongs to the event loop's thread and returns at once.
+
+    A ``put``, ``delete``, ``mark`` or ``answer`` and an `on_durable` in the same stretch of code (no await between)
+    are in the same group, so the callback speaks for all of them.
+    """
+
+    def __init__(
+        self, path: FilePath, connection: sqlite3.Connection, lock: int, max_pending: int, linger: float, keep: int
+    ) -> None:
+        self._path = path
+        self._lock = lock
+        self._connection = connection
+        self._max_pending = max_pending
+        self._linger = linger
+        self._keep_answered = keep
+        self._answered: int = connection.execute("SELECT count(*) FROM commands WHERE state = 2").fetchone()[0]
+        self._pending = _Group()
+        self._writing: _Group | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._work: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
+        self._closed = False
+        #: Groups written and groups refused by the disk, for the metrics.
+        self.groups_written = 0
+        self.groups_failed = 0
+        self._thread = threading.Thread(target=self._write_groups, name="state-writer", daemon=True)
+        self._thread.start()
+
+    @staticmethod
+    def open(
+        directory: FilePath, *, max_pending: int = 50_000, linger: float = 0.002, keep_answered: int = 100_000
+    ) -> State:
+        """Open or create ``directory/gateway.db``; only the owner can read it.
+
+        ``max_pending`` bounds the rows that wait for the disk, ``linger`` (seconds) is how long a group waits for
+        company, ``keep_answered`` is how many answered commands are kept (see also `forget_answered`).
+
+        Raises:
+            StateLocked: another process has the directory.
+            StateCorrupted: the file is damaged, not ours, or newer than this program.
+            StateUnavailable: the directory or file cannot be written.
+        """
+        path = directory / "gateway.db"
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = lock_directory(directory)
+        except OSError as exc:
+            raise StateUnavailable(f"the state directory {directory} cannot be used: {exc.strerror or exc}") from exc
+        try:
+            return State(path, open_file(path), lock, max_pending, linger, keep_answered)
+        except BaseException:
+            os.close(lock)
+            raise
+
+    def load(self) -> StoredState:
+        """What is stored, for the start: to be called before anything is put.
+
+        Raises:
+            StateCorrupted: the file is damaged.
+        """
+        try:
+            select = self._connection.execute
+            registrations = tuple(
+                StoredRegistration(**{**row, "queue": bool(row["queue"])})
+                for row in map(dict, select("SELECT * FROM registrations ORDER BY ep"))
+            )
+            observations = tuple(
+                StoredObservation(**{**row, "declared": bool(row["declared"])})
+                for row in map(dict, select("SELECT * FROM observations ORDER BY ep, path, created_ms"))
+            )
+            commands = tuple(
+                StoredCommand(**{**row, "state": CommandState(row["state"])})
+                for row in map(
+                    dict,
+                    select(
+                        "SELECT sequence, identity, ticket, ep, request, state, received_ms, expires_ms, reply "
+                        "FROM commands WHERE state < 2 ORDER BY sequence"
+                    ),
+                )
+            )
+            last: int = select("SELECT coalesce(max(sequence), 0) FROM commands").fetchone()[0]
+        except sqlite3.DatabaseError as exc:
+            raise corrupted(self._path, str(exc)) from exc
+        return StoredState(
+            registrations=registrations,
+            observations=observations,
+            commands=commands,
+            answered=self._answered,
+            last_sequence=last,
+        )
+
+    # What callers say. StateOverloaded when the backlog is full, ValueError when a value cannot be stored.
+
+    def put_registration(self, registration: StoredRegistration) -> None:
+        """Store a registration in place of what the endpoint had before."""
+        r = registration
+        row = (r.ep, r.reg_id, r.address, r.port, r.lifetime, r.version, r.binding, r.sms, r.root, r.links_text,
+               r.attributes, r.queue, r.reg_date_ms, r.last_up_ms)  # fmt: skip
+        group = self._admit_rows(1, row)
+        group.registrations[r.ep] = row
+        group.touches.pop(r.ep, None)
+
+    def delete_registration(self, ep: str) -> None:
+        """Forget a registration; its observations are forgotten one by one with `delete_observation`."""
+        group = self._admit_rows(1, (ep,))
+        group.registrations[ep] = None
+        group.touches.pop(ep, None)
+
+    def touch_registration(self, ep: str, last_up_ms: int, address: str, port: int) -> None:
+        """Note a sign of life. Lazy: it is written with the next group, within a second or so, or lost in a crash.
+
+        Never refused: when the backlog is full it is skipped, as the next sign of life says it again.
+        """
+        group = self._pending
+        if group.size >= self._max_pending and ep not in group.touches:
+            return
+        if ep not in group.touches:
+            group.size += 1
+        group.touches[ep] = (last_up_ms, address, port, ep)
+        if self._timer is None and self._writing is None:
+            self._timer = self._running_loop().call_later(1.0, self._hand_over)
+
+    def put_observation(self, observation: StoredObservation) -> None:
+        """Store an observation under its token."""
+        o = observation
+        row = (o.token, o.ep, o.path, o.ticket, o.observation_id, o.content_format, o.declared, o.created_ms)
+        self._admit_rows(1, row).observations[o.token] = row
+
+    def delete_observation(self, token: bytes) -> None:
+        """Forget an observation."""
+        self._admit_rows(1, ()).observations[token] = None
+
+    def admit_commands(self, commands: Sequence[StoredCommand], done: AdmittedDone) -> None:
+        """Store those of ``commands`` whose identity is new, and learn what is known of the others.
+
+        ``done`` gets the Admitted once it is durable, or the StateUnavailable that kept all of them from the disk.
+        """
+        rows = [
+            (c.sequence, c.identity, c.ticket, c.ep, c.request, int(c.state), c.received_ms, c.expires_ms)
+            for c in commands
+        ]
+        self._admit_rows(len(rows), *rows).admissions.append((rows, done))
+
+    def mark_command(self, identity: bytes, state: CommandState) -> None:
+        """Note that a command is SENT, or QUEUED again."""
+        self._admit_rows(1, ()).states[identity] = int(state)
+
+    def answer_command(self, identity: bytes, reply: bytes, answered_ms: int) -> None:
+        """Keep the reply (the record's bytes) of a command; the request itself is no longer kept."""
+        group = self._admit_rows(1, (answered_ms,))
+        group.answers[identity] = (reply, answered_ms, identity)
+        group.states.pop(identity, None)
+
+    def forget_answered(self, before_ms: int) -> None:
+        """Drop what was answered before ``before_ms``: a request that is repeated later is a new one."""
+        self._admit_rows(1, (before_ms,)).forget_answered_before_ms = before_ms
+
+    def on_durable(self, callback: Done) -> None:
+        """Call ``callback`` on the loop when all that was said so far is on disk, with the error if it is not."""
+        if self._pending.urgent:
+            self._pending.callbacks.append(callback)
+        elif self._writing is not None:
+            self._writing.callbacks.append(callback)
+        else:
+            self._running_loop().call_soon(callback, None)
+
+    async def durable(self) -> None:
+        """Wait until all that was said so far is on disk.
+
+        Raises:
+            StateUnavailable: it is not, and none of its group is.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(error: StateUnavailable | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(error)
+
+        self.on_durable(done)
+        await future
+
+    @property
+    def backlog(self) -> int:
+        """The rows that wait for the disk."""
+        return self._pending.size + (self._writing.size if self._writing else 0)
+
+    async def close(self, *, timeout: float = 5.0) -> None:
+        """Write what is pending, and let the file and the directory go."""
+        if self._closed:
+            return
+        if self._pending.size:
+            self._pending.urgent = True
+            self._hand_over()
+        with suppress(StateUnavailable, TimeoutError):
+            await asyncio.wait_for(self.durable(), timeout)
+        self._closed = True
+        if self._timer:
+            self._timer.cancel()
+        self._work.put(None)
+        await asyncio.to_thread(self._thread.join, timeout)
+        # A thread that still hangs in a write keeps its connection; the lock goes with the process then.
+        if not self._thread.is_alive():
+            self._connection.close()
+            os.close(self._lock)
+
+    # The loop's side of the hand-over. Only the loop's thread runs these, so no lock is needed.
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _admit_rows(self, count: int, *rows: _Row) -> _Group:
+        if self._closed:
+            raise StateUnavailable(f"{self._path} is closed")
+        group = self._pending
+        if group.size + count > self._max_pending and group.size:
+            raise StateOverloaded(f"{group.size} changes wait for {self._path}: the disk does not keep up")
+        for row in rows:
+            # One value that SQLite cannot take would fail the whole group, with everybody else's changes in it.
+            for value in row:
+                if type(value) is int:
+                    if value not in _INT64:
+                        raise ValueError(f"{value} does not fit 64 bits")
+                elif type(value) is str and not value.isascii():
+                    value.encode()
+        group.size += count
+        if not group.urgent:
+            group.urgent = True
+            if self._writing is None:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = self._running_loop().call_later(self._linger, self._hand_over)
+        return group
+
+    def _hand_over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writing is None and self._pending.size:
+            self._running_loop()
+            self._writing, self._pending = self._pending, _Group()
+            self._work.put(self._writing)
+
+    def _written(self, group: _Group, error: StateUnavailable | None) -> None:
+        self._writing = None
+        if error is None:
+            self.groups_written += 1
+        else:
+            self.groups_failed += 1
+        if self._pending.urgent:
+            self._hand_over()
+        elif self._pending.size and self._timer is None:
+            self._timer = self._running_loop().call_later(1.0, self._hand_over)
+        for index, (_, done) in enumerate(group.admissions):
+            self._tell(done, error or group.admitted[index])
+        for callback in group.callbacks:
+            self._tell(callback, error)
+
+    def _tell(self, callback: Callable[[Any], None], outcome: object) -> None:
+        try:
+            callback(outcome)
+        except Exception as exc:  # noqa: BLE001  # one caller's mistake must not keep the others of the group waiting
+            self._running_loop().call_exception_handler({"message": "a state callback failed", "exception": exc})
+
+    # The thread's side.
+
+    def _write_groups(self) -> None:
+        while (group := self._work.get()) is not None:
+            error: StateUnavailable | None = None
+            try:
+                self._write(group)
+            except Exception as exc:  # noqa: BLE001  # whatever the disk does, the thread lives and tells the callers
+                error = StateUnavailable(f"{self._path} could not be written: {exc}")
+                error.__cause__ = exc
+                with suppress(sqlite3.Error):
+                    self._connection.rollback()
+            # The loop may be gone already when the process ends.
+            with suppress(RuntimeError):
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._written, group, error)
+
+    def _write(self, group: _Group) -> None:
+        db = self._connection
+        db.execute("BEGIN IMMEDIATE")
+        _write_keyed(db, "registrations", "ep", 14, group.registrations)
+        if group.touches:
+            db.executemany(
+                "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
+            )
+        _write_keyed(db, "observations", "token", 8, group.observations)
+        if group.states:
+            db.executemany(
+                "UPDATE commands SET state = ? WHERE identity = ? AND state < 2",
+                [(state, identity) for identity, state in group.states.items()],
+            )
+        answered = self._answered
+        if group.answers:
+            answered += db.executemany(
+                "UPDATE commands SET state = 2, reply = ?, answered_ms = ?, request = x'' "
+                "WHERE identity = ? AND state < 2",
+                group.answers.values(),
+            ).rowcount
+        # After the answers: a request that is repeated while its answer is being written must find it.
+        admitted = [Admitted(known=MappingProxyType(_admit(db, rows))) for rows, _ in group.admissions]
+        if group.forget_answered_before_ms is not None:
+            answered -= db.execute(
+                "DELETE FROM commands WHERE state = 2 AND answered_ms < ?", (group.forget_answered_before_ms,)
+            ).rowcount
+        # In portions, so that not every group pays for the scan.
+        if answered > self._keep_answered + min(self._keep_answered, 10_000) // 10:
+            answered -= db.execute(
+                "DELETE FROM commands WHERE sequence IN "
+                "(SELECT sequence FROM commands WHERE state = 2 ORDER BY answered_ms, sequence LIMIT ?)",
+                (answered - self._keep_answered,),
+            ).rowcount
+        db.execute("COMMIT")
+        self._answered = answered
+        group.admitted = admitted
+
+
+def _write_keyed(
+    db: sqlite3.Connection, table: str, key: str, columns: int, changes: Mapping[Any, _Row | None]
+) -> None:
+    if not changes:
+        return
+    gone = [(name,) for name, row in changes.items() if row is None]
+    if gone:
+        db.executemany(f"DELETE FROM {table} WHERE {key} = ?", gone)
+    rows = [row for row in changes.values() if row is not None]
+    if rows:
+        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})", rows)
+
+
+def _admit(db: sqlite3.Connection, rows: list[_Row]) -> dict[bytes, bytes | None]:
+    known: dict[bytes, bytes | None] = {}
+    for row in rows:
+        stored = db.execute(
+            "INSERT INTO commands (sequence, identity, ticket, ep, request, state, received_ms, expires_ms) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (identity) DO NOTHING",
+            row,
+        )
+        if stored.rowcount == 0:
+            known[row[1]] = db.execute("SELECT reply FROM commands WHERE identity = ?", (row[1],)).fetchone()[0]
+    return known

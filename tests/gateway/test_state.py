@@ -1,0 +1,472 @@
+"""The durable state: what was reported durable is there after anything; what cannot be used is refused in words."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway.state import (
+    Admitted,
+    CommandState,
+    State,
+    StateCorrupted,
+    StateLocked,
+    StateOverloaded,
+    StateUnavailable,
+    StoredCommand,
+    StoredObservation,
+    StoredRegistration,
+    StoredState,
+)
+
+REGISTRATION = StoredRegistration(
+    ep="lamp-é",
+    reg_id="r1",
+    address="127.0.0.1",
+    port=40000,
+    lifetime=300,
+    version="1.1",
+    binding="UQ",
+    sms=None,
+    root="/",
+    links_text=b'</>;rt="oma.lwm2m",</3/0>',
+    attributes='{"site":"attic"}',
+    queue=True,
+    reg_date_ms=1_000,
+    last_up_ms=1_000,
+)
+OBSERVATION = StoredObservation(
+    token=b"\x01\x02",
+    ep="lamp-é",
+    path="/3303/0/5700",
+    ticket="ticket#1",
+    observation_id="o1",
+    content_format=11542,
+    declared=False,
+    created_ms=2_000,
+)
+
+
+def command(number: int, *, state: CommandState = CommandState.QUEUED) -> StoredCommand:
+    return StoredCommand(
+        sequence=number,
+        identity=number.to_bytes(16, "big"),
+        ticket=f"t{number}",
+        ep="lamp-é",
+        request=b"request",
+        state=state,
+        received_ms=3_000,
+        expires_ms=None,
+    )
+
+
+async def admit(state: State, *commands: StoredCommand) -> Admitted:
+    future: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
+
+    def done(outcome: Admitted | StateUnavailable) -> None:
+        if isinstance(outcome, Admitted):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)
+
+    state.admit_commands(commands, done)
+    return await asyncio.wait_for(future, 10)
+
+
+@asynccontextmanager
+async def opened(directory: Path, *, max_pending: int = 50_000, keep_answered: int = 1_000) -> AsyncIterator[State]:
+    state = State.open(directory, max_pending=max_pending, keep_answered=keep_answered)
+    try:
+        yield state
+    finally:
+        await state.close()
+
+
+def stored(directory: Path) -> StoredState:
+    async def read() -> StoredState:
+        async with opened(directory) as state:
+            return state.load()
+
+    return asyncio.run(read())
+
+
+def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with opened(tmp_path) as state:
+            state.put_registration(REGISTRATION)
+            state.put_observation(OBSERVATION)
+            await admit(state, command(1), command(2))
+            state.mark_command(command(2).identity, CommandState.SENT)
+            await state.durable()
+
+    asyncio.run(write())
+    assert stored(tmp_path) == StoredState(
+        registrations=(REGISTRATION,),
+        observations=(OBSERVATION,),
+        commands=(command(1), command(2, state=CommandState.SENT)),
+        answered=0,
+        last_sequence=2,
+    )
+
+
+def test_last_word_of_a_group_counts(tmp_path: Path) -> None:
+    async def write() -> int:
+        async with opened(tmp_path) as state:
+            for port in range(1, 200):
+                state.put_registration(replace(REGISTRATION, port=port))
+            state.touch_registration("lamp-é", 9_000, "127.0.0.9", 9)
+            state.put_observation(OBSERVATION)
+            state.delete_observation(OBSERVATION.token)
+            state.put_registration(replace(REGISTRATION, ep="gone"))
+            state.delete_registration("gone")
+            await state.durable()
+            return state.groups_written
+
+    assert asyncio.run(write()) == 1
+    loaded = stored(tmp_path)
+    assert loaded.registrations == (replace(REGISTRATION, port=9, address="127.0.0.9", last_up_ms=9_000),)
+    assert loaded.observations == ()
+
+
+def test_touch_alone_is_written_by_itself(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with opened(tmp_path) as state:
+            state.put_registration(REGISTRATION)
+            await state.durable()
+            state.touch_registration("lamp-é", 7_000, "127.0.0.7", 7)
+            # Closing writes what is pending; the timer that would have done it is part of the same path.
+
+    asyncio.run(write())
+    assert stored(tmp_path).registrations[0].last_up_ms == 7_000
+
+
+def test_deleted_registration_is_not_revived_by_a_touch(tmp_path: Path) -> None:
+    async def write() -> None:
+        async with opened(tmp_path) as state:
+            state.put_registration(REGISTRATION)
+            await state.durable()
+            state.delete_registration("lamp-é")
+            state.touch_registration("lamp-é", 7_000, "127.0.0.7", 7)
+
+    asyncio.run(write())
+    assert stored(tmp_path).registrations == ()
+
+
+def test_answered_command_is_known_with_its_reply(tmp_path: Path) -> None:
+    async def scenario() -> tuple[Admitted, Admitted, Admitted]:
+        async with opened(tmp_path) as state:
+            first = await admit(state, command(1), command(2))
+            state.answer_command(command(1).identity, b"reply", 5_000)
+            # In the same group as the answer: it must already see it.
+            again = await admit(state, replace(command(3), identity=command(1).identity))
+        async with opened(tmp_path) as state:
+            later = await admit(
+                state, replace(command(4), identity=command(1).identity), replace(command(5), identity=b"2".zfill(16))
+            )
+            return first, again, later
+
+    first, again, later = asyncio.run(scenario())
+    assert first.known == {}
+    assert again.known == {command(1).identity: b"reply"}
+    assert later.known == {command(1).identity: b"reply"}
+    loaded = stored(tmp_path)
+    assert [c.sequence for c in loaded.commands] == [2, 5]
+    assert loaded.answered == 1
+
+
+def test_unanswered_command_is_known_without_reply_and_keeps_its_place(tmp_path: Path) -> None:
+    async def scenario() -> Admitted:
+        async with opened(tmp_path) as state:
+            await admit(state, command(1))
+            return await admit(state, replace(command(2), identity=command(1).identity))
+
+    assert asyncio.run(scenario()).known == {command(1).identity: None}
+    assert [c.sequence for c in stored(tmp_path).commands] == [1]
+
+
+def test_first_answer_of_a_command_stays(tmp_path: Path) -> None:
+    async def scenario() -> Admitted:
+        async with opened(tmp_path) as state:
+            await admit(state, command(1))
+            state.answer_command(command(1).identity, b"first", 5_000)
+            await state.durable()
+            state.answer_command(command(1).identity, b"second", 6_000)
+            state.mark_command(command(1).identity, CommandState.QUEUED)
+            await state.durable()
+            return await admit(state, command(1))
+
+    assert asyncio.run(scenario()).known == {command(1).identity: b"first"}
+
+
+def test_answered_commands_beyond_the_bound_are_forgotten_oldest_first(tmp_path: Path) -> None:
+    async def scenario() -> Admitted:
+        async with opened(tmp_path, keep_answered=10) as state:
+            for number in range(1, 31):
+                await admit(state, command(number))
+                state.answer_command(command(number).identity, b"r", number)
+                await state.durable()
+            assert state.load().answered <= 11
+            return await admit(state, *(command(number) for number in range(1, 31)))
+
+    known = {int.from_bytes(identity, "big") for identity in asyncio.run(scenario()).known}
+    assert known == set(range(31 - len(known), 31))
+    assert 10 <= len(known) <= 11
+
+
+def test_answers_older_than_asked_are_forgotten(tmp_path: Path) -> None:
+    async def scenario() -> Admitted:
+        async with opened(tmp_path) as state:
+            await admit(state, command(1), command(2), command(3))
+            state.answer_command(command(1).identity, b"old", 1_000)
+            state.answer_command(command(2).identity, b"new", 2_000)
+            await state.durable()
+            state.forget_answered(2_000)
+            await state.durable()
+            assert state.load().answered == 1
+            return await admit(state, command(1), command(2), command(3))
+
+    known = asyncio.run(scenario()).known
+    assert known == {command(2).identity: b"new", command(3).identity: None}
+
+
+def test_one_callback_speaks_for_a_whole_batch(tmp_path: Path) -> None:
+    async def scenario() -> tuple[list[object], int]:
+        async with opened(tmp_path) as state:
+            heard: list[object] = []
+            ready = asyncio.Event()
+
+            def hear(error: StateUnavailable | None) -> None:
+                heard.append(error)
+                ready.set()
+
+            for number in range(1_000):
+                state.put_registration(replace(REGISTRATION, ep=f"ep-{number}"))
+            state.on_durable(hear)
+            await asyncio.wait_for(ready.wait(), 10)
+            return heard, state.groups_written
+
+    assert asyncio.run(scenario()) == ([None], 1)
+    assert len(stored(tmp_path).registrations) == 1_000
+
+
+def test_backlog_is_bounded(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path, max_pending=10) as state:
+            for number in range(10):
+                state.put_registration(replace(REGISTRATION, ep=f"ep-{number}"))
+            with pytest.raises(StateOverloaded, match="disk does not keep up"):
+                state.put_registration(replace(REGISTRATION, ep="one-too-many"))
+            for number in range(100):
+                state.touch_registration(f"ep-{number}", 1, "127.0.0.1", 1)
+            assert state.backlog == 10
+            await state.durable()
+            state.put_registration(replace(REGISTRATION, ep="fits-again"))
+
+    asyncio.run(scenario())
+    assert len(stored(tmp_path).registrations) == 11
+
+
+def test_value_that_does_not_fit_fails_its_caller_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as state:
+            with pytest.raises(ValueError, match="64 bits"):
+                state.put_registration(replace(REGISTRATION, lifetime=2**63))
+            with pytest.raises(ValueError, match="surrogates"):
+                state.put_registration(replace(REGISTRATION, ep="\ud800"))
+            state.put_registration(REGISTRATION)
+            await state.durable()
+
+    asyncio.run(scenario())
+    assert stored(tmp_path).registrations == (REGISTRATION,)
+
+
+def test_caller_whose_callback_fails_does_not_silence_the_others(tmp_path: Path) -> None:
+    async def scenario() -> list[str]:
+        complaints: list[str] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        async with opened(tmp_path) as state:
+            state.put_registration(REGISTRATION)
+
+            def broken(_: StateUnavailable | None) -> None:
+                raise LookupError
+
+            state.on_durable(broken)
+            await asyncio.wait_for(state.durable(), 10)
+        return complaints
+
+    assert asyncio.run(scenario()) == ["a state callback failed"]
+
+
+def test_second_gateway_on_the_directory_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path):
+            with pytest.raises(StateLocked, match=rf"process {os.getpid()}.*{tmp_path}"):
+                State.open(tmp_path)
+        async with opened(tmp_path):
+            pass
+
+    asyncio.run(scenario())
+
+
+def test_only_the_owner_can_read(tmp_path: Path) -> None:
+    directory = tmp_path / "deep" / "state"
+
+    async def scenario() -> None:
+        async with opened(directory) as state:
+            state.put_registration(REGISTRATION)
+            await state.durable()
+            for file in directory.iterdir():
+                assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+            (directory / "gateway.db").chmod(0o644)
+
+    asyncio.run(scenario())
+    stored(directory)
+    assert stat.S_IMODE((directory / "gateway.db").stat().st_mode) == 0o600
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "noise", "middle", "foreign", "lost"])
+def test_damaged_file_is_refused_and_left_alone(tmp_path: Path, damage: str) -> None:
+    async def fill() -> None:
+        async with opened(tmp_path) as state:
+            for number in range(2_000):
+                state.put_registration(replace(REGISTRATION, ep=f"ep-{number}"))
+            await state.durable()
+
+    asyncio.run(fill())
+    file = tmp_path / "gateway.db"
+    whole = file.read_bytes()
+    match damage:
+        case "empty":
+            file.write_bytes(b"")
+        case "half":
+            file.write_bytes(whole[: len(whole) // 2])
+        case "noise":
+            file.write_bytes(b"\xa5" * len(whole))
+        case "middle":
+            file.write_bytes(whole[:20_000] + b"\xff" * 50_000 + whole[70_000:])
+        case "foreign":
+            file.unlink()
+            other = sqlite3.connect(file)
+            other.execute("CREATE TABLE notes (text)")
+            other.close()
+        case "lost":
+            file.rename(tmp_path / "gateway.db-wal")
+    before = file.read_bytes() if file.exists() else None
+    with pytest.raises(StateCorrupted, match=r"gateway\.db.*mv "):
+        State.open(tmp_path)
+    assert (file.read_bytes() if file.exists() else None) == before
+
+
+def test_file_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    stored(tmp_path)
+    db = sqlite3.connect(tmp_path / "gateway.db")
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(StateCorrupted, match="later version"):
+        State.open(tmp_path)
+
+
+def test_directory_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StateUnavailable, match="cannot be used"):
+        State.open(tmp_path / "file")
+
+
+WRITER = """
+import asyncio, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = {path!r}
+from test_state import REGISTRATION, command
+from gateway.state import State
+
+async def main():
+    state = State.open(Path({directory!r}))
+    state.load()
+    number = 0
+    while True:
+        for _ in range(100):
+            number += 1
+            state.put_registration(replace(REGISTRATION, ep=f"ep-{{number}}"))
+        state.admit_commands([command(number)], lambda _: None)
+        await state.durable()
+        print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("groups", [1, 7, 23])
+def test_what_was_durable_survives_kill(tmp_path: Path, groups: int) -> None:
+    here = Path(__file__).resolve().parent
+    source = WRITER.format(path=[str(here), str(here.parents[1])], directory=str(tmp_path))
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for _ in range(groups):
+            durable = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        durable = max([durable, *(int(line) for line in process.stdout.read().splitlines())])
+    loaded = stored(tmp_path)
+    registered = {int(r.ep.removeprefix("ep-")) for r in loaded.registrations}
+    assert set(range(1, durable + 1)) <= registered
+    # A group is whole or not there: the registrations and the command of a group came together.
+    assert len(registered) == len(loaded.commands) * 100
+
+
+FULL_DISK = """
+import asyncio, resource, sys
+from dataclasses import replace
+from pathlib import Path
+sys.path[:0] = {path!r}
+from test_state import REGISTRATION, command, admit
+from gateway.state import State, StateUnavailable
+
+async def main():
+    state = State.open(Path({directory!r}))
+    state.put_registration(replace(REGISTRATION, ep="before"))
+    await state.durable()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    for number in range(3):
+        state.put_registration(replace(REGISTRATION, ep=f"refused-{{number}}", links_text=bytes(500_000)))
+        try:
+            await state.durable()
+        except StateUnavailable as exc:
+            print("refused", "gateway.db" in str(exc))
+        try:
+            await admit(state, command(number))
+        except StateUnavailable as exc:
+            print("refused", "gateway.db" in str(exc))
+        else:
+            print("small one accepted", number)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    state.put_registration(replace(REGISTRATION, ep="after", links_text=bytes(500_000)))
+    await state.durable()
+    print("written", state.groups_failed >= 3)
+    await state.close()
+
+asyncio.run(main())
+"""
+
+
+def test_full_disk_fails_its_group_and_later_writes_go_on(tmp_path: Path) -> None:
+    here = Path(__file__).resolve().parent
+    source = FULL_DISK.format(path=[str(here), str(here.parents[1])], directory=str(tmp_path))
+    ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines.count("refused True") >= 3
+    assert "refused False" not in lines
+    assert lines[-1] == "written True"
+    assert [r.ep for r in stored(tmp_path).registrations] == ["after", "before"]
