@@ -187,10 +187,11 @@ def read_to_end(
         reader.assign(wanted)
         unread = {(w.topic, w.partition) for w in wanted}
         while unread:
-            batch = reader.consume(1000, timeout=timeout)
-            if not batch:
+            # consume() alone would wait for its full count or the full timeout, also when the end is already reached.
+            first = reader.poll(timeout)
+            if first is None:
                 raise Unreachable(f"Kafka at {cluster.bootstrap} went silent while {', '.join(topics)} was read")
-            for message in batch:
+            for message in (first, *reader.consume(1000, timeout=0)):
                 error = message.error()
                 if error is None:
                     yield message
