@@ -1,0 +1,198 @@
+"""Topics: their names, directions, default partitions and subjects. Makes no topic and speaks to no broker."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+#: Kafka's own limit is 249 for the whole name; a gateway id is part of file names and consumer groups as well.
+MAX_GATEWAY_ID = 100
+
+_GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
+
+
+class InvalidGatewayId(ValueError):
+    """The gateway id cannot be part of a topic name."""
+
+
+class UnknownTopic(ValueError):
+    """The topic is none of a gateway's."""
+
+
+class Direction(Enum):
+    """Which way the replicator carries a topic."""
+
+    UP = "edge → cloud"
+    DOWN = "cloud → edge"
+
+
+class TopicKind(Enum):
+    """The families of topics."""
+
+    REGISTRATIONS = "registrations"
+    OBSERVATIONS = "observations"
+    REQUESTS = "requests"
+    REPLIES = "replies"
+    MAXPER30SEC = "maxper30sec"
+    DEADLETTER = "deadletter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFamily:
+    """One row of the table of topics: the name is ``<prefix>.<gateway id>.<suffix>``.
+
+    ``subject`` is that of the value's schema, or None where a topic holds what came from elsewhere.
+    """
+
+    prefix: str
+    suffix: str
+    direction: Direction
+    partitions: int
+    subject: str | None
+
+
+FAMILIES: Mapping[TopicKind, TopicFamily] = {
+    TopicKind.REGISTRATIONS: TopicFamily(
+        prefix="iot",
+        suffix="registrations",
+        direction=Direction.UP,
+        partitions=2,
+        subject="iot.registrations-value",
+    ),
+    TopicKind.OBSERVATIONS: TopicFamily(
+        prefix="iot",
+        suffix="observations",
+        direction=Direction.UP,
+        partitions=2,
+        subject="iot.observations-value",
+    ),
+    TopicKind.REQUESTS: TopicFamily(
+        prefix="iot",
+        suffix="management.req",
+        direction=Direction.DOWN,
+        partitions=1,
+        subject="iot.management.req-value",
+    ),
+    TopicKind.REPLIES: TopicFamily(
+        prefix="iot",
+        suffix="management.rep",
+        direction=Direction.UP,
+        partitions=2,
+        subject="iot.management.rep-value",
+    ),
+    TopicKind.MAXPER30SEC: TopicFamily(
+        prefix="analytics",
+        suffix="observations.maxper30sec",
+        direction=Direction.UP,
+        partitions=2,
+        subject=None,
+    ),
+    TopicKind.DEADLETTER: TopicFamily(
+        prefix="iot",
+        suffix="deadletter",
+        direction=Direction.UP,
+        partitions=1,
+        subject=None,
+    ),
+}
+
+#: The subject of the key's schema, the same in every topic.
+KEY_SUBJECT = "iot-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The topics of one gateway.
+
+    >>> Topics("rock64").observations
+    'iot.rock64.observations'
+
+    Raises:
+        InvalidGatewayId: the id is empty, too long, or has other signs than letters, digits, ``-``, ``_`` and single
+            dots inside.
+    """
+
+    gateway: str
+
+    def __post_init__(self) -> None:
+        validate_gateway_id(self.gateway)
+
+    @property
+    def registrations(self) -> str:
+        return self.name(TopicKind.REGISTRATIONS)
+
+    @property
+    def observations(self) -> str:
+        return self.name(TopicKind.OBSERVATIONS)
+
+    @property
+    def requests(self) -> str:
+        return self.name(TopicKind.REQUESTS)
+
+    @property
+    def replies(self) -> str:
+        return self.name(TopicKind.REPLIES)
+
+    @property
+    def maxper30sec(self) -> str:
+        return self.name(TopicKind.MAXPER30SEC)
+
+    @property
+    def deadletter(self) -> str:
+        return self.name(TopicKind.DEADLETTER)
+
+    @property
+    def uplink(self) -> tuple[str, ...]:
+        """The topics that go from the edge to the cloud."""
+        return self._going(Direction.UP)
+
+    @property
+    def downlink(self) -> tuple[str, ...]:
+        """The topics that go from the cloud to the edge."""
+        return self._going(Direction.DOWN)
+
+    def name(self, kind: TopicKind) -> str:
+        family = FAMILIES[kind]
+        return f"{family.prefix}.{self.gateway}.{family.suffix}"
+
+    def partitions(self) -> dict[str, int]:
+        """Every topic and its default number of partitions."""
+        return {self.name(kind): family.partitions for kind, family in FAMILIES.items()}
+
+    def _going(self, direction: Direction) -> tuple[str, ...]:
+        return tuple(self.name(kind) for kind, family in FAMILIES.items() if family.direction is direction)
+
+    @staticmethod
+    def of(topic: str) -> tuple[Topics, TopicKind]:
+        """The gateway's topics and the family that a topic's name tells.
+
+        Raises:
+            UnknownTopic: the name is none of a gateway's topics.
+        """
+        for kind, family in FAMILIES.items():
+            head, tail = f"{family.prefix}.", f".{family.suffix}"
+            if topic.startswith(head) and topic.endswith(tail):
+                try:
+                    return Topics(topic[len(head) : -len(tail)]), kind
+                except InvalidGatewayId as exc:
+                    raise UnknownTopic(f"{topic!r}: {exc}") from exc
+        raise UnknownTopic(f"{topic!r} is no topic of a gateway, such as iot.rock64.observations")
+
+
+def validate_gateway_id(gateway: str) -> str:
+    """The id itself.
+
+    Kafka takes letters, digits, ``.``, ``_`` and ``-`` in a topic's name; a dot at an end or two in a row would blur
+    where the id begins and ends.
+
+    Raises:
+        InvalidGatewayId: says what is wrong.
+    """
+    if not 1 <= len(gateway) <= MAX_GATEWAY_ID or _GATEWAY_ID.fullmatch(gateway) is None:
+        raise InvalidGatewayId(
+            f"gateway id {gateway[:120]!r}: 1 to {MAX_GATEWAY_ID} letters, digits, '-', '_' and single dots inside "
+            "are expected, such as rock64"
+        )
+    return gateway
