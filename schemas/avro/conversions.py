@@ -260,9 +260,9 @@ def registration_record(fields: Fields) -> Registration:
                 server_id=body["serverId"],
                 reg_date=body["regDate"],
                 address=body["address"],
-                port=body["port"],
+                port=_port(body["port"]),
                 reg_addr=body["regAddr"],
-                reg_port=body["regPort"],
+                reg_port=_port(body["regPort"]),
                 lt=body["lt"],
                 ver=body["ver"],
                 bnd=_BINDINGS[body["bnd"]],
@@ -283,7 +283,7 @@ def registration_record(fields: Fields) -> Registration:
                 server_id=body["serverId"],
                 reg_id=body["regId"],
                 address=body["address"],
-                port=body["port"],
+                port=_port(body["port"]),
                 last_up=body["lastUp"],
                 lt=body["lt"],
                 sms=body["sms"],
@@ -298,6 +298,13 @@ def registration_record(fields: Fields) -> Registration:
             ep=body["ep"], server_id=body["serverId"], expired=body["expired"], last_up=body["lastUp"]
         ),
     )
+
+
+def _port(value: int) -> int:
+    # Avro's int has 32 bits; the reader takes the same bytes as for a long.
+    if -(2**31) <= value < 2**31:
+        return value
+    raise MalformedRecord(f"a port of {value}")
 
 
 def _links(rows: list[Fields]) -> tuple[Link, ...]:

@@ -89,9 +89,11 @@ def _resource_fields(node: Resource) -> Fields:
     except (TypeError, ValueError, OverflowError) as exc:
         raise InvalidRecord(f"{path}: {node.value!r} is no {node.type.value}: {exc}") from exc
     last = path.resource_instance_id
+    if path.resource_id is None:
+        raise InvalidRecord(f"{path} is no path of a resource")
     return {
         "id": _id(path, path.resource_id if last is None else last),
-        "path": str(path),
+        "path": _text_of(path),
         "kind": "SINGLE_RESOURCE",
         "type": node.type._value_,
         "value": value,
@@ -109,6 +111,13 @@ def _multiple_fields(node: MultipleResource) -> Fields:
             str(_id(one.path, one.path.resource_instance_id)): _resource_fields(one) for one in node.instances
         },
     }
+
+
+def _text_of(path: Path) -> str:
+    """``str(path)``, quickly for what has a value."""
+    if path.resource_instance_id is None:
+        return f"/{path.object_id}/{path.instance_id}/{path.resource_id}"
+    return f"/{path.object_id}/{path.instance_id}/{path.resource_id}/{path.resource_instance_id}"
 
 
 def _id(path: Path, an_id: int | None) -> int:
