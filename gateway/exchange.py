@@ -1,0 +1,183 @@
+"""The values of one exchange with a device: what is asked, what came back, and what can go wrong on the way.
+
+Pure data, shared by `gateway.operations`, `gateway.replies`, the command loop and the CoAP endpoint. Owns the choice of
+a content format from what was asked, the device's version and its ``ct``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from schemas.avro.records import RequestFormat, ResponseCode
+from schemas.lwm2m.formats import ContentFormat
+
+
+class Method(IntEnum):
+    """CoAP method codes (RFC 7252, section 12.1.1)."""
+
+    GET = 1
+    POST = 2
+    PUT = 3
+    DELETE = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoapRequest:
+    """A request to a device, without the token and message id that the endpoint gives it."""
+
+    method: Method
+    #: With the registration's alternate path in front.
+    uri_path: tuple[str, ...]
+    uri_query: tuple[str, ...] = ()
+    accept: int | None = None
+    content_format: int | None = None
+    #: 0 to observe, 1 to cancel (RFC 7641, section 2).
+    observe: int | None = None
+    payload: bytes = b""
+    #: False when asking twice may do it twice (execute, create): interrupted, it is answered "outcome unknown".
+    repeatable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoapResponse:
+    """What a device answered; ``code`` is the byte of RFC 7252, section 3, so 2.05 is 0x45."""
+
+    code: int
+    content_format: int | None = None
+    payload: bytes = b""
+    location: tuple[str, ...] = ()
+    observe: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceView:
+    """What of a registration decides how a device is spoken to."""
+
+    ep: str
+    #: The LwM2M version it registered with: "1.0", "1.1", ...
+    version: str = "1.0"
+    #: The path of the link with ``rt="oma.lwm2m"`` (OMA LwM2M Core 1.1, section 6.2.1), "/" without one.
+    root: str = "/"
+    #: The ``ct`` of that link; None when it has none.
+    content_formats: frozenset[int] | None = None
+    #: The ``ver`` of object links, by object id.
+    object_versions: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def is_1_0(self) -> bool:
+        """True for LwM2M 1.0: no SenML, no resource instances as targets."""
+        return self.version.strip() in ("", "1", "1.0")
+
+
+# Failures: why there is no response of the device. Each becomes a reply by the table in `gateway.replies`.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOut:
+    """The device did not answer within ``seconds``."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotRegistered:
+    """No device of that name is registered here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The time until which the request was to be sent has passed; it was not sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The gateway did not send the request, because it makes no sense as it is."""
+
+    words: str
+    code: ResponseCode = ResponseCode.BAD_REQUEST
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    """A request that must not be repeated was interrupted: it may or may not have been executed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReset:
+    """The device answered with a Reset message (RFC 7252, section 4.2): it could not process the request."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overloaded:
+    """Too many commands wait, for this device or in all; ``words`` say which bound it was."""
+
+    words: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayFault:
+    """Something in the gateway failed on this request; ``words`` say what."""
+
+    words: str
+
+
+Failure = TimedOut | NotRegistered | Expired | Refused | OutcomeUnknown | DeviceReset | Overloaded | GatewayFault
+
+
+class RefusedRequest(Exception):
+    """A request that is not sent; ``refused`` becomes the reply."""
+
+    def __init__(self, words: str, code: ResponseCode = ResponseCode.BAD_REQUEST) -> None:
+        super().__init__(words)
+        self.refused = Refused(words=words, code=code)
+
+
+#: What the contract's names mean on the wire.
+CONTENT_FORMATS: dict[RequestFormat, ContentFormat] = {
+    RequestFormat.TLV: ContentFormat.TLV,
+    RequestFormat.JSON_CODE: ContentFormat.JSON,
+    RequestFormat.TEXT_CODE: ContentFormat.TEXT,
+    RequestFormat.OPAQUE_CODE: ContentFormat.OPAQUE,
+    RequestFormat.LINK_CODE: ContentFormat.LINK,
+    RequestFormat.SENML_JSON: ContentFormat.SENML_JSON,
+    RequestFormat.SENML_CBOR: ContentFormat.SENML_CBOR,
+    RequestFormat.CBOR: ContentFormat.CBOR,
+}
+
+#: For a device that names its formats but not the one asked for: what to take instead, first come first served.
+_INSTEAD: dict[ContentFormat, tuple[ContentFormat, ...]] = {
+    ContentFormat.TLV: (ContentFormat.SENML_CBOR, ContentFormat.SENML_JSON, ContentFormat.JSON),
+    ContentFormat.JSON: (ContentFormat.SENML_JSON,),
+}
+#: The numbers of TLV and JSON before they were registered; some LwM2M 1.0 devices know no others.
+_OLD_NUMBERS = {ContentFormat.TLV: ContentFormat.TLV_OLD, ContentFormat.JSON: ContentFormat.JSON_OLD}
+_SENML = (ContentFormat.SENML_JSON, ContentFormat.SENML_CBOR)
+
+
+def choose_format(asked: RequestFormat, device: DeviceView) -> ContentFormat:
+    """The content format to speak with ``device``.
+
+    TLV is what every request carries that asks for nothing in particular, so it gives way to what a 1.1 device says it
+    has. In LwM2M 1.0 a device must know TLV, and its ``ct`` only names what it has besides (OMA LwM2M 1.0, sections
+    5.3.1 and 6.4). All else is sent as asked: ``ct`` need not be complete, and the device says 4.06 or 4.15 if it cannot.
+
+    Raises:
+        RefusedRequest: SenML for a device of LwM2M 1.0 that does not announce it.
+    """
+    wanted = CONTENT_FORMATS[asked]
+    named = device.content_formats
+    if named is None:
+        named = frozenset()
+    elif wanted not in named:
+        old = _OLD_NUMBERS.get(wanted)
+        if old is not None and not named.isdisjoint(_OLD_NUMBERS.values()):
+            return old
+        if not device.is_1_0:
+            return next((other for other in _INSTEAD.get(wanted, ()) if other in named), wanted)
+    if wanted in _SENML and device.is_1_0 and wanted not in named:
+        raise RefusedRequest(
+            f"{device.ep} speaks LwM2M 1.0, which has no {asked.value}; ask for TLV and the gateway chooses what fits"
+        )
+    return wanted

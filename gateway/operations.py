@@ -1,0 +1,283 @@
+"""LwM2M device management operations as rows of a table: from a request record to the CoAP request.
+
+Owns what OMA LwM2M Core 1.1, section 6.3 and the transport binding's table 6.4.3-1 say of each operation: method,
+targets, query, formats. Pure: it sends nothing and looks at no clock. What makes no sense is refused here, in words,
+before it costs a message; what only the device can know (whether a resource is writable) is left to the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.exchange import (
+    CoapRequest,
+    CoapResponse,
+    DeviceReset,
+    DeviceView,
+    Expired,
+    Failure,
+    GatewayFault,
+    Method,
+    NotRegistered,
+    OutcomeUnknown,
+    Overloaded,
+    Refused,
+    RefusedRequest,
+    TimedOut,
+    choose_format,
+)
+from gateway.replies import reply
+from schemas.avro.records import (
+    CreateRequest,
+    ExecuteRequest,
+    Request,
+    RequestBody,
+    RequestFormat,
+    RequestKind,
+    WriteAttributesRequest,
+    WriteMode,
+    WriteRequest,
+)
+from schemas.lwm2m import formats
+from schemas.lwm2m.errors import CodecError
+from schemas.lwm2m.formats import ContentFormat
+from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource
+from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.path import MAX_ID, Path, PathError
+
+__all__ = [
+    "OPERATIONS",
+    "CoapRequest",
+    "CoapResponse",
+    "DeviceReset",
+    "DeviceView",
+    "Expired",
+    "Failure",
+    "GatewayFault",
+    "Method",
+    "NotRegistered",
+    "Operation",
+    "OutcomeUnknown",
+    "Overloaded",
+    "Refused",
+    "RefusedRequest",
+    "TimedOut",
+    "build",
+    "reply",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """One request, parsed as far as all operations have it in common."""
+
+    operation: Operation
+    body: Any
+    content_format: RequestFormat
+    path: Path
+    device: DeviceView
+    definitions: Definitions
+
+    def to(self, **more: Any) -> CoapRequest:
+        root = tuple(filter(None, self.device.root.split("/")))
+        return CoapRequest(
+            uri_path=root + tuple(map(str, self.path.ids)),
+            **{"method": self.operation.method, "repeatable": self.operation.repeatable, **more},
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One row: how an operation goes over the wire."""
+
+    method: Method
+    #: The depths of its targets (1 object, 2 instance, 3 resource, 4 resource instance), and how the words name them.
+    depths: tuple[int, ...]
+    targets: str
+    make: Callable[[_Asked], CoapRequest]
+    #: The body that the request must have; None: it needs none.
+    body: type[RequestBody] | None = None
+    repeatable: bool = True
+
+
+def _plain(asked: _Asked) -> CoapRequest:
+    return asked.to()
+
+
+def _read(asked: _Asked) -> CoapRequest:
+    return asked.to(accept=_readable_format(asked))
+
+
+def _observe(asked: _Asked) -> CoapRequest:
+    return asked.to(accept=_readable_format(asked), observe=0)
+
+
+def _cancel(asked: _Asked) -> CoapRequest:
+    return asked.to(accept=_readable_format(asked), observe=1)
+
+
+def _discover(asked: _Asked) -> CoapRequest:
+    return asked.to(accept=ContentFormat.LINK)
+
+
+def _execute(asked: _Asked) -> CoapRequest:
+    if not isinstance(asked.body, ExecuteRequest) or not asked.body.parameters:
+        return asked.to()
+    # The contract's own example sends "param1,param2", which section 6.3.5's grammar would not have: as it came, then.
+    return asked.to(content_format=ContentFormat.TEXT, payload=asked.body.parameters.encode())
+
+
+def _write_attributes(asked: _Asked) -> CoapRequest:
+    return asked.to(uri_query=tuple(asked.body.observe_spec.split("&")))
+
+
+def _write(asked: _Asked) -> CoapRequest:
+    body: WriteRequest = asked.body
+    node = _fit(body.node, asked.path, body.mode)
+    content_format, payload = _encoded(asked, node)
+    method = Method.PUT
+    # Updating a single value is replacing it; POST on it would be an execute.
+    if body.mode is WriteMode.UPDATE and not isinstance(node, Resource):
+        if isinstance(node, MultipleResource) and asked.device.is_1_0:
+            raise RefusedRequest(
+                f"{asked.device.ep} speaks LwM2M 1.0, which can replace {asked.path} but not update it"
+            )
+        method = Method.POST
+    return asked.to(method=method, content_format=content_format, payload=payload)
+
+
+def _create(asked: _Asked) -> CoapRequest:
+    body: CreateRequest = asked.body
+    instance = body.instance
+    if instance.path.parent != asked.path:
+        raise RefusedRequest(f"the instance in the body is {instance.path}, which is not below the target {asked.path}")
+    node: Node = Object(path=asked.path, instances=(instance,))
+    if instance.path.instance_id == MAX_ID:
+        # The device chooses the id: TLV then carries the resources alone (section 6.3.6); SenML names need an id.
+        if choose_format(asked.content_format, asked.device) not in (ContentFormat.TLV, ContentFormat.TLV_OLD):
+            raise RefusedRequest(
+                f"{asked.device.ep} does not take TLV, and other formats cannot leave the new instance's id to the "
+                f"device; give an id, like {asked.path.child(0)}"
+            )
+        node = instance
+    content_format, payload = _encoded(asked, node)
+    return asked.to(content_format=content_format, payload=payload)
+
+
+_ANY = "an object, an object instance, a resource or a resource instance"
+
+#: Every operation with its row. Composite kinds are not here: `build` refuses what has no row.
+OPERATIONS: dict[RequestKind, Operation] = {
+    RequestKind.READ: Operation(method=Method.GET, depths=(1, 2, 3, 4), targets=_ANY, make=_read),
+    RequestKind.WRITE: Operation(
+        method=Method.PUT,
+        depths=(2, 3, 4),
+        targets="an object instance, a resource or a resource instance",
+        make=_write,
+        body=WriteRequest,
+    ),
+    RequestKind.WRITE_ATTRIBUTES: Operation(
+        method=Method.PUT, depths=(1, 2, 3, 4), targets=_ANY, make=_write_attributes, body=WriteAttributesRequest
+    ),
+    RequestKind.EXECUTE: Operation(
+        method=Method.POST, depths=(3,), targets="a resource", make=_execute, repeatable=False
+    ),
+    RequestKind.OBSERVE: Operation(method=Method.GET, depths=(1, 2, 3, 4), targets=_ANY, make=_observe),
+    RequestKind.OBSERVE_CANCEL: Operation(method=Method.GET, depths=(1, 2, 3, 4), targets=_ANY, make=_cancel),
+    RequestKind.DELETE: Operation(method=Method.DELETE, depths=(2,), targets="an object instance", make=_plain),
+    RequestKind.DISCOVER: Operation(
+        method=Method.GET, depths=(1, 2, 3), targets="an object, an object instance or a resource", make=_discover
+    ),
+    RequestKind.CREATE: Operation(
+        method=Method.POST,
+        depths=(1,),
+        targets="an object (the new instance's id is in the body)",
+        make=_create,
+        body=CreateRequest,
+        repeatable=False,
+    ),
+}
+
+_LEVELS = ("the root", "an object", "an object instance", "a resource", "a resource instance")
+
+
+def build(request: Request, device: DeviceView, definitions: Definitions) -> CoapRequest:
+    """The CoAP request that carries out ``request`` on ``device``.
+
+    Raises:
+        RefusedRequest: the request makes no sense, or not for this device; the words say why.
+    """
+    payload = request.payload
+    operation = OPERATIONS.get(payload.kind)
+    if operation is None:
+        raise RefusedRequest(f"{payload.kind.value} is not supported by this gateway")
+    try:
+        path = Path.parse(payload.path)
+    except PathError as exc:
+        raise RefusedRequest(str(exc)) from exc
+    if path.depth not in operation.depths:
+        raise RefusedRequest(
+            f"{payload.kind.value} needs {operation.targets} as its target; {path} is {_LEVELS[path.depth]}"
+        )
+    if MAX_ID in path.ids:
+        raise RefusedRequest(f"{path}: the id {MAX_ID} is reserved")
+    if path.depth == 4 and device.is_1_0:
+        raise RefusedRequest(f"{device.ep} speaks LwM2M 1.0, in which a resource instance like {path} is no target")
+    if operation.body is not None and not isinstance(payload.body, operation.body):
+        raise RefusedRequest(f"{payload.kind.value} needs a body of type Avro{operation.body.__name__}")
+    return operation.make(
+        _Asked(
+            operation=operation,
+            body=payload.body,
+            content_format=payload.content_format,
+            path=path,
+            device=device,
+            definitions=definitions.with_versions(device.object_versions),
+        )
+    )
+
+
+def _readable_format(asked: _Asked) -> ContentFormat:
+    chosen = choose_format(asked.content_format, asked.device)
+    if chosen is ContentFormat.LINK:
+        raise RefusedRequest("LINK_CODE is the format of discover; values come as TLV, text, opaque, JSON or SenML")
+    if asked.path.depth < 3 and chosen in (ContentFormat.TEXT, ContentFormat.OPAQUE, ContentFormat.CBOR):
+        raise RefusedRequest(
+            f"{asked.content_format.value} carries one value, and {asked.path} is {_LEVELS[asked.path.depth]}; "
+            "ask for TLV and the gateway chooses what fits"
+        )
+    return chosen
+
+
+def _encoded(asked: _Asked, node: Node) -> tuple[ContentFormat, bytes]:
+    chosen = choose_format(asked.content_format, asked.device)
+    if chosen is ContentFormat.LINK:
+        raise RefusedRequest("LINK_CODE is the format of discover; no value can be sent in it")
+    try:
+        return chosen, formats.encode(chosen, node, asked.definitions)
+    except CodecError as exc:
+        raise RefusedRequest(str(exc)) from exc
+
+
+def _fit(node: Node, target: Path, mode: WriteMode) -> Node:
+    """The node to send to ``target``: unwrapped from, or wrapped into, what the Avro record could express."""
+    found: Node | None = node
+    while found is not None and found.path.depth < target.depth and not isinstance(found, Resource):
+        # An AvroWriteRequest has no multiple resource, so one comes inside its instance.
+        below: tuple[Node, ...] = found.resources if isinstance(found, Instance) else found.instances
+        found = below[0] if len(below) == 1 and below[0].path.contains(target) else None
+    if found is not None and found.path == target:
+        return found
+    if isinstance(node, Resource) and target.contains(node.path):
+        if mode is WriteMode.REPLACE:
+            raise RefusedRequest(
+                f"replacing {target} with {node.path} alone would drop all else in it; "
+                f"address {node.path}, or use the mode UPDATE"
+            )
+        if target.depth == 2 and node.path.depth == 3:
+            return Instance(path=target, resources=(node,))
+        if target.depth == 3:
+            return MultipleResource(path=target, type=node.type, instances=(node,))
+    raise RefusedRequest(f"the value in the body is for {node.path}, but the target is {target}")
