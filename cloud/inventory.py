@@ -1,0 +1,228 @@
+"""The inventory: which devices there are, and what they last said, from the topics alone.
+
+Owns two pure folds: registrations into devices (NEW, UPDATE, DELETE, in the order of the topic, which is per endpoint),
+and notifications and replies into last values. Reading the topics is `Inventory` below; the folds know no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from types import TracebackType
+from typing import Self
+
+from cloud.feed import SLICE, Feed, Start
+from connectors.kafka import Cluster, TopicMissing
+from schemas.avro.records import (
+    Binding,
+    Link,
+    Notification,
+    ReadBody,
+    Record,
+    Registration,
+    RegistrationDelete,
+    RegistrationNew,
+    RegistrationUpdate,
+    RequestKind,
+    Response,
+    ResponseCode,
+)
+from schemas.avro.topics import Topics
+from schemas.lwm2m.nodes import Resource, values
+from schemas.lwm2m.path import Path, PathError
+
+
+class State(Enum):
+    ONLINE = "online"
+    #: It de-registered.
+    GONE = "gone"
+    #: Its lifetime ran out without an update.
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One endpoint as its latest registration tells; times are epoch ms, ``lt`` is in seconds.
+
+    Fields are None or empty where the topic no longer holds the NEW record that had them.
+    """
+
+    ep: str
+    server_id: str
+    state: State
+    last_up: int
+    reg_id: str | None = None
+    reg_date: int | None = None
+    address: str | None = None
+    port: int | None = None
+    reg_addr: str | None = None
+    reg_port: int | None = None
+    lt: int | None = None
+    ver: str | None = None
+    bnd: Binding | None = None
+    sms: str | None = None
+    root: str | None = None
+    links: tuple[Link, ...] = ()
+    attributes: Mapping[str, str] | None = None
+
+    @property
+    def instances(self) -> tuple[Path, ...]:
+        """The objects and object instances that the device announced, sorted; other links are left out."""
+        root = (self.root or "/").rstrip("/")
+        paths = set()
+        for link in self.links:
+            url = link.url.removeprefix(root) if root else link.url
+            try:
+                path = Path.parse(url)
+            except PathError:
+                continue
+            if path.depth in (1, 2):
+                paths.add(path)
+        return tuple(sorted(paths, key=lambda path: path.ids))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastValue:
+    """The newest value of one resource (instance): ``timestamp`` is the device's own where it gave one, in epoch ms."""
+
+    ep: str
+    resource: Resource
+    timestamp: int
+    #: How it came: observe (a notification), send, or the kind of the request that it answered.
+    kind: RequestKind
+
+
+def registered(before: Device | None, registration: Registration) -> Device:
+    """The device after one more record of the registrations topic; ``before`` is None where none was known."""
+    body = registration.body
+    match body:
+        case RegistrationNew():
+            return Device(
+                ep=body.ep,
+                server_id=body.server_id,
+                state=State.ONLINE,
+                last_up=body.last_up,
+                reg_id=body.reg_id,
+                reg_date=body.reg_date,
+                address=body.address,
+                port=body.port,
+                reg_addr=body.reg_addr,
+                reg_port=body.reg_port,
+                lt=body.lt,
+                ver=body.ver,
+                bnd=body.bnd,
+                sms=body.sms,
+                root=body.root,
+                links=body.links,
+                attributes=body.attributes,
+            )
+        case RegistrationUpdate():
+            known = before or Device(ep=body.ep, server_id=body.server_id, state=State.ONLINE, last_up=body.last_up)
+            return replace(
+                known,
+                server_id=body.server_id,
+                state=State.ONLINE,
+                last_up=body.last_up,
+                reg_id=body.reg_id,
+                address=body.address,
+                port=body.port,
+                # What an update does not carry stays as it was (OMA LwM2M Core 1.1, section 6.2.2).
+                lt=known.lt if body.lt is None else body.lt,
+                bnd=known.bnd if body.bnd is None else body.bnd,
+                sms=known.sms if body.sms is None else body.sms,
+                links=known.links if body.links is None else body.links,
+                attributes=known.attributes if body.attributes is None else body.attributes,
+            )
+        case RegistrationDelete():
+            state = State.EXPIRED if body.expired else State.GONE
+            gone = before or Device(ep=body.ep, server_id=body.server_id, state=state, last_up=body.last_up)
+            return replace(gone, state=state, last_up=body.last_up)
+
+
+def taught(record: Notification | Response) -> list[LastValue]:
+    """The values that a notification or reply tells; only CONTENT tells any."""
+    if record.rep.code is not ResponseCode.CONTENT or not isinstance(record.rep.body, ReadBody):
+        return []
+    return [
+        LastValue(
+            ep=record.ep,
+            resource=resource,
+            timestamp=record.timestamp if resource.timestamp is None else resource.timestamp,
+            kind=record.rep.kind,
+        )
+        for resource in values(record.rep.body.content)
+    ]
+
+
+def newer(before: LastValue | None, after: LastValue) -> LastValue:
+    """The one of two values of a resource to show: never an older one, and at the same time the later record's."""
+    return before if before is not None and before.timestamp > after.timestamp else after
+
+
+class Inventory:
+    """The inventory of one gateway, kept current by `refresh`.
+
+    All registrations are read; of observations and replies the last ``last`` records of each partition, so a value that
+    was said longer ago than that is not shown.
+
+    Raises:
+        Unreachable, TopicMissing: as `cloud.feed.Feed`.
+    """
+
+    def __init__(self, cluster: Cluster, gateway: str, *, last: int = 5000, timeout: float = 10.0) -> None:
+        topics = Topics(gateway)
+        self.devices: dict[str, Device] = {}
+        self.values: dict[tuple[str, Path], LastValue] = {}
+        try:
+            self._registrations = Feed(cluster, [topics.registrations], start=Start.BEGINNING, timeout=timeout)
+        except TopicMissing as exc:
+            raise TopicMissing(f"{exc}: is {gateway!r} the id of the gateway, and is this the right Kafka?") from exc
+        try:
+            self._said = Feed(cluster, [topics.observations, topics.replies], last=last, timeout=timeout)
+        except BaseException:
+            self._registrations.close()
+            raise
+
+    @property
+    def caught_up(self) -> bool:
+        """True once everything that was in the topics at the start has been read."""
+        return self._registrations.caught_up and self._said.caught_up
+
+    def refresh(self, timeout: float = SLICE) -> bool:
+        """Take in what came; returns whether anything did. Waits up to ``timeout`` seconds on each of two reads."""
+        records: list[Record] = [
+            item.record
+            for feed in (self._registrations, self._said)
+            for item in feed.poll(timeout)
+            if item.record is not None
+        ]
+        for record in records:
+            match record:
+                case Registration():
+                    ep = record.body.ep
+                    self.devices[ep] = registered(self.devices.get(ep), record)
+                case Notification() | Response():
+                    for value in taught(record):
+                        key = (value.ep, value.resource.path)
+                        self.values[key] = newer(self.values.get(key), value)
+                case _:
+                    pass
+        return bool(records)
+
+    def values_of(self, ep: str) -> list[LastValue]:
+        """The last values of one endpoint, sorted by path."""
+        mine = [value for (owner, _), value in self.values.items() if owner == ep]
+        return sorted(mine, key=lambda value: value.resource.path.ids)
+
+    def close(self) -> None:
+        self._registrations.close()
+        self._said.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

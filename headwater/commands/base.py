@@ -1,0 +1,199 @@
+"""What every command has in common: settings file and environment, expected errors in words, exit codes.
+
+Owns the three options that each command gets (``--config``, ``--debug``, ``--log-level``) and the names of the
+environment variables. Knows no command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+
+from headwater.exits import Exit, expected
+from headwater.options import LogLevel
+from headwater.settings import GENERAL, NOT_IN_FILE, SettingsError, SettingsFile, find, load
+
+#: Where the parsed settings file lies in a click context.
+SETTINGS = "headwater.settings"
+
+#: Tables that a command takes from the file beside its options.
+TABLES = {"gateway": frozenset({"endpoints"})}
+
+#: Other names under which the general environment variable of an option is found.
+ALSO = {"gateway id": ("HEADWATER_GATEWAY",)}
+
+
+def _read_settings(ctx: typer.Context, given: Path | None) -> Path | None:
+    """Make the settings file this command's defaults. Runs before any other option is looked at (is_eager)."""
+    if ctx.resilient_parsing:
+        return given
+    root = ctx.find_root()
+    given = given or root.meta.get("headwater.config")
+    try:
+        path = find(given, Path.cwd(), os.environ)
+        if path is None:
+            return None
+        settings = load(path, _commands(root.command), TABLES)
+    except SettingsError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    ctx.meta[SETTINGS] = settings
+    name = " ".join(_words(ctx))
+    options = _commands(root.command).get(name, frozenset())
+    ctx.default_map = settings.defaults(name, options)
+    return path
+
+
+def _words(ctx: Any) -> list[str]:
+    return [] if ctx.parent is None else [*_words(ctx.parent), ctx.info_name]
+
+
+def _commands(command: Any, words: tuple[str, ...] = ()) -> dict[str, frozenset[str]]:
+    """The option names of every command below ``command`` by its name: ``{"kafka start": {"name", "port"}}``."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        names = {param.name for param in command.params if param.param_type_name == "option"}
+        return {" ".join(words): frozenset(names - NOT_IN_FILE)}
+    found: dict[str, frozenset[str]] = {}
+    for name, child in inner.items():
+        found |= _commands(child, (*words, name))
+    return found
+
+
+def settings_file(ctx: typer.Context) -> SettingsFile | None:
+    """The settings file of this run, if there is one."""
+    found = ctx.meta.get(SETTINGS)
+    return found if isinstance(found, SettingsFile) else None
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="Settings file (TOML); else ./headwater.toml, else ~/.config/headwater/config.toml.",
+        is_eager=True,
+        callback=_read_settings,
+        rich_help_panel="Everywhere",
+    ),
+]
+DebugOption = Annotated[
+    bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel="Everywhere")
+]
+LogLevelOption = Annotated[
+    LogLevel, typer.Option("--log-level", help="How much the processes log.", rich_help_panel="Everywhere")
+]
+
+_EVERYWHERE = (
+    inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, annotation=ConfigOption, default=None),
+    inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, annotation=DebugOption, default=False),
+    inspect.Parameter("log_level", inspect.Parameter.KEYWORD_ONLY, annotation=LogLevelOption, default=LogLevel.INFO),
+)
+
+
+def command(
+    app: typer.Typer, name: str, *, group: str = "", logs: bool = False, panel: str | None = None, dashes: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of ``app``: its parameters are options, its docstring is the help.
+
+    ``group`` is the name of the group that ``app`` is ("kafka" for ``headwater kafka start``). With ``logs`` the
+    process logs (gateway, replicate, ...); other commands speak by their output only. With ``dashes`` an argument may
+    begin with one, as negative numbers do.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        parameters = [
+            *(_in_environment(parameter, group, name) for parameter in signature.parameters.values()),
+            *(_in_environment(parameter, group, name) for parameter in _EVERYWHERE),
+        ]
+
+        @functools.wraps(function)
+        def run(**given: Any) -> None:
+            given.pop("config")
+            debug, level = given.pop("debug"), given.pop("log_level")
+            with told(debug=debug or os.environ.get("HEADWATER_DEBUG") in ("1", "true", "yes")):
+                if logs:
+                    from headwater.logs import set_up
+
+                    set_up(level)
+                elif not debug:
+                    # Kafka's client complains of every attempt; what it comes to is told once, as an error.
+                    logging.getLogger("headwater.kafka").addHandler(logging.NullHandler())
+                function(**given)
+
+        del run.__wrapped__  # set by functools.wraps; it would hide the signature below
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        context = {"ignore_unknown_options": True} if dashes else {}
+        app.command(name, rich_help_panel=panel, context_settings=context)(run)
+        return function
+
+    return register
+
+
+def _in_environment(parameter: inspect.Parameter, group: str, name: str) -> inspect.Parameter:
+    """The parameter with its environment variables.
+
+    HEADWATER_<COMMAND>_<OPTION>, and after it HEADWATER_<OPTION> for general ones, which alone is in the help.
+    """
+    if get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    kind, info = get_args(parameter.annotation)
+    if not isinstance(info, typer.models.OptionInfo):
+        return parameter
+    info = copy.copy(info)
+    option = parameter.name.upper()
+    command_name = "_".join(word for word in (group, name) if word).upper().replace("-", "_")
+    names = [f"HEADWATER_{command_name}_{option}"]
+    if parameter.name in GENERAL or parameter.name in ("config", "debug"):
+        names.append(f"HEADWATER_{option}")
+        info.help = f"{info.help} (HEADWATER_{option})"
+    names.extend(ALSO.get(f"{name} {parameter.name}", ()))
+    info.envvar = names
+    info.show_envvar = False
+    return parameter.replace(annotation=Annotated[kind, info])
+
+
+@contextlib.contextmanager
+def told(*, debug: bool) -> Iterator[None]:
+    """Tell an expected error in words and end with its exit code; a bug too, with the way to its traceback."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except KeyboardInterrupt:
+        complain("interrupted; a request that was sent already stays in its topic")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except BrokenPipeError:
+        # Whoever read us (head, less) has had enough. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.OK) from None
+    except Exception as exc:
+        if debug:
+            raise
+        if isinstance(exc, typer.TyperException):
+            raise
+        known = expected(exc)
+        if known is None:
+            complain(f"{type(exc).__name__}: {exc}\nThis is a bug in headwater; --debug shows where.")
+            raise typer.Exit(Exit.BUG) from exc
+        code, words = known
+        complain(words)
+        raise typer.Exit(code) from exc
+
+
+def complain(words: str) -> None:
+    """An error in words, on stderr."""
+    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    typer.echo(words, err=True)

@@ -1,0 +1,228 @@
+"""The inventory for people: which devices there are, what one of them is and last said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from headwater.commands.base import command
+from headwater.commands.verbs import CLOUD, PANEL
+from headwater.exits import Exit, Stop
+from headwater.options import EndpointArgument, GatewayOption, KafkaOption, Output, OutputOption
+
+if TYPE_CHECKING:
+    from cloud.inventory import Device, Inventory, LastValue
+
+WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show what changes; Ctrl-C ends.")]
+WaitOption = Annotated[
+    float, typer.Option("--timeout", metavar="S", min=0.1, max=86400, help="Seconds to wait for the topics to be read.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of the inventory to ``app``."""
+    command(app, "devices", panel=PANEL)(devices)
+    command(app, "device", panel=PANEL)(device)
+
+
+def devices(
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    watch: WatchOption = False,
+    timeout: WaitOption = 30.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show the devices of a gateway, from its topics.
+
+    \b
+    Examples:
+    headwater devices --gateway rock64 --kafka cloud:9092
+    headwater devices --gateway rock64 --watch
+    headwater devices --gateway rock64 --output json | jq -r '.[].ep'
+    """
+
+    def as_json(inventory: Inventory) -> Any:
+        return [_device_json(inventory.devices[ep]) for ep in sorted(inventory.devices)]
+
+    _show(gateway, kafka, watch, timeout, output, _devices_table, as_json)
+
+
+def device(
+    ep: EndpointArgument,
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    watch: WatchOption = False,
+    timeout: WaitOption = 30.0,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show one device: its registration, its objects, and the last value of each resource that it told.
+
+    \b
+    Examples:
+    headwater device sensor-1 --gateway rock64
+    headwater device sensor-1 --gateway rock64 --watch
+    """
+
+    def known(inventory: Inventory) -> Device:
+        if ep not in inventory.devices:
+            near = ", ".join(sorted(inventory.devices)[:5]) or "none"
+            raise Stop(
+                Exit.REFUSED,
+                f"gateway {gateway} has no device {ep!r}; it has: {near}"
+                + ("" if len(inventory.devices) <= 5 else ", …"),
+            )
+        return inventory.devices[ep]
+
+    def as_json(inventory: Inventory) -> Any:
+        return _device_json(known(inventory)) | {"values": [_value_json(one) for one in inventory.values_of(ep)]}
+
+    def as_table(inventory: Inventory) -> RenderableType:
+        return _device_view(known(inventory), inventory.values_of(ep))
+
+    _show(gateway, kafka, watch, timeout, output, as_table, as_json)
+
+
+def _show(
+    gateway: str,
+    kafka: str,
+    watch: bool,
+    timeout: float,
+    output: Output,
+    as_table: Callable[[Inventory], RenderableType],
+    as_json: Callable[[Inventory], Any],
+) -> None:
+    from cloud.inventory import Inventory
+    from connectors.kafka import Cluster, Unreachable
+    from headwater.output import console, print_json, print_line
+
+    with Inventory(Cluster(bootstrap=kafka), gateway, timeout=min(timeout, 10.0)) as inventory:
+        deadline = time.monotonic() + timeout
+        while not inventory.caught_up:
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    f"the topics at {kafka} were not read to their ends within {timeout:g} s; see --timeout"
+                )
+            inventory.refresh()
+        screen = console()
+        if not watch:
+            if output is Output.JSON:
+                print_json(as_json(inventory))
+            else:
+                screen.print(as_table(inventory))
+            return
+        try:
+            if output is Output.JSON or not screen.is_terminal:
+                while True:
+                    # A line at the start and at every change, for programs that follow.
+                    if output is Output.JSON:
+                        print_line(as_json(inventory))
+                    else:
+                        screen.print(as_table(inventory))
+                    while not inventory.refresh(0.5):
+                        pass
+            with Live(as_table(inventory), console=screen, auto_refresh=False) as live:
+                while True:
+                    inventory.refresh(0.25)
+                    live.update(as_table(inventory), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _devices_table(inventory: Inventory) -> RenderableType:
+    from headwater.output import table
+    from headwater.values import moment
+
+    if not inventory.devices:
+        return Text("no device has registered yet")
+    rows = []
+    for ep in sorted(inventory.devices):
+        one = inventory.devices[ep]
+        told = [value.timestamp for value in inventory.values_of(ep)]
+        rows.append(
+            (
+                ep,
+                one.state.value,
+                _address(one),
+                one.ver or "",
+                one.bnd.value if one.bnd else "",
+                "" if one.lt is None else f"{one.lt} s",
+                moment(one.last_up),
+                " ".join(str(i) for i in sorted({path.ids[0] for path in one.instances})),
+                moment(max(told)) if told else "",
+            )
+        )
+    columns = ("endpoint", "state", "address", "LwM2M", "binding", "lifetime", "last update", "objects", "last value")
+    return table(columns, rows)
+
+
+def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
+    from headwater.output import name_of, table, value_row
+    from headwater.values import moment
+    from schemas.lwm2m.objects import Definitions
+
+    definitions = Definitions.builtin()
+    properties = [
+        ("endpoint", one.ep),
+        ("state", one.state.value),
+        ("gateway", one.server_id),
+        ("address", _address(one)),
+        ("registered at", "" if one.reg_addr is None else f"{one.reg_addr}:{one.reg_port}"),
+        ("registration", one.reg_id or ""),
+        ("since", "" if one.reg_date is None else moment(one.reg_date)),
+        ("last update", moment(one.last_up)),
+        ("lifetime", "" if one.lt is None else f"{one.lt} s"),
+        ("LwM2M", one.ver or ""),
+        ("binding", one.bnd.value if one.bnd else ""),
+        ("SMS", one.sms or ""),
+        ("attributes", " ".join(f"{key}={value}" for key, value in (one.attributes or {}).items())),
+    ]
+    objects = [(str(path), name_of(definitions, path)) for path in one.instances]
+    values = [(*value_row(definitions, value.resource), moment(value.timestamp), value.kind.value) for value in told]
+    return Group(
+        table(("property", "value"), [row for row in properties if row[1]]),
+        table(("object", "name"), objects, title="objects"),
+        table(("path", "name", "value", "unit", "time", "told by"), values, title="last values"),
+    )
+
+
+def _address(one: Device) -> str:
+    if one.address is None:
+        return ""
+    return f"[{one.address}]:{one.port}" if ":" in one.address else f"{one.address}:{one.port}"
+
+
+def _device_json(one: Device) -> dict[str, Any]:
+    return {
+        "ep": one.ep,
+        "state": one.state.value,
+        "online": one.state.value == "online",
+        "serverId": one.server_id,
+        "regId": one.reg_id,
+        "regDate": one.reg_date,
+        "address": one.address,
+        "port": one.port,
+        "regAddr": one.reg_addr,
+        "regPort": one.reg_port,
+        "lt": one.lt,
+        "ver": one.ver,
+        "bnd": one.bnd.value if one.bnd else None,
+        "sms": one.sms,
+        "root": one.root,
+        "lastUp": one.last_up,
+        "links": [{"url": link.url, "at": dict(link.at)} for link in one.links],
+        "objects": [str(path) for path in one.instances],
+        "attributes": dict(one.attributes) if one.attributes is not None else None,
+    }
+
+
+def _value_json(value: LastValue) -> dict[str, Any]:
+    from headwater.output import value_json
+    from schemas.lwm2m.objects import Definitions
+
+    return value_json(Definitions.builtin(), value.resource) | {"timestamp": value.timestamp, "kind": value.kind.value}

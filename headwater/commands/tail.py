@@ -1,0 +1,186 @@
+"""``headwater tail``: the records of a topic as they come, decoded."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headwater.commands.base import command
+from headwater.commands.verbs import CLOUD
+from headwater.exits import Exit, Stop
+from headwater.options import KafkaOption, Output, gateway_id
+
+if TYPE_CHECKING:
+    from cloud.feed import Item
+    from schemas.avro.records import Record
+
+
+def register(app: typer.Typer) -> None:
+    """Add ``tail`` to ``app``."""
+    command(app, "tail", panel="Devices")(tail)
+
+
+def tail(
+    topic: Annotated[
+        str, typer.Argument(metavar="TOPIC", help="A topic's full name, or with --gateway its family: observations.")
+    ],
+    gateway: Annotated[
+        str | None,
+        typer.Option("--gateway", metavar="GW", parser=gateway_id, help="The gateway's id, for a family's name."),
+    ] = None,
+    kafka: KafkaOption = CLOUD,
+    from_beginning: Annotated[
+        bool, typer.Option("--from-beginning", help="All that the topic holds, then what comes.")
+    ] = False,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="End after so many records.")] = None,
+    output: Annotated[
+        Output | None, typer.Option("--output", "-o", help="Lines for people, or JSON (when piped: JSON).")
+    ] = None,
+) -> None:
+    """Show the records of a topic as they come, decoded; one JSON object a line when piped.
+
+    The JSON is the record with its field names in the topic; _kafka beside them tells topic, partition, offset, time,
+    key and headers. A record that cannot be decoded is shown as such, with the reason. Families: registrations,
+    observations, requests, replies, maxper30sec, deadletter.
+
+    \b
+    Examples:
+    headwater tail observations --gateway rock64
+    headwater tail iot.rock64.registrations --from-beginning -n 10
+    headwater tail replies --gateway rock64 | jq -r '.ticket + " " + .rep.code'
+    """
+    from cloud.feed import Feed, Start
+    from connectors.kafka import Cluster
+    from headwater.output import print_line
+
+    name = topic_name(topic, gateway)
+    as_json = output is Output.JSON or (output is None and not sys.stdout.isatty())
+    start = Start.BEGINNING if from_beginning else Start.END
+    left = count
+    try:
+        with Feed(Cluster(bootstrap=kafka), [name], start=start) as feed:
+            while True:
+                for item in feed.poll():
+                    if as_json:
+                        print_line(item_json(item))
+                    else:
+                        typer.echo(item_line(item))
+                        sys.stdout.flush()
+                    if left is not None:
+                        left -= 1
+                        if left == 0:
+                            return
+    except KeyboardInterrupt:
+        return
+
+
+def topic_name(text: str, gateway: str | None) -> str:
+    """The full name of a topic that was given in full, or by its family and the gateway.
+
+    Raises:
+        Stop: a family without a gateway, or no family at all.
+    """
+    from schemas.avro.topics import FAMILIES, TopicKind, Topics
+
+    by_name = {kind.value: kind for kind in TopicKind} | {row.suffix: kind for kind, row in FAMILIES.items()}
+    if text in by_name:
+        if gateway is None:
+            raise Stop(Exit.USAGE, f"{text} is a family of topics: say whose, with --gateway, or give the full name")
+        return Topics(gateway).name(by_name[text])
+    if "." in text:
+        return text
+    raise Stop(
+        Exit.USAGE,
+        f"{text!r} is no topic: give a full name (iot.rock64.observations) or a family with --gateway: "
+        + ", ".join(kind.value for kind in TopicKind),
+    )
+
+
+def item_json(item: Item) -> dict[str, Any]:
+    """The record's fields, or ``error`` and ``valueBase64``; and where it lies under ``_kafka``."""
+    from schemas.avro.serde import to_json
+
+    content: dict[str, Any]
+    if item.record is None:
+        content = {"error": item.error, "valueBase64": base64.b64encode(item.value).decode("ascii")}
+    else:
+        content = to_json(item.record)
+    place = {
+        "topic": item.topic,
+        "partition": item.partition,
+        "offset": item.offset,
+        "timestamp": item.timestamp,
+        "key": None if item.key is None else to_json(item.key),
+        "headers": {name: _header(value) for name, value in item.headers},
+    }
+    return content | {"_kafka": place}
+
+
+def _header(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "backslashreplace")
+
+
+def item_line(item: Item) -> str:
+    """One line for people."""
+    from headwater.values import moment
+
+    when = moment(item.timestamp)[11:] if item.timestamp >= 0 else "-"
+    words = f"cannot be decoded: {item.error}" if item.record is None else summary(item.record)
+    told = "".join(f" [{name}: {_header(value)}]" for name, value in item.headers if name in ("error", "stage"))
+    # A device chooses its name and texts: control characters must not reach the terminal.
+    return "".join(
+        sign if sign.isprintable() else "·" for sign in f"{when}  {item.partition}/{item.offset}  {words}{told}"
+    )
+
+
+def summary(record: Record) -> str:
+    """What a record says, in a few words."""
+    from headwater.output import unit_of
+    from headwater.values import shown
+    from schemas.avro.records import (
+        CreateBody,
+        DiscoverBody,
+        GenericBody,
+        Key,
+        Notification,
+        ReadBody,
+        Registration,
+        Request,
+        Response,
+    )
+    from schemas.lwm2m.nodes import values
+    from schemas.lwm2m.objects import Definitions
+
+    match record:
+        case Key():
+            return f"{record.ep}  key"
+        case Registration():
+            return f"{record.body.ep}  {record.kind.value.lower()} registration"
+        case Request():
+            return f"{record.ep}  {record.payload.kind.value} {record.payload.path}  ticket {record.ticket}"
+        case Notification() | Response():
+            pass
+    head = f"{record.ep}  {record.rep.kind.value} {record.path}  {record.rep.code.value}"
+    if isinstance(record, Response):
+        head += f"  ticket {record.ticket}"
+    match record.rep.body:
+        case ReadBody() as body:
+            definitions = Definitions.builtin()
+            told = values(body.content)
+            parts = [
+                ("" if str(one.path) == record.path else f"{one.path}=")
+                + f"{shown(one)} {unit_of(definitions, one.path)}".rstrip()
+                for one in told[:8]
+            ]
+            return f"{head}  {', '.join(parts)}" + (f", … ({len(told)} values)" if len(told) > 8 else "")
+        case GenericBody() as body:
+            return f"{head}  {body.message}"
+        case DiscoverBody() as body:
+            return f"{head}  {body.object_links}"
+        case CreateBody() as body:
+            return f"{head}  {body.location}"
+        case None:
+            return head

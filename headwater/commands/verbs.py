@@ -1,0 +1,444 @@
+"""The verbs: one command to one device, and its answer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headwater.commands.base import command, complain
+from headwater.exits import Exit, Stop
+from headwater.options import (
+    EndpointArgument,
+    ExpiresOption,
+    GatewayOption,
+    KafkaOption,
+    Output,
+    OutputOption,
+    PathArgument,
+    TicketOption,
+    TimeoutOption,
+    ValueType,
+)
+
+if TYPE_CHECKING:
+    from cloud.requests import Exchange
+    from schemas.avro.records import Request, RequestBody, RequestKind, Response
+
+CLOUD = "127.0.0.1:9092"
+PANEL = "Devices"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    for name, function in VERBS.items():
+        command(app, name, panel=PANEL, dashes=name in ("write", "create"))(function)
+
+
+def read(
+    ep: EndpointArgument,
+    path: PathArgument,
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Read an object, an instance, a resource or a resource instance of a device.
+
+    \b
+    Examples:
+    headwater read sensor-1 /3303/0/5700 --gateway rock64 --kafka cloud:9092
+    headwater read sensor-1 /3 --gateway rock64 --output json
+    """
+    from schemas.avro.records import RequestKind
+
+    _do(RequestKind.READ, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+
+
+def observe(
+    ep: EndpointArgument,
+    path: PathArgument,
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Observe: the device tells every change from now on, into the topic iot.GW.observations.
+
+    \b
+    Examples:
+    headwater observe sensor-1 /3303/0/5700 --gateway rock64
+    headwater tail observations --gateway rock64
+    """
+    from schemas.avro.records import RequestKind
+
+    _do(RequestKind.OBSERVE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+
+
+def cancel(
+    ep: EndpointArgument,
+    path: PathArgument,
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Cancel the observation of a path.
+
+    \b
+    Examples:
+    headwater cancel sensor-1 /3303/0/5700 --gateway rock64
+    """
+    from schemas.avro.records import RequestKind
+
+    _do(RequestKind.OBSERVE_CANCEL, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+
+
+def discover(
+    ep: EndpointArgument,
+    path: PathArgument,
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Ask a device what it has below a path, and which notification attributes are set there.
+
+    \b
+    Examples:
+    headwater discover sensor-1 /3303 --gateway rock64
+    """
+    from schemas.avro.records import RequestKind
+
+    _do(RequestKind.DISCOVER, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+
+
+def write(
+    ep: EndpointArgument,
+    path: PathArgument,
+    value: Annotated[str, typer.Argument(metavar="VALUE", help="The value; ID=VALUE,… or JSON for an instance.")],
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    update: Annotated[
+        bool, typer.Option("--update", help="Of an instance, leave resources alone that are not given (else: replace).")
+    ] = False,
+    type: Annotated[
+        ValueType | None, typer.Option("--type", help="The type of the value, where no definition knows it.")
+    ] = None,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Write a resource, a resource instance or an object instance.
+
+    The type of a value comes from the object's definition. Times are ISO 8601 with zone, or seconds since 1970;
+    bytes are hex (00ff), base64:AP8= or @FILE; links are 3303:0.
+
+    \b
+    Examples:
+    headwater write sensor-1 /1/0/1 300 --gateway rock64
+    headwater write sensor-1 /1/0 1=300,6=true --update --gateway rock64
+    headwater write sensor-1 /1/0 '{"1": 300, "6": true}' --gateway rock64
+    headwater write sensor-1 /30000/0/1 -4.5 --type float --gateway rock64
+    """
+    from headwater.values import Reader
+    from schemas.avro.records import RequestKind, WriteMode, WriteRequest
+    from schemas.lwm2m.nodes import ResourceType
+    from schemas.lwm2m.objects import Definitions
+    from schemas.lwm2m.path import Path
+
+    reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
+    node = reader.node(Path.parse(path), value)
+    body = WriteRequest(mode=WriteMode.UPDATE if update else WriteMode.REPLACE, node=node)
+    _do(RequestKind.WRITE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+
+
+def execute(
+    ep: EndpointArgument,
+    path: PathArgument,
+    gateway: GatewayOption,
+    arguments: Annotated[
+        str, typer.Argument(metavar="[ARGS]", help="Arguments, as the device takes them: 0='a',1.")
+    ] = "",
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Execute a resource. It is never executed twice for one ticket.
+
+    \b
+    Examples:
+    headwater execute sensor-1 /3/0/4 --gateway rock64
+    headwater execute sensor-1 /3303/0/5605 "0='all'" --gateway rock64
+    """
+    from schemas.avro.records import ExecuteRequest, RequestKind
+
+    body = ExecuteRequest(parameters=arguments)
+    _do(RequestKind.EXECUTE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+
+
+def create(
+    ep: EndpointArgument,
+    path: PathArgument,
+    values: Annotated[str, typer.Argument(metavar="VALUES", help="ID=VALUE,… or JSON.")],
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    type: Annotated[
+        ValueType | None, typer.Option("--type", help="The type of the values, where no definition knows them.")
+    ] = None,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Create an object instance: at /object the device chooses the id, at /object/instance you do.
+
+    \b
+    Examples:
+    headwater create sensor-1 /2/7 0=3303,1=0 --gateway rock64
+    headwater create sensor-1 /3303 '{"5601": 1.5, "5602": 2}' --gateway rock64
+    """
+    from headwater.values import Reader
+    from schemas.avro.records import CreateRequest, RequestKind
+    from schemas.lwm2m.nodes import ResourceType
+    from schemas.lwm2m.objects import Definitions
+    from schemas.lwm2m.path import Path
+
+    reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
+    body = CreateRequest(instance=reader.new_instance(Path.parse(path), values))
+    _do(RequestKind.CREATE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+
+
+def delete(
+    ep: EndpointArgument,
+    path: PathArgument,
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Delete an object instance.
+
+    \b
+    Examples:
+    headwater delete sensor-1 /3303/7 --gateway rock64
+    """
+    from schemas.avro.records import RequestKind
+
+    _do(RequestKind.DELETE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+
+
+def attributes(
+    ep: EndpointArgument,
+    path: PathArgument,
+    spec: Annotated[str, typer.Argument(metavar="ATTRIBUTES", help="pmin, pmax, gt, lt, st: 'pmin=1&pmax=10'.")],
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Set notification attributes: how often, and on which change, a device tells.
+
+    \b
+    Examples:
+    headwater attributes sensor-1 /3303/0/5700 'pmin=1&pmax=10&st=0.5' --gateway rock64
+    """
+    from schemas.avro.records import RequestKind, WriteAttributesRequest
+
+    body = WriteAttributesRequest(observe_spec=spec)
+    _do(RequestKind.WRITE_ATTRIBUTES, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+
+
+def request(
+    file: Annotated[FilePath, typer.Option("--file", "-f", metavar="REQUEST.json", help="The request; - for stdin.")],
+    gateway: GatewayOption,
+    kafka: KafkaOption = CLOUD,
+    timeout: TimeoutOption = 30.0,
+    ticket: TicketOption = None,
+    expires: ExpiresOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Send a request in the JSON form of an AvroRequest, as a console producer takes it.
+
+    \b
+    Examples:
+    headwater request --file request.json --gateway rock64
+    echo '{"serverId": "rock64", "ep": "sensor-1", "ticket": "t1",
+           "payload": {"kind": "read", "path": "/3/0/0", "contentFormat": "TLV", "body": null}}' |
+      headwater request --file - --gateway rock64
+    """
+    from dataclasses import replace
+
+    from schemas.avro.serde import request_from_json
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        raise Stop(Exit.USAGE, f"the request file {file} cannot be read: {reason}") from exc
+    parsed = request_from_json(_with_ticket(text, ticket))
+    until = parsed.expires if expires is None else _from_now(expires)
+    _send(replace(parsed, expires=until), gateway, kafka, timeout, output)
+
+
+def _with_ticket(text: str, ticket: str | None) -> Any:
+    """The request's JSON with the ticket that was asked for, or a new one where it has none."""
+    import json
+
+    from cloud.requests import new_ticket
+
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return text  # its reader says what is wrong, and where
+    if isinstance(content, dict) and (ticket or not content.get("ticket")):
+        content["ticket"] = ticket or new_ticket()
+    return content
+
+
+VERBS: Mapping[str, Callable[..., None]] = {
+    "read": read,
+    "observe": observe,
+    "cancel": cancel,
+    "discover": discover,
+    "write": write,
+    "execute": execute,
+    "create": create,
+    "delete": delete,
+    "attributes": attributes,
+    "request": request,
+}
+
+
+def _from_now(seconds: float) -> int:
+    return round((time.time() + seconds) * 1000)
+
+
+def _do(
+    kind: RequestKind,
+    ep: str,
+    path: str,
+    body: RequestBody | None,
+    gateway: str,
+    kafka: str,
+    timeout: float,
+    ticket: str | None,
+    expires: float | None,
+    output: Output,
+) -> None:
+    from cloud.requests import new_ticket
+    from schemas.avro.records import Request, RequestPayload
+
+    request = Request(
+        server_id=gateway,
+        ep=ep,
+        ticket=ticket or new_ticket(),
+        payload=RequestPayload(kind=kind, path=path, body=body),
+        expires=None if expires is None else _from_now(expires),
+    )
+    _send(request, gateway, kafka, timeout, output)
+
+
+def _send(request: Request, gateway: str, kafka: str, timeout: float, output: Output) -> None:
+    from cloud.requests import ask
+    from connectors.kafka import Cluster
+    from schemas.avro.records import ResponseCode
+
+    exchange = ask(Cluster(bootstrap=kafka), gateway, request, timeout=timeout)
+    response = exchange.response
+    good = response.rep.code in (
+        ResponseCode.CONTENT,
+        ResponseCode.CHANGED,
+        ResponseCode.CREATED,
+        ResponseCode.DELETED,
+    )
+    if output is Output.JSON:
+        from headwater.output import print_json
+
+        print_json(_answer_json(exchange))
+    elif good:
+        _show(response)
+    if not good:
+        words = _message(response)
+        complain(f"{request.ep} {request.payload.path}: {response.rep.code.value}" + (f": {words}" if words else ""))
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _message(response: Response) -> str:
+    from schemas.avro.records import GenericBody
+
+    return response.rep.body.message if isinstance(response.rep.body, GenericBody) else ""
+
+
+def _answer_json(exchange: Exchange) -> Mapping[str, Any]:
+    """The reply as in its topic, and what helps programs: the values with their names, whether it is an error."""
+    from headwater.output import value_json
+    from schemas.avro.records import ReadBody
+    from schemas.avro.serde import to_json
+    from schemas.lwm2m.nodes import values
+    from schemas.lwm2m.objects import Definitions
+
+    response = exchange.response
+    answer = to_json(response)
+    if isinstance(response.rep.body, ReadBody):
+        definitions = Definitions.builtin()
+        answer["values"] = [value_json(definitions, one) for one in values(response.rep.body.content)]
+    answer["seconds"] = round(exchange.seconds, 3)
+    return answer
+
+
+def _show(response: Response) -> None:
+    from headwater.output import console, table, value_row
+    from schemas.avro.records import CreateBody, DiscoverBody, ReadBody
+    from schemas.lwm2m.nodes import values
+    from schemas.lwm2m.objects import Definitions
+
+    match response.rep.body:
+        case ReadBody() as body:
+            definitions = Definitions.builtin()
+            rows = [value_row(definitions, one) for one in values(body.content)]
+            console().print(table(("path", "name", "value", "unit"), rows))
+        case DiscoverBody() as body:
+            console().print(table(("path", "name", "attributes"), _links(body.object_links)))
+        case CreateBody() as body:
+            typer.echo(f"{response.ep} created {body.location or response.path}")
+        case _:
+            words = _message(response)
+            typer.echo(
+                f"{response.ep} {response.path}: {response.rep.code.value.lower()}" + (f" ({words})" if words else "")
+            )
+
+
+def _links(text: str) -> list[tuple[str, str, str]]:
+    from headwater.output import name_of
+    from schemas.lwm2m.link import parse_links
+    from schemas.lwm2m.objects import Definitions
+    from schemas.lwm2m.path import Path, PathError
+
+    rows = []
+    for link in parse_links(text):
+        try:
+            name = name_of(Definitions.builtin(), Path.parse(link.url))
+        except PathError:
+            name = ""
+        rows.append((link.url, name, " ".join(f"{key}={value}" for key, value in link.attributes.items())))
+    return rows

@@ -1,0 +1,68 @@
+"""How the processes log: set up once, structured, on stderr, quiet in normal running.
+
+For people on a terminal lines with colours, JSON lines when piped. Never holds a secret: a key that names one is
+masked here, whatever was passed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from headwater.options import LogLevel
+
+#: Parts of a key's name that mark its value as secret.
+SECRET = ("password", "secret", "psk", "private_key", "credential")
+
+
+def _mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key in event:
+        if any(part in key.lower() for part in SECRET):
+            event[key] = "***"
+    return event
+
+
+def set_up(level: LogLevel, *, terminal: bool | None = None) -> None:
+    """Send structlog and the standard library's logging to stderr at ``level``."""
+    pretty = sys.stderr.isatty() if terminal is None else terminal
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _mask,
+    ]
+    render: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer()]
+        if pretty
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    )
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.number)
+    if level is not LogLevel.DEBUG:
+        # They tell every lost connection once a second; what matters the processes say themselves.
+        for noisy in ("coap", "coap-server", "asyncio", "headwater.kafka"):
+            logging.getLogger(noisy).setLevel(max(level.number, logging.ERROR))

@@ -1,0 +1,121 @@
+"""The options that several commands share, each in one place: its name, its help, its check.
+
+Owns no default that differs between commands; those stand at the command.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+
+class Output(Enum):
+    TABLE = "table"
+    JSON = "json"
+
+
+class LogLevel(Enum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+    @property
+    def number(self) -> int:
+        """The level as the standard library's logging counts."""
+        return logging.getLevelNamesMapping()[self.name]
+
+
+class ValueType(Enum):
+    """`schemas.lwm2m.nodes.ResourceType` as people type it; its own class so that the help loads no schemas."""
+
+    STRING = "string"
+    FLOAT = "float"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    OPAQUE = "opaque"
+    TIME = "time"
+    OBJLNK = "objlnk"
+
+
+def address(text: str) -> str:
+    """HOST:PORT, ``[IPv6]:PORT`` as given.
+
+    Raises:
+        typer.BadParameter: no host, or no port between 0 and 65535.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9092 or [::1]:9092")
+    if not (port.isascii() and port.isdigit()) or int(port) > 65535:
+        raise typer.BadParameter(f"{text!r}: {port!r} is no port between 0 and 65535")
+    return text
+
+
+def addresses(text: str) -> str:
+    """One or more HOST:PORT with commas between them, as Kafka's clients take them."""
+    return ",".join(address(part.strip()) for part in text.split(","))
+
+
+def gateway_id(text: str) -> str:
+    """A gateway id that can be part of a topic's name."""
+    from schemas.avro.topics import Topics
+
+    try:
+        Topics(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    return text
+
+
+def lwm2m_path(text: str) -> str:
+    """A path such as /3303/0/5700, in its canonical form; ``3303/0`` is /3303/0."""
+    from schemas.lwm2m.path import Path, PathError
+
+    try:
+        path = Path.parse(text)
+    except PathError as exc:
+        raise typer.BadParameter(str(exc)) from exc
+    return str(path)
+
+
+def endpoint_name(text: str) -> str:
+    """An endpoint client name: any text that is not empty."""
+    if not text.strip():
+        raise typer.BadParameter("an endpoint's name cannot be empty")
+    return text
+
+
+GatewayOption = Annotated[
+    str,
+    typer.Option("--gateway", metavar="GW", parser=gateway_id, help="The gateway's id, as in its topics' names."),
+]
+KafkaOption = Annotated[
+    str, typer.Option("--kafka", metavar="HOST:PORT", parser=addresses, help="Kafka, of the cloud or of the edge.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="A table for people, or JSON.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", metavar="S", min=0.1, max=86400, help="Seconds to wait for the reply.")
+]
+TicketOption = Annotated[
+    str | None, typer.Option("--ticket", metavar="T", help="The request's ticket; a new unique one when left out.")
+]
+ExpiresOption = Annotated[
+    float | None,
+    typer.Option(
+        "--expires",
+        metavar="S",
+        min=0.001,
+        max=31536000,
+        help="Do not send it to the device later than S seconds from now.",
+    ),
+]
+EndpointArgument = Annotated[
+    str, typer.Argument(metavar="EP", parser=endpoint_name, help="The device's endpoint client name.")
+]
+PathArgument = Annotated[
+    str, typer.Argument(metavar="PATH", parser=lwm2m_path, help="An LwM2M path, such as /3303/0/5700.")
+]
