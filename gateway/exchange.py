@@ -161,7 +161,8 @@ def choose_format(asked: RequestFormat, device: DeviceView) -> ContentFormat:
 
     TLV is what every request carries that asks for nothing in particular, so it gives way to what a 1.1 device says it
     has. In LwM2M 1.0 a device must know TLV, and its ``ct`` only names what it has besides (OMA LwM2M 1.0, sections
-    5.3.1 and 6.4). All else is sent as asked: ``ct`` need not be complete, and the device says 4.06 or 4.15 if it cannot.
+    5.3.1 and 6.4). All else is sent as asked: ``ct`` need not be complete, and the device says 4.06 or 4.15 if it has
+    to.
 
     Raises:
         RefusedRequest: SenML for a device of LwM2M 1.0 that does not announce it.

@@ -41,6 +41,7 @@ from schemas.avro.records import (
     WriteRequest,
 )
 from schemas.lwm2m import formats
+from schemas.lwm2m.attributes import ObserveSpecError, check_target, format_spec, parse_spec
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource
@@ -130,7 +131,12 @@ def _execute(asked: _Asked) -> CoapRequest:
 
 
 def _write_attributes(asked: _Asked) -> CoapRequest:
-    return asked.to(uri_query=tuple(asked.body.observe_spec.split("&")))
+    try:
+        attributes = parse_spec(asked.body.observe_spec)
+        check_target(attributes, asked.path, asked.definitions)
+    except ObserveSpecError as exc:
+        raise RefusedRequest(str(exc)) from exc
+    return asked.to(uri_query=tuple(format_spec(attributes).split("&")))
 
 
 def _write(asked: _Asked) -> CoapRequest:
