@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,34 +17,42 @@ from confluent_kafka import (
     OFFSET_END,
     OFFSET_INVALID,
     Consumer,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     Message,
     Producer,
+    TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
 __all__ = [
     "OFFSET_BEGINNING",
     "OFFSET_END",
     "OFFSET_INVALID",
+    "AdminClient",
     "Cluster",
     "Consumer",
     "KafkaError",
     "KafkaException",
     "Message",
     "Producer",
+    "TopicFacts",
     "TopicMissing",
     "TopicPartition",
     "Unreachable",
     "admin",
+    "cluster_id",
     "consumer",
+    "describe_topics",
     "end_offsets",
     "ensure_topics",
+    "log_bounds",
     "partition_counts",
     "producer",
     "read_to_end",
+    "topic_configs",
 ]
 
 _log = logging.getLogger("headwater.kafka")
@@ -63,6 +72,14 @@ class Cluster:
 
     bootstrap: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicFacts:
+    """What tells a topic from another of the same name (KIP-516), and how many partitions it has."""
+
+    id: str
+    partitions: int
 
 
 def producer(cluster: Cluster, **options: Any) -> Producer:
@@ -201,6 +218,108 @@ def read_to_end(
                     raise KafkaException(error)
     finally:
         reader.close()
+
+
+def cluster_id(client: AdminClient, *, timeout: float = 10.0) -> str:
+    """What tells one cluster from all others, however it is addressed.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+    """
+    with _answering("the cluster's id"):
+        return str(client.describe_cluster(request_timeout=timeout).result(timeout + 1).cluster_id)
+
+
+def describe_topics(client: AdminClient, topics: Sequence[str], *, timeout: float = 10.0) -> dict[str, TopicFacts]:
+    """Those of ``topics`` that exist, by name; asks for these alone, so that it stays cheap on a cluster of many.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+        KafkaException: the broker refused to tell.
+    """
+    found: dict[str, TopicFacts] = {}
+    if not topics:
+        return found
+    for name, future in client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout).items():
+        with _answering(f"what topic {name} is"):
+            try:
+                told = future.result(timeout + 1)
+            except KafkaException as exc:
+                if exc.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    continue
+                raise
+            found[name] = TopicFacts(id=str(told.topic_id), partitions=len(told.partitions))
+    return found
+
+
+def topic_configs(client: AdminClient, topics: Sequence[str], *, timeout: float = 10.0) -> dict[str, dict[str, str]]:
+    """The settings of existing topics, the broker's defaults included, by topic.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+        KafkaException: the broker refused to tell.
+    """
+    if not topics:
+        return {}
+    asked = client.describe_configs(
+        [ConfigResource(ResourceType.TOPIC, name) for name in topics], request_timeout=timeout
+    )
+    configs = {}
+    for resource, future in asked.items():
+        with _answering(f"how topic {resource.name} is set"):
+            configs[resource.name] = {name: str(entry.value) for name, entry in future.result(timeout + 1).items()}
+    return configs
+
+
+def log_bounds(
+    client: AdminClient, partitions: Sequence[tuple[str, int]], *, committed: bool = True, timeout: float = 10.0
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """The first offset that is still there and the next one to come, by (topic, partition).
+
+    ``committed``: the end is that of the data that a read_committed consumer sees; else it is the high watermark.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+        KafkaException: the broker refused to tell, for instance as the topic does not exist.
+    """
+    if not partitions:
+        return {}
+    level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+    bounds = []
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+        asked = client.list_offsets(
+            {TopicPartition(*partition): spec for partition in partitions},
+            isolation_level=level,
+            request_timeout=timeout,
+        )
+        with _answering("where its logs begin and end"):
+            bounds.append({(tp.topic, tp.partition): f.result(timeout + 1).offset for tp, f in asked.items()})
+    first, end = bounds
+    return {partition: (first[partition], end[partition]) for partition in partitions}
+
+
+@contextmanager
+def _answering(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as exc:
+        if exc.args[0].code() in _SILENCE:
+            raise Unreachable(f"Kafka did not tell {what}: {exc.args[0].str()}") from exc
+        raise
+    except TimeoutError as exc:
+        raise Unreachable(f"Kafka did not tell {what} in time") from exc
+
+
+# Errors of a broker that is away, or not settled yet: asking again later will do.
+_SILENCE = (
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._RESOLVE,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)
 
 
 def _metadata(client: AdminClient, cluster: Cluster, timeout: float) -> dict[str, Any]:
