@@ -295,6 +295,9 @@ def log_bounds(
         with _answering("where its logs begin and end"):
             bounds.append({(tp.topic, tp.partition): f.result(timeout + 1).offset for tp, f in asked.items()})
     first, end = bounds
+    # librdkafka reports a leader that does not answer as an offset that is none.
+    if min(*first.values(), *end.values(), 0, 0) < 0:
+        raise Unreachable("Kafka did not tell where its logs begin and end")
     return {partition: (first[partition], end[partition]) for partition in partitions}
 
 
@@ -317,6 +320,7 @@ _SILENCE = (
     KafkaError._RESOLVE,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError.REQUEST_TIMED_OUT,
+    KafkaError._NOENT,
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
 )
