@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from headwater.commands import devices, kafka, tail, verbs
+from headwater.commands import devices, kafka, processes, tail, verbs
 
 HELP = """Edge-to-cloud LwM2M: devices → gateway → edge Kafka → replicator → cloud Kafka → stores.
 
@@ -67,7 +67,7 @@ def top(
         ctx.meta["headwater.config"] = config
 
 
-for family in (kafka, devices, verbs, tail):
+for family in (processes, kafka, devices, verbs, tail):
     family.register(app)
 
 

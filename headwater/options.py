@@ -41,6 +41,11 @@ class ValueType(Enum):
     OBJLNK = "objlnk"
 
 
+class SensorVersion(Enum):
+    V1_0 = "1.0"
+    V1_1 = "1.1"
+
+
 def address(text: str) -> str:
     """HOST:PORT, ``[IPv6]:PORT`` as given.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from headwater.commands.base import command, complain
+from headwater.commands.answers import do, from_now, send
+from headwater.commands.base import command
 from headwater.exits import Exit, Stop
 from headwater.options import (
     EndpointArgument,
@@ -24,10 +24,6 @@ from headwater.options import (
     TimeoutOption,
     ValueType,
 )
-
-if TYPE_CHECKING:
-    from cloud.requests import Exchange
-    from schemas.avro.records import Request, RequestBody, RequestKind, Response
 
 CLOUD = "127.0.0.1:9092"
 PANEL = "Devices"
@@ -58,7 +54,7 @@ def read(
     """
     from schemas.avro.records import RequestKind
 
-    _do(RequestKind.READ, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.READ, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
 
 
 def observe(
@@ -80,7 +76,7 @@ def observe(
     """
     from schemas.avro.records import RequestKind
 
-    _do(RequestKind.OBSERVE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.OBSERVE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
 
 
 def cancel(
@@ -101,7 +97,7 @@ def cancel(
     """
     from schemas.avro.records import RequestKind
 
-    _do(RequestKind.OBSERVE_CANCEL, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.OBSERVE_CANCEL, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
 
 
 def discover(
@@ -122,7 +118,7 @@ def discover(
     """
     from schemas.avro.records import RequestKind
 
-    _do(RequestKind.DISCOVER, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.DISCOVER, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
 
 
 def write(
@@ -163,7 +159,7 @@ def write(
     reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
     node = reader.node(Path.parse(path), value)
     body = WriteRequest(mode=WriteMode.UPDATE if update else WriteMode.REPLACE, node=node)
-    _do(RequestKind.WRITE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.WRITE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
 
 
 def execute(
@@ -189,7 +185,7 @@ def execute(
     from schemas.avro.records import ExecuteRequest, RequestKind
 
     body = ExecuteRequest(parameters=arguments)
-    _do(RequestKind.EXECUTE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.EXECUTE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
 
 
 def create(
@@ -221,7 +217,7 @@ def create(
 
     reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
     body = CreateRequest(instance=reader.new_instance(Path.parse(path), values))
-    _do(RequestKind.CREATE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.CREATE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
 
 
 def delete(
@@ -242,7 +238,7 @@ def delete(
     """
     from schemas.avro.records import RequestKind
 
-    _do(RequestKind.DELETE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.DELETE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
 
 
 def attributes(
@@ -265,7 +261,7 @@ def attributes(
     from schemas.avro.records import RequestKind, WriteAttributesRequest
 
     body = WriteAttributesRequest(observe_spec=spec)
-    _do(RequestKind.WRITE_ATTRIBUTES, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.WRITE_ATTRIBUTES, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
 
 
 def request(
@@ -296,8 +292,8 @@ def request(
         reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise Stop(Exit.USAGE, f"the request file {file} cannot be read: {reason}") from exc
     parsed = request_from_json(_with_ticket(text, ticket))
-    until = parsed.expires if expires is None else _from_now(expires)
-    _send(replace(parsed, expires=until), gateway, kafka, timeout, output)
+    until = parsed.expires if expires is None else from_now(expires)
+    send(replace(parsed, expires=until), gateway, kafka, timeout, output)
 
 
 def _with_ticket(text: str, ticket: str | None) -> Any:
@@ -327,118 +323,3 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "attributes": attributes,
     "request": request,
 }
-
-
-def _from_now(seconds: float) -> int:
-    return round((time.time() + seconds) * 1000)
-
-
-def _do(
-    kind: RequestKind,
-    ep: str,
-    path: str,
-    body: RequestBody | None,
-    gateway: str,
-    kafka: str,
-    timeout: float,
-    ticket: str | None,
-    expires: float | None,
-    output: Output,
-) -> None:
-    from cloud.requests import new_ticket
-    from schemas.avro.records import Request, RequestPayload
-
-    request = Request(
-        server_id=gateway,
-        ep=ep,
-        ticket=ticket or new_ticket(),
-        payload=RequestPayload(kind=kind, path=path, body=body),
-        expires=None if expires is None else _from_now(expires),
-    )
-    _send(request, gateway, kafka, timeout, output)
-
-
-def _send(request: Request, gateway: str, kafka: str, timeout: float, output: Output) -> None:
-    from cloud.requests import ask
-    from connectors.kafka import Cluster
-    from schemas.avro.records import ResponseCode
-
-    exchange = ask(Cluster(bootstrap=kafka), gateway, request, timeout=timeout)
-    response = exchange.response
-    good = response.rep.code in (
-        ResponseCode.CONTENT,
-        ResponseCode.CHANGED,
-        ResponseCode.CREATED,
-        ResponseCode.DELETED,
-    )
-    if output is Output.JSON:
-        from headwater.output import print_json
-
-        print_json(_answer_json(exchange))
-    elif good:
-        _show(response)
-    if not good:
-        words = _message(response)
-        complain(f"{request.ep} {request.payload.path}: {response.rep.code.value}" + (f": {words}" if words else ""))
-        raise typer.Exit(Exit.REFUSED)
-
-
-def _message(response: Response) -> str:
-    from schemas.avro.records import GenericBody
-
-    return response.rep.body.message if isinstance(response.rep.body, GenericBody) else ""
-
-
-def _answer_json(exchange: Exchange) -> Mapping[str, Any]:
-    """The reply as in its topic, and what helps programs: the values with their names, whether it is an error."""
-    from headwater.output import value_json
-    from schemas.avro.records import ReadBody
-    from schemas.avro.serde import to_json
-    from schemas.lwm2m.nodes import values
-    from schemas.lwm2m.objects import Definitions
-
-    response = exchange.response
-    answer = to_json(response)
-    if isinstance(response.rep.body, ReadBody):
-        definitions = Definitions.builtin()
-        answer["values"] = [value_json(definitions, one) for one in values(response.rep.body.content)]
-    answer["seconds"] = round(exchange.seconds, 3)
-    return answer
-
-
-def _show(response: Response) -> None:
-    from headwater.output import console, table, value_row
-    from schemas.avro.records import CreateBody, DiscoverBody, ReadBody
-    from schemas.lwm2m.nodes import values
-    from schemas.lwm2m.objects import Definitions
-
-    match response.rep.body:
-        case ReadBody() as body:
-            definitions = Definitions.builtin()
-            rows = [value_row(definitions, one) for one in values(body.content)]
-            console().print(table(("path", "name", "value", "unit"), rows))
-        case DiscoverBody() as body:
-            console().print(table(("path", "name", "attributes"), _links(body.object_links)))
-        case CreateBody() as body:
-            typer.echo(f"{response.ep} created {body.location or response.path}")
-        case _:
-            words = _message(response)
-            typer.echo(
-                f"{response.ep} {response.path}: {response.rep.code.value.lower()}" + (f" ({words})" if words else "")
-            )
-
-
-def _links(text: str) -> list[tuple[str, str, str]]:
-    from headwater.output import name_of
-    from schemas.lwm2m.link import parse_links
-    from schemas.lwm2m.objects import Definitions
-    from schemas.lwm2m.path import Path, PathError
-
-    rows = []
-    for link in parse_links(text):
-        try:
-            name = name_of(Definitions.builtin(), Path.parse(link.url))
-        except PathError:
-            name = ""
-        rows.append((link.url, name, " ".join(f"{key}={value}" for key, value in link.attributes.items())))
-    return rows

@@ -1,0 +1,135 @@
+"""Sending a request and showing its answer: what all verbs share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from headwater.commands.base import complain
+from headwater.exits import Exit
+from headwater.options import Output
+
+if TYPE_CHECKING:
+    from cloud.requests import Exchange
+    from schemas.avro.records import Request, RequestBody, RequestKind, Response
+
+
+def from_now(seconds: float) -> int:
+    """Epoch milliseconds."""
+    return round((time.time() + seconds) * 1000)
+
+
+def do(
+    kind: RequestKind,
+    ep: str,
+    path: str,
+    body: RequestBody | None,
+    gateway: str,
+    kafka: str,
+    timeout: float,
+    ticket: str | None,
+    expires: float | None,
+    output: Output,
+) -> None:
+    """Make the request of one verb, send it and show its answer; ends with exit code 1 where the answer is an error."""
+    from cloud.requests import new_ticket
+    from schemas.avro.records import Request, RequestPayload
+
+    request = Request(
+        server_id=gateway,
+        ep=ep,
+        ticket=ticket or new_ticket(),
+        payload=RequestPayload(kind=kind, path=path, body=body),
+        expires=None if expires is None else from_now(expires),
+    )
+    send(request, gateway, kafka, timeout, output)
+
+
+def send(request: Request, gateway: str, kafka: str, timeout: float, output: Output) -> None:
+    """As `do`, with a request that is there already."""
+    from cloud.requests import ask
+    from connectors.kafka import Cluster
+    from schemas.avro.records import ResponseCode
+
+    exchange = ask(Cluster(bootstrap=kafka), gateway, request, timeout=timeout)
+    response = exchange.response
+    good = response.rep.code in (
+        ResponseCode.CONTENT,
+        ResponseCode.CHANGED,
+        ResponseCode.CREATED,
+        ResponseCode.DELETED,
+    )
+    if output is Output.JSON:
+        from headwater.output import print_json
+
+        print_json(_answer_json(exchange))
+    elif good:
+        _show(response)
+    if not good:
+        words = _message(response)
+        complain(f"{request.ep} {request.payload.path}: {response.rep.code.value}" + (f": {words}" if words else ""))
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _message(response: Response) -> str:
+    from schemas.avro.records import GenericBody
+
+    return response.rep.body.message if isinstance(response.rep.body, GenericBody) else ""
+
+
+def _answer_json(exchange: Exchange) -> Mapping[str, Any]:
+    """The reply as in its topic, and what helps programs: the values with their names, whether it is an error."""
+    from headwater.output import value_json
+    from schemas.avro.records import ReadBody
+    from schemas.avro.serde import to_json
+    from schemas.lwm2m.nodes import values
+    from schemas.lwm2m.objects import Definitions
+
+    response = exchange.response
+    answer = to_json(response)
+    if isinstance(response.rep.body, ReadBody):
+        definitions = Definitions.builtin()
+        answer["values"] = [value_json(definitions, one) for one in values(response.rep.body.content)]
+    answer["seconds"] = round(exchange.seconds, 3)
+    return answer
+
+
+def _show(response: Response) -> None:
+    from headwater.output import console, table, value_row
+    from schemas.avro.records import CreateBody, DiscoverBody, ReadBody
+    from schemas.lwm2m.nodes import values
+    from schemas.lwm2m.objects import Definitions
+
+    match response.rep.body:
+        case ReadBody() as body:
+            definitions = Definitions.builtin()
+            rows = [value_row(definitions, one) for one in values(body.content)]
+            console().print(table(("path", "name", "value", "unit"), rows))
+        case DiscoverBody() as body:
+            console().print(table(("path", "name", "attributes"), _links(body.object_links)))
+        case CreateBody() as body:
+            typer.echo(f"{response.ep} created {body.location or response.path}")
+        case _:
+            words = _message(response)
+            typer.echo(
+                f"{response.ep} {response.path}: {response.rep.code.value.lower()}" + (f" ({words})" if words else "")
+            )
+
+
+def _links(text: str) -> list[tuple[str, str, str]]:
+    from headwater.output import name_of
+    from schemas.lwm2m.link import parse_links
+    from schemas.lwm2m.objects import Definitions
+    from schemas.lwm2m.path import Path, PathError
+
+    rows = []
+    for link in parse_links(text):
+        try:
+            name = name_of(Definitions.builtin(), Path.parse(link.url))
+        except PathError:
+            name = ""
+        rows.append((link.url, name, " ".join(f"{key}={value}" for key, value in link.attributes.items())))
+    return rows

@@ -1,0 +1,141 @@
+"""The processes of the way: gateway, replicator, sinks, virtual sensors. Each runs until it is told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headwater.commands.base import command
+from headwater.commands.verbs import CLOUD
+from headwater.exits import Exit, Stop
+from headwater.options import KafkaOption, SensorVersion, address, gateway_id
+
+PANEL = "Processes"
+
+MetricsOption = Annotated[
+    int | None,
+    typer.Option("--metrics", metavar="PORT", min=0, max=65535, help="Serve /metrics, /healthz and /readyz there."),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the processes to ``app``."""
+    sinks = typer.Typer(help="Carry records into a store.", no_args_is_help=True)
+    command(sinks, "sqlite", group="sink", logs=True)(sqlite)
+    app.add_typer(sinks, name="sink", rich_help_panel=PANEL)
+    command(app, "sensor", panel=PANEL, logs=True)(sensor)
+
+
+def _gateway_or_all(text: str) -> str:
+    return text if text == "*" else gateway_id(text)
+
+
+def sqlite(
+    file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The database; made if it is not there.")],
+    gateway: Annotated[
+        str,
+        typer.Option("--gateway", metavar="GW", parser=_gateway_or_all, help="The gateway's id; '*' for all."),
+    ],
+    kafka: KafkaOption = CLOUD,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="Consumer group; a new name reads everything from the beginning."),
+    ] = None,
+    max_size_mb: Annotated[
+        float | None, typer.Option("--max-size-mb", min=0.1, help="Take no more where the database has this size.")
+    ] = None,
+    definitions: Annotated[
+        Path | None, typer.Option("--definitions", metavar="DIR", help="A folder of OMA LwM2M XML files.")
+    ] = None,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="Read again what this sink refused, once, and end.")
+    ] = False,
+    metrics: MetricsOption = None,
+) -> None:
+    """Store history and the devices in one SQLite file, which needs no server.
+
+    \b
+    Examples:
+    headwater sink sqlite --gateway rock64 --kafka cloud:9092 --file headwater.db
+    sqlite3 headwater.db 'select ep, path, value from latest'
+    """
+    from connectors.kafka import Cluster
+    from connectors.runner import SinkSettings, Source, run_sink
+    from connectors.sinks import SinkConfigError
+    from headwater.running import run_thread_until_stopped
+
+    options: dict[str, object] = {"file": file}
+    if max_size_mb is not None:
+        options["max_size_mb"] = max_size_mb
+    if definitions is not None:
+        options["definitions"] = definitions
+    try:
+        settings = SinkSettings(
+            sink="sqlite",
+            gateway=gateway,
+            kafka=Cluster(bootstrap=kafka),
+            options=options,
+            group=group,
+            source=Source.DEAD_LETTERS if dead_letters else Source.TOPICS,
+            metrics_port=metrics,
+        )
+        run_thread_until_stopped(lambda stop: run_sink(settings, stop))
+    except SinkConfigError as exc:
+        raise Stop(Exit.USAGE, str(exc)) from exc
+
+
+def sensor(
+    endpoint: Annotated[str, typer.Option("--endpoint", metavar="NAME", help="Endpoint name; with --count NAME-1, …")],
+    server: Annotated[
+        str, typer.Option("--server", metavar="HOST:PORT", parser=address, help="The gateway's CoAP address.")
+    ] = "127.0.0.1:5683",
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100_000, help="How many devices.")] = 1,
+    period: Annotated[
+        float, typer.Option("--period", metavar="S", min=0.001, max=86400, help="Seconds between two readings.")
+    ] = 1.0,
+    lifetime: Annotated[
+        int, typer.Option("--lifetime", metavar="S", min=1, max=2**31 - 1, help="Lifetime of the registration.")
+    ] = 300,
+    version: Annotated[
+        SensorVersion, typer.Option("--lwm2m", help="The LwM2M version that it announces.")
+    ] = SensorVersion.V1_1,
+    queue: Annotated[bool, typer.Option("--queue", help="Queue mode: it sleeps between its messages.")] = False,
+    journal: Annotated[
+        Path | None,
+        typer.Option("--journal", metavar="FILE", help="Write each acknowledged notification there, one JSON a line."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Repeat the readings of a run.")] = None,
+) -> None:
+    """Run virtual LwM2M devices: objects 1, 3, 3303 (two instances) and 3304; their values move.
+
+    \b
+    Examples:
+    headwater sensor --server 127.0.0.1:5683 --endpoint sensor
+    headwater sensor --server gateway:5683 --endpoint sensor --count 50 --period 0.5
+    """
+    from gateway.devices.client import Version
+    from gateway.devices.sensor import Tally, run_sensors
+    from headwater.journal import JournalTally
+    from headwater.running import run_until_stopped
+
+    tally = Tally() if journal is None else JournalTally(journal)
+    try:
+        run_until_stopped(
+            lambda stop: run_sensors(
+                server,
+                endpoint,
+                stop=stop,
+                count=count,
+                period=period,
+                lifetime=lifetime,
+                version=Version(version.value),
+                queue=queue,
+                tally=tally,
+                seed=seed,
+            )
+        )
+    finally:
+        if isinstance(tally, JournalTally):
+            tally.close()

@@ -1,0 +1,78 @@
+"""How a long-running command runs and ends: SIGTERM or Ctrl-C stops it in order, a second one at once.
+
+Owns the process's signals. What is run takes a stop event and drains by itself; it has ten seconds for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, TypeVar
+
+from headwater.exits import Exit
+
+#: What a process has to stop after it was told to, in seconds.
+GRACE = 10.0
+
+T = TypeVar("T")
+
+
+@contextmanager
+def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """Call ``stop`` on the first SIGTERM or SIGINT; end the process at once on a second one, or after `GRACE`.
+
+    ``stop`` is called in the main thread, between two steps of Python.
+    """
+    told = False
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            os._exit(Exit.INTERRUPTED)
+        told = True
+        stop()
+        overdue = threading.Timer(GRACE, _give_up)
+        overdue.daemon = True
+        overdue.start()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _give_up() -> None:
+    sys.stderr.write(f"error: it did not stop within {GRACE:g} s and was ended\n")
+    sys.stderr.flush()
+    os._exit(Exit.BUG)
+
+
+def run_until_stopped(make: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+    """Run ``make(stop)`` in an event loop; a signal sets ``stop``, and the coroutine is then to return by itself."""
+
+    async def main() -> T:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(stop.set)
+
+        with stopped_by_signals(tell):
+            return await make(stop)
+
+    return asyncio.run(main())
+
+
+def run_thread_until_stopped(run: Callable[[threading.Event], T]) -> T:
+    """As `run_until_stopped`, for what runs without an event loop."""
+    stop = threading.Event()
+    with stopped_by_signals(stop.set):
+        return run(stop)
