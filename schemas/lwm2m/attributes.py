@@ -85,8 +85,8 @@ def parse_spec(text: str) -> Attributes:
     """Parse ``pmin=1&pmax=10&gt=…``; a leading ``?`` is allowed.
 
     Raises:
-        ObserveSpecError: empty, an attribute that is not known or comes twice, a value that is no number of its kind, or
-            attributes that contradict each other (`check`).
+        ObserveSpecError: empty, an attribute that is not known or comes twice, a value that is no number of its kind,
+            or attributes that contradict each other (`check`).
     """
     spec = text.strip().removeprefix("?")
     if not spec:
@@ -123,7 +123,7 @@ def check(attributes: Attributes) -> None:
     """The rules of section 5.1.2 between attributes that are given together.
 
     Raises:
-        ObserveSpecError: pmax below pmin (a device would ignore it), lt not below gt, or a step that does not fit between.
+        ObserveSpecError: pmax below pmin (a device would ignore it), lt not below gt, or a step too large for both.
     """
     values = attributes.values
     for low, high in ((Attribute.PMIN, Attribute.PMAX), (Attribute.EPMIN, Attribute.EPMAX)):

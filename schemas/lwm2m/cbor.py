@@ -40,8 +40,6 @@ def decode(payload: bytes, path: Path, definitions: Definitions) -> Resource:
     if not isinstance(raw, int | float | str | bytes):
         raise MalformedPayload(f"{path}: a CBOR value must be a number, text, bytes or a boolean, not {_word(raw)}")
     kind, value = fit.typed(raw, definition, path)
-    if definition is not None and definition.unsigned and value < 0:  # type: ignore[operator]  # an INTEGER
-        raise WrongValue(f"{path} is an unsigned integer; {value!s} is below 0")
     return Resource(path=path, type=kind, value=value)
 
 

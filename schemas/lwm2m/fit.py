@@ -33,7 +33,16 @@ def typed(raw: Raw, definition: ResourceDefinition | None, path: Path) -> tuple[
     kind = definition.type if definition is not None else None
     if kind is None:
         kind = own_type(raw)
-    return kind, FITTERS[kind](raw, path)
+    value = FITTERS[kind](raw, path)
+    if definition is not None and definition.unsigned:
+        not_negative(value, path)
+    return kind, value
+
+
+def not_negative(value: Value, path: Path) -> None:
+    """Raises WrongValue for an Unsigned Integer below 0."""
+    if isinstance(value, int) and value < 0:
+        raise WrongValue(f"{path} is an unsigned integer; {value} is below 0")
 
 
 def own_type(raw: Raw) -> ResourceType:
@@ -169,8 +178,8 @@ def outgoing(resource: Resource, definitions: Definitions) -> tuple[ResourceType
     if wanted is ResourceType.TIME:  # already milliseconds
         return wanted, as_integer(value, path), definition
     fitted = FITTERS[wanted](value, path)
-    if wanted is ResourceType.INTEGER and definition is not None and definition.unsigned and fitted < 0:  # type: ignore[operator]  # an INTEGER is an int
-        raise WrongValue(f"{path} is an unsigned integer; {fitted!s} is below 0")
+    if definition is not None and definition.unsigned:
+        not_negative(fitted, path)
     return wanted, fitted, definition
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from schemas.lwm2m import cbor, json_old, link, opaque, senml_cbor, senml_json, text, tlv
+from schemas.lwm2m import cbor, json_old, link, opaque, senml_cbor, senml_json, text, tlv, tree
 from schemas.lwm2m.errors import (
     CodecError,
     MalformedPayload,
@@ -124,6 +124,7 @@ def encode(content_format: int, node: Node, definitions: Definitions) -> bytes:
     Raises:
         CodecError: unknown format, one that cannot carry the node, or a value that does not fit its type.
     """
+    tree.check(node)
     return _codec(content_format).encode(node, definitions)
 
 

@@ -52,6 +52,7 @@ def _float(text: str) -> float:
 
 
 def _int(text: str) -> int:
-    if len(text) > 20:
+    # 308 digits are the largest double; int() of more would cost the square of their number.
+    if len(text) > 310:
         raise MalformedPayload(f"the number {text[:20]}... is too large")
     return int(text)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from schemas.lwm2m import fit, tree
-from schemas.lwm2m.errors import MalformedPayload, WrongValue
+from schemas.lwm2m.errors import MalformedPayload
 from schemas.lwm2m.nodes import Node, ObjectLink, Resource, ResourceType, Value, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathError
@@ -109,7 +109,7 @@ def resolve(records: Iterable[Record], path: Path, definitions: Definitions) -> 
                 continue  # base fields for the records that follow
             raise MalformedPayload("a SenML record must have exactly one of v, vs, vb, vd and vlo")
         if base_value and "v" in record:
-            raw += base_value  # type: ignore[operator]  # v is a number
+            raw = number(raw, "v") + base_value
         where = resource_path(base_name + name(record.get("n", "")))
         if not path.contains(where):
             raise tree.outside(where, path)
@@ -118,8 +118,6 @@ def resolve(records: Iterable[Record], path: Path, definitions: Definitions) -> 
             raise MalformedPayload("a SenML time is out of range")
         definition = definitions.of(where.object_id, where.resource_id)  # type: ignore[arg-type]  # depth 3 or 4
         kind, value = fit.typed(raw, definition, where)  # type: ignore[arg-type]  # _value gives nothing else
-        if definition is not None and definition.unsigned and value < 0:  # type: ignore[operator]  # an INTEGER
-            raise WrongValue(f"{where} is an unsigned integer; {value!s} is below 0")
         found.append((time, Resource(path=where, type=kind, value=value)))
     return found
 
@@ -135,10 +133,10 @@ def records(node: Node | Iterable[Node], definitions: Definitions) -> list[dict[
     nodes: Iterable[Node] = [node] if isinstance(node, Node) else list(node)
     resources = [resource for one in nodes for resource in values(one)]
     made: list[dict[str, Value]] = []
+    outgoing = [fit.outgoing(resource, definitions) for resource in resources]
     base = _base([resource.path for resource in resources])
     last_time: int | float = 0
-    for resource in resources:
-        kind, value, _ = fit.outgoing(resource, definitions)
+    for resource, (kind, value, _) in zip(resources, outgoing, strict=True):
         record: dict[str, Value] = {}
         if not made and base:
             record["bn"] = base
@@ -208,9 +206,10 @@ def name(raw: object) -> str:
 
 
 def number(raw: object, label: str) -> int | float:
-    if type(raw) is float or type(raw) is int:
+    # The bound is for sums: within it none overflows, nor does a large int next to a float.
+    if (type(raw) is float or type(raw) is int) and -1e300 < raw < 1e300:
         return raw
-    raise MalformedPayload(f"the SenML field {label!r} must be a number")
+    raise MalformedPayload(f"the SenML field {label!r} must be a number, and within what can be summed up")
 
 
 def resource_path(name: str) -> Path:

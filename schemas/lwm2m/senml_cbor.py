@@ -66,10 +66,9 @@ def _records(payload: bytes) -> list[senml.Record]:
             raise MalformedPayload("a SenML CBOR record must be a map")
         record: dict[str, object] = {}
         for key, value in item.items():
-            label = LABELS.get(key) if type(key) is int else key
-            if label is None:
-                # An integer label of the future: none of those is of the kind that must be understood.
-                continue
+            if type(key) is int and key not in LABELS:
+                continue  # a label of the future: none with a number is of the kind that must be understood
+            label = LABELS[key] if type(key) is int else key
             if type(label) is not str or label in record:
                 raise MalformedPayload("a SenML CBOR record has a label that is no text or integer, or one twice")
             record[label] = value

@@ -35,8 +35,8 @@ def decode(payload: bytes, path: Path, definitions: Definitions) -> Resource:
     except UnicodeDecodeError as exc:
         raise MalformedPayload(f"{path}: the text is no valid UTF-8") from exc
     value = READERS[kind](text, path)
-    if definition is not None and definition.unsigned and value < 0:  # type: ignore[operator]  # unsigned only marks INTEGER
-        raise WrongValue(f"{path} is an unsigned integer; {value!s} is below 0")
+    if definition is not None and definition.unsigned:
+        fit.not_negative(value, path)
     return Resource(path=path, type=kind, value=value)
 
 

@@ -6,11 +6,14 @@ The formats that name every value by its path (SenML, the old JSON) share this; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from schemas.lwm2m import fit
 from schemas.lwm2m.errors import MalformedPayload, NotInThisFormat, WrongPath, WrongValue
-from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource
+from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource, ResourceType
+from schemas.lwm2m.nodes import values as values_of
 from schemas.lwm2m.objects import Definitions, ResourceDefinition
-from schemas.lwm2m.path import Path
+from schemas.lwm2m.path import MAX_ID, Path
 
 
 def outside(found: Path, asked: Path) -> WrongPath:
@@ -81,10 +84,7 @@ def _resources(values: Sequence[Resource]) -> list[Resource | MultipleResource]:
 
     def close() -> None:
         if several:
-            kinds = {instance.type for instance in several}
-            if len(kinds) > 1:  # only where no definition knows the resource
-                raise WrongValue(f"{several[0].path.parent}: its instances are of different types")
-            found.append(MultipleResource(path=several[0].path.parent, type=several[0].type, instances=tuple(several)))
+            found.append(_multiple(several))
             several.clear()
 
     for value in ordered:
@@ -103,6 +103,30 @@ def _resources(values: Sequence[Resource]) -> list[Resource | MultipleResource]:
         several.append(value)
     close()
     return found
+
+
+def _multiple(instances: list[Resource]) -> MultipleResource:
+    path, kind = instances[0].path.parent, instances[0].type
+    kinds = {instance.type for instance in instances}
+    # More than one only where no definition knows the resource.
+    if kinds == {ResourceType.INTEGER, ResourceType.FLOAT}:
+        # JSON writes 21 for 21.0, so such a mixture is of FLOATs.
+        kind = ResourceType.FLOAT
+        instances = [replace(one, type=kind, value=fit.as_float(one.value, one.path)) for one in instances]
+    elif len(kinds) > 1:
+        raise WrongValue(f"{path}: its instances are of different types")
+    return MultipleResource(path=path, type=kind, instances=tuple(instances))
+
+
+def check(node: Node) -> None:
+    """What every format relies on before it writes ``node``.
+
+    Raises:
+        WrongPath: a value lies outside of its node, or has an id beyond 65535.
+    """
+    for value in values_of(node):
+        if not node.path.contains(value.path) or not all(0 <= i <= MAX_ID for i in value.path.ids):
+            raise WrongPath(f"a value for {value.path} cannot be part of {node.path}")
 
 
 def _none_or_many(path: Path, values: Iterable[Resource]) -> MalformedPayload:
