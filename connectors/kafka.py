@@ -179,9 +179,16 @@ def end_offsets(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.
 
 
 def read_to_end(
-    cluster: Cluster, topics: Sequence[str], *, since_ms: int | None = None, timeout: float = 10.0
+    cluster: Cluster,
+    topics: Sequence[str],
+    *,
+    since_ms: int | None = None,
+    newest: int | None = None,
+    timeout: float = 10.0,
 ) -> Iterator[Message]:
     """Every record of ``topics`` from ``since_ms`` (epoch ms; None: the beginning) up to the end as it is now.
+
+    With ``newest``, at most about so many of each partition, the newest ones.
 
     A bounded look at the log, without a consumer group. It ends when each partition's present end is reached, and it
     waits at most ``timeout`` seconds for the next record.
@@ -201,6 +208,11 @@ def read_to_end(
             wanted = reader.offsets_for_times(wanted, timeout=timeout)
         if not wanted:
             return
+        if newest is not None:
+            for partition in wanted:
+                low, high = reader.get_watermark_offsets(partition, timeout=timeout)
+                if partition.offset >= 0 or partition.offset == OFFSET_BEGINNING:
+                    partition.offset = max(partition.offset, low, high - newest)
         reader.assign(wanted)
         unread = {(w.topic, w.partition) for w in wanted}
         while unread:

@@ -1,0 +1,186 @@
+"""The ordinary way: aiocoap on our message layer.
+
+aiocoap brings resources, block-wise transfer (RFC 7959) and its client; the socket, message ids, retransmission and
+deduplication stay with `gateway.coap.endpoint`. To aiocoap this is a transport below its token layer (a
+``TokenInterface``, as its TCP transport is), so that there is one message layer on the socket and not two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+import aiocoap
+from aiocoap import interfaces
+from aiocoap.message import Direction
+from aiocoap.tokenmanager import TokenManager
+
+from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, Address, ExchangeError, NoAnswer, WasReset
+from gateway.coap.message import Block, Code, Message, Option, Options, Type, build, parse_any_size
+
+#: A block-wise upload of more than this is refused (4.13): a registration with 1,000 links has about 16 KiB.
+MOST_ASSEMBLED = 64 << 10
+#: Peers that may be in the middle of an upload at once; together they hold at most MOST_UPLOADS * MOST_ASSEMBLED bytes.
+MOST_UPLOADS = 128
+
+#: Who sends what: the address, and the Uri-Path and Uri-Query of the request.
+Upload = tuple[Address, tuple[bytes, ...]]
+
+
+class Remote(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap publishes no types
+    """A peer's UDP address, as aiocoap wants it."""
+
+    scheme = "coap"
+    is_multicast = False
+    is_multicast_locally = False
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remote) and other.address == self.address
+
+    @property
+    def hostinfo(self) -> str:
+        host, port = self.address[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    @property
+    def hostinfo_local(self) -> str:
+        return "gateway"
+
+    @property
+    def uri_base(self) -> str:
+        return f"coap://{self.hostinfo}"
+
+    @property
+    def uri_base_local(self) -> str:
+        return "coap://gateway"
+
+    @property
+    def blockwise_key(self) -> Address:
+        return self.address
+
+
+class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap publishes no types
+    """aiocoap's view of the endpoint, and the endpoint's fallback for what it does not take itself."""
+
+    def __init__(self, endpoint: Endpoint, site: interfaces.Resource) -> None:
+        self._endpoint = endpoint
+        self.context = aiocoap.Context(serversite=site, loggername="headwater.aiocoap")
+        self._tokens = TokenManager(self.context)
+        self._tokens.token_interface = self
+        self.context.request_interfaces.append(self._tokens)
+        self._incoming: dict[tuple[Remote, bytes], Incoming] = {}
+        self._uploads: OrderedDict[Upload, float] = OrderedDict()
+        endpoint.fallback = self
+
+    async def transfer(
+        self, address: Address, code: int, options: Options, payload: bytes = b"", *, timeout: float = MAX_TRANSMIT_WAIT
+    ) -> Message:
+        """A request to a device whose payload or response may need blocks.
+
+        Raises:
+            ExchangeError: as for `Endpoint.request`; NoAnswer when the whole takes longer than ``timeout`` seconds.
+        """
+        request = aiocoap.Message.decode(build(Type.CON, code, 0, b"", options, payload))
+        request.direction = Direction.OUTGOING
+        request.mid = request.mtype = None
+        request.remote = Remote(address)
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self.context.request(request).response
+        except TimeoutError as exc:
+            raise NoAnswer(f"the transfer in blocks was not complete within {timeout:g} s") from exc
+        except aiocoap.error.Error as exc:
+            if isinstance(exc.__cause__, ExchangeError):
+                raise exc.__cause__ from exc
+            raise ExchangeError(str(exc) or type(exc).__name__) from exc
+        response.direction = Direction.OUTGOING
+        response.mid, response.mtype = 0, aiocoap.ACK
+        return parse_any_size(response.encode())
+
+    # The endpoint's side
+
+    def serve(self, incoming: Incoming) -> None:
+        """Hand a request to aiocoap's resources; what would make it hold too much is refused here."""
+        block = incoming.message.block(Option.BLOCK1)
+        if block is not None and not self._admit(incoming, block):
+            return
+        remote = Remote(incoming.address)
+        request = aiocoap.Message.decode(incoming.message.encode(), remote)
+        self._incoming[(remote, request.token)] = incoming
+        self._tokens.process_request(request)
+
+    def _admit(self, incoming: Incoming, block: Block) -> bool:
+        """aiocoap keeps the parts of an upload for MAX_TRANSMIT_WAIT and sets itself no limit."""
+        message = incoming.message
+        if block.szx == 7:
+            incoming.reply(Code.BAD_REQUEST, payload=b"block size 7 is for TCP")
+            return False
+        if block.number * block.size + len(message.payload) > MOST_ASSEMBLED:
+            incoming.reply(Code.REQUEST_ENTITY_TOO_LARGE)
+            return False
+        now = asyncio.get_running_loop().time()
+        while self._uploads and next(iter(self._uploads.values())) < now - MAX_TRANSMIT_WAIT:
+            self._uploads.popitem(last=False)
+        target = tuple(value for number, value in message.options if number in (Option.URI_PATH, Option.URI_QUERY))
+        upload = (incoming.address, target)
+        if not block.more:
+            self._uploads.pop(upload, None)
+        elif upload not in self._uploads:
+            if len(self._uploads) >= MOST_UPLOADS:
+                incoming.busy()
+                return False
+            self._uploads[upload] = now
+        return True
+
+    def match(self, message: Message, address: Address) -> bool:
+        """A response that might be aiocoap's own."""
+        return bool(self._tokens.process_response(aiocoap.Message.decode(message.encode(), Remote(address))))
+
+    # aiocoap's side: TokenInterface
+
+    async def fill_or_recognize_remote(self, message: aiocoap.Message) -> bool:
+        return isinstance(message.remote, Remote)
+
+    def send_message(self, message: aiocoap.Message, reset: Callable[[], None]) -> Callable[[], None] | None:
+        """Send a request or a response; ``reset`` is called when the peer answers a request with RST."""
+        remote: Remote = message.remote
+        if message.code.is_response():
+            self._respond(message, remote)
+            return None
+        message.opt.no_response = None
+        message.mid, message.mtype = 0, aiocoap.CON
+        plain = parse_any_size(message.encode())
+
+        def finish(result: Message | ExchangeError) -> None:
+            if isinstance(result, Message):
+                self._tokens.process_response(aiocoap.Message.decode(result.encode(), remote))
+            elif isinstance(result, WasReset):
+                reset()
+            else:
+                failure = aiocoap.error.NetworkError(str(result))
+                failure.__cause__ = result
+                self._tokens.dispatch_error(failure, remote)
+
+        exchange = self._endpoint.begin(
+            remote.address, plain.code, plain.options, plain.payload, plain.token, finish, MAX_TRANSMIT_WAIT
+        )
+        return lambda: self._endpoint.end(exchange)
+
+    def _respond(self, message: aiocoap.Message, remote: Remote) -> None:
+        incoming = self._incoming.pop((remote, message.token), None)
+        if incoming is not None:
+            message.opt.no_response = None
+            message.mid, message.mtype = 0, aiocoap.ACK
+            plain = parse_any_size(message.encode())
+            incoming.reply(plain.code, plain.options, plain.payload)
+
+    async def shutdown(self) -> None:
+        """The endpoint closes the socket; nothing is held here."""

@@ -1,0 +1,453 @@
+"""The UDP socket and the CoAP message layer on it (RFC 7252 section 4).
+
+Owns receiving in batches, the guard against malformed datagrams, deduplication of requests, retransmission of our own,
+and the choice of who takes a message: the notification short path, an open exchange of ours, the LwM2M registration
+interface, or aiocoap for everything else (blocks, discovery, what we do not know). It knows no LwM2M.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+import structlog
+
+from gateway.coap.exchanges import (
+    MAX_TRANSMIT_WAIT,
+    Address,
+    Exchange,
+    ExchangeError,
+    Exchanges,
+    NoAnswer,
+    RequestLog,
+    Stopped,
+    WasReset,
+)
+from gateway.coap.message import (
+    MAX_DATAGRAM,
+    Code,
+    Malformed,
+    Message,
+    Option,
+    Options,
+    Type,
+    build,
+    empty,
+    parse,
+    uint,
+)
+
+_log = structlog.get_logger("headwater.coap")
+
+#: Datagrams taken from the socket before the event loop has its turn again; they share one delivery report.
+BATCH = 500
+RECEIVE_BUFFER = 4 << 20
+#: Requests that may wait for durability at once; more are answered 5.03.
+MOST_OPEN_REQUESTS = 20_000
+#: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
+BUSY_MAX_AGE = 30
+#: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
+AMPLIFICATION = 3
+
+
+class Incoming:
+    """One request that came in and must be answered once."""
+
+    __slots__ = ("_endpoint", "address", "answered", "message", "size")
+
+    def __init__(self, endpoint: Endpoint, message: Message, address: Address, size: int) -> None:
+        self._endpoint = endpoint
+        self.message = message
+        self.address = address
+        self.size = size
+        self.answered = False
+
+    def reply(self, code: int, options: Options | None = None, payload: bytes = b"") -> None:
+        """Answer; a confirmable request is acknowledged by it (piggybacked, RFC 7252 section 5.2.1)."""
+        self._endpoint.answer(self, code, options or [], payload)
+
+    def busy(self) -> None:
+        """Answer 5.03 with Max-Age, and forget the request so that the device may send it again."""
+        self.reply(Code.SERVICE_UNAVAILABLE, [(Option.MAX_AGE, uint(BUSY_MAX_AGE))])
+        self._endpoint.forget(self)
+
+    def drop(self) -> None:
+        """Do not answer: the device will send it again, and it is then worked on anew."""
+        if not self.answered:
+            self.answered = True
+            self._endpoint.dropped(self)
+
+
+class Handler(Protocol):
+    """What the endpoint hands messages to."""
+
+    def notify(self, datagram: bytes, address: Address) -> bool:
+        """The short path: True if the 2.05 response was a notification and has been taken."""
+
+    def response(self, message: Message, address: Address) -> bool:
+        """A response that answers no open exchange; True if it was taken, else the sender gets an RST."""
+
+    def reset(self, address: Address, mid: int) -> None:
+        """An RST or an ACK that belongs to no open exchange came."""
+
+    def request(self, incoming: Incoming) -> bool:
+        """A request; False hands it to aiocoap."""
+
+    def batch_done(self) -> None:
+        """The datagrams that were waiting have been handed out."""
+
+    def verified(self, address: Address) -> bool:
+        """True if the address has shown that it can be reached (it is that of a live registration)."""
+
+
+class Busy:
+    """The handler of a gateway that can take nothing yet: requests get 5.03, the rest is left to come again."""
+
+    def notify(self, datagram: bytes, address: Address) -> bool:
+        return False
+
+    def response(self, message: Message, address: Address) -> bool:
+        return True
+
+    def reset(self, address: Address, mid: int) -> None:
+        return None
+
+    def request(self, incoming: Incoming) -> bool:
+        incoming.busy()
+        return True
+
+    def batch_done(self) -> None:
+        return None
+
+    def verified(self, address: Address) -> bool:
+        return False
+
+
+class Fallback(Protocol):
+    """aiocoap, as the endpoint sees it."""
+
+    def serve(self, incoming: Incoming) -> None:
+        """Answer the request, now or later."""
+
+    def match(self, message: Message, address: Address) -> bool:
+        """True if the response was waited for."""
+
+
+class Endpoint:
+    """A CoAP endpoint on one UDP socket."""
+
+    def __init__(self, host: str, port: int, handler: Handler, *, seed: int | None = None) -> None:
+        """Bind at once.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._random = random.Random(seed)
+        self._socket = _bind(host, port)
+        self._handler = handler
+        self.fallback: Fallback | None = None
+        self._exchanges = Exchanges()
+        self._requests = RequestLog()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._open_requests = 0
+        #: What was received and dropped, by reason; `metrics` shows it.
+        self.dropped_datagrams: Counter[str] = Counter()
+        self.received = 0
+        self._complained_at = -1e9
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        """The host and port that are bound."""
+        name = self._socket.getsockname()
+        return name[0], name[1]
+
+    def serve(self, handler: Handler) -> None:
+        """Hand messages to ``handler`` from now on."""
+        self._handler = handler
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to receive."""
+        self._loop = loop
+        loop.add_reader(self._socket.fileno(), self._drain)
+
+    def pause(self) -> None:
+        """Stop receiving; what is under way can still be answered."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+
+    def close(self) -> None:
+        """Stop receiving and close the socket; every open request of ours fails with Stopped."""
+        self.pause()
+        if self._timer is not None:
+            self._timer.cancel()
+        for exchange in self._exchanges.close_all():
+            exchange.finish(Stopped("the gateway is stopping"))
+        self._socket.close()
+
+    # Receiving
+
+    def _drain(self) -> None:
+        receive = self._socket.recvfrom
+        notify = self._handler.notify
+        taken = 0
+        try:
+            for _ in range(BATCH):
+                datagram, address = receive(MAX_DATAGRAM + 1)
+                taken += 1
+                # 2.05 Content: a notification, or else the response to a request of ours.
+                if len(datagram) > 4 and datagram[1] == 0x45 and notify(datagram, address):
+                    continue
+                self._take(datagram, address)
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            # An ICMP error of an earlier send; the next call has the next datagram.
+            self.dropped_datagrams[f"socket error {exc.errno}"] += 1
+        self.received += taken
+        self._handler.batch_done()
+
+    def _take(self, datagram: bytes, address: Address) -> None:
+        try:
+            message = parse(datagram)
+        except Malformed as exc:
+            self._drop(str(exc), address)
+            return
+        try:
+            self._dispatch(message, address, len(datagram))
+        except Exception:  # noqa: BLE001  # one datagram must never end the gateway; it is counted and logged
+            self._drop("internal error", address)
+            _log.exception("a datagram could not be handled", address=address, datagram=datagram.hex())
+
+    def _drop(self, reason: str, address: Address) -> None:
+        self.dropped_datagrams[reason] += 1
+        now = self._now()
+        if now - self._complained_at >= 10:
+            self._complained_at = now
+            _log.warning(
+                "datagrams are dropped", reason=reason, address=address, dropped=self.dropped_datagrams.total()
+            )
+
+    def _dispatch(self, message: Message, address: Address, size: int) -> None:
+        if message.is_request:
+            if message.type in (Type.CON, Type.NON):
+                self._take_request(message, address, size)
+            else:
+                self._drop("request as ACK or RST", address)
+        elif message.code == Code.EMPTY:
+            self._take_empty(message, address)
+        elif message.type == Type.RST:
+            self._drop("RST with a code", address)
+        else:
+            self._take_response(message, address)
+
+    def _take_request(self, message: Message, address: Address, size: int) -> None:
+        duplicate, response = self._requests.seen(address, message.mid, self._now())
+        if duplicate:
+            self.dropped_datagrams["duplicate request"] += 1
+            if response is not None and message.type == Type.CON:
+                self._send(response, address)
+            return
+        incoming = Incoming(self, message, address, size)
+        self._open_requests += 1
+        if self._open_requests > MOST_OPEN_REQUESTS:
+            incoming.busy()
+        elif not self._handler.request(incoming):
+            if self.fallback is None:
+                incoming.reply(Code.NOT_FOUND)
+            else:
+                self.fallback.serve(incoming)
+
+    def _take_empty(self, message: Message, address: Address) -> None:
+        if message.type == Type.CON:  # a ping (RFC 7252 section 4.3)
+            self._send(empty(Type.RST, message.mid), address)
+        elif message.type in (Type.ACK, Type.RST):
+            exchange = self._exchanges.acknowledged(address, message.mid)
+            if message.type == Type.RST:
+                if exchange is None:
+                    self._handler.reset(address, message.mid)
+                else:
+                    self._exchanges.close(exchange)
+                    exchange.finish(WasReset("the device reset the request"))
+
+    def _take_response(self, message: Message, address: Address) -> None:
+        exchange = self._exchanges.answered(address, message.token)
+        if exchange is not None:
+            if message.type == Type.CON and not exchange.defer:
+                self.acknowledge(address, message.mid)
+            exchange.finish(message)
+            return
+        if self._handler.response(message, address):
+            return
+        if self.fallback is not None and self.fallback.match(message, address):
+            if message.type == Type.CON:
+                self.acknowledge(address, message.mid)
+            return
+        self.dropped_datagrams["response to nothing"] += 1
+        if message.type != Type.ACK:
+            self._send(empty(Type.RST, message.mid), address)
+
+    # Sending
+
+    def acknowledge(self, address: Address, mid: int) -> None:
+        """Send an empty ACK."""
+        self._send(empty(Type.ACK, mid), address)
+
+    def reject(self, address: Address, mid: int) -> None:
+        """Send an RST; towards a notification it cancels the observation (RFC 7641 section 3.6)."""
+        self._send(empty(Type.RST, mid), address)
+
+    def _send(self, datagram: bytes, address: Address) -> None:
+        try:
+            self._socket.sendto(datagram, address)
+        except OSError as exc:
+            # UDP may lose datagrams; the layers above retransmit.
+            self.dropped_datagrams[f"send error {exc.errno}"] += 1
+
+    @property
+    def sendto(self) -> Callable[[bytes, Address], int]:
+        """The socket's sendto, for the short path's acknowledgements."""
+        return self._socket.sendto
+
+    def answer(self, incoming: Incoming, code: int, options: Options, payload: bytes) -> None:
+        """Send the response of ``incoming`` and keep it for duplicates; a second answer is ignored."""
+        if incoming.answered:
+            return
+        request = incoming.message
+        type_, mid = (
+            (Type.ACK, request.mid)
+            if request.type == Type.CON
+            else (Type.NON, self._exchanges.next_mid(incoming.address, self._random.getrandbits(16)))
+        )
+        datagram = build(type_, code, mid, request.token, options, payload)
+        if len(datagram) > AMPLIFICATION * incoming.size and not self._handler.verified(incoming.address):
+            # What is cut is words for people; the code stays.
+            datagram = build(type_, code, mid, request.token, options if code < Code.BAD_REQUEST else [])
+        self.answer_with(incoming, datagram)
+
+    def answer_with(self, incoming: Incoming, datagram: bytes) -> None:
+        """Send ``datagram`` as the response of ``incoming``."""
+        incoming.answered = True
+        self._open_requests -= 1
+        self._requests.answer(incoming.address, incoming.message.mid, datagram)
+        self._send(datagram, incoming.address)
+
+    def forget(self, incoming: Incoming) -> None:
+        """Take a retransmission of the request as new."""
+        self._requests.forget(incoming.address, incoming.message.mid)
+
+    def dropped(self, incoming: Incoming) -> None:
+        """The request is given up without an answer."""
+        self._open_requests -= 1
+        self.forget(incoming)
+
+    # Our own requests
+
+    def request(
+        self,
+        address: Address,
+        code: int,
+        options: Options,
+        payload: bytes = b"",
+        *,
+        token: bytes | None = None,
+        timeout: float = MAX_TRANSMIT_WAIT,
+        defer: bool = False,
+    ) -> asyncio.Future[Message]:
+        """Send a confirmable request that fits one datagram; the future has the response.
+
+        Fails with NoAnswer, WasReset or Stopped. Cancelling the future ends the exchange.
+        """
+        assert self._loop is not None
+        future: asyncio.Future[Message] = self._loop.create_future()
+
+        def finish(result: Message | ExchangeError) -> None:
+            if future.done():
+                return
+            if isinstance(result, ExchangeError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+        exchange = self.begin(address, code, options, payload, token or self.new_token(), finish, timeout, defer=defer)
+        future.add_done_callback(lambda _: self._exchanges.close(exchange))
+        return future
+
+    def begin(
+        self,
+        address: Address,
+        code: int,
+        options: Options,
+        payload: bytes,
+        token: bytes,
+        finish: Callable[[Message | ExchangeError], None],
+        timeout: float,
+        *,
+        defer: bool = False,
+    ) -> Exchange:
+        """Send a confirmable request and retransmit it until it is acknowledged or answered (``defer``: Exchange)."""
+        now = self._now()
+        mid = self._exchanges.next_mid(address, self._random.getrandbits(16))
+        datagram = build(Type.CON, code, mid, token, options, payload)
+        exchange = Exchange(address, mid, token, datagram, finish, now + timeout, defer=defer)
+        self._exchanges.begin(exchange, now, self._random.random())
+        self._arm()
+        self._send(datagram, address)
+        return exchange
+
+    def end(self, exchange: Exchange) -> None:
+        """Nobody waits for this exchange any more."""
+        self._exchanges.close(exchange)
+
+    def new_token(self) -> bytes:
+        """Eight random bytes, never starting with zero: aiocoap's own tokens are shorter, so the two never meet."""
+        return (self._random.getrandbits(63) | 1 << 63).to_bytes(8, "big")
+
+    # Timers
+
+    def _now(self) -> float:
+        return self._loop.time() if self._loop is not None else 0.0
+
+    def _arm(self) -> None:
+        deadline = self._exchanges.next_deadline()
+        if deadline is None or self._loop is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._retransmit)
+
+    def _retransmit(self) -> None:
+        self._timer = None
+        again, failed = self._exchanges.due(self._now())
+        for exchange in again:
+            self._send(exchange.datagram, exchange.address)
+        for exchange in failed:
+            exchange.finish(NoAnswer("the device did not answer"))
+        self._arm()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        # The kernel caps SO_RCVBUF at rmem_max; with CAP_NET_ADMIN it need not.
+        with contextlib.suppress(OSError, AttributeError):
+            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), RECEIVE_BUFFER)
+        sock.setblocking(False)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock

@@ -1,0 +1,230 @@
+"""The state of the CoAP message layer (RFC 7252 section 4): what was sent and waits, what came and was answered.
+
+Owns retransmission timing and the memory of answered requests. It sends nothing and knows no clock: the caller passes
+the time (monotonic seconds) and does what it is told.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.coap.message import Message
+
+Address = tuple[str, int] | tuple[str, int, int, int]
+
+# RFC 7252 section 4.8.
+ACK_TIMEOUT = 2.0
+ACK_RANDOM_FACTOR = 1.5
+MAX_RETRANSMIT = 4
+EXCHANGE_LIFETIME = 247.0
+MAX_TRANSMIT_WAIT = 93.0
+
+
+class ExchangeError(Exception):
+    """A request of ours came to no response."""
+
+
+class NoAnswer(ExchangeError):
+    """The peer acknowledged nothing through all retransmissions, or sent no response in the time given."""
+
+
+class WasReset(ExchangeError):
+    """The peer answered with RST: it does not want this message."""
+
+
+class Stopped(ExchangeError):
+    """The endpoint was closed first."""
+
+
+class Exchange:
+    """One confirmable message of ours on its way: retransmitted until acknowledged, done when answered.
+
+    ``finish`` is called once, with the response or an ExchangeError. With ``defer`` a confirmable response is not
+    acknowledged by the endpoint: whoever takes it does so once it is durable.
+    """
+
+    __slots__ = (
+        "acknowledged",
+        "address",
+        "datagram",
+        "deadline",
+        "defer",
+        "finish",
+        "give_up",
+        "interval",
+        "mid",
+        "token",
+        "tries",
+    )
+
+    def __init__(
+        self,
+        address: Address,
+        mid: int,
+        token: bytes,
+        datagram: bytes,
+        finish: Callable[[Message | ExchangeError], None],
+        give_up: float,
+        *,
+        defer: bool = False,
+    ) -> None:
+        self.address = address
+        self.mid = mid
+        self.token = token
+        self.datagram = datagram
+        self.finish = finish
+        self.defer = defer
+        #: When to stop waiting for a response, whatever the message layer says.
+        self.give_up = give_up
+        self.deadline = 0.0
+        self.interval = 0.0
+        self.tries = 0
+        self.acknowledged = False
+
+
+class Exchanges:
+    """All exchanges that the gateway began and that are still open."""
+
+    def __init__(self) -> None:
+        self._by_mid: dict[tuple[Address, int], Exchange] = {}
+        self._by_token: dict[tuple[Address, bytes], Exchange] = {}
+        self._due: list[tuple[float, int, Exchange]] = []
+        self._sequence = 0
+        self._mids: OrderedDict[Address, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_mid)
+
+    def next_mid(self, address: Address, first: int) -> int:
+        """The next message id towards ``address``; ``first`` (a random one) begins the series of a new peer.
+
+        A series a peer, so that an id comes back only after 65,536 messages to the same peer (RFC 7252 section 4.4).
+        """
+        mid = (self._mids.pop(address, first) + 1) & 0xFFFF
+        self._mids[address] = mid
+        if len(self._mids) > 65536:
+            self._mids.popitem(last=False)
+        return mid
+
+    def begin(self, exchange: Exchange, now: float, jitter: float) -> None:
+        """Note that the first transmission happens now; ``jitter`` is uniform in [0, 1)."""
+        exchange.interval = ACK_TIMEOUT * (1 + jitter * (ACK_RANDOM_FACTOR - 1))
+        exchange.deadline = min(now + exchange.interval, exchange.give_up)
+        self._by_mid[(exchange.address, exchange.mid)] = exchange
+        self._by_token[(exchange.address, exchange.token)] = exchange
+        self._push(exchange)
+
+    def _push(self, exchange: Exchange) -> None:
+        self._sequence += 1
+        heapq.heappush(self._due, (exchange.deadline, self._sequence, exchange))
+
+    def next_deadline(self) -> float | None:
+        """When `due` has something to do next; done exchanges are forgotten on the way."""
+        while self._due and not self._open(self._due[0][2]):
+            heapq.heappop(self._due)
+        return self._due[0][0] if self._due else None
+
+    def _open(self, exchange: Exchange) -> bool:
+        return self._by_mid.get((exchange.address, exchange.mid)) is exchange
+
+    def due(self, now: float) -> tuple[list[Exchange], list[Exchange]]:
+        """What to send again, and what has failed (already closed), as of ``now``."""
+        again: list[Exchange] = []
+        failed: list[Exchange] = []
+        while self._due and self._due[0][0] <= now:
+            deadline, _, exchange = heapq.heappop(self._due)
+            if not self._open(exchange) or deadline != exchange.deadline:
+                continue
+            if now >= exchange.give_up or (not exchange.acknowledged and exchange.tries >= MAX_RETRANSMIT):
+                self.close(exchange)
+                failed.append(exchange)
+                continue
+            if not exchange.acknowledged:
+                exchange.tries += 1
+                exchange.interval *= 2
+                again.append(exchange)
+            exchange.deadline = exchange.give_up if exchange.acknowledged else now + exchange.interval
+            exchange.deadline = min(exchange.deadline, exchange.give_up)
+            self._push(exchange)
+        return again, failed
+
+    def acknowledged(self, address: Address, mid: int) -> Exchange | None:
+        """The exchange that an empty ACK or an RST with ``mid`` is about; an ACK ends its retransmissions."""
+        exchange = self._by_mid.get((address, mid))
+        if exchange is not None:
+            exchange.acknowledged = True
+        return exchange
+
+    def answered(self, address: Address, token: bytes) -> Exchange | None:
+        """The exchange that a response with ``token`` ends (RFC 7252 section 5.3.2), now closed."""
+        exchange = self._by_token.get((address, token))
+        if exchange is not None:
+            self.close(exchange)
+        return exchange
+
+    def close(self, exchange: Exchange) -> None:
+        """Forget the exchange; harmless when it is gone already."""
+        if self._open(exchange):
+            del self._by_mid[(exchange.address, exchange.mid)]
+            if self._by_token.get((exchange.address, exchange.token)) is exchange:
+                del self._by_token[(exchange.address, exchange.token)]
+
+    def close_all(self) -> list[Exchange]:
+        """Forget every exchange and return them."""
+        left = list(self._by_mid.values())
+        self._by_mid.clear()
+        self._by_token.clear()
+        self._due.clear()
+        return left
+
+
+@dataclass(slots=True)
+class _Answered:
+    mid: int
+    until: float
+    #: None while the request is still being worked on.
+    response: bytes | None
+
+
+class RequestLog:
+    """Which requests came lately and what they were answered (RFC 7252 section 4.5).
+
+    Bounded: at most ``per_peer`` requests of each of ``peers`` addresses; the longest silent address goes first.
+    """
+
+    def __init__(self, *, peers: int = 16384, per_peer: int = 8) -> None:
+        self._peers: OrderedDict[Address, list[_Answered]] = OrderedDict()
+        self._most_peers = peers
+        self._per_peer = per_peer
+
+    def seen(self, address: Address, mid: int, now: float) -> tuple[bool, bytes | None]:
+        """(True, the answer if there is one) for a duplicate; else (False, None), and the request is noted."""
+        entries = self._peers.get(address)
+        if entries is None:
+            entries = self._peers[address] = []
+            if len(self._peers) > self._most_peers:
+                self._peers.popitem(last=False)
+        else:
+            self._peers.move_to_end(address)
+            for entry in entries:
+                if entry.mid == mid and entry.until > now:
+                    return True, entry.response
+        if len(entries) >= self._per_peer:
+            del entries[0]
+        entries.append(_Answered(mid, now + EXCHANGE_LIFETIME, None))
+        return False, None
+
+    def answer(self, address: Address, mid: int, response: bytes) -> None:
+        """Keep the answer, so that a duplicate of the request gets it again."""
+        for entry in self._peers.get(address, ()):
+            if entry.mid == mid:
+                entry.response = response
+
+    def forget(self, address: Address, mid: int) -> None:
+        """Drop the request, so that its retransmission is worked on anew."""
+        entries = self._peers.get(address)
+        if entries is not None:
+            entries[:] = [entry for entry in entries if entry.mid != mid]

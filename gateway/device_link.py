@@ -1,0 +1,87 @@
+"""Requests to devices: from the values of an operation to the CoAP exchange and back.
+
+Owns the choice between one datagram (our own exchanges) and blocks (aiocoap), and nothing of what a request means.
+"""
+
+from __future__ import annotations
+
+from gateway.coap.aiocoap_link import AiocoapLink
+from gateway.coap.endpoint import Endpoint
+from gateway.coap.exchanges import Address
+from gateway.coap.message import Message, Option, Options, uint
+from gateway.exchange import CoapRequest, CoapResponse, Method
+
+#: Larger payloads go in blocks (RFC 7959): 1024 is the largest block, and a datagram then stays below 1,280 bytes.
+MOST_IN_ONE_DATAGRAM = 1024
+
+
+class DeviceLink:
+    """Sends requests to addresses."""
+
+    def __init__(self, endpoint: Endpoint, link: AiocoapLink) -> None:
+        self._endpoint = endpoint
+        self._link = link
+
+    def new_token(self) -> bytes:
+        """A token for an observation."""
+        return self._endpoint.new_token()
+
+    async def send(
+        self,
+        address: Address,
+        request: CoapRequest,
+        *,
+        timeout: float,
+        token: bytes | None = None,
+        defer: bool = False,
+    ) -> Message:
+        """One request; a response that comes in blocks is whole.
+
+        With ``defer`` a confirmable separate response is left for the caller to acknowledge.
+
+        Raises:
+            ExchangeError: NoAnswer, WasReset, Stopped.
+        """
+        options = _options(request)
+        if len(request.payload) > MOST_IN_ONE_DATAGRAM:
+            return await self._link.transfer(address, request.method, options, request.payload, timeout=timeout)
+        first = await self._endpoint.request(
+            address, request.method, options, request.payload, token=token, timeout=timeout, defer=defer
+        )
+        block = first.block(Option.BLOCK2)
+        # Only a GET may be asked again; no other operation of LwM2M has an answer that needs blocks.
+        if block is None or not block.more or request.method is not Method.GET:
+            return first
+        # The rest is fetched by a plain GET of its own (RFC 7959 section 2.6: without Observe).
+        plain = [option for option in options if option[0] != Option.OBSERVE]
+        whole = await self._link.transfer(address, request.method, plain, request.payload, timeout=timeout)
+        observe = [option for option in first.options if option[0] == Option.OBSERVE]
+        return Message(first.type, whole.code, first.mid, first.token, observe + whole.options, whole.payload)
+
+    def acknowledge(self, address: Address, message: Message) -> None:
+        """Acknowledge a response that was deferred."""
+        self._endpoint.acknowledge(address, message.mid)
+
+
+def _options(request: CoapRequest) -> Options:
+    options: Options = [(Option.URI_PATH, segment.encode()) for segment in request.uri_path]
+    options += [(Option.URI_QUERY, query.encode()) for query in request.uri_query]
+    for option, value in (
+        (Option.OBSERVE, request.observe),
+        (Option.ACCEPT, request.accept),
+        (Option.CONTENT_FORMAT, request.content_format),
+    ):
+        if value is not None:
+            options.append((option, uint(value)))
+    return options
+
+
+def to_response(message: Message) -> CoapResponse:
+    """What of a message an operation's reply is made from."""
+    return CoapResponse(
+        code=message.code,
+        content_format=message.uint(Option.CONTENT_FORMAT),
+        payload=message.payload,
+        location=tuple(message.texts(Option.LOCATION_PATH)),
+        observe=message.uint(Option.OBSERVE),
+    )

@@ -1,0 +1,205 @@
+"""The plain path of notifications: every shape that the short path leaves (RFC 7641; LwM2M Core 1.1, section 6.4.2).
+
+Objects and instances, several values, device times, blocks, errors, formats that are rare. It decides what a
+notification means and hands records to the batch that the short path sends; what cannot be decoded goes, as it came,
+to the dead-letter topic, and is acknowledged when it is there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from gateway.coap.aiocoap_link import AiocoapLink
+from gateway.coap.endpoint import Endpoint
+from gateway.coap.exchanges import Address, ExchangeError
+from gateway.coap.message import Message, Option, Options, Type, name, uint
+from gateway.observations import Observation, ObservationTable
+from gateway.registry import Device
+from gateway.replies import CODES
+from gateway.short_path import ShortPath
+from gateway.uplink import Uplink
+from schemas.avro import serde
+from schemas.avro.records import (
+    GenericBody,
+    Notification,
+    ReadBody,
+    RequestKind,
+    ResponseBody,
+    ResponseCode,
+    ResponsePayload,
+)
+from schemas.lwm2m.errors import CodecError
+from schemas.lwm2m.formats import ContentFormat, decode_series
+from schemas.lwm2m.nodes import Node
+from schemas.lwm2m.objects import Definitions
+
+_log = structlog.get_logger("headwater.notifications")
+
+#: Block-wise notifications that are fetched at once; more are left to the device's retransmission.
+_MOST_FETCHES = 64
+_FETCH_TIMEOUT = 30.0
+
+
+class Notifications:
+    """Takes what the short path does not."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        table: ObservationTable,
+        short_path: ShortPath,
+        uplink: Uplink,
+        definitions: Definitions,
+        endpoint: Endpoint,
+        link: AiocoapLink,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        ended: Callable[[Observation], None],
+    ) -> None:
+        self._server_id = server_id
+        self._table = table
+        self._batch = short_path
+        self._uplink = uplink
+        self._definitions = definitions
+        self._endpoint = endpoint
+        self._link = link
+        self._spawn = spawn
+        self._ended = ended
+        self._fetches = 0
+        self.dropped: Counter[str] = Counter()
+
+    def take(self, message: Message, address: Address) -> bool:
+        """A response that answers no request of ours; False if its token is none of an observation."""
+        observation = self._table.by_token.get(message.token)
+        if observation is None:
+            return False
+        device = observation.device
+        if device.address != address:
+            # Our tokens cannot be guessed, so this is the device behind a new address. An RST would end the
+            # observation; its registration update will tell us the address, and then the notification comes again.
+            self.dropped["unknown address"] += 1
+            return True
+        if message.type == Type.ACK:
+            self.dropped["notification as ACK"] += 1
+            return True
+        confirmable = message.type == Type.CON
+        mid = message.mid.to_bytes(2, "big")
+        if self._batch.is_duplicate(device, mid, address, confirmable=confirmable):
+            return True
+        if device.queue:
+            self._batch.awake.append(device)
+        block = message.block(Option.BLOCK2)
+        if block is not None and block.more:
+            if self._fetches < _MOST_FETCHES:
+                self._spawn(self._fetch(observation, message, address))
+            return True
+        self._record(observation, message, address, message.payload)
+        return True
+
+    def _record(self, observation: Observation, message: Message, address: Address, payload: bytes) -> None:
+        confirmable = message.type == Type.CON
+        mid = message.mid.to_bytes(2, "big")
+        device = observation.device
+        observe = next((value for number, value in message.options if number == Option.OBSERVE), None)
+        try:
+            values = self.encode(observation, message, payload, self._batch.now_ms)
+        except (CodecError, serde.SerdeError) as exc:
+            self._dead_letter(observation, message, address, payload, str(exc))
+            return
+        taken = self._batch.hold(
+            device, observation, values, mid=mid, observe=observe or b"", address=address if confirmable else None
+        )
+        # RFC 7641 section 4.2: an error, or a success without Observe, is the last word of an observation.
+        if taken and (observe is None or not _is_success(message.code)):
+            _log.info(
+                "the device ended an observation", ep=device.ep, path=str(observation.path), code=name(message.code)
+            )
+            self._ended(observation)
+
+    def encode(self, observation: Observation, message: Message, payload: bytes, now_ms: int) -> list[bytes]:
+        """The records of one notification, as bytes; one for each time stamp that the device gave.
+
+        Raises:
+            CodecError: the payload is not what its content format says.
+            SerdeError: a value does not fit the record.
+        """
+        if _is_success(message.code):
+            content_format = message.uint(Option.CONTENT_FORMAT)
+            nodes = decode_series(
+                ContentFormat.TEXT if content_format is None else content_format,
+                payload,
+                observation.path,
+                self._definitions.with_versions(observation.device.announcement.object_versions),
+            )
+            bodies: list[ResponseBody] = [_read_body(node) for node in nodes]
+            code = ResponseCode.CONTENT
+        else:
+            code = CODES.get(message.code, ResponseCode.UNKNOWN)
+            words = payload[:1024].decode(errors="replace")
+            bodies = [GenericBody(message=f"{name(message.code)} {words}".strip())]
+        return [
+            serde.encode(
+                Notification(
+                    ticket=observation.ticket,
+                    observation_id=observation.observation_id,
+                    server_id=self._server_id,
+                    ep=observation.device.ep,
+                    path=str(observation.path),
+                    timestamp=now_ms,
+                    rep=ResponsePayload(code=code, kind=RequestKind.OBSERVE, body=body),
+                )
+            )
+            for body in bodies
+        ]
+
+    async def _fetch(self, observation: Observation, message: Message, address: Address) -> None:
+        """The rest of a block-wise notification (RFC 7959 section 2.6), then as if it had come at once."""
+        self._fetches += 1
+        try:
+            options: Options = [
+                (Option.URI_PATH, part.encode()) for part in observation.device.uri_path(observation.path)
+            ]
+            content_format = message.uint(Option.CONTENT_FORMAT)
+            if content_format is not None:
+                options.append((Option.ACCEPT, uint(content_format)))
+            whole = await self._link.transfer(address, 1, options, timeout=_FETCH_TIMEOUT)
+        except ExchangeError as exc:
+            self.dropped["blocks not complete"] += 1
+            _log.info("the blocks of a notification did not come", ep=observation.device.ep, reason=str(exc))
+            return
+        finally:
+            self._fetches -= 1
+        if _is_success(whole.code) and self._table.by_token.get(observation.token) is observation:
+            self._record(observation, message, address, whole.payload)
+            self._batch.flush()
+
+    def _dead_letter(
+        self, observation: Observation, message: Message, address: Address, payload: bytes, reason: str
+    ) -> None:
+        self.dropped["undecodable payload"] += 1
+        device: Device = observation.device
+        headers = [
+            ("error", reason[:1024].encode()),
+            ("stage", b"gateway:decode"),
+            ("path", str(observation.path).encode()),
+            ("content-format", str(message.uint(Option.CONTENT_FORMAT)).encode()),
+        ]
+
+        def done(durable: bool) -> None:
+            if durable and message.type == Type.CON:
+                self._endpoint.acknowledge(address, message.mid)
+
+        if self._uplink.accepting:
+            self._uplink.send(self._uplink.topics.deadletter, 0, device.key, payload, headers, done)
+
+
+def _read_body(node: Node) -> ReadBody:
+    return ReadBody(content=node)
+
+
+def _is_success(code: int) -> bool:
+    return code >> 5 == 2

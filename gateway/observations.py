@@ -1,0 +1,128 @@
+"""Observations as the gateway keeps them (RFC 7641; OMA LwM2M Core 1.1, section 6.4).
+
+Owns what is known of each established observation and the table that the short path looks tokens up in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from schemas.avro.compiled import CompiledNotification
+from schemas.lwm2m.nodes import ResourceType
+from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.path import Path
+
+if TYPE_CHECKING:
+    from gateway.registry import Device
+
+#: RFC 7641 section 3.4: a notification that comes 128 s after the last one is newer whatever its number.
+REORDER_SECONDS = 128.0
+_NEVER = -1e9
+
+Decoder = Callable[[bytes], float | int | None]
+
+
+class Observation:
+    """One observation of a device. ``number`` and ``at`` are those of the newest notification (loop time, seconds)."""
+
+    __slots__ = (
+        "at",
+        "compiled",
+        "content_format",
+        "created_ms",
+        "declared",
+        "decoders",
+        "device",
+        "number",
+        "observation_id",
+        "path",
+        "resource_type",
+        "ticket",
+        "token",
+    )
+
+    def __init__(
+        self,
+        *,
+        token: bytes,
+        path: Path,
+        ticket: str,
+        declared: bool,
+        content_format: int | None,
+        created_ms: int,
+        resource_type: ResourceType | None,
+    ) -> None:
+        self.token = token
+        self.path = path
+        self.ticket = ticket
+        self.observation_id = token.hex()
+        #: True if an operator's pattern asked for it, False if a request did.
+        self.declared = declared
+        self.content_format = content_format
+        self.created_ms = created_ms
+        #: The type where the target is one single-instance resource of a known object: then the short path applies.
+        self.resource_type = resource_type
+        self.number = 0
+        self.at = _NEVER
+        # Set by ObservationTable.add.
+        self.device: Device
+        self.compiled: CompiledNotification | None = None
+        self.decoders: dict[int, Decoder] = {}
+
+    def is_newer(self, number: int, now: float) -> bool:
+        """RFC 7641 section 3.4, and take note of it if it is."""
+        newer = 0 < (number - self.number) & 0xFFFFFF < 0x800000 or now - self.at > REORDER_SECONDS
+        if newer:
+            self.number = number
+            self.at = now
+        return newer
+
+
+class ObservationTable:
+    """All observations by token."""
+
+    def __init__(self, server_id: str, decoders: Callable[[Path, ResourceType], dict[int, Decoder]]) -> None:
+        self._server_id = server_id
+        self._decoders = decoders
+        #: The short path reads this directly. What is being (re-)established is not in it.
+        self.by_token: dict[bytes, Observation] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_token)
+
+    def add(self, observation: Observation, device: Device) -> None:
+        """Take notifications with the observation's token from now on, for ``device``."""
+        observation.device = device
+        device.observations[str(observation.path)] = observation
+        if observation.resource_type is not None:
+            observation.decoders = self._decoders(observation.path, observation.resource_type)
+            if observation.decoders and observation.compiled is None:
+                observation.compiled = CompiledNotification(
+                    ticket=observation.ticket,
+                    observation_id=observation.observation_id,
+                    server_id=self._server_id,
+                    ep=device.ep,
+                    path=str(observation.path),
+                    resource_type=observation.resource_type,
+                )
+        self.by_token[observation.token] = observation
+
+    def suspend(self, observation: Observation) -> None:
+        """Take no notifications while the observation is asked for again: the next message answers that request."""
+        self.by_token.pop(observation.token, None)
+
+    def remove(self, observation: Observation) -> None:
+        """Forget an observation."""
+        self.by_token.pop(observation.token, None)
+        device = observation.device
+        if device.observations.get(str(observation.path)) is observation:
+            del device.observations[str(observation.path)]
+
+
+def single_type(path: Path, version: str | None, definitions: Definitions) -> ResourceType | None:
+    """The type of ``path`` if it is one single-instance resource that a definition knows, else None."""
+    if path.depth != 3:
+        return None
+    definition = definitions.resource(path, version)
+    return None if definition is None or definition.multiple else definition.type

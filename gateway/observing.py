@@ -1,0 +1,304 @@
+"""Setting observations up and ending them (RFC 7641; OMA LwM2M Core 1.1, section 6.4).
+
+Owns which observations a device should have: those that the operator's patterns declare and those that requests asked
+for. A device forgets them when it registers anew (section 6.2.1), so they are asked for again then, with the same
+token, ticket and observation id; what the device did not answer is asked for at its next update.
+The first value, which answers the observe request, goes to the replies topic as the answer of any request does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import structlog
+
+from gateway.coap.exchanges import ExchangeError
+from gateway.coap.message import Message, Option, Type
+from gateway.device_link import DeviceLink, to_response
+from gateway.exchange import CoapRequest, CoapResponse, RefusedRequest
+from gateway.observations import Observation, ObservationTable, single_type
+from gateway.operations import build
+from gateway.registry import Device, Registry
+from gateway.replies import reply
+from gateway.state import State, StateError, StoredObservation
+from schemas.avro.records import Request, RequestKind, RequestPayload, Response
+from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.path import Path, PathPattern
+
+_log = structlog.get_logger("headwater.observing")
+
+#: The ticket of what an operator's pattern declared.
+DECLARED_TICKET = "declared"
+OBSERVE_TIMEOUT = 93.0
+_CANCEL_TIMEOUT = 20.0
+
+Publish = Callable[[Response, Callable[[bool], None] | None], bool]
+InOrder = Callable[[str, Callable[[], Coroutine[Any, Any, None]]], None]
+
+
+class Declared:
+    """The operator's patterns: for every endpoint, and for endpoints whose name matches a glob."""
+
+    def __init__(self, every: Sequence[str], by_endpoint: Mapping[str, Sequence[str]]) -> None:
+        """Raises PathError when a pattern is none."""
+        self._every = [PathPattern.parse(text) for text in every]
+        self._by_endpoint = {glob: [PathPattern.parse(text) for text in texts] for glob, texts in by_endpoint.items()}
+
+    def paths(self, ep: str, announced: tuple[Path, ...]) -> list[Path]:
+        """What to observe on a device, each path once."""
+        patterns = list(self._every)
+        for glob, more in self._by_endpoint.items():
+            if fnmatchcase(ep, glob):
+                patterns += more
+        return list(dict.fromkeys(path for pattern in patterns for path in pattern.targets(announced)))
+
+
+class Observing:
+    """Keeps every device's observations as they should be."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        declared: Declared,
+        link: DeviceLink,
+        table: ObservationTable,
+        registry: Registry,
+        state: State,
+        definitions: Definitions,
+        publish: Publish,
+        in_order: InOrder,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._server_id = server_id
+        self._declared = declared
+        self._link = link
+        self._table = table
+        self._registry = registry
+        self._state = state
+        self._definitions = definitions
+        self._publish = publish
+        self._in_order = in_order
+        self._wall_ms = wall_ms
+        self.established = 0
+        self.refused = 0
+
+    # What a device should have
+
+    def registered(self, device: Device, old: Device | None) -> None:
+        """The device registered (anew): all its observations are to be asked for."""
+        kept = {} if old is None else old.wanted
+        for observation in kept.values():
+            self._table.suspend(observation)
+            if not observation.declared and self._announced(device, observation.path):
+                device.wanted[str(observation.path)] = observation
+        self._want_declared(device, kept)
+        for path, observation in kept.items():
+            if path not in device.wanted:
+                self._forget(observation.token)
+        self.complete(device)
+
+    def objects_changed(self, device: Device) -> None:
+        """An update announced other objects."""
+        for path, observation in list(device.wanted.items()):
+            if not self._announced(device, observation.path):
+                del device.wanted[path]
+                if path in device.observations:
+                    self._table.remove(observation)
+                self._forget(observation.token)
+        self._want_declared(device, device.wanted)
+        self.complete(device)
+
+    @staticmethod
+    def _announced(device: Device, path: Path) -> bool:
+        return any(known.contains(path) or path.contains(known) for known in device.announcement.paths)
+
+    def _want_declared(self, device: Device, kept: Mapping[str, Observation]) -> None:
+        for path in self._declared.paths(device.ep, device.announcement.paths):
+            text = str(path)
+            if text not in device.wanted:
+                device.wanted[text] = kept.get(text) or self._new(device, path, DECLARED_TICKET, declared=True)
+
+    def _new(self, device: Device, path: Path, ticket: str, *, declared: bool) -> Observation:
+        version = None if path.object_id is None else device.announcement.object_versions.get(path.object_id)
+        return Observation(
+            token=self._link.new_token(),
+            path=path,
+            ticket=ticket,
+            declared=declared,
+            content_format=None,
+            created_ms=self._wall_ms(),
+            resource_type=single_type(path, version, self._definitions),
+        )
+
+    def complete(self, device: Device) -> None:
+        """Ask for what the device should have and has not; in the device's order, after what waits already."""
+        if len(device.wanted) > len(device.observations):
+            self._in_order(device.ep, lambda: self._ask_for_missing(device))
+
+    async def _ask_for_missing(self, device: Device) -> None:
+        for path, observation in list(device.wanted.items()):
+            if self._registry.device(device.ep) is not device:
+                return
+            if path in device.observations or device.wanted.get(path) is not observation:
+                continue
+            if not await self._ask(device, observation):
+                return
+
+    async def _ask(self, device: Device, observation: Observation) -> bool:
+        """Observe, and publish the answer; False if the device is silent, so that asking on would be in vain."""
+        payload = RequestPayload(kind=RequestKind.OBSERVE, path=str(observation.path))
+        request = Request(server_id=self._server_id, ep=device.ep, ticket=observation.ticket, payload=payload)
+        view = device.view()
+        try:
+            coap = build(request, view, self._definitions)
+            message = await self._observe(device, observation, coap, OBSERVE_TIMEOUT)
+        except RefusedRequest as exc:
+            _log.warning("a declared observation is impossible", ep=device.ep, path=payload.path, reason=str(exc))
+            device.wanted.pop(payload.path, None)
+            return True
+        except ExchangeError as exc:
+            _log.info("the device did not answer an observe request", ep=device.ep, path=payload.path, reason=str(exc))
+            return False
+        answer = reply(
+            request,
+            to_response(message),
+            now_ms=self._wall_ms(),
+            server_id=self._server_id,
+            definitions=self._definitions,
+            device=view,
+        )
+        address = device.address
+
+        def done(durable: bool) -> None:
+            # The answer may be a notification of the observation that the device still had.
+            if durable and message.type == Type.CON:
+                self._link.acknowledge(address, message)
+
+        self._publish(answer, done)
+        return True
+
+    async def _observe(self, device: Device, observation: Observation, coap: CoapRequest, timeout: float) -> Message:
+        message = await self._link.send(
+            device.address, coap, timeout=timeout, token=observation.token, defer=observation.declared
+        )
+        success = message.code >> 5 == 2
+        if success and message.uint(Option.OBSERVE) is not None and self._registry.device(device.ep) is device:
+            observation.content_format = message.uint(Option.CONTENT_FORMAT)
+            self._table.add(observation, device)
+            device.wanted[str(observation.path)] = observation
+            self._remember(observation)
+            self.established += 1
+        else:
+            # Refused, or answered without Observe: it will not notify (RFC 7641 section 3.1).
+            device.wanted.pop(str(observation.path), None)
+            self._forget(observation.token)
+            self.refused += 1
+        return message
+
+    # Requests
+
+    async def observe(self, device: Device, path: Path, ticket: str, coap: CoapRequest, timeout: float) -> CoapResponse:
+        """A request to observe. One that is there already is asked for again and goes by the new ticket.
+
+        Raises:
+            ExchangeError: the device did not answer.
+        """
+        before = device.observations.get(str(path))
+        observation = self._new(device, path, ticket, declared=False)
+        message = await self._observe(device, observation, coap, timeout)
+        if before is not None and device.observations.get(str(path)) is not before:
+            # Another token now; the next message with the old one is answered with RST, which ends it.
+            self._table.by_token.pop(before.token, None)
+            self._forget(before.token)
+        return to_response(message)
+
+    async def cancel(self, device: Device, path: Path, coap: CoapRequest) -> CoapResponse:
+        """A request to stop observing. The gateway forgets at once; the device is told (RFC 7641 section 3.6).
+
+        Raises:
+            RefusedRequest: nothing is observed there.
+        """
+        observation = device.wanted.pop(str(path), None) or device.observations.get(str(path))
+        if observation is None:
+            raise RefusedRequest(f"{path} of {device.ep} is not observed, so there is nothing to cancel")
+        if str(path) in device.observations:
+            self._table.remove(observation)
+        self._forget(observation.token)
+        try:
+            message = await self._link.send(device.address, coap, timeout=_CANCEL_TIMEOUT, token=observation.token)
+        except ExchangeError as exc:
+            # It is cancelled all the same: a notification that still comes is answered with RST.
+            _log.info("the device did not answer a cancellation", ep=device.ep, path=str(path), reason=str(exc))
+            return CoapResponse(code=_DELETED)
+        if message.code >> 5 == 2 and not message.payload:
+            return CoapResponse(code=_DELETED)
+        return to_response(message)
+
+    # Ends
+
+    def ended(self, observation: Observation) -> None:
+        """The device ended the observation. What is declared is asked for again at the next update."""
+        device = observation.device
+        self._table.remove(observation)
+        if not observation.declared:
+            device.wanted.pop(str(observation.path), None)
+        self._forget(observation.token)
+
+    def gone(self, device: Device) -> None:
+        """The registration ended, and its observations with it."""
+        for observation in list(device.wanted.values()):
+            self._table.suspend(observation)
+            self._forget(observation.token)
+        device.wanted.clear()
+        device.observations.clear()
+
+    # State
+
+    def restore(self, device: Device, row: StoredObservation) -> None:
+        """An observation from the state file: its notifications are taken from now on."""
+        path = Path.parse(row.path)
+        version = None if path.object_id is None else device.announcement.object_versions.get(path.object_id)
+        observation = Observation(
+            token=row.token,
+            path=path,
+            ticket=row.ticket,
+            declared=row.declared,
+            content_format=row.content_format,
+            created_ms=row.created_ms,
+            resource_type=single_type(path, version, self._definitions),
+        )
+        self._table.add(observation, device)
+        device.wanted[row.path] = observation
+
+    def restored(self, device: Device) -> None:
+        """All of a device's observations are restored: what patterns declare beyond them is wanted as well."""
+        self._want_declared(device, device.wanted)
+
+    def _remember(self, observation: Observation) -> None:
+        try:
+            self._state.put_observation(
+                StoredObservation(
+                    token=observation.token,
+                    ep=observation.device.ep,
+                    path=str(observation.path),
+                    ticket=observation.ticket,
+                    observation_id=observation.observation_id,
+                    content_format=observation.content_format,
+                    declared=observation.declared,
+                    created_ms=observation.created_ms,
+                )
+            )
+        except StateError as exc:
+            _log.warning("an observation is not stored and would not outlive a restart", reason=str(exc))
+
+    def _forget(self, token: bytes) -> None:
+        try:
+            self._state.delete_observation(token)
+        except StateError as exc:
+            _log.warning("an ended observation stays stored", reason=str(exc))
+
+
+_DELETED = 0x42

@@ -1,0 +1,114 @@
+"""What the gateway has said already, read from its own topics at the start.
+
+A gateway that was killed may have written records whose acknowledgement no device ever got. The device sends the
+message again, and it must not be recorded twice: so the last EXCHANGE_LIFETIME of the topics tells which messages are
+there (RFC 7252 section 4.5 survives the process). Reads only, and is bounded in what it reads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import structlog
+
+from connectors.kafka import Cluster, Message, end_offsets, read_to_end
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.registrations import HEADER_PEER
+from gateway.short_path import HEADER_MID
+from schemas.avro import serde
+from schemas.avro.records import Registration, RegistrationKind, RegistrationNew, RegistrationUpdate
+from schemas.avro.topics import Topics
+
+_log = structlog.get_logger("headwater.recovery")
+
+#: At most so many records of a partition are read back: what a device may still send again was recorded last.
+MOST_RECORDS = 500_000
+#: Header of a reply: the identity of its request, so that it can be found again.
+HEADER_REQUEST = "request.id"
+#: A dead process's last bytes may still lie in the broker's socket. The topics are looked at again after this time.
+_SETTLE_SECONDS = 0.3
+_MOST_LOOKS = 5
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What the topics told."""
+
+    #: By record key: the message ids of the device's notifications, oldest first.
+    mids: dict[bytes, list[bytes]] = field(default_factory=dict)
+    #: As `Registrations.recorded`.
+    requests: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = field(default_factory=dict)
+    #: The reply record by the identity of its request.
+    answered: dict[bytes, bytes] = field(default_factory=dict)
+
+
+def recover(cluster: Cluster, topics: Topics, *, window: int, now_ms: int) -> Recovered:
+    """Read the recent past; blocks, for a thread. ``window`` is how many message ids a device are of use.
+
+    Raises:
+        Unreachable: Kafka does not answer.
+    """
+    since_ms = now_ms - int(EXCHANGE_LIFETIME * 1000)
+    names = (topics.observations, topics.registrations, topics.replies)
+    for _ in range(_MOST_LOOKS):
+        before = end_offsets(cluster, names)
+        found = Recovered()
+        _mids(found, read_to_end(cluster, [topics.observations], since_ms=since_ms, newest=MOST_RECORDS), window)
+        _requests(found, read_to_end(cluster, [topics.registrations], since_ms=since_ms, newest=MOST_RECORDS))
+        # A command may wait for days; the reply of one that was sent just before a crash is recent all the same.
+        _replies(found, read_to_end(cluster, [topics.replies], since_ms=since_ms, newest=MOST_RECORDS))
+        time.sleep(_SETTLE_SECONDS)
+        if end_offsets(cluster, names) == before:
+            break
+    _log.info(
+        "read back what was recorded lately",
+        devices=len(found.mids),
+        registrations=len(found.requests),
+        replies=len(found.answered),
+    )
+    return found
+
+
+def _mids(found: Recovered, messages: Iterable[Message], window: int) -> None:
+    for message in messages:
+        mid = _header(message, HEADER_MID)
+        key = message.key()
+        if mid is None or key is None:
+            continue
+        mids = found.mids.setdefault(key, [])
+        mids.append(mid)
+        if len(mids) >= 2 * window:
+            del mids[:window]
+
+
+def _requests(found: Recovered, messages: Iterable[Message]) -> None:
+    for message in messages:
+        mid, peer = _header(message, HEADER_MID), _header(message, HEADER_PEER)
+        if mid is None or peer is None:
+            continue
+        try:
+            record = serde.decode(message.value() or b"")
+            host, port = peer.decode().rsplit(" ", 1)
+            address = (host, int(port), int.from_bytes(mid, "big"))
+        except (serde.SerdeError, ValueError):
+            continue  # not ours; nothing to know duplicates by
+        if isinstance(record, Registration):
+            body = record.body
+            reg_id = body.reg_id if isinstance(body, RegistrationNew | RegistrationUpdate) else ""
+            found.requests[address] = (record.kind, reg_id)
+
+
+def _replies(found: Recovered, messages: Iterable[Message]) -> None:
+    for message in messages:
+        identity, value = _header(message, HEADER_REQUEST), message.value()
+        if identity is not None and value is not None:
+            found.answered[identity] = value
+
+
+def _header(message: Message, name: str) -> bytes | None:
+    for key, value in message.headers() or ():
+        if key == name and isinstance(value, bytes):
+            return value
+    return None

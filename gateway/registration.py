@@ -1,0 +1,166 @@
+"""The registration interface's parameters (OMA LwM2M Core 1.1, section 6.2; 1.0 section 5.3). Pure.
+
+Turns the Uri-Query options and the link-format payload of Register and Update into values, and refuses what the
+specification refuses. It keeps no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from gateway.coap.message import Code
+from schemas.avro.records import Binding, Link
+from schemas.lwm2m.errors import CodecError
+from schemas.lwm2m.link import parse_links
+from schemas.lwm2m.path import Path, PathError
+
+#: Section 6.2.1: "If Lifetime is not included, its value is 86400 seconds".
+DEFAULT_LIFETIME = 86400
+_LONGEST_LIFETIME = 2**31 - 1
+#: The versions that this server speaks; others get 4.12 (section 6.2.1, table of response codes).
+VERSIONS = ("1.0", "1.1")
+_LONGEST_NAME = 255
+_BINDINGS = {
+    (True, False, False): Binding.U,
+    (True, False, True): Binding.UQ,
+    (False, True, False): Binding.S,
+    (False, True, True): Binding.SQ,
+    (True, True, False): Binding.US,
+    (True, True, True): Binding.UQS,
+}
+
+
+class Refused(Exception):
+    """A registration request that gets an error; ``code`` is the CoAP code, the text the diagnostic payload."""
+
+    def __init__(self, code: Code, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """What the link-format payload of Register or Update says; shared by all devices that say the same."""
+
+    text: str
+    links: tuple[Link, ...]
+    #: The alternate path (section 6.4.1), "/" if there is none.
+    root: str = "/"
+    #: Content formats by the root link's ``ct``; None if it says nothing.
+    content_formats: frozenset[int] | None = None
+    #: Objects and object instances, root cut off.
+    paths: tuple[Path, ...] = ()
+    object_versions: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """The query parameters of Register and Update; None where one is absent."""
+
+    ep: str | None = None
+    lifetime: int | None = None
+    version: str | None = None
+    binding: Binding | None = None
+    sms: str | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+def parse_parameters(queries: Sequence[str]) -> Parameters:
+    """The parameters of Register or Update; what the specification does not name is kept in ``attributes``.
+
+    Raises:
+        Refused: a parameter is malformed, comes twice, or the version is not spoken here.
+    """
+    given: dict[str, str] = {}
+    for query in queries:
+        name, _, value = query.partition("=")
+        if name in given:
+            raise Refused(Code.BAD_REQUEST, f"{name} is given twice")
+        given[name] = value
+    ep = given.pop("ep", None)
+    if ep is not None and not (0 < len(ep) <= _LONGEST_NAME and ep.isprintable()):
+        raise Refused(Code.BAD_REQUEST, "ep is no endpoint name")
+    version = given.pop("lwm2m", None)
+    if version is not None and version not in VERSIONS:
+        raise Refused(Code.PRECONDITION_FAILED, f"LwM2M {' and '.join(VERSIONS)} are spoken here")
+    return Parameters(
+        ep=ep,
+        lifetime=_lifetime(given.pop("lt", None)),
+        version=version,
+        binding=_binding(given.pop("b", None), given.pop("Q", None)),
+        sms=given.pop("sms", None),
+        attributes=given,
+    )
+
+
+def _lifetime(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 10 or not 0 < int(text) <= _LONGEST_LIFETIME:
+        raise Refused(Code.BAD_REQUEST, "lt is no number of seconds")
+    return int(text)
+
+
+def _binding(text: str | None, queue: str | None) -> Binding | None:
+    """1.0 says ``b=UQ``; 1.1 says ``b=U&Q``. Bindings without a letter of their own in the record count as U."""
+    if text is None and queue is None:
+        return None
+    letters = "U" if text is None else text
+    if not letters or not set(letters) <= set("UMHTSNQ") or len(set(letters)) != len(letters):
+        raise Refused(Code.BAD_REQUEST, "b is no binding mode")
+    if queue:
+        raise Refused(Code.BAD_REQUEST, "Q takes no value")
+    sms = "S" in letters
+    return _BINDINGS[("U" in letters or not sms, sms, "Q" in letters or queue is not None)]
+
+
+def is_queued(binding: Binding) -> bool:
+    """True in queue mode: the device listens only for a while after it has sent something (section 6.5)."""
+    return "Q" in binding.value
+
+
+@lru_cache(maxsize=1024)
+def parse_announcement(payload: bytes) -> Announcement:
+    """The objects and instances of a device from its CoRE links (RFC 6690).
+
+    Raises:
+        Refused: the payload is no link format, or has a link under the root that is no object or instance.
+    """
+    try:
+        text = payload.decode()
+        parsed = parse_links(text)
+    except (UnicodeDecodeError, CodecError) as exc:
+        raise Refused(Code.BAD_REQUEST, f"links: {exc}") from exc
+    links = tuple(
+        Link(url=link.url, at={name: value or "" for name, value in link.attributes.items()}) for link in parsed
+    )
+    root, formats = "/", None
+    for link in links:
+        if "oma.lwm2m" in link.at.get("rt", "").split():
+            root = link.url
+            formats = _formats(link.at.get("ct"))
+    prefix = root.rstrip("/")
+    paths: list[Path] = []
+    versions: dict[int, str] = {}
+    for link in links:
+        if link.url == root or not link.url.startswith(prefix + "/"):
+            continue
+        try:
+            path = Path.parse(link.url[len(prefix) :])
+        except PathError:
+            continue  # a link of another kind, which RFC 6690 allows beside ours
+        if 1 <= path.depth <= 2 and path.object_id is not None:
+            paths.append(path)
+            if "ver" in link.at:
+                versions[path.object_id] = link.at["ver"].strip('"')
+    return Announcement(
+        text=text, links=links, root=root, content_formats=formats, paths=tuple(paths), object_versions=versions
+    )
+
+
+def _formats(text: str | None) -> frozenset[int] | None:
+    if text is None:
+        return None
+    return frozenset(int(number) for number in text.split() if number.isascii() and number.isdigit())

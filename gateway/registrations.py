@@ -1,0 +1,439 @@
+"""The registration interface (OMA LwM2M Core 1.1, section 6.2): Register, Update, De-register, and expiry.
+
+Owns the order in which a change becomes true: the record is in the edge Kafka and the registration in the state file,
+then it holds in memory, then the device gets its answer. What a crash interrupts was therefore never acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from gateway.coap.endpoint import Incoming
+from gateway.coap.exchanges import Address
+from gateway.coap.message import Code, Option, name
+from gateway.registration import (
+    DEFAULT_LIFETIME,
+    Announcement,
+    Parameters,
+    Refused,
+    is_queued,
+    parse_announcement,
+    parse_parameters,
+)
+from gateway.registry import Device, KafkaPlace, Registry
+from gateway.state import State, StateError, StateUnavailable, StoredRegistration
+from gateway.uplink import Uplink
+from schemas.avro import serde
+from schemas.avro.compiled import CompiledUpdate
+from schemas.avro.records import (
+    Binding,
+    Key,
+    Registration,
+    RegistrationDelete,
+    RegistrationKind,
+    RegistrationNew,
+    RegistrationUpdate,
+)
+
+_log = structlog.get_logger("headwater.registrations")
+
+#: Kafka headers of a registration record: which request it came by, for a gateway that starts again.
+HEADER_MID = "coap.mid"
+HEADER_PEER = "coap.peer"
+_LINK_FORMAT = 40
+
+
+class Listener(Protocol):
+    """Who wants to know of registrations; called after the change holds."""
+
+    def registered(self, device: Device, old: Device | None) -> None: ...
+
+    def updated(self, device: Device, *, objects_changed: bool) -> None: ...
+
+    def gone(self, device: Device) -> None: ...
+
+
+class Registrations:
+    """Serves ``/rd``. ``wall_ms`` is epoch milliseconds; ``new_id`` makes registration ids."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        local_address: tuple[str, int],
+        uplink: Uplink,
+        state: State,
+        registry: Registry,
+        listener: Listener,
+        wall_ms: Callable[[], int],
+        new_id: Callable[[], str],
+    ) -> None:
+        self._server_id = server_id
+        self._local_address = local_address
+        self._uplink = uplink
+        self._topic = uplink.topics.registrations
+        self._state = state
+        self._registry = registry
+        self._listener = listener
+        self._wall_ms = wall_ms
+        self._new_id = new_id
+        #: (host, port, message id) of requests that an earlier process of the gateway has recorded, with the answer.
+        self.recorded: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = {}
+        self.registered = 0
+        self.updated = 0
+        self.deregistered = 0
+        self.expired = 0
+        self.refused = 0
+
+    # Requests
+
+    def request(self, incoming: Incoming) -> bool:
+        """Take a request to ``/rd`` that fits one datagram; False for any other."""
+        path = incoming.message.texts(Option.URI_PATH)
+        if not path or path[0] != "rd" or incoming.message.block(Option.BLOCK1) is not None:
+            return False
+        self.serve(incoming, path[1:], incoming.message.payload)
+        return True
+
+    def serve(self, incoming: Incoming, path: list[str], payload: bytes) -> None:
+        """Answer a request below ``/rd``; ``path`` is what follows, ``payload`` the whole payload."""
+        reason = self._uplink.refusal()
+        if reason is not None:
+            self.refused += 1
+            incoming.busy()
+            return
+        try:
+            match (incoming.message.code, len(path)):
+                case (Code.POST, 0):
+                    self._register(incoming, payload)
+                case (Code.POST, 1):
+                    self._update(incoming, path[0], payload)
+                case (Code.DELETE, 1):
+                    self._deregister(incoming, path[0])
+                case (_, 0 | 1):
+                    raise Refused(Code.METHOD_NOT_ALLOWED, "POST registers and updates, DELETE de-registers")
+                case _:
+                    raise Refused(Code.NOT_FOUND, "")
+        except Refused as exc:
+            _log.info("a registration request was refused", peer=incoming.address, code=name(exc.code), reason=str(exc))
+            incoming.reply(exc.code, payload=str(exc)[:256].encode())
+        except StateError as exc:
+            self.refused += 1
+            _log.warning("the state cannot be written, registrations are refused", reason=str(exc))
+            incoming.busy()
+
+    def _recorded(self, incoming: Incoming) -> tuple[RegistrationKind, str] | None:
+        if not self.recorded:
+            return None
+        host, port = incoming.address[:2]
+        return self.recorded.get((host, port, incoming.message.mid))
+
+    def _register(self, incoming: Incoming, payload: bytes) -> None:
+        message = incoming.message
+        given = parse_parameters(message.texts(Option.URI_QUERY))
+        if given.ep is None:
+            raise Refused(Code.BAD_REQUEST, "ep is missing")
+        if message.uint(Option.CONTENT_FORMAT) not in (None, _LINK_FORMAT):
+            raise Refused(Code.UNSUPPORTED_CONTENT_FORMAT, "links are expected as application/link-format")
+        before = self._recorded(incoming)
+        if before is not None and before[0] is RegistrationKind.NEW:
+            known = self._registry.registration(before[1])
+            if known is not None and known.ep == given.ep:
+                incoming.reply(
+                    Code.CREATED, [(Option.LOCATION_PATH, b"rd"), (Option.LOCATION_PATH, before[1].encode())]
+                )
+                return
+        device = self._new_device(given, parse_announcement(payload), incoming.address)
+        self._state.put_registration(stored(device))
+
+        def hold() -> None:
+            self.registered += 1
+            old = self._registry.add(device)
+            self._listener.registered(device, old)
+            incoming.reply(
+                Code.CREATED, [(Option.LOCATION_PATH, b"rd"), (Option.LOCATION_PATH, device.reg_id.encode())]
+            )
+
+        self._make_durable(
+            incoming, device, RegistrationKind.NEW, _new_record(device, self._server_id, self._local_address), hold
+        )
+
+    def _new_device(self, given: Parameters, said: Announcement, address: Address) -> Device:
+        assert given.ep is not None
+        binding = given.binding or Binding.U
+        now = self._wall_ms()
+        return Device(
+            ep=given.ep,
+            reg_id=self._new_id(),
+            address=address,
+            lifetime=DEFAULT_LIFETIME if given.lifetime is None else given.lifetime,
+            version=given.version or "1.0",
+            binding=binding,
+            queue=is_queued(binding),
+            sms=given.sms,
+            announcement=said,
+            attributes=dict(given.attributes),
+            reg_date=now,
+            last_up=now,
+            place=kafka_place(given.ep, self._uplink),
+        )
+
+    def _update(self, incoming: Incoming, reg_id: str, payload: bytes) -> None:
+        device = self._registry.registration(reg_id)
+        if device is None:
+            raise Refused(Code.NOT_FOUND, "no such registration")
+        before = self._recorded(incoming)
+        if before is not None and before[0] is RegistrationKind.UPDATE:
+            incoming.reply(Code.CHANGED)
+            return
+        now = self._wall_ms()
+        queries = incoming.message.texts(Option.URI_QUERY)
+        if not queries and not payload and device.address == incoming.address:
+            self._touch(incoming, device, now)
+            return
+        given = parse_parameters(queries)
+        said = parse_announcement(payload) if payload else None
+        update = RegistrationUpdate(
+            ep=device.ep,
+            server_id=self._server_id,
+            reg_id=reg_id,
+            address=incoming.address[0],
+            port=incoming.address[1],
+            last_up=now,
+            lt=given.lifetime,
+            sms=given.sms,
+            bnd=given.binding,
+            links=None if said is None else said.links,
+            attributes=given.attributes or None,
+        )
+        address = incoming.address
+
+        def change(row: StoredRegistration) -> StoredRegistration:
+            row = replace(row, address=address[0], port=address[1], last_up_ms=now)
+            if given.lifetime is not None:
+                row = replace(row, lifetime=given.lifetime)
+            if given.binding is not None:
+                row = replace(row, binding=given.binding.value, queue=is_queued(given.binding))
+            if given.sms is not None:
+                row = replace(row, sms=given.sms)
+            if said is not None:
+                row = replace(row, links_text=said.text.encode(), root=said.root)
+            return row
+
+        self._state.put_registration(change(stored(device)))
+
+        def hold() -> None:
+            self.updated += 1
+            if self._registry.registration(reg_id) is device:
+                device.last_up = now
+                if given.lifetime is not None:
+                    device.lifetime = given.lifetime
+                    self._registry.sooner(device)
+                if given.binding is not None:
+                    device.binding, device.queue = given.binding, is_queued(given.binding)
+                if given.sms is not None:
+                    device.sms = given.sms
+                changed = said is not None and said.paths != device.announcement.paths
+                if said is not None:
+                    device.announcement = said
+                if device.address != address:
+                    self._registry.move(device, address)
+                device.update = None
+                self._listener.updated(device, objects_changed=changed)
+            incoming.reply(Code.CHANGED)
+
+        self._make_durable(incoming, device, RegistrationKind.UPDATE, update, hold)
+
+    def _touch(self, incoming: Incoming, device: Device, now: int) -> None:
+        """The common update, that changes nothing but the clock: a record, and no write that is waited for."""
+        if device.update is None:
+            device.update = CompiledUpdate(
+                RegistrationUpdate(
+                    ep=device.ep,
+                    server_id=self._server_id,
+                    reg_id=device.reg_id,
+                    address=device.address[0],
+                    port=device.address[1],
+                    last_up=now,
+                )
+            )
+
+        def done(durable: bool) -> None:
+            if not durable:
+                incoming.drop()
+                return
+            self.updated += 1
+            device.last_up = max(device.last_up, now)
+            incoming.reply(Code.CHANGED)
+            self._state.touch_registration(device.ep, device.last_up, device.address[0], device.address[1])
+            self._listener.updated(device, objects_changed=False)
+
+        value = device.update.encode(now)
+        if not self._uplink.send(
+            self._topic, device.place.registrations, device.place.key, value, _headers(incoming), done
+        ):
+            incoming.busy()
+
+    def _deregister(self, incoming: Incoming, reg_id: str) -> None:
+        device = self._registry.registration(reg_id)
+        if device is None:
+            before = self._recorded(incoming)
+            if before is not None and before[0] is RegistrationKind.DELETE:
+                incoming.reply(Code.DELETED)
+                return
+            raise Refused(Code.NOT_FOUND, "no such registration")
+        self._state.delete_registration(device.ep)
+
+        def hold() -> None:
+            self.deregistered += 1
+            self._remove(device)
+            incoming.reply(Code.DELETED)
+
+        delete = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=False, last_up=self._wall_ms())
+        self._make_durable(incoming, device, RegistrationKind.DELETE, delete, hold)
+
+    def _remove(self, device: Device) -> None:
+        # A device that registered anew meanwhile stays: only this registration ends.
+        if self._registry.registration(device.reg_id) is device:
+            self._registry.remove(device.ep)
+            self._listener.gone(device)
+
+    # Expiry
+
+    def expire(self) -> None:
+        """End the registrations whose lifetime has passed (section 6.2.3); to be called about every second."""
+        if not self._uplink.accepting:
+            return
+        for device in self._registry.expired(self._wall_ms()):
+            self._expire(device)
+
+    def _expire(self, device: Device) -> None:
+        def hold() -> None:
+            self.expired += 1
+            self._remove(device)
+
+        record = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=True, last_up=device.last_up)
+        try:
+            self._state.delete_registration(device.ep)
+        except StateError:
+            self._registry.sooner(device)  # once more next time
+            return
+        self._make_durable(None, device, RegistrationKind.DELETE, record, hold)
+
+    # Durability
+
+    def _make_durable(
+        self,
+        incoming: Incoming | None,
+        device: Device,
+        kind: RegistrationKind,
+        body: RegistrationNew | RegistrationUpdate | RegistrationDelete,
+        hold: Callable[[], None],
+    ) -> None:
+        """Call ``hold`` once the record is in Kafka and the state on disk; else the request was never seen."""
+        waiting = 2
+        failed = False
+
+        def part(ok: bool) -> None:
+            nonlocal waiting, failed
+            waiting -= 1
+            failed = failed or not ok
+            if waiting:
+                return
+            if not failed:
+                hold()
+            elif incoming is not None:
+                incoming.busy()
+
+        def on_disk(error: StateUnavailable | None) -> None:
+            part(error is None)
+
+        self._state.on_durable(on_disk)
+        value = serde.encode(Registration(kind=kind, body=body))
+        headers = [] if incoming is None else _headers(incoming)
+        if not self._uplink.send(self._topic, device.place.registrations, device.place.key, value, headers, part):
+            part(False)
+
+
+def _headers(incoming: Incoming) -> list[tuple[str, bytes]]:
+    host, port = incoming.address[:2]
+    return [(HEADER_MID, incoming.message.mid.to_bytes(2, "big")), (HEADER_PEER, f"{host} {port}".encode())]
+
+
+def kafka_place(ep: str, uplink: Uplink) -> KafkaPlace:
+    """Where a device's records go, by CRC-32 of the key as librdkafka's own partitioner does."""
+    key = serde.encode(Key(ep=ep))
+    checksum = zlib.crc32(key)
+    partitions, topics = uplink.partitions, uplink.topics
+    return KafkaPlace(
+        key=key,
+        observations=checksum % partitions[topics.observations],
+        registrations=checksum % partitions[topics.registrations],
+        replies=checksum % partitions[topics.replies],
+    )
+
+
+def stored(device: Device) -> StoredRegistration:
+    """A device as the state file keeps it."""
+    return StoredRegistration(
+        ep=device.ep,
+        reg_id=device.reg_id,
+        address=device.address[0],
+        port=device.address[1],
+        lifetime=device.lifetime,
+        version=device.version,
+        binding=device.binding.value,
+        sms=device.sms,
+        root=device.announcement.root,
+        links_text=device.announcement.text.encode(),
+        attributes=json.dumps(dict(device.attributes)),
+        queue=device.queue,
+        reg_date_ms=device.reg_date,
+        last_up_ms=device.last_up,
+    )
+
+
+def restored(row: StoredRegistration, uplink: Uplink) -> Device:
+    """A device from the state file."""
+    return Device(
+        ep=row.ep,
+        reg_id=row.reg_id,
+        address=(row.address, row.port),
+        lifetime=row.lifetime,
+        version=row.version,
+        binding=Binding(row.binding),
+        queue=row.queue,
+        sms=row.sms,
+        announcement=parse_announcement(row.links_text),
+        attributes=json.loads(row.attributes),
+        reg_date=row.reg_date_ms,
+        last_up=row.last_up_ms,
+        place=kafka_place(row.ep, uplink),
+    )
+
+
+def _new_record(device: Device, server_id: str, local_address: tuple[str, int]) -> RegistrationNew:
+    return RegistrationNew(
+        ep=device.ep,
+        server_id=server_id,
+        reg_date=device.reg_date,
+        address=device.address[0],
+        port=device.address[1],
+        reg_addr=local_address[0],
+        reg_port=local_address[1],
+        lt=device.lifetime,
+        ver=device.version,
+        bnd=device.binding,
+        reg_id=device.reg_id,
+        links=device.announcement.links,
+        root=device.announcement.root,
+        last_up=device.last_up,
+        sms=device.sms,
+        attributes=device.attributes or None,
+    )

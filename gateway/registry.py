@@ -1,0 +1,251 @@
+"""The live registrations in memory (OMA LwM2M Core 1.1, section 6.2).
+
+Owns who is registered, at which address and until when. It writes nothing and sends nothing; `gateway.registrations`
+makes changes durable first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from gateway.coap.exchanges import Address
+from gateway.exchange import DeviceView
+from gateway.observations import Observation
+from gateway.registration import Announcement
+from schemas.avro.compiled import CompiledUpdate
+from schemas.avro.records import Binding
+from schemas.lwm2m.path import Path
+
+#: Message ids that are remembered a device: as many as the tuned peer server of our benchmarks remembers.
+WINDOW = 64
+
+
+class MidWindow:
+    """The message ids of a device's last notifications, each with the number of the batch that carried it.
+
+    A ring of WINDOW entries in two flat arrays, about 700 bytes a device: RFC 7252 section 4.5 wants to know whether a
+    message id came within EXCHANGE_LIFETIME, and a device has few messages open at a time (NSTART).
+    """
+
+    __slots__ = ("_mids", "_next", "marks")
+
+    def __init__(self) -> None:
+        self._mids = bytearray()
+        #: Batch numbers, index as `find` gives it.
+        self.marks = array("Q")
+        self._next = 0
+
+    def find(self, mid: bytes) -> int:
+        """The index of a two-byte message id, -1 if it is not here."""
+        at = self._mids.find(mid)
+        while at > 0 and at & 1:  # the end of one id and the beginning of the next
+            at = self._mids.find(mid, at + 1)
+        return at >> 1
+
+    def put(self, mid: bytes, mark: int) -> None:
+        """Remember ``mid``, in place of itself or of the oldest."""
+        at = self.find(mid)
+        if at >= 0:
+            self.marks[at] = mark
+        elif len(self.marks) < WINDOW:
+            self._mids += mid
+            self.marks.append(mark)
+        else:
+            at = self._next
+            self._next = (at + 1) % WINDOW
+            self._mids[2 * at : 2 * at + 2] = mid
+            self.marks[at] = mark
+
+    def drop(self, lowest: int, highest: int) -> None:
+        """Forget all ids that are marked ``lowest`` to ``highest``, both included."""
+        self._keep([(mid, mark) for mid, mark in self._entries() if not lowest <= mark <= highest])
+
+    def drop_one(self, mid: bytes) -> None:
+        """Forget one id: its message was not taken."""
+        self._keep([(other, mark) for other, mark in self._entries() if other != mid])
+
+    def _entries(self) -> list[tuple[bytes, int]]:
+        return [(bytes(self._mids[2 * i : 2 * i + 2]), mark) for i, mark in enumerate(self.marks)]
+
+    def _keep(self, entries: list[tuple[bytes, int]]) -> None:
+        self.clear()
+        for mid, mark in entries:
+            self.put(mid, mark)
+
+    def clear(self) -> None:
+        """Forget all: the device began anew."""
+        self._mids.clear()
+        del self.marks[:]
+        self._next = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KafkaPlace:
+    """The key of a device's records, and the partition of each topic that they go to."""
+
+    key: bytes
+    observations: int
+    registrations: int
+    replies: int
+
+
+class Device:
+    """One registered device. ``last_up`` and ``reg_date`` are epoch ms, ``lifetime`` seconds."""
+
+    __slots__ = (
+        "address",
+        "announcement",
+        "attributes",
+        "binding",
+        "ep",
+        "key",
+        "last_up",
+        "lifetime",
+        "observations",
+        "partition",
+        "place",
+        "queue",
+        "reg_date",
+        "reg_id",
+        "sms",
+        "update",
+        "version",
+        "wanted",
+        "window",
+    )
+
+    def __init__(
+        self,
+        *,
+        ep: str,
+        reg_id: str,
+        address: Address,
+        lifetime: int,
+        version: str,
+        binding: Binding,
+        queue: bool,
+        sms: str | None,
+        announcement: Announcement,
+        attributes: Mapping[str, str],
+        reg_date: int,
+        last_up: int,
+        place: KafkaPlace,
+    ) -> None:
+        self.ep = ep
+        self.reg_id = reg_id
+        self.address = address
+        self.lifetime = lifetime
+        self.version = version
+        self.binding = binding
+        self.queue = queue
+        self.sms = sms
+        self.announcement = announcement
+        self.attributes = attributes
+        self.reg_date = reg_date
+        self.last_up = last_up
+        self.place = place
+        #: Key and partition of the observations topic, at hand for the short path.
+        self.key = place.key
+        self.partition = place.observations
+        self.window = MidWindow()
+        #: By path text: those that are established.
+        self.observations: dict[str, Observation] = {}
+        #: By path text: those that should be, by an operator's pattern or a request; what lacks is asked for again.
+        self.wanted: dict[str, Observation] = {}
+        #: The record of an update that changes nothing but the clock; None until it is needed.
+        self.update: CompiledUpdate | None = None
+
+    def uri_path(self, path: Path) -> tuple[str, ...]:
+        """The Uri-Path segments of ``path`` on this device, its alternate root in front."""
+        return (*filter(None, self.announcement.root.split("/")), *map(str, path.ids))
+
+    def view(self) -> DeviceView:
+        """What an operation needs to know of the device."""
+        said = self.announcement
+        return DeviceView(
+            ep=self.ep,
+            version=self.version,
+            root=said.root,
+            content_formats=said.content_formats,
+            object_versions=said.object_versions,
+        )
+
+    @property
+    def expires_at(self) -> int:
+        """Epoch ms at which the registration ends unless it is updated."""
+        return self.last_up + self.lifetime * 1000
+
+
+class Registry:
+    """Devices by endpoint name, registration id and address; which of them have expired."""
+
+    def __init__(self) -> None:
+        self._by_ep: dict[str, Device] = {}
+        self._by_reg_id: dict[str, Device] = {}
+        self._by_address: dict[Address, Device] = {}
+        #: (epoch ms to look at, endpoint name); an entry is put back when the device was updated meanwhile.
+        self._expiries: list[tuple[int, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._by_ep)
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self._by_ep.values())
+
+    def device(self, ep: str) -> Device | None:
+        """The registered device with this endpoint name."""
+        return self._by_ep.get(ep)
+
+    def registration(self, reg_id: str) -> Device | None:
+        """The device with this registration id."""
+        return self._by_reg_id.get(reg_id)
+
+    def at(self, address: Address) -> Device | None:
+        """The device that registered or updated last from this address."""
+        return self._by_address.get(address)
+
+    def add(self, device: Device) -> Device | None:
+        """Register; returns the registration of the same endpoint that this one replaces."""
+        old = self.remove(device.ep)
+        self._by_ep[device.ep] = device
+        self._by_reg_id[device.reg_id] = device
+        self._by_address[device.address] = device
+        heapq.heappush(self._expiries, (device.expires_at, device.ep))
+        return old
+
+    def remove(self, ep: str) -> Device | None:
+        """De-register; returns what was registered."""
+        device = self._by_ep.pop(ep, None)
+        if device is not None:
+            del self._by_reg_id[device.reg_id]
+            if self._by_address.get(device.address) is device:
+                del self._by_address[device.address]
+        return device
+
+    def move(self, device: Device, address: Address) -> None:
+        """The device speaks from another address now."""
+        if self._by_address.get(device.address) is device:
+            del self._by_address[device.address]
+        device.address = address
+        self._by_address[address] = device
+
+    def sooner(self, device: Device) -> None:
+        """The device's lifetime was shortened: look at it earlier."""
+        heapq.heappush(self._expiries, (device.expires_at, device.ep))
+
+    def expired(self, now_ms: int) -> list[Device]:
+        """The devices whose lifetime has passed without an update; they stay until they are removed."""
+        gone: list[Device] = []
+        while self._expiries and self._expiries[0][0] <= now_ms:
+            _, ep = heapq.heappop(self._expiries)
+            device = self._by_ep.get(ep)
+            if device is None:
+                continue
+            if device.expires_at <= now_ms:
+                gone.append(device)
+            else:
+                heapq.heappush(self._expiries, (device.expires_at, ep))
+        return gone

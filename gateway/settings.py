@@ -1,0 +1,34 @@
+"""What a gateway process is told: parsed once by the command, opens nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from connectors.kafka import Cluster
+
+DEFAULT_COAP = ("0.0.0.0", 5683)
+DEFAULT_METRICS_PORT = 9590
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewaySettings:
+    """Settings of one gateway.
+
+    ``observe`` are patterns such as ``/3303/*/5700`` for every device; ``observe_by_endpoint`` has more of them by a
+    glob of endpoint names. ``definitions`` is a folder of OMA LwM2M XML files that adds to the built-in objects.
+    """
+
+    gateway: str
+    kafka: Cluster
+    coap: tuple[str, int] = DEFAULT_COAP
+    state: Path = Path("state")
+    metrics_host: str = "127.0.0.1"
+    #: None: no metrics server; 0: any free port.
+    metrics_port: int | None = DEFAULT_METRICS_PORT
+    observe: tuple[str, ...] = ()
+    observe_by_endpoint: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    definitions: Path | None = None
+    #: Seconds that a device may take to answer a command.
+    command_timeout: float = 93.0

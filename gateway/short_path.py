@@ -1,0 +1,378 @@
+"""The short path of notifications: the hot loop of the gateway.
+
+A confirmable or non-confirmable 2.05 of a known observation, on one single-instance number resource, in the usual shape
+(Observe, perhaps Content-Format, payload) goes from datagram to Kafka here, with no message object, task or future; all
+of a batch that go to one partition share one delivery report, after which each is acknowledged. Whatever is unusual is
+left to `gateway.notifications`, the plain path; a test holds the two equal, byte for byte. Written for speed: what it
+gives up is generality, not checks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from json import JSONDecodeError, loads
+from math import isfinite
+from struct import Struct
+
+import cbor2
+
+from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.observations import Decoder, Observation
+from gateway.registry import Device
+from gateway.uplink import Uplink
+from schemas.lwm2m.formats import ContentFormat
+from schemas.lwm2m.nodes import ResourceType
+from schemas.lwm2m.path import Path
+
+#: Kafka headers of a notification's record: what a restarted gateway knows duplicates by, and consumers order by.
+HEADER_MID = "coap.mid"
+HEADER_OBSERVE = "coap.observe"
+#: Set to b"1" on a notification that came after a newer one (RFC 7641 section 3.4).
+HEADER_LATE = "late"
+
+_ACK = b"\x60\x00"
+_Held = tuple[bytes, bytes, list[tuple[str, bytes]], bytes, Address | None, Device]
+
+
+class ShortPath:
+    """Takes notifications, batch by batch. ``clock`` is monotonic seconds, ``wall`` epoch seconds."""
+
+    def __init__(
+        self,
+        uplink: Uplink,
+        by_token: dict[bytes, Observation],
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._uplink = uplink
+        self._topic = uplink.topics.observations
+        self._by_token = by_token
+        self._clock = clock
+        self._wall = wall
+        self._sendto: Callable[[bytes, Address], int] | None = None
+        partitions = uplink.partitions[self._topic]
+        #: The batch that is being filled; 0 marks what an earlier process of the gateway has recorded.
+        self.batch = 1
+        #: By partition: all batches up to this one are durable.
+        self.durable = [0] * partitions
+        self._held: list[_Held | None] = [None] * partitions
+        self._acks: list[list[tuple[bytes, Address]]] = [[] for _ in range(partitions)]
+        self._filled = False
+        # Constant within a batch.
+        self._open = False
+        self._now = 0.0
+        self._now_ms = 0
+        #: Marks below this one are older than EXCHANGE_LIFETIME: their message ids may come again.
+        self.oldest = 0
+        self._ages: deque[tuple[float, int]] = deque()
+        #: Queue-mode devices that spoke in this batch.
+        self.awake: list[Device] = []
+        self.taken = 0
+        self.duplicates = 0
+        self.refused = 0
+        self.late = 0
+
+    def start(self, sendto: Callable[[bytes, Address], int]) -> None:
+        """Acknowledge through ``sendto`` from now on."""
+        self._sendto = sendto
+
+    def notify(self, datagram: bytes, address: Address) -> bool:
+        """Take a datagram whose code is 2.05; False leaves it to the plain path."""
+        first = datagram[0]
+        if first & 0xE0 != 0x40:  # version 1; CON or NON
+            return False
+        at = 4 + (first & 15)
+        observation = self._by_token.get(datagram[4:at])
+        if observation is None:
+            return False
+        device = observation.device
+        compiled = observation.compiled
+        if device.address != address or compiled is None:
+            return False
+        try:
+            option = datagram[at]
+            if not 0x60 <= option <= 0x63:  # Observe, 0 to 3 bytes
+                return False
+            start = at + 1
+            at += 1 + (option & 15)
+            observe = datagram[start:at]
+            option = datagram[at]
+            content_format = 0
+            if 0x60 <= option <= 0x62:  # Content-Format, 0 to 2 bytes
+                start = at + 1
+                at += 1 + (option & 15)
+                content_format = int.from_bytes(datagram[start:at], "big")
+                option = datagram[at]
+            if option != 0xFF:
+                return False
+        except IndexError:
+            return False
+        decoder = observation.decoders.get(content_format)
+        if decoder is None:
+            return False
+        value = decoder(datagram[at + 1 :])
+        if value is None:
+            return False
+
+        if not self._filled:
+            self._begin_batch()
+        mid = datagram[2:4]
+        window = device.window
+        found = window.find(mid)
+        if found >= 0:
+            mark = window.marks[found]
+            if mark >= self.oldest:
+                self.duplicates += 1
+                if mark <= self.durable[device.partition] and not first & 0x10:
+                    self._acknowledge(mid, address)
+                return True
+        if not self._open:
+            self.refused += 1
+            return True
+        headers = [(HEADER_MID, mid), (HEADER_OBSERVE, observe)]
+        if not observation.is_newer(int.from_bytes(observe, "big"), self._now):
+            self.late += 1
+            headers.append((HEADER_LATE, b"1"))
+        partition = device.partition
+        held = self._held[partition]
+        if held is not None:
+            self._send(partition, held)
+        window.put(mid, self.batch)
+        self._held[partition] = (
+            device.key,
+            compiled.encode(self._now_ms, value),
+            headers,
+            mid,
+            None if first & 0x10 else address,
+            device,
+        )
+        self.taken += 1
+        if device.queue:
+            self.awake.append(device)
+        return True
+
+    # What the plain path needs of the batch.
+
+    def is_duplicate(self, device: Device, mid: bytes, address: Address, *, confirmable: bool) -> bool:
+        """True for a message id that was taken lately; it is acknowledged again if it is durable."""
+        if not self._filled:
+            self._begin_batch()
+        found = device.window.find(mid)
+        if found < 0 or device.window.marks[found] < self.oldest:
+            return False
+        self.duplicates += 1
+        if confirmable and device.window.marks[found] <= self.durable[device.partition]:
+            self._acknowledge(mid, address)
+        return True
+
+    def hold(
+        self,
+        device: Device,
+        observation: Observation,
+        values: list[bytes],
+        *,
+        mid: bytes,
+        observe: bytes,
+        address: Address | None,
+    ) -> bool:
+        """Put the records of one notification into the batch; ``address`` gets the ACK when the last is durable.
+
+        False if Kafka takes nothing now: the notification is then as if it had never come.
+        """
+        if not self._filled:
+            self._begin_batch()
+        if not self._open:
+            self.refused += 1
+            return False
+        headers = [(HEADER_MID, mid), (HEADER_OBSERVE, observe)]
+        if observe and not observation.is_newer(int.from_bytes(observe, "big"), self._now):
+            self.late += 1
+            headers.append((HEADER_LATE, b"1"))
+        partition = device.partition
+        for number, value in enumerate(values):
+            held = self._held[partition]
+            if held is not None:
+                self._send(partition, held)
+            last = number == len(values) - 1
+            self._held[partition] = (device.key, value, headers, mid, address if last else None, device)
+        device.window.put(mid, self.batch)
+        self.taken += 1
+        return True
+
+    @property
+    def now_ms(self) -> int:
+        """The batch's time, epoch ms: that of its records."""
+        if not self._filled:
+            self._begin_batch()
+        return self._now_ms
+
+    def _begin_batch(self) -> None:
+        self._filled = True
+        self._open = self._uplink.accepting
+        self._now = self._clock()
+        self._now_ms = int(self._wall() * 1000)
+
+    def _send(self, partition: int, held: _Held) -> None:
+        """Queue a record that a later one of the batch will vouch for."""
+        key, value, headers, mid, address, device = held
+        if not self._uplink.send(self._topic, partition, key, value, headers, None):
+            device.window.drop_one(mid)
+            self.refused += 1
+        elif address is not None:
+            self._acks[partition].append((mid, address))
+
+    def flush(self) -> None:
+        """End the batch: its last record of each partition carries the report for all."""
+        if not self._filled:
+            return
+        self._filled = False
+        for partition, held in enumerate(self._held):
+            if held is None:
+                continue
+            self._held[partition] = None
+            key, value, headers, mid, address, device = held
+            acks = self._acks[partition]
+            self._acks[partition] = []
+            if address is not None:
+                acks.append((mid, address))
+            if not self._uplink.send(
+                self._topic, partition, key, value, headers, self._reporter(partition, self.batch, acks)
+            ):
+                # Those before it get their acknowledgement when they come again, once a later report covers them.
+                device.window.drop_one(mid)
+                self.refused += 1
+        if not self._ages or self._now - self._ages[-1][0] >= 1.0:
+            self._ages.append((self._now, self.batch))
+        while self._ages and self._now - self._ages[0][0] > EXCHANGE_LIFETIME:
+            self.oldest = self._ages.popleft()[1]
+        self.batch += 1
+
+    def _reporter(self, partition: int, batch: int, acks: list[tuple[bytes, Address]]) -> Callable[[bool], None]:
+        def done(durable: bool) -> None:
+            if not durable:
+                return  # `forget_undelivered` follows
+            if batch > self.durable[partition]:
+                self.durable[partition] = batch
+            acknowledge = self._acknowledge
+            for mid, address in acks:
+                acknowledge(mid, address)
+
+        return done
+
+    def _acknowledge(self, mid: bytes, address: Address) -> None:
+        try:
+            assert self._sendto is not None
+            self._sendto(_ACK + mid, address)
+        except OSError:
+            pass  # lost like any datagram; the device sends the notification again
+
+    def forget_undelivered(self, devices: list[Device]) -> None:
+        """After a fatal error of the producer: what was under way is unknown again. Nothing may be under way."""
+        for device in devices:
+            device.window.drop(self.durable[device.partition] + 1, self.batch)
+        self.batch += 1
+
+
+# Decoders of one number: bytes to the value, or None for the plain path to judge.
+
+_DOUBLE = Struct(">d")
+_FLOAT = Struct(">f")
+_NUMERIC = b"0123456789.-"
+
+
+def decoders_for(path: Path, resource_type: ResourceType) -> dict[int, Decoder]:
+    """The short path's decoders by content format for a single-instance resource; empty where it does not apply."""
+    if resource_type is ResourceType.FLOAT:
+        return {
+            ContentFormat.TLV: _tlv_float(path),
+            ContentFormat.TEXT: _text_float,
+            ContentFormat.SENML_CBOR: _senml_cbor_float(path),
+            ContentFormat.SENML_JSON: _senml_json_float(path),
+        }
+    return {}
+
+
+def _tlv_float(path: Path) -> Decoder:
+    resource_id = path.ids[-1]
+    wide = resource_id > 255
+    name = resource_id.to_bytes(2 if wide else 1, "big")
+    # Type bits 11: resource with value; bit 5: two-byte id; bits 4-3: 01, one length byte; or length in bits 2-0.
+    double = bytes((0xE8 if wide else 0xC8,)) + name + b"\x08"
+    single = bytes((0xE4 if wide else 0xC4,)) + name
+    double_size, single_size = len(double) + 8, len(single) + 4
+
+    def decode(payload: bytes) -> float | None:
+        size = len(payload)
+        if size == double_size and payload.startswith(double):
+            value: float = _DOUBLE.unpack_from(payload, size - 8)[0]
+        elif size == single_size and payload.startswith(single):
+            value = _FLOAT.unpack_from(payload, size - 4)[0]
+        else:
+            return None
+        return value if isfinite(value) else None
+
+    return decode
+
+
+def _text_float(payload: bytes) -> float | None:
+    if payload.translate(None, _NUMERIC):
+        return None
+    try:
+        value = float(payload)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None
+
+
+def _plain_number(value: object) -> float | None:
+    if type(value) is float:
+        return value if isfinite(value) else None
+    return float(value) if type(value) is int and -(1 << 53) <= value <= 1 << 53 else None
+
+
+def _senml_cbor_float(path: Path) -> Decoder:
+    text = str(path)
+
+    def decode(payload: bytes) -> float | None:
+        try:
+            pack = cbor2.loads(payload)
+        except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError, OverflowError):
+            return None
+        if type(pack) is not list or len(pack) != 1 or type(pack[0]) is not dict:
+            return None
+        record = pack[0]
+        # Labels of RFC 8428 section 6: -2 base name, 0 name, 2 value. Anything else beside them is the plain path's.
+        if len(record) == 2 and record.get(0) == text and 2 in record:
+            return _plain_number(record[2])
+        if len(record) == 3 and 2 in record and _is_path(record.get(-2), record.get(0), text):
+            return _plain_number(record[2])
+        return None
+
+    return decode
+
+
+def _senml_json_float(path: Path) -> Decoder:
+    text = str(path)
+
+    def decode(payload: bytes) -> float | None:
+        try:
+            pack = loads(payload)
+        except (JSONDecodeError, ValueError, RecursionError):
+            return None
+        if type(pack) is not list or len(pack) != 1 or type(pack[0]) is not dict:
+            return None
+        record = pack[0]
+        if len(record) == 2 and "v" in record and record.get("n") == text:
+            return _plain_number(record["v"])
+        if len(record) == 3 and "v" in record and _is_path(record.get("bn"), record.get("n"), text):
+            return _plain_number(record["v"])
+        return None
+
+    return decode
+
+
+def _is_path(base: object, name: object, text: str) -> bool:
+    return type(base) is str and type(name) is str and base + name == text

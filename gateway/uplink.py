@@ -1,0 +1,170 @@
+"""The way from the gateway into the edge Kafka: what is reported here as durable, Kafka has (acks=all, idempotent).
+
+Owns the producer, its back-pressure and its renewal after a fatal error. It never drops a record by itself and never
+reports one early. Delivery reports are served on the event loop, by polling while anything is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from connectors.kafka import Cluster, KafkaError, KafkaException, Message, Producer, producer
+from schemas.avro.topics import Topics
+
+_log = structlog.get_logger("headwater.uplink")
+
+#: Called once a record is durable (True), or is known never to become so (False).
+Done = Callable[[bool], None]
+Headers = list[tuple[str, bytes]]
+
+MOST_QUEUED_RECORDS = 100_000
+MOST_QUEUED_KBYTES = 48 << 10
+#: Kafka is taken for dead when records are under way and none was reported for so many seconds.
+STALLED_AFTER = 3.0
+_POLL_BUSY = 0.001
+_POLL_STALLED = 0.05
+
+
+class Uplink:
+    """The producer of the edge, for one event loop."""
+
+    def __init__(self, cluster: Cluster, topics: Topics, partitions: dict[str, int]) -> None:
+        self._cluster = cluster
+        self.topics = topics
+        #: Partitions by topic name, as Kafka has them.
+        self.partitions = partitions
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._producer: Producer = self._new_producer()
+        #: Reports that are awaited.
+        self.under_way = 0
+        self._progress_at = 0.0
+        self._renewing = False
+        #: Set while the gateway must not take anything new, with the reason for people.
+        self.closed_because: str | None = "the gateway is starting"
+        self.sent = 0
+        self.failed = 0
+        #: Called after a fatal error with nothing under way any more; it must call `reopen` in the end.
+        self.on_fatal: Callable[[], None] | None = None
+
+    def _new_producer(self) -> Producer:
+        return producer(
+            self._cluster,
+            queue_buffering_max_messages=MOST_QUEUED_RECORDS,
+            queue_buffering_max_kbytes=MOST_QUEUED_KBYTES,
+            linger_ms=1,
+            batch_num_messages=5000,
+        )
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Serve delivery reports on ``loop``."""
+        self._loop = loop
+
+    @property
+    def accepting(self) -> bool:
+        """False while Kafka does not answer, the queue is full, or the gateway starts or stops."""
+        return self.refusal() is None
+
+    def refusal(self) -> str | None:
+        """Why nothing new can be made durable now; None if it can."""
+        if self.closed_because is not None:
+            return self.closed_because
+        if self.under_way:
+            assert self._loop is not None
+            if self._loop.time() - self._progress_at > STALLED_AFTER:
+                return "the edge Kafka does not answer"
+        return None
+
+    def send(self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers, done: Done | None) -> bool:
+        """Queue one record; False if it was not taken (``done`` is then not called).
+
+        Without ``done`` the record is vouched for by the next one with ``done`` on the same partition: delivery is in
+        order and gapless, so that one's report covers it.
+        """
+        try:
+            if done is None:
+                self._producer.produce(topic, value, key, partition, headers=headers)
+            else:
+                self._producer.produce(topic, value, key, partition, headers=headers, on_delivery=self._reporter(done))
+        except (BufferError, KafkaException) as exc:
+            self.failed += 1
+            if isinstance(exc, KafkaException) and exc.args[0].fatal():
+                self._fatal(exc.args[0])
+            return False
+        self.sent += 1
+        if done is not None:
+            self._begin()
+        return True
+
+    def _reporter(self, done: Done) -> Callable[[KafkaError | None, Message], None]:
+        def report(error: KafkaError | None, _: Message) -> None:
+            self.under_way -= 1
+            assert self._loop is not None
+            self._progress_at = self._loop.time()
+            if error is not None:
+                self.failed += 1
+                # With the gapless guarantee no record fails alone.
+                self._fatal(error)
+            done(error is None)
+
+        return report
+
+    def _begin(self) -> None:
+        assert self._loop is not None
+        if not self.under_way:
+            self._progress_at = self._loop.time()
+        self.under_way += 1
+        if self._timer is None:
+            self._timer = self._loop.call_later(_POLL_BUSY, self._tick)
+
+    def poll(self) -> None:
+        """Serve the delivery reports that are there."""
+        self._producer.poll(0)
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self._timer = None
+        self._producer.poll(0)
+        if self.under_way:
+            stalled = self._loop.time() - self._progress_at > 1.0
+            self._timer = self._loop.call_later(_POLL_STALLED if stalled else _POLL_BUSY, self._tick)
+        elif self._renewing:
+            self._renew()
+
+    # An idempotent producer that failed for good cannot go on. All that was under way is then reported as failed,
+    # though some of it may be in Kafka all the same: the owner (on_fatal) looks there before anything new is taken.
+
+    def _fatal(self, error: KafkaError) -> None:
+        if self._renewing:
+            return
+        _log.error("the Kafka producer failed for good and is made anew", error=error.str())
+        self._renewing = True
+        self.closed_because = "the Kafka producer is being made anew"
+        self._producer.purge()
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(_POLL_BUSY, self._tick)
+
+    def _renew(self) -> None:
+        self._renewing = False
+        self._producer = self._new_producer()
+        if self.on_fatal is not None:
+            self.on_fatal()
+
+    def reopen(self) -> None:
+        """Take records from now on."""
+        self.closed_because = None
+
+    def close(self, reason: str) -> None:
+        """Take no new records; those under way go on."""
+        self.closed_because = reason
+
+    async def drained(self, timeout: float) -> bool:
+        """Wait until nothing is under way; False if it still was after ``timeout`` seconds."""
+        assert self._loop is not None
+        end = self._loop.time() + timeout
+        while self.under_way and self._loop.time() < end:  # noqa: ASYNC110  # reports are polled for, so is their end
+            await asyncio.sleep(0.005)
+        return not self.under_way
