@@ -287,7 +287,7 @@ def registration_record(fields: Fields) -> Registration:
                 last_up=body["lastUp"],
                 lt=body["lt"],
                 sms=body["sms"],
-                bnd=None if bnd is None else _BINDINGS[bnd],
+                bnd=None if bnd is None else _BINDINGS[bnd[1]],  # named, as every branch that is a reference is
                 links=None if links is None else _links(links),
                 attributes=body["attributes"],
             ),

@@ -203,7 +203,7 @@ def _write(place: _Place, path: str) -> Fields:
         raise node.refuse("an object")
     name, inner = _named(node, _NODES)
     if name is None:
-        name = OBJECT if "instances" in node.value else INSTANCE if "resources" in node.value else RESOURCE
+        name = next((name for field, name in _TELLING.items() if field in node.value), RESOURCE)
     return {"mode": place.at("mode", "REPLACE").symbol(_MODES), "node": (name, _NODES[name](inner, path))}
 
 
@@ -262,39 +262,49 @@ def _instance(place: _Place, path: str) -> Fields:
 
 def _resource_below(place: _Place, instance: str) -> Fields:
     place.only(*_RESOURCE_FIELDS)
-    own = place.at("id", None).value
-    return _resource(place, f"{instance}/{own}" if instance and isinstance(own, int) else "")
+    if instance and not place.value.get("path"):
+        return _resource(place, f"{instance}/{_id(place.at('id'))}")
+    return _resource(place, "")
 
 
 def _resource(place: _Place, path: str) -> Fields:
     """``path`` is where the resource is if it does not say."""
     place.only(*_RESOURCE_FIELDS)
-    written = place.at("path", "")
-    where = _path(written) or path
+    where = _path(place.at("path", "")) or path
     ids = Path.parse(where).ids
-    value, implied = _value(place.at("value"))
-    timestamp = place.at("timestamp", None).branch("long")
-    return {
-        "id": _id(place.at("id", ids[-1] if ids else _MISSING)),
-        "path": where,
-        "type": place.at("type", implied).symbol(_TYPES),
-        "value": value,
-        "timestamp": None if timestamp.value is None else timestamp.integer(-_LONG_MAX, _LONG_MAX),
-    }
+    return {"id": _id(place.at("id", ids[-1] if ids else _MISSING)), "path": where, **_typed_value(place, _MISSING)}
 
 
 def _multiple(place: _Place, path: str) -> Fields:
     place.only("id", "path", "kind", "type", "resources")
     an_id = _id(place.at("id"))
+    kind = place.at("type").symbol(_TYPES)
+    resources = place.at("resources").entries()
+    for one in resources.values():
+        one.only(*_RESOURCE_FIELDS)
     return {
         "id": an_id,
-        "path": place.at("path", f"{path}/{an_id}" if path else "").text(),
-        "type": place.at("type").symbol(_TYPES),
-        "resources": {key: _resource(one, "") for key, one in place.at("resources").entries().items()},
+        "path": _path(place.at("path", f"{path}/{an_id}" if path else "")),
+        "type": kind,
+        "resources": {key: _typed_value(one, kind) for key, one in resources.items()},
+    }
+
+
+def _typed_value(place: _Place, kind: Any) -> Fields:
+    """``kind`` is the type that is known from around, or missing."""
+    value, implied = _value(place.at("value"))
+    timestamp = place.at("timestamp", None).branch("long")
+    return {
+        "type": place.at("type", implied if kind is _MISSING else kind).symbol(_TYPES),
+        "value": value,
+        "timestamp": None if timestamp.value is None else timestamp.integer(-_LONG_MAX - 1, _LONG_MAX),
     }
 
 
 _RESOURCE_FIELDS = ("id", "path", "kind", "type", "value", "timestamp")
+
+#: The field by which a node without a branch name tells what it is.
+_TELLING = {"instances": OBJECT, "resources": INSTANCE, "multipleResources": INSTANCE}
 
 _NODES: dict[str, Callable[[_Place, str], Fields]] = {OBJECT: _object, INSTANCE: _instance, RESOURCE: _resource}
 
