@@ -119,7 +119,9 @@ class StoredState:
     registrations: tuple[StoredRegistration, ...]
     observations: tuple[StoredObservation, ...]
     commands: tuple[StoredCommand, ...]
-    #: The number of answered commands that are kept, and the highest sequence ever used (0: none).
+    #: By partition of the requests topic, the offset of the first record that was not admitted yet.
+    positions: Mapping[int, int]
+    #: The number of answered commands that are kept, and the highest sequence among all that are stored (0: none).
     answered: int
     last_sequence: int
 
@@ -152,7 +154,9 @@ class _Group:
     observations: dict[bytes, _Row | None] = field(default_factory=dict)
     states: dict[bytes, int] = field(default_factory=dict)
     answers: dict[bytes, _Row] = field(default_factory=dict)
+    forgotten: set[bytes] = field(default_factory=set)
     admissions: list[tuple[list[_Row], AdmittedDone]] = field(default_factory=list)
+    positions: dict[int, int] = field(default_factory=dict)
     forget_answered_before_ms: int | None = None
     admitted: list[Admitted] = field(default_factory=list)
     callbacks: list[Done] = field(default_factory=list)
@@ -241,6 +245,7 @@ class State:
                     ),
                 )
             )
+            positions = {row[0]: row[1] for row in select("SELECT partition, next_offset FROM positions")}
             last: int = select("SELECT coalesce(max(sequence), 0) FROM commands").fetchone()[0]
         except sqlite3.DatabaseError as exc:
             raise corrupted(self._path, str(exc)) from exc
@@ -248,6 +253,7 @@ class State:
             registrations=registrations,
             observations=observations,
             commands=commands,
+            positions=MappingProxyType(positions),
             answered=self._answered,
             last_sequence=last,
         )
@@ -293,16 +299,23 @@ class State:
         """Forget an observation."""
         self._admit_rows(1, ()).observations[token] = None
 
-    def admit_commands(self, commands: Sequence[StoredCommand], done: AdmittedDone) -> None:
+    def admit_commands(
+        self, commands: Sequence[StoredCommand], done: AdmittedDone, *, positions: Mapping[int, int] | None = None
+    ) -> None:
         """Store those of ``commands`` whose identity is new, and learn what is known of the others.
 
-        ``done`` gets the Admitted once it is durable, or the StateUnavailable that kept all of them from the disk.
+        ``positions`` are where to go on reading the requests topic (next offset by partition): stored in the same
+        transaction, so that no record is ever admitted twice. ``done`` gets the Admitted once it is durable, or the
+        StateUnavailable that kept all of it from the disk.
         """
         rows = [
             (c.sequence, c.identity, c.ticket, c.ep, c.request, int(c.state), c.received_ms, c.expires_ms)
             for c in commands
         ]
-        self._admit_rows(len(rows), *rows).admissions.append((rows, done))
+        group = self._admit_rows(max(1, len(rows)), *rows)
+        group.admissions.append((rows, done))
+        if positions:
+            group.positions.update(positions)
 
     def mark_command(self, identity: bytes, state: CommandState) -> None:
         """Note that a command is SENT, or QUEUED again."""
@@ -312,6 +325,12 @@ class State:
         """Keep the reply (the record's bytes) of a command; the request itself is no longer kept."""
         group = self._admit_rows(1, (answered_ms,))
         group.answers[identity] = (reply, answered_ms, identity)
+        group.states.pop(identity, None)
+
+    def forget_command(self, identity: bytes) -> None:
+        """Drop a command: it was not carried out, so the same request is a new one."""
+        group = self._admit_rows(1, ())
+        group.forgotten.add(identity)
         group.states.pop(identity, None)
 
     def forget_answered(self, before_ms: int) -> None:
@@ -468,6 +487,12 @@ class State:
                 "WHERE identity = ? AND state < 2",
                 group.answers.values(),
             ).rowcount
+        if group.forgotten:
+            db.executemany(
+                "DELETE FROM commands WHERE identity = ? AND state < 2", [(identity,) for identity in group.forgotten]
+            )
+        if group.positions:
+            db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", group.positions.items())
         # After the answers: a request that is repeated while its answer is being written must find it.
         admitted = [Admitted(known=MappingProxyType(_admit(db, rows))) for rows, _ in group.admissions]
         if group.forget_answered_before_ms is not None:

@@ -31,6 +31,7 @@ CREATE TABLE commands (
     request BLOB NOT NULL, state INTEGER NOT NULL, received_ms INTEGER NOT NULL, expires_ms INTEGER, reply BLOB,
     answered_ms INTEGER
 );
+CREATE TABLE positions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
 CREATE INDEX commands_unanswered ON commands (sequence) WHERE state < 2;
 CREATE INDEX commands_answered ON commands (answered_ms) WHERE state = 2;
 """

@@ -115,6 +115,7 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
         registrations=(REGISTRATION,),
         observations=(OBSERVATION,),
         commands=(command(1), command(2, state=CommandState.SENT)),
+        positions={},
         answered=0,
         last_sequence=2,
     )
@@ -193,6 +194,32 @@ def test_unanswered_command_is_known_without_reply_and_keeps_its_place(tmp_path:
 
     assert asyncio.run(scenario()).known == {command(1).identity: None}
     assert [c.sequence for c in stored(tmp_path).commands] == [1]
+
+
+def test_position_is_stored_with_what_was_admitted(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as state:
+            state.admit_commands([command(1)], lambda _: None, positions={0: 7, 1: 3})
+            state.admit_commands([], lambda _: None, positions={0: 8})
+            await state.durable()
+
+    asyncio.run(scenario())
+    assert stored(tmp_path).positions == {0: 8, 1: 3}
+
+
+def test_forgotten_command_can_be_asked_again(tmp_path: Path) -> None:
+    async def scenario() -> tuple[Admitted, Admitted]:
+        async with opened(tmp_path) as state:
+            await admit(state, command(1), command(2))
+            state.answer_command(command(2).identity, b"reply", 1)
+            await state.durable()
+            state.forget_command(command(1).identity)
+            state.forget_command(command(2).identity)
+            return await admit(state, replace(command(3), identity=command(1).identity)), await admit(state, command(2))
+
+    forgotten, answered = asyncio.run(scenario())
+    assert forgotten.known == {}
+    assert answered.known == {command(2).identity: b"reply"}
 
 
 def test_first_answer_of_a_command_stays(tmp_path: Path) -> None:
