@@ -78,6 +78,7 @@ def serve_health(
 class _Server(ThreadingTCPServer):
     # Not http.server's: that asks the resolver for our own name first, which can hang where there is no network.
     allow_reuse_address = True
+    request_queue_size = MAX_CLIENTS
     daemon_threads = True
     # Closing must not wait for a client that is slow to read.
     block_on_close = False

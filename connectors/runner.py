@@ -1,0 +1,573 @@
+"""The runner: from topics into a store, with nothing lost and nothing committed that was not written.
+
+Owns the consumer group, the order of each batch's steps, back-pressure and dead letters. It knows no store: that is
+`connectors.sinks.sink.Sink`. More instances with the same group share the partitions.
+
+The steps of one batch; where one is cut short, all from the first on happen again, here or at another instance:
+
+ 1. gather    records up to a bound of count, bytes and time; more stay in Kafka
+ 2. decode    what cannot be decoded becomes a dead letter (stage ``decode``)
+ 3. write     the store takes all but those that it refuses (dead letters, stage ``sink:NAME``). While it says
+              RetryLater the partitions are paused and polling goes on, so that the group keeps us; records of
+              partitions that are taken away meanwhile are forgotten: their next owner reads them
+ 4. bury      the dead letters are acknowledged by all replicas of the dead-letter topic
+ 5. commit    the offsets behind the batch
+
+A crash between 3 and 5 repeats records into the store, whose write is idempotent, and dead letters into their topic,
+where their origin tells them apart.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import lru_cache
+
+import structlog
+
+from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord, raw_record, read_back
+from connectors.health import serve_health
+from connectors.kafka import (
+    Cluster,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+    consumer,
+    end_offsets,
+)
+from connectors.runner_metrics import RunnerMetrics
+from connectors.sinks import SINKS
+from connectors.sinks.sink import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
+from schemas.avro import serde
+from schemas.avro.records import Key
+from schemas.avro.topics import FAMILIES, TopicKind, Topics, validate_gateway_id
+
+__all__ = ["ALL_GATEWAYS", "Runner", "SinkSettings", "Source", "run_sink", "run_sinks"]
+
+_log = structlog.get_logger("headwater.sink")
+
+#: As the gateway: every gateway's topics, those too that appear later.
+ALL_GATEWAYS = "*"
+
+FIRST_BACKOFF_S = 0.25
+MAX_BACKOFF_S = 30.0
+#: Of the ten seconds that a process has to stop.
+CLOSE_S = 4.0
+#: A loop that has not turned for this long is stuck.
+STUCK_S = 120.0
+
+#: The stage of a dead letter that could not be decoded, by any sink.
+DECODE = "decode"
+
+_NOT_CONNECTED = "not connected to Kafka yet"
+_NEEDS_PEOPLE = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+
+Partition = tuple[str, int]
+
+
+class Source(Enum):
+    """What is read."""
+
+    #: The gateway's topics, until it is told to stop.
+    TOPICS = "topics"
+    #: The dead letters that this sink refused or could not decode, once each, up to the present end.
+    DEAD_LETTERS = "dead letters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkSettings:
+    """One sink of one process. ``options`` are the sink's own, see its ``sample_config``."""
+
+    sink: str
+    gateway: str
+    kafka: Cluster
+    options: Mapping[str, object] = field(default_factory=dict)
+    #: The consumer group; a new name reads everything from the beginning, so it also replays into any store.
+    group: str | None = None
+    source: Source = Source.TOPICS
+    batch_records: int = 5000
+    batch_bytes: int = 4 * 1024 * 1024
+    #: How long a batch waits to be filled.
+    linger_s: float = 0.2
+    #: Where /healthz, /readyz and /metrics are served; None: nowhere. Port 0 takes a free one.
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        if self.sink not in SINKS:
+            raise SinkConfigError(f"there is no sink {self.sink!r}; there are: {', '.join(sorted(SINKS))}")
+        if self.gateway != ALL_GATEWAYS:
+            validate_gateway_id(self.gateway)
+        elif self.source is Source.DEAD_LETTERS:
+            raise SinkConfigError("dead letters are tried again one gateway at a time: name it")
+        if self.batch_records < 1 or self.batch_bytes < 1 or self.linger_s < 0:
+            raise SinkConfigError("a batch has at least one record and one byte, and waits no negative time")
+
+    @property
+    def group_id(self) -> str:
+        """``headwater-sink-<sink>-<gateway>`` unless one was given."""
+        if self.group:
+            return self.group
+        prefix = "headwater-sink" if self.source is Source.TOPICS else "headwater-deadletters"
+        return f"{prefix}-{self.sink}-{'all' if self.gateway == ALL_GATEWAYS else self.gateway}"
+
+    def subscription(self) -> list[str]:
+        """Topic names, or for all gateways librdkafka's patterns (``^…``)."""
+        kinds = SINKS[self.sink].topics if self.source is Source.TOPICS else (TopicKind.DEADLETTER,)
+        if self.gateway != ALL_GATEWAYS:
+            return [Topics(self.gateway).name(kind) for kind in kinds]
+        return [f"^{FAMILIES[k].prefix}\\..+\\.{re.escape(FAMILIES[k].suffix)}$" for k in kinds]
+
+
+def run_sink(settings: SinkSettings, stop: threading.Event) -> None:
+    """Run one sink until ``stop`` is set (or, for dead letters, all are read); it then drains within ten seconds.
+
+    Raises:
+        SinkConfigError: the sink's options are wrong.
+        KafkaException: the consumer is beyond repair.
+        OSError: the metrics port is taken.
+    """
+    run_sinks([settings], stop)
+
+
+def run_sinks(every: Sequence[SinkSettings], stop: threading.Event) -> None:
+    """Run several sinks in one process, a thread each; where one fails all stop, and its error is raised.
+
+    The HTTP face is that of the first which has a ``metrics_port``. Raises as `run_sink`.
+    """
+    runners = [Runner(settings) for settings in every]
+    failures: list[Exception] = []
+
+    def run(runner: Runner) -> None:
+        try:
+            runner.run(stop)
+        except Exception as exc:  # noqa: BLE001  raised again in the caller's thread
+            failures.append(exc)
+            stop.set()
+
+    face = next((settings for settings in every if settings.metrics_port is not None), None)
+    health = None
+    if face is not None and face.metrics_port is not None:
+        health = serve_health(
+            face.metrics_port,
+            host=face.metrics_host,
+            live=lambda: next((why for runner in runners if (why := runner.stuck())), None),
+            ready=lambda: next((why for runner in runners if (why := runner.waiting_for())), None),
+        )
+    threads = [threading.Thread(target=run, args=(runner,), name=runner.settings.group_id) for runner in runners]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        stop.set()
+        if health is not None:
+            health.close()
+    if failures:
+        raise failures[0]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Taken:
+    """A record on its way: where it was read, what it is (None: not for this sink), and what became of it."""
+
+    place: Partition
+    offset: int
+    raw: RawRecord | None
+    decoded: SinkRecord | None = None
+    letter: DeadLetter | None = None
+
+
+class Runner:
+    """One consumer, one sink, one loop. `run` is called once; `stuck` and `waiting_for` from any thread."""
+
+    def __init__(self, settings: SinkSettings, kind: SinkKind | None = None) -> None:
+        """``kind`` stands in for the row of `SINKS`: a sink of one's own."""
+        self.settings = settings
+        self._kind = kind or SINKS[settings.sink]
+        self._stage = f"sink:{self._kind.name}"
+        self._metrics = RunnerMetrics(self._kind.name, settings.group_id)
+        self._turned = time.monotonic()
+        self._store_waits: str | None = None
+        self._kafka_waits: str | None = _NOT_CONNECTED
+        # All below belongs to the thread of run().
+        self._stop = threading.Event()
+        self._stop_seen: float | None = None
+        self._batch: list[_Taken] = []
+        self._work: list[_Taken] = []
+        self._written: dict[Partition, int] = {}
+        self._held: set[Partition] = set()
+        self._paused = False
+        #: For Source.DEAD_LETTERS: the ends at the start, by partition that has not reached it.
+        self._ends: dict[Partition, int] | None = None
+        self._looked = self._probed = 0.0
+        self._consumer: Consumer = None
+        self._office = DeadLetterOffice(settings.kafka)
+
+    def stuck(self) -> str | None:
+        """Why the process should be started anew, or None."""
+        idle = time.monotonic() - self._turned
+        return f"sink {self._kind.name}: its loop has not turned for {idle:.0f} s" if idle > STUCK_S else None
+
+    def waiting_for(self) -> str | None:
+        """What keeps the sink from working now, or None."""
+        return self._store_waits or self._kafka_waits
+
+    def run(self, stop: threading.Event) -> None:
+        """See `run_sink`."""
+        self._stop = stop
+        settings = self.settings
+        sink = self._kind.open(settings.options)
+        try:
+            if settings.source is Source.DEAD_LETTERS:
+                self._ends = {p: end for p, end in end_offsets(settings.kafka, settings.subscription()).items() if end}
+            self._consumer = consumer(
+                settings.kafka,
+                settings.group_id,
+                partition_assignment_strategy="cooperative-sticky",
+                topic_metadata_refresh_interval_ms=5000,
+                enable_partition_eof=self._ends is not None,
+                # Bounds what librdkafka holds in front of us, for all partitions together.
+                queued_max_messages_kbytes=8192,
+                fetch_message_max_bytes=1024 * 1024,
+                error_cb=self._on_error,
+                on_commit=self._on_commit,
+            )
+            try:
+                self._consumer.subscribe(
+                    settings.subscription(),
+                    on_assign=self._on_assign,
+                    on_revoke=self._on_revoke,
+                    on_lost=self._on_lost,
+                )
+                while not stop.is_set() and not self._at_the_end():
+                    self._gather()
+                    self._handle(sink)
+                    self._look_around()
+            finally:
+                _within(CLOSE_S, self._leave)
+        finally:
+            self._office.close()
+            sink.close()
+
+    # ---- 1. gather
+
+    def _gather(self) -> None:
+        """Fill the batch up to its bounds; it may hold records that came while the last one was handled."""
+        size = sum(taken.raw.size for taken in self._batch if taken.raw)
+        deadline: float | None = None
+        while len(self._batch) < self.settings.batch_records and size < self.settings.batch_bytes:
+            if deadline is None and self._batch:
+                deadline = time.monotonic() + self.settings.linger_s
+            wait = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
+            if wait <= 0:
+                return
+            size += self._poll(wait)
+            if self._stop.is_set() or not self._batch:
+                return
+
+    def _poll(self, timeout: float) -> int:
+        """One step of the consumer: a record into the batch (its size is returned), a rebalance, a report, nothing."""
+        self._turned = time.monotonic()
+        message = self._consumer.poll(timeout)
+        if message is None:
+            return 0
+        error = message.error()
+        if error is None:
+            self._kafka_waits = None
+            return self._take(raw_record(message))
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._reached((message.topic(), message.partition()), message.offset())
+            return 0
+        self._on_error(error)
+        if error.fatal():
+            raise KafkaException(error)
+        return 0
+
+    def _take(self, raw: RawRecord) -> int:
+        place = (raw.topic, raw.partition)
+        if self._ends is None:
+            self._batch.append(_Taken(place=place, offset=raw.offset, raw=raw))
+            return raw.size
+        self._reached(place, raw.offset)
+        if place not in self._ends:
+            # A dead letter newer than the start: perhaps made by this very run, so it is the next run's.
+            return 0
+        letter = read_back(raw)
+        ours = (
+            letter and letter.stage in (DECODE, self._stage) and _topics_of(letter.record.topic)[1] in self._kind.topics
+        )
+        self._batch.append(_Taken(place=place, offset=raw.offset, raw=letter.record if letter and ours else None))
+        self._reached(place, raw.offset + 1)
+        return raw.size
+
+    def _reached(self, place: Partition, offset: int) -> None:
+        if self._ends is not None and offset >= self._ends.get(place, 0):
+            self._ends.pop(place, None)
+
+    def _at_the_end(self) -> bool:
+        if self._ends is None or self._batch:
+            return False
+        # Partitions of other instances are theirs to finish.
+        return not self._ends or (bool(self._held) and self._held.isdisjoint(self._ends))
+
+    # ---- 2. decode
+
+    def _decode(self) -> None:
+        for taken in self._work:
+            if taken.raw is None or taken.decoded is not None or taken.letter is not None:
+                continue
+            try:
+                taken.decoded = _decoded(taken.raw)
+            except serde.SerdeError as exc:
+                taken.letter = DeadLetter(record=taken.raw, error=str(exc), stage=DECODE)
+
+    # ---- 3. write
+
+    def _write(self, sink: Sink) -> bool:
+        """Write the work; False if it was not written because the process stops."""
+        backoff = FIRST_BACKOFF_S
+        while True:
+            # Anew for each attempt: partitions may have been taken away while we waited.
+            records = [taken.decoded for taken in self._work if taken.decoded is not None]
+            if not records:
+                break
+            try:
+                with self._metrics.write_seconds.time():
+                    sink.write(records)
+                self._metrics.records.inc(len(records))
+                break
+            except RejectedRecords as exc:
+                self._metrics.records.inc(len(records) - len(exc.rejected))
+                reasons = {(r.topic, r.partition, r.offset): reason for r, reason in exc.rejected}
+                for taken in self._work:
+                    origin = taken.decoded and (taken.decoded.topic, taken.decoded.partition, taken.decoded.offset)
+                    if taken.raw is not None and origin in reasons:
+                        taken.letter = DeadLetter(record=taken.raw, error=reasons[origin], stage=self._stage)
+                break
+            except RetryLater as exc:
+                wait = min(MAX_BACKOFF_S, backoff if exc.after_s is None else exc.after_s)
+                backoff = min(MAX_BACKOFF_S, backoff * 2)
+                self._store_waits = exc.reason
+                self._metrics.retries.inc()
+                self._metrics.waiting.set(1)
+                _log.warning("the store takes nothing now", sink=self._kind.name, reason=exc.reason, retry_in_s=wait)
+                if not self._wait(wait):
+                    return False
+        if self._store_waits is not None:
+            _log.info("the store takes records again", sink=self._kind.name)
+            self._store_waits = None
+            self._metrics.waiting.set(0)
+        return True
+
+    def _wait(self, seconds: float) -> bool:
+        """Stay in the group for so long without taking more; False if the process is to stop."""
+        self._pause()
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            self._poll(min(left, 0.2))
+        return not self._stop.is_set()
+
+    # ---- 4. bury
+
+    def _bury(self) -> bool:
+        letters = [taken.letter for taken in self._work if taken.letter is not None]
+        if letters and not self._office.deliver(letters, self._kafka_may_come_back):
+            return False
+        for letter in letters:
+            self._metrics.dead_letter(letter.stage)
+            _log.warning(
+                "record put into the dead-letter topic",
+                stage=letter.stage,
+                error=letter.error[:200],
+                topic=letter.record.topic,
+                partition=letter.record.partition,
+                offset=letter.record.offset,
+            )
+        return True
+
+    def _kafka_may_come_back(self) -> bool:
+        self._pause()
+        self._poll(0)
+        return not self._stop.is_set() or self._stopping_for() < CLOSE_S / 2
+
+    # ---- 5. commit
+
+    def _handle(self, sink: Sink) -> None:
+        """Steps 2 to 5 for what was gathered."""
+        if not self._batch:
+            return
+        self._work, self._batch = self._batch, []
+        self._decode()
+        if self._write(sink) and self._bury():
+            for taken in self._work:
+                self._written[taken.place] = taken.offset + 1
+            self._metrics.batches.inc()
+            self._commit()
+        # else the process stops: nothing of this is committed, and what follows it has not been taken up.
+        self._work = []
+        self._resume()
+
+    def _commit(self) -> None:
+        """Send the offsets off; `_on_commit` strikes them out, and what Kafka did not take goes with the next."""
+        if self._written:
+            try:
+                self._consumer.commit(offsets=_positions(self._written), asynchronous=True)
+            except KafkaException as exc:
+                self._commit_failed(exc.args[0])
+
+    def _on_commit(self, error: KafkaError | None, positions: list[TopicPartition]) -> None:
+        if error is not None:
+            self._commit_failed(error)
+            return
+        for done in positions:
+            place = (done.topic, done.partition)
+            if done.error is None and self._written.get(place, 0) <= done.offset:
+                self._written.pop(place, None)
+
+    def _commit_failed(self, error: KafkaError) -> None:
+        self._metrics.commit_failures.inc()
+        _log.info("offsets not committed yet", sink=self._kind.name, error=error.str())
+
+    def _commit_now(self, places: Collection[Partition]) -> None:
+        """Commit what was written of ``places``, and wait for it."""
+        written = {place: self._written.pop(place) for place in places if place in self._written}
+        if written:
+            try:
+                self._consumer.commit(offsets=_positions(written), asynchronous=False)
+            except KafkaException as exc:
+                # Whoever has the partition next reads these again, and the store knows them.
+                self._commit_failed(exc.args[0])
+
+    # ---- the group
+
+    def _on_assign(self, reader: Consumer, positions: list[TopicPartition]) -> None:
+        self._kafka_waits = None
+        self._held |= _places(positions)
+        reader.incremental_assign(positions)
+        if self._paused and positions:
+            reader.pause(positions)
+
+    def _on_revoke(self, _reader: Consumer, positions: list[TopicPartition]) -> None:
+        self._forget(_places(positions), commit=True)
+
+    def _on_lost(self, _reader: Consumer, positions: list[TopicPartition]) -> None:
+        # Another instance may have them already: our position is no longer ours to tell.
+        self._forget(_places(positions), commit=False)
+
+    def _forget(self, gone: set[Partition], *, commit: bool) -> None:
+        self._held -= gone
+        self._batch = [taken for taken in self._batch if taken.place not in gone]
+        self._work = [taken for taken in self._work if taken.place not in gone]
+        if commit:
+            self._commit_now(gone)
+        for place in gone:
+            self._written.pop(place, None)
+            self._metrics.lag_gone(*place)
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._consumer.pause(self._consumer.assignment())
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._consumer.resume(self._consumer.assignment())
+
+    def _leave(self) -> None:
+        self._commit_now(list(self._written))
+        self._consumer.close()
+
+    # ---- the surroundings
+
+    def _on_error(self, error: KafkaError) -> None:
+        code = error.code()
+        if code == KafkaError._ALL_BROKERS_DOWN:
+            reason = f"no broker answers at {self.settings.kafka.bootstrap}"
+        elif code in _NEEDS_PEOPLE or error.fatal():
+            reason = f"Kafka: {error.str()}"
+        else:
+            # One connection of several, a topic that is not there yet: librdkafka goes on by itself.
+            _log.debug("kafka", sink=self._kind.name, error=error.str())
+            return
+        if reason != self._kafka_waits:
+            _log.warning("waiting for Kafka", sink=self._kind.name, reason=reason)
+        self._kafka_waits = reason
+
+    def _look_around(self) -> None:
+        """Now and then: offsets that are still to be committed, lag, and whether Kafka is back."""
+        now = time.monotonic()
+        if now - self._looked < 1.0:
+            return
+        self._looked = now
+        self._commit()
+        for topic, partition in self._held:
+            here = TopicPartition(topic, partition)
+            _, high = self._consumer.get_watermark_offsets(here, cached=True) or (0, 0)
+            position = self._consumer.position([here])[0].offset
+            if position >= 0 and high >= 0:
+                self._metrics.lag(topic, partition, max(0, high - position))
+        if self._kafka_waits is not None and now - self._probed > 5.0:
+            self._probed = now
+            try:
+                self._consumer.list_topics(timeout=0.5)
+                self._kafka_waits = None
+            except KafkaException:
+                return
+
+    def _stopping_for(self) -> float:
+        if self._stop_seen is None:
+            self._stop_seen = time.monotonic()
+        return time.monotonic() - self._stop_seen
+
+
+@lru_cache(maxsize=1024)
+def _topics_of(topic: str) -> tuple[str, TopicKind]:
+    topics, kind = Topics.of(topic)
+    return topics.gateway, kind
+
+
+def _decoded(raw: RawRecord) -> SinkRecord:
+    """Raises SerdeError: the key or the value is no record of ours."""
+    key = None if raw.key is None else serde.decode(raw.key)
+    if key is not None and not isinstance(key, Key):
+        raise serde.SerdeError(f"the key is a {type(key).__name__}")
+    return SinkRecord(
+        topic=raw.topic,
+        partition=raw.partition,
+        offset=raw.offset,
+        timestamp=raw.timestamp,
+        headers=raw.headers,
+        key=key,
+        record=serde.decode(raw.value or b""),
+        gateway=_topics_of(raw.topic)[0],
+    )
+
+
+def _places(positions: Sequence[TopicPartition]) -> set[Partition]:
+    return {(position.topic, position.partition) for position in positions}
+
+
+def _positions(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
+    return [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+
+
+def _within(seconds: float, act: Callable[[], None]) -> None:
+    """Do it, or give up waiting for it: with Kafka away, leaving a group can take minutes."""
+    thread = threading.Thread(target=act, name="leave", daemon=True)
+    thread.start()
+    thread.join(timeout=seconds)

@@ -1,0 +1,101 @@
+"""What a sink is: the one protocol between the runner and every store.
+
+Owns the shape of a record on its way into a store, and the two ways in which a store says no. It knows no store and no
+Kafka client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from schemas.avro.records import Key, Record
+from schemas.avro.topics import TopicKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkRecord:
+    """One record of a topic, decoded.
+
+    (topic, partition, offset) is its identity: the same record may come again and must then change nothing.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    #: Of the Kafka record, epoch milliseconds.
+    timestamp: int
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    key: Key | None
+    record: Record
+    #: The gateway id, from the topic's name.
+    gateway: str
+
+    def header(self, name: str) -> bytes | None:
+        """The last value under ``name``, or None."""
+        return next((value for key, value in reversed(self.headers) if key == name), None)
+
+
+class SinkError(Exception):
+    """Root of what a sink raises.
+
+    SinkError
+     x RetryLater       the store cannot take anything now: nothing was written
+     x RejectedRecords  the store will never take these; everything else of the batch was written
+     x SinkConfigError  the options are wrong: people must act, trying again is of no use
+    """
+
+
+class RetryLater(SinkError):
+    """The store is down, locked or full: nothing of the batch was written, the same batch will be offered again.
+
+    ``after_s`` is the wait that the store asks for, in seconds; None leaves it to the runner's back-off.
+    """
+
+    def __init__(self, reason: str, after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.after_s = after_s
+
+
+class RejectedRecords(SinkError):
+    """Records that the store refuses for what they hold; **all others of the batch have been written**."""
+
+    def __init__(self, rejected: Sequence[tuple[SinkRecord, str]]) -> None:
+        super().__init__(f"{len(rejected)} records refused, the first: {rejected[0][1]}")
+        self.rejected = tuple(rejected)
+
+
+class SinkConfigError(SinkError):
+    """The sink cannot work with these options; the text says what to change."""
+
+
+class Sink(Protocol):
+    """An open store. It is made, used and closed in one thread."""
+
+    def write(self, records: Sequence[SinkRecord]) -> None:
+        """Write all of ``records``, durably, in order; a record that was written before changes nothing.
+
+        Raises:
+            RetryLater: nothing was written; offer the same batch again.
+            RejectedRecords: all but these have been written.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of the store; never raises for a store that is down."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkKind:
+    """A row of `connectors.sinks.SINKS`."""
+
+    name: str
+    #: Options (as in `sample_config`) to an open sink; raises SinkConfigError. A store that is down is no error here.
+    open: Callable[[Mapping[str, object]], Sink]
+    #: The topic families that it stores.
+    topics: tuple[TopicKind, ...]
+    #: TOML with every option, its default and a comment; the documentation and the configuration file start from it.
+    sample_config: str
