@@ -6,6 +6,7 @@ for a record that cannot be decoded: that is an Item with an error.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -29,6 +30,13 @@ from schemas.avro.serde import SerdeError, decode
 
 #: How long one call into librdkafka may take: it holds back Ctrl-C for as long.
 SLICE = 0.2
+
+
+_NO_LEADER_YET = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 
 
 class Start(Enum):
@@ -90,13 +98,20 @@ class Feed:
         self._consumer.assign(self._places)
 
     def _place(self, of: TopicPartition, start: Start, last: int | None, timeout: float) -> TopicPartition:
-        try:
-            low, high = self._consumer.get_watermark_offsets(of, timeout=timeout)
-        except KafkaException as exc:
-            raise Unreachable(
-                f"Kafka at {self._cluster.bootstrap} did not say where {of.topic} ends ({exc.args[0].str()}); "
-                "is the broker that leads it running?"
-            ) from exc
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                low, high = self._consumer.get_watermark_offsets(of, timeout=max(0.1, deadline - time.monotonic()))
+                break
+            except KafkaException as exc:
+                # A topic that was made this moment has no leader yet.
+                if exc.args[0].code() in _NO_LEADER_YET and time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                raise Unreachable(
+                    f"Kafka at {self._cluster.bootstrap} did not say where {of.topic} ends ({exc.args[0].str()}); "
+                    "is the broker that leads it running?"
+                ) from exc
         if last is not None:
             return TopicPartition(of.topic, of.partition, max(low, high - last))
         return TopicPartition(of.topic, of.partition, low if start is Start.BEGINNING else high)
