@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -136,21 +137,11 @@ def test_update_without_a_known_registration_is_a_device() -> None:
 
 
 def test_objects_below_a_root_are_found_and_other_links_left_out() -> None:
-    body = NEW.body
-    assert isinstance(body, RegistrationNew)
+    assert isinstance(NEW.body, RegistrationNew)
     links = (Link(url="/lwm2m/3/0", at={}), Link(url="/lwm2m", at={}), Link(url="/not/lwm2m/at/all", at={}))
-    device = folded(
-        [
-            Registration(
-                kind=RegistrationKind.NEW, body=RegistrationNew(**{**_fields(body), "links": links, "root": "/lwm2m"})
-            )
-        ]
-    )
+    body = replace(NEW.body, links=links, root="/lwm2m")
+    device = folded([Registration(kind=RegistrationKind.NEW, body=body)])
     assert [str(path) for path in device.instances] == ["/3/0"]
-
-
-def _fields(body: RegistrationNew) -> dict[str, object]:
-    return {name: getattr(body, name) for name in body.__dataclass_fields__}
 
 
 @given(st.lists(st.sampled_from([NEW, update(2000), update(2500, lt=7), delete(3000, expired=False)]), min_size=1))
@@ -220,6 +211,10 @@ def produce(kafka: Cluster, topic: str, records: Sequence[Record]) -> None:
     assert client.flush(20) == 0
 
 
+def state_of(inventory: Inventory) -> State:
+    return inventory.devices["dev"].state
+
+
 @pytest.mark.kafka
 def test_inventory_is_read_from_the_topics_and_follows_them(kafka: Cluster, gateway_id: str) -> None:
     topics = Topics(gateway_id)
@@ -229,14 +224,14 @@ def test_inventory_is_read_from_the_topics_and_follows_them(kafka: Cluster, gate
     with Inventory(kafka, gateway_id) as inventory:
         while not inventory.caught_up:
             inventory.refresh()
-        assert inventory.devices["dev"].state is State.ONLINE
+        assert state_of(inventory) is State.ONLINE
         assert [value.resource.value for value in inventory.values_of("dev")] == [2.0]
 
         produce(kafka, topics.registrations, [delete(9000, expired=True)])
         produce(kafka, topics.observations, [told(3.0, 30, path="/3304/0/5700")])
-        while inventory.devices["dev"].state is State.ONLINE or len(inventory.values_of("dev")) < 2:
+        while state_of(inventory) is State.ONLINE or len(inventory.values_of("dev")) < 2:
             inventory.refresh()
-        assert inventory.devices["dev"].state is State.EXPIRED
+        assert state_of(inventory) is State.EXPIRED
 
 
 @pytest.mark.kafka
