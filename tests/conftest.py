@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from connectors.kafka import Cluster
 from headwater import broker
 from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
+
+# No test asserts a time: a slow machine is no failure.
+settings.register_profile("headwater", deadline=None)
+settings.load_profile("headwater")
 
 
 @pytest.fixture(scope="session")
