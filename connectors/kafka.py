@@ -117,7 +117,8 @@ def admin(cluster: Cluster) -> AdminClient:
 
 
 def _settings(cluster: Cluster, base: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    given = {name.replace("_", "."): value for name, value in options.items()}
+    # Callbacks (error_cb, on_commit) are the Python client's own and keep their names.
+    given = {name if callable(value) else name.replace("_", "."): value for name, value in options.items()}
     return {"bootstrap.servers": cluster.bootstrap, **base, **cluster.options, **given}
 
 
