@@ -1,0 +1,1 @@
+"""Virtual LwM2M devices: the client side of the protocol."""
