@@ -49,6 +49,7 @@ __all__ = [
     "end_offsets",
     "ensure_topics",
     "log_bounds",
+    "offset_since",
     "partition_counts",
     "producer",
     "read_to_end",
@@ -312,6 +313,21 @@ def log_bounds(
     if min(*first.values(), *end.values(), 0, 0) < 0:
         raise Unreachable("Kafka did not tell where its logs begin and end")
     return {partition: (first[partition], end[partition]) for partition in partitions}
+
+
+def offset_since(client: AdminClient, partition: tuple[str, int], since_ms: int, *, timeout: float = 10.0) -> int:
+    """The offset of the first record with a time stamp of ``since_ms`` (epoch ms) or later; the end if there is none.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+        KafkaException: the broker refused to tell.
+    """
+    asked = client.list_offsets(
+        {TopicPartition(*partition): OffsetSpec.for_timestamp(since_ms)}, request_timeout=timeout
+    )
+    with _answering("where a time is in its logs"):
+        found: int = next(iter(asked.values())).result(timeout + 1).offset
+    return found if found >= 0 else log_bounds(client, [partition], timeout=timeout)[partition][1]
 
 
 @contextmanager
