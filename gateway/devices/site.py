@@ -298,7 +298,9 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
         pipe.add_response(message)
         try:
             # A reset or silence ends the observation: aiocoap cancels this task. The time limit only bounds the wait.
-            await asyncio.wait_for(ended, self._tuning.EXCHANGE_LIFETIME)
+            # Not wait_for, which swallows a cancellation that comes in the same turn of the loop as the result.
+            async with asyncio.timeout(self._tuning.EXCHANGE_LIFETIME):
+                await ended
         finally:
             self.socket.unwatch(request.remote, request.token)
 

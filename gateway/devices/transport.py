@@ -98,6 +98,8 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
         self._asleep: asyncio.TimerHandle | None = None
         #: False while a device in queue mode sleeps: what arrives is lost, as with a radio that is off.
         self.listening = True
+        #: Called when the device falls asleep.
+        self.on_sleep: Callable[[], None] | None = None
         #: Datagrams that were no CoAP message, and those that arrived while the device slept.
         self.malformed = 0
         self.slept_through = 0
@@ -137,6 +139,8 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
 
     def _sleep(self) -> None:
         self.listening = False
+        if self.on_sleep is not None:
+            self.on_sleep()
 
     # asyncio.DatagramProtocol
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiocoap
@@ -42,7 +42,7 @@ class Directory(resource.Resource):  # type: ignore[misc]  # aiocoap publishes n
 
     async def render(self, request: Message) -> Message:
         port = int(request.remote.hostinfo.rpartition(":")[2])
-        query = dict((part.partition("=")[0], part.partition("=")[2]) for part in request.opt.uri_query)
+        query = {part.partition("=")[0]: part.partition("=")[2] for part in request.opt.uri_query}
         self.seen.put_nowait(
             Seen(
                 code=str(request.code),
@@ -76,7 +76,6 @@ class Server:
     context: Context
     port: int
     directory: Directory
-    observations: list[Any] = field(default_factory=list)
 
     async def ask(self, port: int, code: codes.Code, path: str, payload: bytes = b"", **options: Any) -> Message:
         """Send one request to the device and return its answer."""
@@ -117,10 +116,6 @@ class Observing:
         """The node of the next notification."""
         async with asyncio.timeout(20):
             return self._decode(await self._notifications.__anext__())
-
-    def forget(self) -> None:
-        """Lose interest without telling the device: its next notification is answered with RST."""
-        self.request.observation.cancel()
 
     def _decode(self, message: Message) -> Node:
         return formats.decode(self._format, message.payload, self._path, DEFINITIONS)
