@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headwater.commands.base import command
+from headwater.commands.base import command, settings_file
 from headwater.commands.verbs import CLOUD
 from headwater.exits import Exit, Stop
 from headwater.options import KafkaOption, SensorVersion, address, gateway_id
@@ -20,12 +20,112 @@ MetricsOption = Annotated[
 ]
 
 
+MetricsHostOption = Annotated[
+    str, typer.Option("--metrics-host", metavar="HOST", help="The address of the metrics; 0.0.0.0 in a container.")
+]
+DefinitionsOption = Annotated[
+    Path | None, typer.Option("--definitions", metavar="DIR", help="A folder of OMA LwM2M XML files.")
+]
+EDGE = "127.0.0.1:9082"
+
+
 def register(app: typer.Typer) -> None:
     """Add the processes to ``app``."""
+    command(app, "gateway", panel=PANEL, logs=True)(gateway)
     sinks = typer.Typer(help="Carry records into a store.", no_args_is_help=True)
     command(sinks, "sqlite", group="sink", logs=True)(sqlite)
     app.add_typer(sinks, name="sink", rich_help_panel=PANEL)
     command(app, "sensor", panel=PANEL, logs=True)(sensor)
+
+
+def gateway(
+    ctx: typer.Context,
+    id: Annotated[
+        str, typer.Option("--id", metavar="GW", parser=gateway_id, help="The gateway's id; part of its topics' names.")
+    ],
+    kafka: KafkaOption = EDGE,
+    coap: Annotated[
+        str, typer.Option("--coap", metavar="HOST:PORT", parser=address, help="Where devices reach it, over UDP.")
+    ] = "0.0.0.0:5683",
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="DIR", help="Its durable state; .headwater/GW/state when left out."),
+    ] = None,
+    metrics: MetricsOption = 9590,
+    metrics_host: MetricsHostOption = "127.0.0.1",
+    observe: Annotated[
+        list[str] | None,
+        typer.Option("--observe", metavar="PATTERN", help="Observe this on every device, such as /3303/*/5700."),
+    ] = None,
+    definitions: DefinitionsOption = None,
+    command_timeout: Annotated[
+        float, typer.Option("--command-timeout", metavar="S", min=1, help="How long a device may take to answer.")
+    ] = 93.0,
+) -> None:
+    """Run a gateway: LwM2M devices on one side, the edge's Kafka on the other.
+
+    Patterns for some devices only stand in the settings file, by a glob of endpoint names:
+    [gateway.endpoints."sensor-*"] observe = ["/3304/*/5700"]
+
+    \b
+    Examples:
+    headwater gateway --id rock64 --kafka 127.0.0.1:9082 --observe '/3303/*/5700'
+    headwater gateway --config /etc/headwater.toml
+    """
+    from connectors.kafka import Cluster
+    from gateway.server import run
+    from gateway.settings import GatewaySettings
+    from gateway.state import StateError
+    from headwater.running import run_until_stopped
+    from schemas.lwm2m.path import PathPattern
+
+    by_endpoint = _observe_by_endpoint(ctx)
+    for pattern in (*(observe or ()), *(one for patterns in by_endpoint.values() for one in patterns)):
+        PathPattern.parse(pattern)
+    host, _, port = coap.rpartition(":")
+    settings = GatewaySettings(
+        gateway=id,
+        kafka=Cluster(bootstrap=kafka),
+        coap=(host.strip("[]"), int(port)),
+        state=state or Path(".headwater") / id / "state",
+        metrics_host=metrics_host,
+        metrics_port=metrics,
+        observe=tuple(observe or ()),
+        observe_by_endpoint=by_endpoint,
+        definitions=definitions,
+        command_timeout=command_timeout,
+    )
+    try:
+        run_until_stopped(lambda stop: run(settings, stop))
+    except StateError as exc:
+        raise Stop(Exit.CANNOT_START, str(exc)) from exc
+    except OSError as exc:
+        raise Stop(
+            Exit.CANNOT_START,
+            f"the gateway cannot start: {exc.strerror or exc} (CoAP at {coap}, metrics at {metrics_host}:{metrics}); "
+            "if a port is taken, choose others with --coap and --metrics",
+        ) from exc
+
+
+def _observe_by_endpoint(ctx: typer.Context) -> dict[str, tuple[str, ...]]:
+    """``[gateway.endpoints."GLOB"] observe = [...]`` of the settings file, by glob.
+
+    Raises:
+        Stop: it is not of that form.
+    """
+    settings = settings_file(ctx)
+    table = {} if settings is None else settings.commands.get("gateway", {}).get("endpoints", {})
+    found = {}
+    for glob, content in table.items() if isinstance(table, dict) else [("", table)]:
+        patterns = content.get("observe") if isinstance(content, dict) and set(content) == {"observe"} else None
+        if not isinstance(patterns, list) or not all(isinstance(one, str) for one in patterns):
+            raise Stop(
+                Exit.USAGE,
+                f'settings file {settings.path if settings else ""}: [gateway.endpoints."{glob}"] holds '
+                'observe = ["/3303/*/5700", …] and nothing else',
+            )
+        found[glob] = tuple(patterns)
+    return found
 
 
 def _gateway_or_all(text: str) -> str:
@@ -46,13 +146,12 @@ def sqlite(
     max_size_mb: Annotated[
         float | None, typer.Option("--max-size-mb", min=0.1, help="Take no more where the database has this size.")
     ] = None,
-    definitions: Annotated[
-        Path | None, typer.Option("--definitions", metavar="DIR", help="A folder of OMA LwM2M XML files.")
-    ] = None,
+    definitions: DefinitionsOption = None,
     dead_letters: Annotated[
         bool, typer.Option("--dead-letters", help="Read again what this sink refused, once, and end.")
     ] = False,
     metrics: MetricsOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
 ) -> None:
     """Store history and the devices in one SQLite file, which needs no server.
 
@@ -80,6 +179,7 @@ def sqlite(
             group=group,
             source=Source.DEAD_LETTERS if dead_letters else Source.TOPICS,
             metrics_port=metrics,
+            metrics_host=metrics_host,
         )
         run_thread_until_stopped(lambda stop: run_sink(settings, stop))
     except SinkConfigError as exc:
