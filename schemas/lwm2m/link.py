@@ -112,7 +112,10 @@ def encode(node: Node, definitions: Definitions) -> bytes:
     if isinstance(node, Resource):
         kind, value, _ = fit.outgoing(node, definitions)
         if kind is ResourceType.STRING and isinstance(value, str):
-            parse_links(value)
+            try:
+                parse_links(value)
+            except MalformedPayload as exc:
+                raise NotInThisFormat(f"{node.path}: the text holds no links: {exc}") from exc
             return value.encode()
     raise NotInThisFormat(f"{node.path}: the link format carries links (a single STRING) only")
 

@@ -242,10 +242,12 @@ def _stamped(time: float, value: Resource, received_ms: int | None, absolute: fl
 
 def _newest(resolved: list[tuple[float, Resource]], absolute: float) -> list[tuple[float, Resource]]:
     newest: dict[Path, tuple[float, Resource]] = {}
+    seen: set[tuple[float, Path]] = set()
     for time, value in resolved:
-        held = newest.get(value.path)
-        if held is not None and held[0] == time:
+        if (time, value.path) in seen:
             raise MalformedPayload(f"the payload holds {value.path} twice with the same time")
+        seen.add((time, value.path))
+        held = newest.get(value.path)
         if held is None or _moment(held[0], None, absolute) < _moment(time, None, absolute):
             newest[value.path] = (time, value)
     return list(newest.values())
