@@ -5,7 +5,7 @@ Owns parsing, printing and comparing of paths and of operator's patterns such as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 #: Ids are 16 bit; 65535 is reserved (OMA LwM2M Core 1.1, section 6.2: MAX_ID must not be used as an instance id).
@@ -28,6 +28,15 @@ class Path:
     instance_id: int | None = None
     resource_id: int | None = None
     resource_instance_id: int | None = None
+    #: The ids that are present, outermost first.
+    ids: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    _text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        every = (self.object_id, self.instance_id, self.resource_id, self.resource_instance_id)
+        ids = tuple(i for i in every if i is not None)
+        object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "_text", "/" + "/".join(map(str, ids)))
 
     @staticmethod
     def parse(text: str) -> Path:
@@ -37,12 +46,6 @@ class Path:
             PathError: a segment is no decimal number, is out of range, or there are more than four.
         """
         return _parse(text)
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        """The ids that are present, outermost first."""
-        every = (self.object_id, self.instance_id, self.resource_id, self.resource_instance_id)
-        return tuple(i for i in every if i is not None)
 
     @property
     def depth(self) -> int:
@@ -70,7 +73,7 @@ class Path:
         return other.ids[: len(mine)] == mine
 
     def __str__(self) -> str:
-        return "/" + "/".join(map(str, self.ids))
+        return self._text
 
 
 @lru_cache(maxsize=4096)
