@@ -97,10 +97,12 @@ class SinkSettings:
     #: The consumer group; a new name reads everything from the beginning, so it also replays into any store.
     group: str | None = None
     source: Source = Source.TOPICS
-    batch_records: int = 5000
+    batch_records: int = 2000
     batch_bytes: int = 4 * 1024 * 1024
     #: How long a batch waits to be filled.
     linger_s: float = 0.2
+    #: How long Kafka keeps the partitions of a member that vanished, before others (or itself, started anew) get them.
+    session_s: float = 10.0
     #: Where /healthz, /readyz and /metrics are served; None: nowhere. Port 0 takes a free one.
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
@@ -239,6 +241,8 @@ class Runner:
                 settings.group_id,
                 partition_assignment_strategy="cooperative-sticky",
                 topic_metadata_refresh_interval_ms=5000,
+                session_timeout_ms=int(settings.session_s * 1000),
+                heartbeat_interval_ms=int(settings.session_s * 1000 / 5),
                 enable_partition_eof=self._ends is not None,
                 # Bounds what librdkafka holds in front of us, for all partitions together.
                 queued_max_messages_kbytes=8192,
