@@ -105,7 +105,7 @@ def resolve(records: Iterable[Record], path: Path, definitions: Definitions) -> 
             elif label.endswith("_"):
                 raise MalformedPayload(f"the SenML field {label[:20]!r} must be understood and is not known")
         if given != 1:
-            if given == 0 and all(label in _BASE for label in record):
+            if given == 0 and record and all(label in _BASE for label in record):
                 continue  # base fields for the records that follow
             raise MalformedPayload("a SenML record must have exactly one of v, vs, vb, vd and vlo")
         if base_value and "v" in record:
