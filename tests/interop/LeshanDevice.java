@@ -1,0 +1,241 @@
+import java.io.BufferedReader;
+import java.io.ByteArrayInputStream;
+import java.io.InputStreamReader;
+import java.net.InetAddress;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.ConcurrentHashMap;
+
+import org.eclipse.leshan.client.LeshanClient;
+import org.eclipse.leshan.client.LeshanClientBuilder;
+import org.eclipse.leshan.client.engine.DefaultRegistrationEngineFactory;
+import org.eclipse.leshan.client.object.Security;
+import org.eclipse.leshan.client.object.Server;
+import org.eclipse.leshan.client.observer.LwM2mClientObserverAdapter;
+import org.eclipse.leshan.client.resource.ObjectsInitializer;
+import org.eclipse.leshan.client.resource.SimpleInstanceEnabler;
+import org.eclipse.leshan.client.servers.LwM2mServer;
+import org.eclipse.leshan.core.ResponseCode;
+import org.eclipse.leshan.core.model.ObjectLoader;
+import org.eclipse.leshan.core.model.ObjectModel;
+import org.eclipse.leshan.core.model.StaticModel;
+import org.eclipse.leshan.core.node.LwM2mResource;
+import org.eclipse.leshan.core.node.LwM2mSingleResource;
+import org.eclipse.leshan.core.request.ContentFormat;
+import org.eclipse.leshan.core.request.DeregisterRequest;
+import org.eclipse.leshan.core.request.RegisterRequest;
+import org.eclipse.leshan.core.request.UpdateRequest;
+import org.eclipse.leshan.core.request.argument.Arguments;
+import org.eclipse.leshan.core.response.ExecuteResponse;
+import org.eclipse.leshan.core.response.ObserveResponse;
+import org.eclipse.leshan.core.response.WriteResponse;
+import org.eclipse.leshan.transport.californium.client.endpoint.CaliforniumClientEndpointsProvider;
+import org.eclipse.leshan.transport.californium.client.endpoint.coap.CoapClientProtocolProvider;
+
+/**
+ * An LwM2M device made of Eclipse Leshan's client, driven by lines.
+ *
+ * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode. Events go to standard output, one JSON
+ * object a line; commands come on standard input: "set PATH VALUE", "update", "deregister", "quit" (also end of input).
+ */
+public final class LeshanDevice {
+
+    private static final Map<String, Watched> INSTANCES = new ConcurrentHashMap<>();
+
+    /** Temperature as of the IPSO registry, version 1.1, as far as this device has it. */
+    private static final String TEMPERATURE = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><LWM2M>"
+            + "<Object ObjectType=\"MODefinition\"><Name>Temperature</Name><Description1>t</Description1>"
+            + "<ObjectID>3303</ObjectID><ObjectURN>urn:oma:lwm2m:ext:3303:1.1</ObjectURN>"
+            + "<LWM2MVersion>1.0</LWM2MVersion><ObjectVersion>1.1</ObjectVersion>"
+            + "<MultipleInstances>Multiple</MultipleInstances><Mandatory>Optional</Mandatory><Resources>"
+            + item(5601, "Min Measured Value", "R", "Float") + item(5602, "Max Measured Value", "R", "Float")
+            + item(5605, "Reset Min and Max Measured Values", "E", "") + item(5700, "Sensor Value", "R", "Float")
+            + item(5701, "Sensor Units", "R", "String") + item(5750, "Application Type", "RW", "String")
+            + "</Resources><Description2></Description2></Object></LWM2M>";
+
+    private static String item(int id, String name, String operations, String type) {
+        return "<Item ID=\"" + id + "\"><Name>" + name + "</Name><Operations>" + operations + "</Operations>"
+                + "<MultipleInstances>Single</MultipleInstances><Mandatory>Optional</Mandatory><Type>" + type + "</Type>"
+                + "<RangeEnumeration></RangeEnumeration><Units></Units><Description>d</Description></Item>";
+    }
+
+    /** An instance that tells what the server does to it. */
+    public static final class Watched extends SimpleInstanceEnabler {
+        private final int object;
+
+        Watched(int object, int id, Map<Integer, Object> values) {
+            super(id, values);
+            this.object = object;
+            INSTANCES.put("/" + object + "/" + id, this);
+        }
+
+        private String path(int resource) {
+            return "/" + object + "/" + getId() + "/" + resource;
+        }
+
+        @Override
+        public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            WriteResponse response = super.write(server, replace, resource, value);
+            String text = value.isMultiInstances() ? value.getInstances().toString() : String.valueOf(value.getValue());
+            event("written", "path", path(resource), "value", text, "code", response.getCode().toString());
+            return response;
+        }
+
+        @Override
+        public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
+            event("executed", "path", path(resource), "arguments", arguments.serialize());
+            return ExecuteResponse.success();
+        }
+
+        @Override
+        public synchronized ObserveResponse observe(LwM2mServer server, int resource) {
+            event("observed", "path", path(resource));
+            return super.observe(server, resource);
+        }
+
+        @Override
+        public void onDelete(LwM2mServer server) {
+            INSTANCES.remove("/" + object + "/" + getId());
+            event("deleted", "path", "/" + object + "/" + getId());
+        }
+
+        void set(int resource, String value) {
+            LwM2mResource made = object == 3303 && resource != 5701 && resource != 5750
+                    ? LwM2mSingleResource.newFloatResource(resource, Double.parseDouble(value))
+                    : LwM2mSingleResource.newStringResource(resource, value);
+            resources.put(resource, made);
+            fireResourceChange(resource);
+        }
+    }
+
+    private static synchronized void event(String name, String... pairs) {
+        StringBuilder line = new StringBuilder("{\"event\": ").append(quote(name));
+        for (int i = 0; i < pairs.length; i += 2) {
+            line.append(", ").append(quote(pairs[i])).append(": ").append(quote(pairs[i + 1]));
+        }
+        System.out.println(line.append('}'));
+        System.out.flush();
+    }
+
+    private static String quote(String text) {
+        StringBuilder quoted = new StringBuilder("\"");
+        for (char c : String.valueOf(text).toCharArray()) {
+            if (c == '"' || c == '\\') {
+                quoted.append('\\').append(c);
+            } else if (c < ' ' || c > '~') {
+                quoted.append(String.format("\\u%04x", (int) c));
+            } else {
+                quoted.append(c);
+            }
+        }
+        return quoted.append('"').toString();
+    }
+
+    private static Map<Integer, Object> temperature(double value) {
+        Map<Integer, Object> values = new HashMap<>();
+        values.put(5601, value);
+        values.put(5602, value);
+        values.put(5700, value);
+        values.put(5701, "Cel");
+        values.put(5750, "room");
+        return values;
+    }
+
+    public static void main(String[] args) throws Exception {
+        List<ObjectModel> models = new ArrayList<>(ObjectLoader.loadDefault());
+        models.addAll(ObjectLoader.loadDdfFile(
+                new ByteArrayInputStream(TEMPERATURE.getBytes(StandardCharsets.UTF_8)), "3303.xml"));
+
+        Map<Integer, Object> device = new HashMap<>();
+        device.put(0, "Eclipse Leshan");
+        device.put(1, "model");
+        device.put(2, "serial");
+        device.put(3, "2.0.0-M18");
+        device.put(14, "+01");
+        device.put(16, "U");
+        Map<Integer, Long> sources = new HashMap<>();
+        sources.put(0, 1L);
+        sources.put(1, 5L);
+        device.put(6, sources);
+
+        ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
+        objects.setInstancesForObject(0, Security.noSec(args[1], 123));
+        objects.setInstancesForObject(1, new Server(123, Long.parseLong(args[2])));
+        objects.setFactoryForObject(3, (model, id, taken) -> new Watched(3, 0, device));
+        objects.setInstancesForObject(3, new Watched(3, 0, device));
+        objects.setFactoryForObject(3303, (model, id, taken) -> {
+            int free = 0;
+            while (taken.contains(free)) {
+                free++;
+            }
+            return new Watched(3303, id == null ? free : id, temperature(20));
+        });
+        objects.setInstancesForObject(3303, new Watched(3303, 0, temperature(20)), new Watched(3303, 1, temperature(30)));
+
+        DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
+        engine.setQueueMode(Boolean.parseBoolean(args[3]));
+        engine.setPreferredContentFormat(ContentFormat.SENML_CBOR);
+        engine.setRetryWaitingTimeInMs(1000);
+
+        LeshanClientBuilder builder = new LeshanClientBuilder(args[0]);
+        builder.setObjects(objects.create(0, 1, 3, 3303));
+        builder.setRegistrationEngineFactory(engine);
+        builder.setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder(new CoapClientProtocolProvider())
+                .setClientAddress(InetAddress.getLoopbackAddress()).build());
+        LeshanClient client = builder.build();
+        client.addObserver(new LwM2mClientObserverAdapter() {
+            @Override
+            public void onRegistrationSuccess(LwM2mServer server, RegisterRequest request, String id) {
+                event("registered", "id", id);
+            }
+
+            @Override
+            public void onRegistrationFailure(LwM2mServer server, RegisterRequest request, ResponseCode code,
+                    String message, Exception cause) {
+                event("refused", "code", String.valueOf(code), "message", String.valueOf(message));
+            }
+
+            @Override
+            public void onRegistrationTimeout(LwM2mServer server, RegisterRequest request) {
+                event("timeout");
+            }
+
+            @Override
+            public void onUpdateSuccess(LwM2mServer server, UpdateRequest request) {
+                event("updated");
+            }
+
+            @Override
+            public void onDeregistrationSuccess(LwM2mServer server, DeregisterRequest request) {
+                event("deregistered");
+            }
+
+            @Override
+            public void onUnexpectedError(Throwable error) {
+                event("error", "message", String.valueOf(error));
+            }
+        });
+        client.start();
+
+        BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+        for (String line = commands.readLine(); line != null; line = commands.readLine()) {
+            String[] words = line.split(" ", 3);
+            if (words[0].equals("set")) {
+                String[] ids = words[1].split("/");
+                INSTANCES.get("/" + ids[1] + "/" + ids[2]).set(Integer.parseInt(ids[3]), words[2]);
+                event("set", "path", words[1]);
+            } else if (words[0].equals("update")) {
+                client.triggerRegistrationUpdate();
+            } else if (words[0].equals("deregister")) {
+                client.stop(true);
+            } else if (words[0].equals("quit")) {
+                break;
+            }
+        }
+        client.destroy(false);
+        System.exit(0);
+    }
+}
