@@ -29,6 +29,17 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         shared.stop()
 
 
+@pytest.fixture(scope="session")
+def cloud_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A second one, beside ``kafka``, for what goes from one cluster to another. Never kill it."""
+    directory = tmp_path_factory.mktemp("cloud-kafka")
+    shared = new_broker("cloud", directory, "256m", None)
+    try:
+        yield shared.cluster
+    finally:
+        shared.stop()
+
+
 @pytest.fixture
 def broker_factory(tmp_path: Path) -> Iterator[BrokerFactory]:
     """Brokers of the test's own, which it may kill and restart: ``broker_factory("edge")``."""

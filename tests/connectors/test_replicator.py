@@ -1,0 +1,394 @@
+"""The replicator between two real Kafkas: everything arrives, as it was, once, and nothing comes back."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+import urllib.request
+
+import pytest
+from confluent_kafka.admin import NewPartitions
+
+from connectors.kafka import (
+    Cluster,
+    TopicPartition,
+    admin,
+    ensure_topics,
+    partition_counts,
+    producer,
+)
+from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, lanes
+from connectors.replicator.bandwidth import Bandwidth, Urgency
+from connectors.replicator.ledger import Position, Progress, Unreadable
+from connectors.replicator.meter import Backlog, hours_left
+from headwater import processes
+from schemas.avro.topics import Topics
+from tests.replication import Replicating, content, count, replicating, wait_for_records, wait_until
+
+HOUR_MS = 3_600_000
+
+
+def _settings(gateway: str, edge: Cluster, cloud: Cluster, **more: object) -> ReplicatorSettings:
+    return ReplicatorSettings(gateway=gateway, edge=edge, cloud=cloud, **more)  # type: ignore[arg-type]  # by name
+
+
+def _write(cluster: Cluster, topic: str, values: list[bytes], *, partition: int = -1, key: bytes | None = None) -> None:
+    source = producer(cluster)
+    for value in values:
+        source.produce(topic, value, key, partition)
+    assert source.flush(30) == 0
+
+
+@pytest.mark.kafka
+def test_records_arrive_as_they_were_in_both_directions(kafka: Cluster, cloud_kafka: Cluster, gateway_id: str) -> None:
+    topics = Topics(gateway_id)
+
+    ensure_topics(kafka, {topics.observations: 3, topics.replies: 2, topics.requests: 1})
+    edge = producer(kafka)
+    edge.produce(topics.observations, b"plain", b"ep", 2, timestamp=1_600_000_000_123)
+    edge.produce(topics.observations, None, b"a tombstone", 0, timestamp=1_600_000_000_001)
+    edge.produce(topics.observations, b"no key", None, 0, timestamp=1)
+    edge.produce(topics.observations, b"", b"", 0, headers=[("a", b"1"), ("a", b"2"), ("none", None), ("empty", b"")])
+    edge.produce(topics.observations, b"from a clock that runs ahead", b"ep", 1, timestamp=4_000_000_000_000)
+    edge.produce(topics.observations, random.Random(1).randbytes(900_000), b"large", 1)
+    edge.produce(topics.replies, b"reply", b"ep", 1)
+    assert edge.flush(30) == 0
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:
+        wait_for_records(cloud_kafka, topics.observations, 6)
+        wait_for_records(cloud_kafka, topics.replies, 1)
+        # The topic of commands was made in the cloud, where people write to it.
+        wait_until(lambda: topics.requests in partition_counts(cloud_kafka, [topics.requests]))
+        _write(cloud_kafka, topics.requests, [b"first", b"second"])
+        wait_for_records(kafka, topics.requests, 2)
+        wait_until(lambda: running.metric("lag_records", topic=topics.observations, partition="1") == 0)
+    sizes = partition_counts(cloud_kafka, [topics.observations, topics.replies, topics.requests])
+    assert sizes == {topics.observations: 3, topics.replies: 2, topics.requests: 1}
+    for topic in sizes:
+        assert content(cloud_kafka, topic) == content(kafka, topic)
+    assert [value for _, value, _, _ in content(kafka, topics.requests)[0]] == [b"first", b"second"]
+
+
+@pytest.mark.kafka
+def test_only_committed_records_are_carried(kafka: Cluster, cloud_kafka: Cluster, gateway_id: str) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 1})
+    source = producer(kafka, transactional_id=gateway_id, message_timeout_ms=30_000, enable_gapless_guarantee=False)
+    source.init_transactions(30)
+    for number, ends in enumerate([source.commit_transaction, source.abort_transaction, source.commit_transaction]):
+        source.begin_transaction()
+        for part in range(3):
+            source.produce(topic, b"%d.%d" % (number, part))
+        source.flush(30)
+        ends(30)
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        wait_for_records(cloud_kafka, topic, 6)
+    assert [value for _, value, _, _ in content(cloud_kafka, topic)[0]] == [
+        b"0.0", b"0.1", b"0.2", b"2.0", b"2.1", b"2.2",
+    ]  # fmt: skip
+
+
+@pytest.mark.kafka
+def test_a_replicator_goes_on_where_the_one_before_ended(kafka: Cluster, cloud_kafka: Cluster, gateway_id: str) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 2})
+    wanted = 0
+    for turn in range(3):
+        _write(kafka, topic, [b"%d.%d" % (turn, n) for n in range(500)], key=b"ep-%d" % turn)
+        wanted += 500
+        with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+            wait_for_records(cloud_kafka, topic, wanted)
+    assert content(cloud_kafka, topic) == content(kafka, topic)
+
+
+@pytest.mark.kafka
+def test_topics_and_partitions_that_appear_later_are_picked_up(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+
+    topics = Topics(gateway_id)
+    extra = f"extra.{gateway_id}"
+    with replicating(_settings(gateway_id, kafka, cloud_kafka, topics=(extra,))):
+        ensure_topics(kafka, {extra: 1, topics.deadletter: 4})
+        _write(kafka, extra, [b"one"])
+        _write(kafka, topics.deadletter, [b"dead"], partition=3)
+        wait_for_records(cloud_kafka, extra, 1)
+        wait_for_records(cloud_kafka, topics.deadletter, 1)
+        client = admin(kafka)  # its answers end with it, so it is held
+        client.create_partitions([NewPartitions(extra, 3)])[extra].result(30)
+        wait_until(lambda: partition_counts(kafka, [extra])[extra] == 3)
+        # The counts differ from now on, so the key says where a record goes.
+        for number in range(60):
+            _write(kafka, extra, [b"%d" % number], partition=number % 3, key=b"ep-%d" % (number % 6))
+        wait_for_records(cloud_kafka, extra, 61)
+    assert partition_counts(cloud_kafka, [topics.deadletter]) == {topics.deadletter: 4}
+    of_a_key: dict[bytes | None, list[int]] = {}
+    for key, value, _, _ in content(cloud_kafka, extra)[0][1:]:
+        of_a_key.setdefault(key, []).append(int(value or b""))
+    assert of_a_key == {b"ep-%d" % n: list(range(n, 60, 6)) for n in range(6)}
+
+
+@pytest.mark.kafka
+def test_where_the_partition_counts_differ_a_key_stays_in_one_partition(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 2})
+    ensure_topics(cloud_kafka, {topic: 5})
+    for number in range(40):
+        _write(kafka, topic, [b"%d.%d" % (number, n) for n in range(5)], key=b"ep-%d" % number)
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        wait_for_records(cloud_kafka, topic, 200)
+    there = content(cloud_kafka, topic)
+    assert len(there) == 5
+    homes = {key: partition for partition, records in there.items() for key, *_ in records}
+    assert sum(len({key for key, *_ in records}) for records in there.values()) == len(homes) == 40
+    for number in range(40):
+        key = b"ep-%d" % number
+        in_order = [value for k, value, _, _ in there[homes[key]] if k == key]
+        assert in_order == [b"%d.%d" % (number, n) for n in range(5)]
+
+
+@pytest.mark.kafka
+def test_second_replicator_fences_the_first_which_gives_way(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 2})
+    _write(kafka, topic, [b"%d" % n for n in range(100)])
+    first = Replicating(_settings(gateway_id, kafka, cloud_kafka))
+    try:
+        wait_for_records(cloud_kafka, topic, 100)
+        with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+            first.wait_ended()
+            assert isinstance(first.failure, Fenced)
+            assert "took over" in str(first.failure)
+            _write(kafka, topic, [b"%d" % n for n in range(100, 200)])
+            wait_for_records(cloud_kafka, topic, 200)
+    finally:
+        first.end()
+    assert content(cloud_kafka, topic) == content(kafka, topic)
+
+
+@pytest.mark.kafka
+def test_what_retention_deleted_is_counted_and_the_rest_is_carried(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 1})
+    _write(kafka, topic, [b"%d" % n for n in range(10)])
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        wait_for_records(cloud_kafka, topic, 10)
+    _write(kafka, topic, [b"%d" % n for n in range(10, 50)])
+    # What retention does, at the moment that the test chooses.
+    client = admin(kafka)
+    client.delete_records([TopicPartition(topic, 0, 30)])[TopicPartition(topic, 0, 30)].result(30)
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:
+        wait_for_records(cloud_kafka, topic, 30)
+        assert running.metric("records_lost_to_retention_total", topic=topic) == 20
+        _write(kafka, topic, [b"later"])
+        wait_for_records(cloud_kafka, topic, 31)
+        assert running.metric("records_lost_to_retention_total", topic=topic) == 20
+    values = [value for _, value, _, _ in content(cloud_kafka, topic)[0]]
+    assert values == [b"%d" % n for n in (*range(10), *range(30, 50))] + [b"later"]
+
+
+@pytest.mark.kafka
+def test_a_topic_that_was_made_anew_is_read_from_its_start(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 1})
+    _write(kafka, topic, [b"old %d" % n for n in range(5)])
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        wait_for_records(cloud_kafka, topic, 5)
+    client = admin(kafka)
+    client.delete_topics([topic])[topic].result(30)
+    wait_until(lambda: not partition_counts(kafka, [topic]))
+    ensure_topics(kafka, {topic: 1})
+    _write(kafka, topic, [b"new %d" % n for n in range(8)])
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:
+        wait_for_records(cloud_kafka, topic, 13)
+        assert running.metric("sources_replaced_total", topic=topic) == 1
+    values = [value for _, value, _, _ in content(cloud_kafka, topic)[0]]
+    assert values == [b"old %d" % n for n in range(5)] + [b"new %d" % n for n in range(8)]
+
+
+@pytest.mark.kafka
+def test_a_record_that_the_target_never_takes_holds_up_no_other(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 1})
+    ensure_topics(cloud_kafka, {topic: 1}, config={topic: {"max.message.bytes": "4000"}})
+    noise = random.Random(2)
+    _write(kafka, topic, [b"before", noise.randbytes(20_000), b"between", b"x" * 20_000, b"after"])
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:
+        # The second large one compresses well, and so the target takes it.
+        wait_for_records(cloud_kafka, topic, 4)
+        wait_until(lambda: running.metric("records_refused_total", topic=topic) == 1)
+    values = [value for _, value, _, _ in content(cloud_kafka, topic)[0]]
+    assert values == [b"before", b"between", b"x" * 20_000, b"after"]
+
+
+@pytest.mark.kafka
+def test_replies_go_before_bulk_when_the_line_is_thin(kafka: Cluster, cloud_kafka: Cluster, gateway_id: str) -> None:
+
+    topics = Topics(gateway_id)
+    ensure_topics(kafka, {topics.observations: 1, topics.replies: 1})
+    _write(kafka, topics.observations, [b"o" * 1000 for _ in range(400)])
+    with replicating(_settings(gateway_id, kafka, cloud_kafka, bandwidth=50_000.0)) as running:
+        wait_for_records(cloud_kafka, topics.observations, 10)
+        _write(kafka, topics.replies, [b"r" * 500 for _ in range(20)])
+        wait_for_records(cloud_kafka, topics.replies, 20)
+        assert count(cloud_kafka, topics.observations) < 400
+        wait_for_records(cloud_kafka, topics.observations, 400)
+        assert running.metric("records_total", lane="bulk", topic=topics.observations) == 400
+
+
+@pytest.mark.kafka
+def test_health_readiness_and_metrics_are_served(kafka: Cluster, cloud_kafka: Cluster, gateway_id: str) -> None:
+
+    topics = Topics(gateway_id)
+    ensure_topics(kafka, topics.partitions())
+    port = processes.free_port()
+
+    def page(path: str) -> str:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            return ""
+
+    with replicating(_settings(gateway_id, kafka, cloud_kafka, metrics_port=port)):
+        wait_until(lambda: page("/readyz") == "ok\n")
+        assert page("/healthz") == "ok\n"
+        wait_until(
+            lambda: f'retention_hours_left{{partition="0",topic="{topics.observations}"}} +Inf' in page("/metrics")
+        )
+
+
+@pytest.mark.kafka
+def test_unreplicated_records_show_as_lag_and_as_hours_left(
+    kafka: Cluster, gateway_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 1}, config={topic: {"retention.ms": str(10 * HOUR_MS)}})
+    source = producer(kafka)
+    for _ in range(7):
+        source.produce(topic, b"x", timestamp=time.time_ns() // 1_000_000 - 4 * HOUR_MS)
+    assert source.flush(30) == 0
+    nowhere = Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}")
+    with replicating(_settings(gateway_id, kafka, nowhere)) as running:
+        where = {"topic": topic, "partition": "0"}
+        wait_until(lambda: running.metric("lag_records", **where) == 7)
+        wait_until(lambda: running.metric("retention_hours_left", **where) is not None)
+        hours = running.metric("retention_hours_left", **where)
+        assert hours is not None
+        assert 5.5 < hours <= 6.0
+
+
+@pytest.mark.kafka
+def test_edge_and_cloud_must_be_two_clusters(kafka: Cluster, gateway_id: str) -> None:
+    one = Replicating(_settings(gateway_id, kafka, kafka))
+    one.wait_ended()
+    assert isinstance(one.failure, SameCluster)
+
+
+def test_no_topic_goes_both_ways_and_every_uplink_topic_goes_up() -> None:
+    topics = Topics("gw")
+    edge, cloud = Cluster(bootstrap="edge:1"), Cluster(bootstrap="cloud:1")
+    table = lanes(_settings("gw", edge, cloud, topics=("extra", topics.observations)))
+    up = [topic for lane in table if lane.source is edge for topic in lane.topics]
+    down = [topic for lane in table if lane.source is cloud for topic in lane.topics]
+    assert sorted(up) == sorted([*topics.uplink, "extra"])
+    assert sorted(down) == sorted(topics.downlink)
+    assert not set(up) & set(down)
+    assert len({lane.transactional_id for lane in table}) == len({lane.number for lane in table}) == len(table)
+
+
+@pytest.mark.parametrize("topic", ["iot.gw.management.req", "__consumer_offsets", "headwater.replicator.gw"])
+def test_topics_that_must_not_go_up_are_refused(topic: str) -> None:
+    edge, cloud = Cluster(bootstrap="edge:1"), Cluster(bootstrap="cloud:1")
+    with pytest.raises(ValueError, match=topic):
+        _settings("gw", edge, cloud, topics=(topic,))
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.nan, math.inf])
+def test_a_bandwidth_that_carries_nothing_is_refused(bandwidth: float) -> None:
+    edge, cloud = Cluster(bootstrap="edge:1"), Cluster(bootstrap="cloud:1")
+    with pytest.raises(ValueError, match="bandwidth"):
+        _settings("gw", edge, cloud, bandwidth=bandwidth)
+
+
+def test_progress_survives_its_encoding() -> None:
+    progress = Progress("i", "host", {"a": "id-a", "b": "id-b"}, {("a", 0): Position(7, 99), ("b", 3): Position(0, -1)})
+    assert Progress.decode(progress.encode()) == progress
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b"7", b"\xff", b'{"version":2}', b'{"version":1,"instance":"i","where":"w","topics":3}']
+)
+def test_a_ledger_that_is_not_ours_is_not_trusted(data: bytes) -> None:
+    with pytest.raises(Unreadable):
+        Progress.decode(data)
+
+
+def test_bandwidth_holds_its_rate_and_lets_the_urgent_go_first() -> None:
+    now = 0.0
+    bandwidth = Bandwidth(1000.0, lambda: now)
+    sent = dict.fromkeys(Urgency, 0)
+    both = 0
+    for step in range(20_000):
+        now = step / 1000
+        if step < 10_000 and bandwidth.take(100, Urgency.URGENT) == 0:
+            sent[Urgency.URGENT] += 100
+        if bandwidth.take(100, Urgency.BULK) == 0:
+            sent[Urgency.BULK] += 100
+            both += step < 10_000
+    assert sum(sent.values()) == pytest.approx(20_000, rel=0.03)
+    assert sent[Urgency.URGENT] == pytest.approx(10_000, rel=0.05)
+    assert both <= 3
+
+
+def test_a_record_larger_than_the_rate_still_passes() -> None:
+    now = 0.0
+    bandwidth = Bandwidth(100.0, lambda: now)
+    assert bandwidth.take(10_000, Urgency.BULK) == 0
+    wait = bandwidth.take(1, Urgency.BULK)
+    assert wait > 90
+    now = wait
+    assert bandwidth.take(1, Urgency.BULK) == 0
+
+
+def _backlog(records: int = 100, *, oldest_ms: int = 0, record_bytes: float = 100, rate: float = 0.0) -> Backlog:
+    return Backlog(records=records, oldest_ms=oldest_ms, record_bytes=record_bytes, records_per_second=rate)
+
+
+@pytest.mark.parametrize(
+    ("backlog", "now_hours", "retention_ms", "retention_bytes", "expected"),
+    [
+        (_backlog(0), 100, HOUR_MS, 1, math.inf),
+        (_backlog(), 4, 10 * HOUR_MS, -1, 6.0),
+        (_backlog(), 11, 10 * HOUR_MS, -1, 0.0),
+        (_backlog(), 4, -1, -1, math.inf),
+        (_backlog(), 4, -1, 10_000, 0.0),
+        (_backlog(), 4, -1, 370_000, math.inf),
+        (_backlog(rate=1.0), 4, -1, 370_000, 1.0),
+        (_backlog(rate=1.0), 4, 10 * HOUR_MS, 370_000, 1.0),
+        (_backlog(rate=1.0), 9.5, 10 * HOUR_MS, 370_000, 0.5),
+    ],
+)
+def test_hours_until_retention_loses_data(
+    backlog: Backlog, now_hours: float, retention_ms: int, retention_bytes: int, expected: float
+) -> None:
+    hours = hours_left(backlog, int(now_hours * HOUR_MS), retention_ms=retention_ms, retention_bytes=retention_bytes)
+    assert hours == pytest.approx(expected)
