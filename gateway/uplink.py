@@ -78,7 +78,15 @@ class Uplink:
                 return "the edge Kafka does not answer"
         return None
 
-    def send(self, topic: str, partition: int, key: bytes, value: bytes, headers: Headers, done: Done | None) -> bool:
+    def send(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers,
+        done: Done | None,
+    ) -> bool:
         """Queue one record; False if it was not taken (``done`` is then not called).
 
         Without ``done`` the record is vouched for by the next one with ``done`` on the same partition: delivery is in

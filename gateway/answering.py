@@ -1,0 +1,192 @@
+"""From what came of a command to its one reply, durable in Kafka and then known to the state.
+
+Owns the encoding of replies, their way into the replies topic (again and again until it takes them) and what the state
+keeps of them. Every reply carries the header ``request.id``, by which a gateway that was killed knows what it has
+answered (`gateway.recovery`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from gateway.exchange import (
+    CoapResponse,
+    DeviceView,
+    Expired,
+    Failure,
+    GatewayFault,
+    NotRegistered,
+    Overloaded,
+    Refused,
+)
+from gateway.lanes import Command, Limits, request_in
+from gateway.replies import reply
+from gateway.state import State, StateOverloaded, StateUnavailable
+from schemas.avro.records import Request, RequestKind, RequestPayload
+from schemas.avro.serde import SerdeError, encode
+from schemas.lwm2m.objects import Definitions
+
+_log = structlog.get_logger("headwater.commands")
+
+#: Header of every reply: `Command.request_id`, 16 bytes identity and 8 bytes sequence of the request.
+HEADER_REQUEST_ID: Final = "request.id"
+
+Headers = list[tuple[str, bytes]]
+Done = Callable[[bool], None]
+#: Makes a reply durable: endpoint, value, headers; ``done`` is told how it went. False: not taken, to be tried again.
+Publish = Callable[[str, bytes, Headers, Done], bool]
+
+#: Failures after which the device has certainly not executed the request: their replies are not kept.
+_NEVER_SENT = (NotRegistered, Expired, Refused, Overloaded, GatewayFault)
+
+
+class Answering:
+    """All replies on their way. ``settled`` is called when a command needs no more."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        state: State,
+        definitions: Definitions,
+        publish: Publish,
+        settled: Callable[[Command], None],
+        now_ms: Callable[[], int],
+        limits: Limits,
+    ) -> None:
+        self._server_id = server_id
+        self._state = state
+        self._definitions = definitions
+        self._publish = publish
+        self._settled = settled
+        self._now_ms = now_ms
+        self._limits = limits
+        self._unpublished: list[Command] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
+        #: Replies that are with Kafka; that are durable since the start.
+        self.publishing = 0
+        self.replied = 0
+
+    @property
+    def unpublished(self) -> int:
+        """Replies that Kafka does not take at present."""
+        return len(self._unpublished)
+
+    def close(self) -> None:
+        """Try nothing again; what has no durable reply is taken up at the next start."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def finish(self, command: Command, outcome: CoapResponse | Failure, view: DeviceView | None) -> None:
+        """Answer a command; ``view`` is the device as it was asked."""
+        command.cancel_timer()
+        request = command.request or _readable_part(command)
+        command.keep = not isinstance(outcome, _NEVER_SENT)
+        try:
+            command.reply = self._encoded(request, outcome, view)
+        except SerdeError as exc:
+            # The device's answer was understood, but holds what a record cannot.
+            command.reply = self._encoded(request, GatewayFault(words=f"the answer fits no record: {exc}"), view)
+        command.request = None
+        command.raw = b""
+        self.send(command)
+
+    def _encoded(self, request: Request, outcome: CoapResponse | Failure, view: DeviceView | None) -> bytes:
+        return encode(
+            reply(
+                request,
+                outcome,
+                now_ms=self._now_ms(),
+                server_id=self._server_id,
+                definitions=self._definitions,
+                device=view,
+            )
+        )
+
+    def send(self, command: Command) -> None:
+        """Produce the reply of a command that has one."""
+
+        def done(durable: bool) -> None:
+            self.publishing -= 1
+            if durable:
+                self.replied += 1
+                self.settle(command)
+            else:
+                self._hold(command)
+
+        assert command.reply is not None
+        self.publishing += 1
+        if not self._publish(command.ep, command.reply, [(HEADER_REQUEST_ID, command.request_id)], done):
+            self.publishing -= 1
+            self._hold(command)
+
+    def _hold(self, command: Command) -> None:
+        self._unpublished.append(command)
+        if self._timer is None and not self._closed:
+            self._timer = asyncio.get_running_loop().call_later(self._limits.retry, self._send_again)
+
+    def _send_again(self) -> None:
+        self._timer = None
+        held, self._unpublished = self._unpublished, []
+        for number, command in enumerate(held):
+            if self._unpublished:
+                # One was not taken: the others would not be either.
+                self._unpublished += held[number:]
+                return
+            self.send(command)
+
+    def is_in_kafka(self, command: Command, said: bytes) -> None:
+        """The reply was found in the topic: it is not produced again."""
+        if command in self._unpublished:
+            self._unpublished.remove(command)
+        command.reply = said
+        self.settle(command)
+
+    def settle(self, command: Command) -> None:
+        """The reply is durable in Kafka; the state hears of it, and then the command is done."""
+        command.published = True
+        if command.stored:
+            self._settled(command)
+            return
+
+        def written(error: StateUnavailable | None) -> None:
+            if error is None:
+                self._settled(command)
+            else:
+                self._settle_later(command)
+
+        try:
+            if command.keep:
+                assert command.reply is not None
+                self._state.answer_command(command.identity, command.reply, self._now_ms())
+            else:
+                self._state.forget_command(command.identity)
+            self._state.on_durable(written)
+        except StateOverloaded:
+            self._settle_later(command)
+        except StateUnavailable as exc:
+            # The state is closed already; the topic tells at the next start.
+            _log.debug("a reply could not be noted", ep=command.ep, ticket=command.ticket, error=str(exc))
+
+    def _settle_later(self, command: Command) -> None:
+        if not self._closed:
+            asyncio.get_running_loop().call_later(self._limits.retry, self.settle, command)
+
+
+def _readable_part(command: Command) -> Request:
+    """The request, or of one that cannot be read what its reply needs."""
+    try:
+        return request_in(command.raw)
+    except SerdeError:
+        return Request(
+            server_id="",
+            ep=command.ep,
+            ticket=command.ticket,
+            payload=RequestPayload(kind=RequestKind.READ, path=""),
+        )

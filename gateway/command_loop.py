@@ -1,0 +1,300 @@
+"""Commands from admission to the reply, without Kafka and without sockets: both are passed in.
+
+Owns which requests are new, which are known, and the steps of a command. So that a crash at any point neither loses a
+command nor does it twice:
+
+1. a batch of requests and its place in the topic are stored in one transaction (`State.admit_commands`);
+2. a command that must not be repeated is stored as SENT before its datagram leaves (`gateway.lanes`); found so after a
+   crash, it is answered "outcome unknown", while all others are simply asked again;
+3. the reply is produced with the header ``request.id`` (`gateway.answering`); after a crash the tail of the replies
+   topic tells what was answered already (`mark_answered`);
+4. the reply is stored with the command. The same request, sent again, is answered again from there.
+
+A request that was certainly not sent to the device (not registered, expired, refused, overloaded) is forgotten after
+its reply: sent again, it is tried anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from hashlib import blake2b
+from typing import Final
+
+import structlog
+
+from gateway.answering import Answering, Done, Publish
+from gateway.exchange import OutcomeUnknown
+from gateway.intake import RawRequest, identity_of, leading_strings, next_offsets
+from gateway.lanes import Command, DeviceLink, Lanes, Limits, request_in
+from gateway.state import Admitted, CommandState, State, StateOverloaded, StateUnavailable, StoredCommand, StoredState
+from schemas.avro.records import Request
+from schemas.avro.registry import schema_of
+from schemas.avro.serde import MalformedRecord, SerdeError
+from schemas.lwm2m.objects import Definitions
+
+_log = structlog.get_logger("headwater.commands")
+
+#: Makes a dead letter durable: the record as it came, the reason; ``done`` is told how it went. False: not taken.
+Bury = Callable[[RawRequest, str, Done], bool]
+
+#: How often answers that are too old are dropped from the state.
+_FORGET_EVERY_MS: Final = 600_000
+#: What the records of requests begin with.
+_REQUEST_FRAMES: Final = frozenset(
+    b"\0" + schema_of("request.AvroRequest", version).id.to_bytes(4, "big") for version in (1, 2)
+)
+
+
+class CommandLoop:
+    """All commands of a gateway, on its event loop. ``now_ms`` is the wall clock, epoch ms."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        state: State,
+        link: DeviceLink,
+        definitions: Definitions,
+        publish: Publish,
+        bury: Bury,
+        now_ms: Callable[[], int],
+        limits: Limits | None = None,
+    ) -> None:
+        self._state = state
+        self._bury = bury
+        self._now_ms = now_ms
+        self._limits = limits or Limits()
+        self.answering = Answering(
+            server_id=server_id,
+            state=state,
+            definitions=definitions,
+            publish=publish,
+            settled=self._settled,
+            now_ms=now_ms,
+            limits=self._limits,
+        )
+        self.lanes = Lanes(
+            state=state,
+            link=link,
+            definitions=definitions,
+            finish=self.answering.finish,
+            now_ms=now_ms,
+            limits=self._limits,
+        )
+        #: By identity, from admission until the reply is in the state.
+        self._active: dict[bytes, Command] = {}
+        #: Of the last start: what to take up again, until `start`.
+        self._restored: list[StoredCommand] = []
+        self._sequence = 0
+        self._forgot_ms = 0
+        self._held_back: list[Callable[[], None]] = []
+        self._closed = False
+        #: For the metrics: records read, requests that had been seen before, records that are no request.
+        self.received = 0
+        self.repeated = 0
+        self.undecodable = 0
+
+    # At the start and at the end.
+
+    def restore(self, stored: StoredState) -> None:
+        """Know the commands of the state file. What the replies topic has of them is said by `mark_answered`."""
+        self._sequence = stored.last_sequence
+        for row in stored.commands:
+            command = self._command(row.identity, row.sequence, row.ep, row.request, row.received_ms, row.expires_ms)
+            command.ticket = row.ticket
+            self._active[command.identity] = command
+            self._restored.append(row)
+
+    def mark_answered(self, request_id: bytes, said: bytes) -> None:
+        """A reply that is in the replies topic: its ``request.id`` header and its value.
+
+        To be called for the topic's tail at the start, and again after the producer had to be made anew.
+        """
+        command = self._active.get(request_id[:16])
+        if command is not None and command.request_id == request_id and not command.published:
+            self.answering.is_in_kafka(command, said)
+
+    def start(self) -> None:
+        """Go on with what was restored; the registrations must be there again."""
+        restored, self._restored = self._restored, []
+        for row in restored:
+            command = self._active.get(row.identity)
+            if command is None or command.published:
+                continue
+            if row.state is CommandState.SENT:
+                self.answering.finish(command, OutcomeUnknown(), None)
+            else:
+                self.lanes.enqueue(command)
+
+    async def stop(self, *, timeout: float) -> None:
+        """Send nothing new, and wait for what devices have now. The rest waits in the state for the next start."""
+        self._closed = True
+        await self.lanes.stop(timeout=timeout)
+        self.answering.close()
+
+    # Requests come in.
+
+    def take(self, batch: list[RawRequest], done: Callable[[], None]) -> None:
+        """Take a batch; ``done`` is called when it is durable and there is room for the next."""
+        parts = 1
+
+        def part_done() -> None:
+            nonlocal parts
+            parts -= 1
+            if not parts:
+                self._held_back.append(done)
+                self._release()
+
+        fresh: dict[bytes, Command] = {}
+        for raw in batch:
+            self.received += 1
+            command: Command | None
+            try:
+                command = self._readable(raw)
+            except SerdeError as exc:
+                parts += 1
+                self._undecodable(raw, str(exc), part_done)
+                command = self._unreadable(raw)
+            if command is not None and self._is_new(command, fresh):
+                fresh[command.identity] = self._active[command.identity] = command
+        self._admit(fresh, next_offsets(batch), part_done)
+        self._forget_old()
+
+    def _readable(self, raw: RawRequest) -> Command:
+        if raw.value is None:
+            raise MalformedRecord("the record has no value")
+        request: Request = request_in(raw.value)
+        identity = identity_of(raw.value, request)
+        command = self._command(identity, self._next_sequence(), request.ep, raw.value, self._now_ms(), request.expires)
+        command.ticket = request.ticket
+        command.request = request
+        return command
+
+    def _unreadable(self, raw: RawRequest) -> Command | None:
+        """What can be answered all the same: a request of which the endpoint and the ticket can be read."""
+        value = raw.value or b""
+        if value[:5] not in _REQUEST_FRAMES:
+            return None
+        try:
+            (_, ep, ticket), _ = leading_strings(value)
+        except ValueError:
+            return None
+        if not ep or not ticket:
+            return None
+        identity = blake2b(value, digest_size=16).digest()
+        command = self._command(identity, self._next_sequence(), ep, value, self._now_ms(), None)
+        command.ticket = ticket
+        return command
+
+    def _command(
+        self, identity: bytes, sequence: int, ep: str, raw: bytes, received_ms: int, expires_ms: int | None
+    ) -> Command:
+        deadline = received_ms + int(self._limits.longest_wait * 1000)
+        return Command(
+            identity=identity,
+            sequence=sequence,
+            ep=ep,
+            raw=raw,
+            received_ms=received_ms,
+            expires_ms=expires_ms,
+            deadline_ms=deadline if expires_ms is None else min(deadline, expires_ms),
+        )
+
+    def _next_sequence(self) -> int:
+        # By the clock, so that a number is not used again after the command that had the highest one was forgotten.
+        self._sequence = max(self._sequence + 1, self._now_ms() << 12)
+        return self._sequence
+
+    def _is_new(self, command: Command, fresh: Mapping[bytes, Command]) -> bool:
+        before = fresh.get(command.identity) or self._active.get(command.identity)
+        if before is None:
+            return True
+        self.repeated += 1
+        if not before.published:
+            # On its way already: its reply answers both.
+            return False
+        if before.keep and before.reply is not None:
+            self._answer_again(command, before.reply)
+            return False
+        return True
+
+    def _undecodable(self, raw: RawRequest, error: str, done: Callable[[], None]) -> None:
+        def buried(durable: bool) -> None:
+            if durable:
+                done()
+            else:
+                self._later(bury)
+
+        def bury() -> None:
+            if not self._bury(raw, error, buried):
+                self._later(bury)
+
+        self.undecodable += 1
+        _log.warning("undecodable request", partition=raw.partition, offset=raw.offset, error=error)
+        bury()
+
+    def _admit(self, fresh: dict[bytes, Command], positions: Mapping[int, int], done: Callable[[], None]) -> None:
+        def stored(outcome: Admitted | StateUnavailable) -> None:
+            if isinstance(outcome, StateUnavailable):
+                _log.warning("requests cannot be stored, trying again", error=str(outcome))
+                self._later(self._admit, fresh, positions, done)
+                return
+            for command in fresh.values():
+                said = outcome.known.get(command.identity)
+                if said is None:
+                    self.lanes.enqueue(command)
+                else:
+                    self.repeated += 1
+                    self._active.pop(command.identity, None)
+                    self._answer_again(command, said)
+            done()
+
+        rows = [
+            StoredCommand(
+                sequence=command.sequence,
+                identity=command.identity,
+                ticket=command.ticket,
+                ep=command.ep,
+                request=command.raw,
+                state=CommandState.QUEUED,
+                received_ms=command.received_ms,
+                expires_ms=command.expires_ms,
+            )
+            for command in fresh.values()
+        ]
+        try:
+            self._state.admit_commands(rows, stored, positions=positions)
+        except StateOverloaded:
+            self._later(self._admit, fresh, positions, done)
+        except StateUnavailable as exc:
+            # The state is closed: the process ends, and the batch is read again by the next one.
+            _log.debug("requests came too late", error=str(exc))
+
+    def _answer_again(self, command: Command, said: bytes) -> None:
+        command.reply = said
+        command.stored = True
+        command.request = None
+        self.answering.send(command)
+
+    def _settled(self, command: Command) -> None:
+        if self._active.get(command.identity) is command:
+            del self._active[command.identity]
+        self._release()
+
+    def _release(self) -> None:
+        # A reply that Kafka does not take stays here, so no more is read than can be kept.
+        while self._held_back and len(self._active) < 2 * self._limits.in_all:
+            self._held_back.pop()()
+
+    def _forget_old(self) -> None:
+        now = self._now_ms()
+        if now - self._forgot_ms > _FORGET_EVERY_MS:
+            self._forgot_ms = now
+            with suppress(StateOverloaded, StateUnavailable):  # the next time, then
+                self._state.forget_answered(now - int(self._limits.remember * 1000))
+
+    def _later(self, what: Callable[..., None], *args: object) -> None:
+        if not self._closed:
+            asyncio.get_running_loop().call_later(self._limits.retry, what, *args)

@@ -1,0 +1,117 @@
+"""Commands over Kafka: the request topic, the command loop, the replies and the dead letters, wired.
+
+Owns nothing but the wiring; see `gateway.intake` (requests come in), `gateway.command_loop` (what becomes of them),
+`gateway.lanes` (the order per device) and `gateway.answering` (replies go out).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from connectors.kafka import Cluster
+from gateway.answering import Done, Headers
+from gateway.command_loop import CommandLoop
+from gateway.intake import Intake, RawRequest
+from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceSentReset, DeviceTimeout, Limits
+from gateway.registrations import kafka_place
+from gateway.state import State, StoredState
+from gateway.uplink import Uplink
+from schemas.lwm2m.objects import Definitions
+
+__all__ = ["Commands", "DeviceGone", "DeviceLink", "DeviceSentReset", "DeviceTimeout", "Limits"]
+
+#: How long `Commands.stop` waits for devices that have a command now.
+_STOP_SECONDS = 3.0
+_MOST_REASON_BYTES = 1000
+
+
+class Commands:
+    """The commands of a gateway, from `restore` and `mark_answered` over `start` to `stop`. Times in seconds."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        cluster: Cluster,
+        state: State,
+        definitions: Definitions,
+        link: DeviceLink,
+        uplink: Uplink,
+        wall_ms: Callable[[], int],
+        timeout: float,
+    ) -> None:
+        """``timeout`` is how long a device has for its answer."""
+        self._cluster = cluster
+        self._uplink = uplink
+        self._group = f"headwater-gateway-{server_id}"
+        self._positions: dict[int, int] = {}
+        self._intake: Intake | None = None
+        self.loop = CommandLoop(
+            server_id=server_id,
+            state=state,
+            link=link,
+            definitions=definitions,
+            publish=self._publish,
+            bury=self._bury,
+            now_ms=wall_ms,
+            limits=Limits(answer=timeout),
+        )
+        #: Called for every notification, so without a detour.
+        self.device_awake = self.loop.lanes.device_awake
+        self.mark_answered = self.loop.mark_answered
+
+    def restore(self, stored: StoredState) -> None:
+        """Know the commands of the state file, and where to go on in the requests topic."""
+        self._positions = dict(stored.positions)
+        self.loop.restore(stored)
+
+    def start(self) -> None:
+        """Go on with the restored commands and read new ones. The registrations must be there, Kafka must answer."""
+        self.loop.start()
+        topic = self._uplink.topics.requests
+        partitions = self._uplink.partitions[topic]
+        self._intake = Intake(self._cluster, topic, partitions, self._group, self._positions, self.loop.take)
+        self._intake.start(asyncio.get_running_loop())
+
+    async def stop(self) -> None:
+        """Read and send nothing new, and wait a little for what devices have now.
+
+        Their replies need the uplink: it is to be closed after this. What is not answered waits for the next start.
+        """
+        if self._intake is not None:
+            await self._intake.stop()
+        await self.loop.stop(timeout=_STOP_SECONDS)
+
+    def submit_internal(self, ep: str, factory: CoroutineFactory) -> None:
+        """Run something of the gateway's own in the device's order: ``factory`` is called when its turn has come."""
+        self.loop.lanes.submit_internal(ep, factory)
+
+    def device_registered(self, ep: str) -> None:
+        """The device registered, perhaps again: its queue goes on."""
+        self.loop.lanes.device_awake(ep)
+
+    def device_gone(self, ep: str) -> None:
+        """The device de-registered or expired: what waits for it is answered so."""
+        self.loop.lanes.device_gone(ep)
+
+    def _publish(self, ep: str, value: bytes, headers: Headers, done: Done) -> bool:
+        if not self._uplink.accepting:
+            return False
+        place = kafka_place(ep, self._uplink)
+        return self._uplink.send(self._uplink.topics.replies, place.replies, place.key, value, headers, done)
+
+    def _bury(self, raw: RawRequest, error: str, done: Done) -> bool:
+        if not self._uplink.accepting:
+            return False
+        # The form of connectors.dead_letters: the record as it came, and where from.
+        headers = [
+            *((name, value or b"") for name, value in raw.headers),
+            ("error", error.encode("utf-8", "replace")[:_MOST_REASON_BYTES]),
+            ("stage", b"command"),
+            ("origin.topic", raw.topic.encode()),
+            ("origin.partition", b"%d" % raw.partition),
+            ("origin.offset", b"%d" % raw.offset),
+            ("origin.timestamp", b"%d" % raw.timestamp),
+        ]
+        return self._uplink.send(self._uplink.topics.deadletter, 0, raw.key, raw.value, headers, done)

@@ -1,0 +1,202 @@
+"""Requests come in: a thread reads ``iot.<gw>.management.req`` and hands batches to the event loop, one at a time.
+
+Owns the consumer, its position and back-pressure: the next batch is read when the loop says that the last one is
+durable, and its offsets are committed then. Where to go on is told by the gateway's own state, whose transaction holds
+the commands as well, so a record is admitted once; the offsets committed to Kafka are for people who watch the lag, and
+they tell whether the topic is the one that the state remembers. Never decides what becomes of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import structlog
+
+from connectors import kafka
+from connectors.kafka import Cluster, Consumer, KafkaException, Message, TopicPartition
+from schemas.avro.records import Request
+
+_log = structlog.get_logger("headwater.intake")
+
+#: Records a batch, at most: small enough that the loop is not held up, large enough to share one commit.
+BATCH = 256
+_POLL = 0.1
+_RETRY = 1.0
+_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRequest:
+    """A record of the requests topic as it came; ``timestamp`` is Kafka's, epoch ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+
+
+#: Takes a batch on the event loop, and calls the second argument there when the batch is durable.
+Take = Callable[[list[RawRequest], Callable[[], None]], None]
+
+
+class Intake:
+    """The consumer thread. It lives from `start` to `stop`, whatever Kafka does meanwhile."""
+
+    def __init__(
+        self, cluster: Cluster, topic: str, partitions: int, group: str, positions: Mapping[int, int], take: Take
+    ) -> None:
+        """``positions`` are the state's next offsets by partition; ``group`` names the committed offsets."""
+        self._cluster = cluster
+        self._topic = topic
+        self._partitions = partitions
+        self._group = group
+        self._positions = positions
+        self._take = take
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to read."""
+        self._thread = threading.Thread(target=self._run, args=(loop,), name="request-intake", daemon=True)
+        self._thread.start()
+
+    async def stop(self, *, timeout: float = 5.0) -> None:
+        """End the thread; a batch that is not durable yet will be read again."""
+        self._stopping.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join, timeout)
+
+    def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while not self._stopping.is_set():
+            reader = kafka.consumer(self._cluster, self._group)
+            try:
+                self._assign(reader)
+                while not self._stopping.is_set():
+                    self._read(reader, loop)
+            except KafkaException as exc:
+                # Nothing is lost: the next consumer goes on at the same place.
+                _log.warning("requests cannot be read, trying again", topic=self._topic, error=str(exc))
+                self._stopping.wait(_RETRY)
+            finally:
+                with suppress(KafkaException, RuntimeError):
+                    reader.close()
+
+    def _assign(self, reader: Consumer) -> None:
+        # No consumer group protocol: there is one gateway (its state is locked), and after a kill -9 it must not wait
+        # for its predecessor's session to time out.
+        wanted = [TopicPartition(self._topic, p) for p in range(self._partitions)]
+        fresh = []
+        for place in reader.committed(wanted, timeout=_TIMEOUT):
+            if place.offset < 0:
+                # Never committed: the topic is new, or not the one that the state remembers.
+                low, _ = reader.get_watermark_offsets(place, timeout=_TIMEOUT, cached=False)
+                place.offset = low
+                fresh.append(place)
+            else:
+                place.offset = max(place.offset, self._positions.get(place.partition, 0))
+            wanted[place.partition] = place
+        if fresh:
+            reader.commit(offsets=fresh, asynchronous=False)
+        reader.assign(wanted)
+
+    def _read(self, reader: Consumer, loop: asyncio.AbstractEventLoop) -> None:
+        messages = [message for message in reader.consume(BATCH, timeout=_POLL) if _usable(message)]
+        if not messages:
+            return
+        durable = threading.Event()
+        batch = [
+            RawRequest(
+                topic=self._topic,
+                partition=message.partition(),
+                offset=message.offset(),
+                timestamp=message.timestamp()[1],
+                key=message.key(),
+                value=message.value(),
+                headers=tuple(message.headers() or ()),
+            )
+            for message in messages
+        ]
+        loop.call_soon_threadsafe(self._take, batch, durable.set)
+        while not durable.wait(_POLL):
+            if self._stopping.is_set():
+                return
+        self._positions = {**self._positions, **next_offsets(batch)}
+        reader.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in next_offsets(batch).items()])
+
+
+def next_offsets(batch: Sequence[RawRequest]) -> dict[int, int]:
+    """Where to go on after ``batch``, by partition."""
+    return {raw.partition: raw.offset + 1 for raw in batch}
+
+
+def _usable(message: Message) -> bool:
+    error = message.error()
+    if error is None:
+        return True
+    if error.fatal():
+        raise KafkaException(error)
+    _log.warning("requests cannot be read for now", error=error.str())
+    return False
+
+
+def identity_of(value: bytes, request: Request) -> bytes:
+    """16 bytes that are the same for the same request: endpoint, ticket and payload (kind, path, format, body, paths).
+
+    People reuse tickets for different requests (the contract's own examples do), so a ticket alone is no identity.
+    ``serverId`` and ``expires`` do not count: a request that is sent again with a later time is the same one.
+    ``value`` is the record that ``request`` was decoded from: its payload is hashed as it stands there, since to encode
+    it once more would cost as much as decoding did.
+    """
+    _, payload_at = leading_strings(value)
+    payload = value[payload_at:]
+    if request.expires is not None:
+        payload = payload.removesuffix(b"\x02" + _zigzag(request.expires)) + b"\x00"
+    digest = blake2b(payload, digest_size=16)
+    for text in (request.ep, request.ticket):
+        encoded = text.encode()
+        digest.update(b"%d:%s" % (len(encoded), encoded))
+    return digest.digest()
+
+
+def leading_strings(value: bytes) -> tuple[list[str], int]:
+    """The three strings that an AvroRequest of any version begins with (serverId, ep, ticket), and where they end.
+
+    Raises:
+        ValueError: the bytes do not begin like a request.
+    """
+    at, texts = 5, []
+    for _ in range(3):
+        length, shift = 0, 0
+        while True:
+            if at >= len(value) or shift > 28:
+                raise ValueError("the record ends early")
+            byte = value[at]
+            at += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        length = length >> 1 ^ -(length & 1)
+        if not 0 <= length <= len(value) - at:
+            raise ValueError("the record ends early")
+        texts.append(value[at : at + length].decode())
+        at += length
+    return texts, at
+
+
+def _zigzag(number: int) -> bytes:
+    rest = number << 1 ^ number >> 63
+    out = bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    out.append(rest)
+    return bytes(out)
