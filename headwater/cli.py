@@ -6,13 +6,12 @@ loaded by the commands that need them, not here, so that help and completion are
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headwater.commands import devices, kafka, processes, tail, verbs
+from headwater.commands import demo, devices, kafka, processes, tail, verbs
 
 HELP = """Edge-to-cloud LwM2M: devices → gateway → edge Kafka → replicator → cloud Kafka → stores.
 
@@ -45,6 +44,8 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
             typer.echo(f"headwater {version('headwater')}")
         except PackageNotFoundError:
@@ -67,7 +68,7 @@ def top(
         ctx.meta["headwater.config"] = config
 
 
-for family in (processes, kafka, devices, verbs, tail):
+for family in (demo, processes, kafka, devices, verbs, tail):
     family.register(app)
 
 

@@ -24,8 +24,9 @@ T = TypeVar("T")
 
 
 @contextmanager
-def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call ``stop`` on the first SIGTERM or SIGINT; end the process at once on a second one, or after `GRACE`.
+def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterator[None]:
+    """Call ``stop`` on the first SIGTERM or SIGINT; end the process at once on a second one, or after ``grace``
+    seconds.
 
     ``stop`` is called in the main thread, between two steps of Python.
     """
@@ -37,7 +38,7 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
             os._exit(Exit.INTERRUPTED)
         told = True
         stop()
-        overdue = threading.Timer(GRACE, _give_up)
+        overdue = threading.Timer(grace, _give_up, [grace])
         overdue.daemon = True
         overdue.start()
 
@@ -49,8 +50,8 @@ def stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _give_up() -> None:
-    sys.stderr.write(f"error: it did not stop within {GRACE:g} s and was ended\n")
+def _give_up(grace: float) -> None:
+    sys.stderr.write(f"error: it did not stop within {grace:g} s and was ended\n")
     sys.stderr.flush()
     os._exit(Exit.BUG)
 
@@ -71,8 +72,8 @@ def run_until_stopped(make: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -
     return asyncio.run(main())
 
 
-def run_thread_until_stopped(run: Callable[[threading.Event], T]) -> T:
+def run_thread_until_stopped(run: Callable[[threading.Event], T], grace: float = GRACE) -> T:
     """As `run_until_stopped`, for what runs without an event loop."""
     stop = threading.Event()
-    with stopped_by_signals(stop.set):
+    with stopped_by_signals(stop.set, grace):
         return run(stop)

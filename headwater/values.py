@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +24,10 @@ from schemas.lwm2m.path import MAX_ID, Path, PathError
 
 #: Year 9999, in seconds: a larger number is milliseconds by mistake.
 _LAST_SECOND = 253402300799
+
+
+#: ``5601=1.5`` and the comma after it; a value that has a comma is in quotes.
+_PAIR = re.compile(r"""\s*([^=,\s]+)\s*=\s*(?:'([^']*)'\s*(?:,|\Z)|"([^"]*)"\s*(?:,|\Z)|([^,]*)(?:,|\Z))""")
 
 
 class ValueProblem(Stop):
@@ -79,16 +83,17 @@ class Reader:
         if text.lstrip().startswith("{"):
             return self._instance_of(path, _json(text, path, "starts as JSON but is none"))
         pairs: dict[str, Any] = {}
-        if text.strip():
-            for part in next(csv.reader([text], skipinitialspace=True, quotechar="'" if "='" in text else '"')):
-                name, equals, value = part.partition("=")
-                if not equals:
-                    raise ValueProblem(
-                        f"{path}: {part!r} is not ID=VALUE; an instance is written as 5601=1.5,5602=2 or JSON"
-                    )
-                if name.strip() in pairs:
-                    raise ValueProblem(f"{path}: resource {name.strip()} is given twice")
-                pairs[name.strip()] = _unquoted(value.strip())
+        position = 0
+        while position < len(text.rstrip()):
+            pair = _PAIR.match(text, position)
+            if pair is None:
+                raise ValueProblem(
+                    f"{path}: {text[position:].strip()!r} is not ID=VALUE; an instance is 5601=1.5,5602=2 or JSON"
+                )
+            if pair[1] in pairs:
+                raise ValueProblem(f"{path}: resource {pair[1]} is given twice")
+            pairs[pair[1]] = pair[4].strip() if pair[4] is not None else pair[2] or pair[3] or ""
+            position = pair.end()
         return self._instance_of(path, pairs)
 
     def _instance_of(self, path: Path, content: Any) -> Instance:
@@ -163,10 +168,6 @@ def _child(path: Path, key: str) -> Path:
     except PathError as exc:
         raise ValueProblem(str(exc)) from exc
     return path
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 def _named(definitions: Definitions, path: Path) -> str:

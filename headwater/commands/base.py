@@ -135,10 +135,16 @@ def command(
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # read by inspect
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         context = {"ignore_unknown_options": True} if dashes else {}
-        app.command(name, rich_help_panel=panel, context_settings=context)(run)
+        app.command(name, help=_help(function), rich_help_panel=panel, context_settings=context)(run)
         return function
 
     return register
+
+
+def _help(function: Callable[..., None]) -> str:
+    """The docstring with each paragraph on one line, so that it wraps; examples stay as they are."""
+    paragraphs = inspect.getdoc(function) or ""
+    return "\n\n".join(one if one.startswith("\b") else one.replace("\n", " ") for one in paragraphs.split("\n\n"))
 
 
 def _in_environment(parameter: inspect.Parameter, group: str, name: str) -> inspect.Parameter:

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
-from rich.live import Live
-from rich.text import Text
 
 from headwater.commands.base import command
 from headwater.commands.verbs import CLOUD, PANEL
@@ -17,6 +14,8 @@ from headwater.exits import Exit, Stop
 from headwater.options import EndpointArgument, GatewayOption, KafkaOption, Output, OutputOption
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from cloud.inventory import Device, Inventory, LastValue
 
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show what changes; Ctrl-C ends.")]
@@ -126,6 +125,8 @@ def _show(
                         screen.print(as_table(inventory))
                     while not inventory.refresh(0.5):
                         pass
+            from rich.live import Live
+
             with Live(as_table(inventory), console=screen, auto_refresh=False) as live:
                 while True:
                     inventory.refresh(0.25)
@@ -135,6 +136,8 @@ def _show(
 
 
 def _devices_table(inventory: Inventory) -> RenderableType:
+    from rich.text import Text
+
     from headwater.output import table
     from headwater.values import moment
 
@@ -162,6 +165,8 @@ def _devices_table(inventory: Inventory) -> RenderableType:
 
 
 def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
+    from rich.console import Group
+
     from headwater.output import name_of, table, value_row
     from headwater.values import moment
     from schemas.lwm2m.objects import Definitions
