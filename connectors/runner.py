@@ -19,12 +19,10 @@ where their origin tells them apart.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from functools import lru_cache
 
 import structlog
@@ -32,7 +30,6 @@ import structlog
 from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord, raw_record, read_back
 from connectors.health import serve_health
 from connectors.kafka import (
-    Cluster,
     Consumer,
     KafkaError,
     KafkaException,
@@ -41,18 +38,16 @@ from connectors.kafka import (
     end_offsets,
 )
 from connectors.runner_metrics import RunnerMetrics
+from connectors.sink_settings import ALL_GATEWAYS, SinkSettings, Source
 from connectors.sinks import SINKS
-from connectors.sinks.sink import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
+from connectors.sinks.sink import RejectedRecords, RetryLater, Sink, SinkKind, SinkRecord
 from schemas.avro import serde
 from schemas.avro.records import Key
-from schemas.avro.topics import FAMILIES, TopicKind, Topics, validate_gateway_id
+from schemas.avro.topics import TopicKind, Topics, UnknownTopic
 
 __all__ = ["ALL_GATEWAYS", "Runner", "SinkSettings", "Source", "run_sink", "run_sinks"]
 
 _log = structlog.get_logger("headwater.sink")
-
-#: As the gateway: every gateway's topics, those too that appear later.
-ALL_GATEWAYS = "*"
 
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 30.0
@@ -75,62 +70,6 @@ _NEEDS_PEOPLE = frozenset(
 )
 
 Partition = tuple[str, int]
-
-
-class Source(Enum):
-    """What is read."""
-
-    #: The gateway's topics, until it is told to stop.
-    TOPICS = "topics"
-    #: The dead letters that this sink refused or could not decode, once each, up to the present end.
-    DEAD_LETTERS = "dead letters"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SinkSettings:
-    """One sink of one process. ``options`` are the sink's own, see its ``sample_config``."""
-
-    sink: str
-    gateway: str
-    kafka: Cluster
-    options: Mapping[str, object] = field(default_factory=dict)
-    #: The consumer group; a new name reads everything from the beginning, so it also replays into any store.
-    group: str | None = None
-    source: Source = Source.TOPICS
-    batch_records: int = 2000
-    batch_bytes: int = 4 * 1024 * 1024
-    #: How long a batch waits to be filled.
-    linger_s: float = 0.2
-    #: How long Kafka keeps the partitions of a member that vanished, before others (or itself, started anew) get them.
-    session_s: float = 10.0
-    #: Where /healthz, /readyz and /metrics are served; None: nowhere. Port 0 takes a free one.
-    metrics_port: int | None = None
-    metrics_host: str = "127.0.0.1"
-
-    def __post_init__(self) -> None:
-        if self.sink not in SINKS:
-            raise SinkConfigError(f"there is no sink {self.sink!r}; there are: {', '.join(sorted(SINKS))}")
-        if self.gateway != ALL_GATEWAYS:
-            validate_gateway_id(self.gateway)
-        elif self.source is Source.DEAD_LETTERS:
-            raise SinkConfigError("dead letters are tried again one gateway at a time: name it")
-        if self.batch_records < 1 or self.batch_bytes < 1 or self.linger_s < 0:
-            raise SinkConfigError("a batch has at least one record and one byte, and waits no negative time")
-
-    @property
-    def group_id(self) -> str:
-        """``headwater-sink-<sink>-<gateway>`` unless one was given."""
-        if self.group:
-            return self.group
-        prefix = "headwater-sink" if self.source is Source.TOPICS else "headwater-deadletters"
-        return f"{prefix}-{self.sink}-{'all' if self.gateway == ALL_GATEWAYS else self.gateway}"
-
-    def subscription(self) -> list[str]:
-        """Topic names, or for all gateways librdkafka's patterns (``^…``)."""
-        kinds = SINKS[self.sink].topics if self.source is Source.TOPICS else (TopicKind.DEADLETTER,)
-        if self.gateway != ALL_GATEWAYS:
-            return [Topics(self.gateway).name(kind) for kind in kinds]
-        return [f"^{FAMILIES[k].prefix}\\..+\\.{re.escape(FAMILIES[k].suffix)}$" for k in kinds]
 
 
 def run_sink(settings: SinkSettings, stop: threading.Event) -> None:
@@ -303,6 +242,12 @@ class Runner:
 
     def _take(self, raw: RawRecord) -> int:
         place = (raw.topic, raw.partition)
+        try:
+            _topics_of(raw.topic)
+        except UnknownTopic:
+            # It matched the pattern of all gateways, but is nobody's.
+            self._batch.append(_Taken(place=place, offset=raw.offset, raw=None))
+            return raw.size
         if self._ends is None:
             self._batch.append(_Taken(place=place, offset=raw.offset, raw=raw))
             return raw.size
@@ -393,13 +338,17 @@ class Runner:
             return False
         for letter in letters:
             self._metrics.dead_letter(letter.stage)
+        if letters:
+            # One line a batch, however many there are: they are all in the topic.
+            first = letters[0]
             _log.warning(
-                "record put into the dead-letter topic",
-                stage=letter.stage,
-                error=letter.error[:200],
-                topic=letter.record.topic,
-                partition=letter.record.partition,
-                offset=letter.record.offset,
+                "records put into the dead-letter topic",
+                count=len(letters),
+                stage=first.stage,
+                error=first.error[:200],
+                topic=first.record.topic,
+                partition=first.record.partition,
+                offset=first.record.offset,
             )
         return True
 
@@ -521,8 +470,12 @@ class Runner:
         self._commit()
         for topic, partition in self._held:
             here = TopicPartition(topic, partition)
-            _, high = self._consumer.get_watermark_offsets(here, cached=True) or (0, 0)
-            position = self._consumer.position([here])[0].offset
+            try:
+                _, high = self._consumer.get_watermark_offsets(here, cached=True) or (0, 0)
+                position = self._consumer.position([here])[0].offset
+            except KafkaException:
+                # Just assigned, and not looked up yet.
+                continue
             if position >= 0 and high >= 0:
                 self._metrics.lag(topic, partition, max(0, high - position))
         if self._kafka_waits is not None and now - self._probed > 5.0:

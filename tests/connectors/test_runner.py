@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Cluster, TopicPartition, consumer
+from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics
 from connectors.runner import ALL_GATEWAYS, Source, run_sink, run_sinks
 from connectors.runner import SinkSettings as Settings
 from connectors.sinks import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
 from connectors.sinks.sqlite import KIND, open_sqlite
+from headwater.processes import free_port
 from schemas.avro.records import Key, Notification
 from schemas.avro.topics import InvalidGatewayId
 from tests.sink_harness import count, dead_letters, eventually, make_topics, produce, rows, running
@@ -97,6 +98,7 @@ def test_every_gateways_topics_are_read_as_they_appear(settings: Settings, file:
     produce(settings.kafka, first.observations, some(2))
     with running(everything):
         eventually(lambda: rows(file, mine), [(2,)])
+        ensure_topics(settings.kafka, {f"iot.{gateway_id}..nobody.observations": 1})
         second = make_topics(settings.kafka, f"{gateway_id}-b.north")
         produce(settings.kafka, second.observations, some(3))
         eventually(lambda: rows(file, mine), [(5,)])
@@ -280,8 +282,6 @@ def test_health_and_metrics_are_served(settings: Settings, file: Path) -> None:
     topics = make_topics(settings.kafka, settings.gateway)
     produce(settings.kafka, topics.observations, some(10))
     stop = threading.Event()
-    from headwater.processes import free_port
-
     port = free_port()
     thread = threading.Thread(target=run_sink, args=(replace(settings, metrics_port=port), stop))
     thread.start()
