@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from gateway.server import Parts
 
 Number = Callable[[], float]
 Labelled = Callable[[], dict[str, int]]
@@ -16,6 +21,8 @@ class GatewayMetrics(Collector):
 
     def __init__(self, gateway: str) -> None:
         self._gateway = gateway
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
         self._gauges: list[tuple[str, str, Number]] = []
         self._counters: list[tuple[str, str, Number]] = []
         self._labelled: list[tuple[str, str, str, Labelled]] = []
@@ -44,3 +51,31 @@ class GatewayMetrics(Collector):
             for key, value in sorted(dict(read_all()).items()):
                 labelled.add_metric([self._gateway, key], value)
             yield labelled
+
+
+def describe(metrics: GatewayMetrics, parts: Parts) -> None:
+    """Everything that a running gateway shows."""
+    registrations, short, plain = parts.registrations, parts.short_path, parts.notifications
+    endpoint, uplink, state = parts.endpoint, parts.uplink, parts.state
+    metrics.gauge("devices", "Registered devices.", lambda: len(parts.registry))
+    metrics.gauge("observations", "Established observations.", lambda: len(parts.table))
+    metrics.gauge("uplink_under_way", "Delivery reports of the edge Kafka that are awaited.", lambda: uplink.under_way)
+    metrics.gauge("accepting", "1 while what comes can be made durable.", lambda: int(uplink.accepting))
+    metrics.counter("registrations", "Register requests that were accepted.", lambda: registrations.registered)
+    metrics.counter("updates", "Update requests that were accepted.", lambda: registrations.updated)
+    metrics.counter("deregistrations", "De-register requests.", lambda: registrations.deregistered)
+    metrics.counter("expired", "Registrations whose lifetime ran out.", lambda: registrations.expired)
+    metrics.counter("registrations_refused", "Requests answered 5.03.", lambda: registrations.refused)
+    metrics.counter("notifications", "Notifications taken.", lambda: short.taken)
+    metrics.counter("notification_duplicates", "Notifications that came again.", lambda: short.duplicates)
+    metrics.counter("notifications_refused", "Notifications left unacknowledged: no Kafka.", lambda: short.refused)
+    metrics.counter("notifications_late", "Notifications that came after a newer one.", lambda: short.late)
+    metrics.counters("notifications_dropped", "Notifications not recorded.", "reason", lambda: plain.dropped)
+    metrics.counter("observations_established", "Observe requests that succeeded.", lambda: parts.observing.established)
+    metrics.counter("observations_refused", "Observe requests that a device refused.", lambda: parts.observing.refused)
+    metrics.counter("datagrams", "Datagrams received.", lambda: endpoint.received)
+    metrics.counters("datagrams_dropped", "Datagrams dropped.", "reason", lambda: endpoint.dropped_datagrams)
+    metrics.counter("records", "Records handed to the producer.", lambda: uplink.sent)
+    metrics.counter("records_failed", "Records that the producer did not take or lost.", lambda: uplink.failed)
+    metrics.counter("state_groups", "Groups written to the state file.", lambda: state.groups_written)
+    metrics.counter("state_groups_failed", "Groups that the disk refused.", lambda: state.groups_failed)

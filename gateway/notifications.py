@@ -69,7 +69,8 @@ class Notifications:
         self._link = link
         self._spawn = spawn
         self._ended = ended
-        self._fetches = 0
+        #: Whose blocks are being fetched: token and message id. Retransmissions meanwhile are the same notification.
+        self._fetches: set[tuple[bytes, bytes]] = set()
         self.dropped: Counter[str] = Counter()
 
     def take(self, message: Message, address: Address) -> bool:
@@ -94,7 +95,8 @@ class Notifications:
             self._batch.awake.append(device)
         block = message.block(Option.BLOCK2)
         if block is not None and block.more:
-            if self._fetches < _MOST_FETCHES:
+            if len(self._fetches) < _MOST_FETCHES and (message.token, mid) not in self._fetches:
+                self._fetches.add((message.token, mid))
                 self._spawn(self._fetch(observation, message, address))
             return True
         self._record(observation, message, address, message.payload)
@@ -111,7 +113,7 @@ class Notifications:
             self._dead_letter(observation, message, address, payload, str(exc))
             return
         taken = self._batch.hold(
-            device, observation, values, mid=mid, observe=observe or b"", address=address if confirmable else None
+            device, observation, values, mid=mid, observe=observe, address=address if confirmable else None
         )
         # RFC 7641 section 4.2: an error, or a success without Observe, is the last word of an observation.
         if taken and (observe is None or not _is_success(message.code)):
@@ -134,6 +136,7 @@ class Notifications:
                 payload,
                 observation.path,
                 self._definitions.with_versions(observation.device.announcement.object_versions),
+                received_ms=now_ms,
             )
             bodies: list[ResponseBody] = [_read_body(node) for node in nodes]
             code = ResponseCode.CONTENT
@@ -158,7 +161,6 @@ class Notifications:
 
     async def _fetch(self, observation: Observation, message: Message, address: Address) -> None:
         """The rest of a block-wise notification (RFC 7959 section 2.6), then as if it had come at once."""
-        self._fetches += 1
         try:
             options: Options = [
                 (Option.URI_PATH, part.encode()) for part in observation.device.uri_path(observation.path)
@@ -172,7 +174,7 @@ class Notifications:
             _log.info("the blocks of a notification did not come", ep=observation.device.ep, reason=str(exc))
             return
         finally:
-            self._fetches -= 1
+            self._fetches.discard((message.token, message.mid.to_bytes(2, "big")))
         if _is_success(whole.code) and self._table.by_token.get(observation.token) is observation:
             self._record(observation, message, address, whole.payload)
             self._batch.flush()

@@ -70,6 +70,11 @@ class Observation:
         self.compiled: CompiledNotification | None = None
         self.decoders: dict[int, Decoder] = {}
 
+    def begin(self, number: int, now: float) -> None:
+        """The observe request was answered with ``number``: a device that began anew counts anew from there."""
+        self.number = number
+        self.at = now
+
     def is_newer(self, number: int, now: float) -> bool:
         """RFC 7641 section 3.4, and take note of it if it is."""
         newer = 0 < (number - self.number) & 0xFFFFFF < 0x800000 or now - self.at > REORDER_SECONDS

@@ -71,6 +71,7 @@ class Observing:
         publish: Publish,
         in_order: InOrder,
         wall_ms: Callable[[], int],
+        clock: Callable[[], float],
     ) -> None:
         self._server_id = server_id
         self._declared = declared
@@ -82,6 +83,9 @@ class Observing:
         self._publish = publish
         self._in_order = in_order
         self._wall_ms = wall_ms
+        self._clock = clock
+        #: Devices whose missing observations wait to be asked for: an update while they wait adds nothing.
+        self._waiting: set[Device] = set()
         self.established = 0
         self.refused = 0
 
@@ -135,10 +139,12 @@ class Observing:
 
     def complete(self, device: Device) -> None:
         """Ask for what the device should have and has not; in the device's order, after what waits already."""
-        if len(device.wanted) > len(device.observations):
+        if len(device.wanted) > len(device.observations) and device not in self._waiting:
+            self._waiting.add(device)
             self._in_order(device.ep, lambda: self._ask_for_missing(device))
 
     async def _ask_for_missing(self, device: Device) -> None:
+        self._waiting.discard(device)
         for path, observation in list(device.wanted.items()):
             if self._registry.device(device.ep) is not device:
                 return
@@ -185,7 +191,9 @@ class Observing:
             device.address, coap, timeout=timeout, token=observation.token, defer=observation.declared
         )
         success = message.code >> 5 == 2
-        if success and message.uint(Option.OBSERVE) is not None and self._registry.device(device.ep) is device:
+        number = message.uint(Option.OBSERVE)
+        if success and number is not None and self._registry.device(device.ep) is device:
+            observation.begin(number, self._clock())
             observation.content_format = message.uint(Option.CONTENT_FORMAT)
             self._table.add(observation, device)
             device.wanted[str(observation.path)] = observation
@@ -193,7 +201,8 @@ class Observing:
             self.established += 1
         else:
             # Refused, or answered without Observe: it will not notify (RFC 7641 section 3.1).
-            device.wanted.pop(str(observation.path), None)
+            if device.wanted.get(str(observation.path)) is observation:
+                del device.wanted[str(observation.path)]
             self._forget(observation.token)
             self.refused += 1
         return message
@@ -215,7 +224,7 @@ class Observing:
             self._forget(before.token)
         return to_response(message)
 
-    async def cancel(self, device: Device, path: Path, coap: CoapRequest) -> CoapResponse:
+    async def cancel(self, device: Device, path: Path, coap: CoapRequest, timeout: float) -> CoapResponse:
         """A request to stop observing. The gateway forgets at once; the device is told (RFC 7641 section 3.6).
 
         Raises:
@@ -228,7 +237,9 @@ class Observing:
             self._table.remove(observation)
         self._forget(observation.token)
         try:
-            message = await self._link.send(device.address, coap, timeout=_CANCEL_TIMEOUT, token=observation.token)
+            message = await self._link.send(
+                device.address, coap, timeout=min(timeout, _CANCEL_TIMEOUT), token=observation.token
+            )
         except ExchangeError as exc:
             # It is cancelled all the same: a notification that still comes is answered with RST.
             _log.info("the device did not answer a cancellation", ep=device.ep, path=str(path), reason=str(exc))
@@ -249,6 +260,7 @@ class Observing:
 
     def gone(self, device: Device) -> None:
         """The registration ended, and its observations with it."""
+        self._waiting.discard(device)
         for observation in list(device.wanted.values()):
             self._table.suspend(observation)
             self._forget(observation.token)

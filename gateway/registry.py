@@ -68,7 +68,8 @@ class MidWindow:
         self._keep([(other, mark) for other, mark in self._entries() if other != mid])
 
     def _entries(self) -> list[tuple[bytes, int]]:
-        return [(bytes(self._mids[2 * i : 2 * i + 2]), mark) for i, mark in enumerate(self.marks)]
+        entries = [(bytes(self._mids[2 * i : 2 * i + 2]), mark) for i, mark in enumerate(self.marks)]
+        return entries[self._next :] + entries[: self._next]  # oldest first
 
     def _keep(self, entries: list[tuple[bytes, int]]) -> None:
         self.clear()
@@ -101,6 +102,7 @@ class Device:
         "attributes",
         "binding",
         "ep",
+        "heard",
         "key",
         "last_up",
         "lifetime",
@@ -151,6 +153,8 @@ class Device:
         self.key = place.key
         self.partition = place.observations
         self.window = MidWindow()
+        #: When it last spoke (monotonic seconds); kept for devices in queue mode.
+        self.heard = 0.0
         #: By path text: those that are established.
         self.observations: dict[str, Observation] = {}
         #: By path text: those that should be, by an operator's pattern or a request; what lacks is asked for again.
@@ -186,8 +190,9 @@ class Registry:
         self._by_ep: dict[str, Device] = {}
         self._by_reg_id: dict[str, Device] = {}
         self._by_address: dict[Address, Device] = {}
-        #: (epoch ms to look at, endpoint name); an entry is put back when the device was updated meanwhile.
+        #: (epoch ms to look at, endpoint name); an entry counts if ``_looks`` says the same, one an endpoint.
         self._expiries: list[tuple[int, str]] = []
+        self._looks: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._by_ep)
@@ -213,13 +218,14 @@ class Registry:
         self._by_ep[device.ep] = device
         self._by_reg_id[device.reg_id] = device
         self._by_address[device.address] = device
-        heapq.heappush(self._expiries, (device.expires_at, device.ep))
+        self.sooner(device)
         return old
 
     def remove(self, ep: str) -> Device | None:
         """De-register; returns what was registered."""
         device = self._by_ep.pop(ep, None)
         if device is not None:
+            self._looks.pop(ep, None)
             del self._by_reg_id[device.reg_id]
             if self._by_address.get(device.address) is device:
                 del self._by_address[device.address]
@@ -233,19 +239,30 @@ class Registry:
         self._by_address[address] = device
 
     def sooner(self, device: Device) -> None:
-        """The device's lifetime was shortened: look at it earlier."""
+        """The device's lifetime was set: look at it earlier, if that is earlier than we would."""
+        if device.expires_at < self._looks.get(device.ep, device.expires_at + 1):
+            self._look(device)
+
+    def _look(self, device: Device) -> None:
+        self._looks[device.ep] = device.expires_at
         heapq.heappush(self._expiries, (device.expires_at, device.ep))
+        if len(self._expiries) > 2 * len(self._looks) + 64:
+            self._expiries = [(when, ep) for ep, when in self._looks.items()]
+            heapq.heapify(self._expiries)
 
     def expired(self, now_ms: int) -> list[Device]:
         """The devices whose lifetime has passed without an update; they stay until they are removed."""
         gone: list[Device] = []
         while self._expiries and self._expiries[0][0] <= now_ms:
-            _, ep = heapq.heappop(self._expiries)
+            when, ep = heapq.heappop(self._expiries)
+            if self._looks.get(ep) != when:
+                continue
+            del self._looks[ep]
             device = self._by_ep.get(ep)
             if device is None:
                 continue
             if device.expires_at <= now_ms:
                 gone.append(device)
             else:
-                heapq.heappush(self._expiries, (device.expires_at, ep))
+                self._look(device)
         return gone

@@ -1,0 +1,64 @@
+"""The command loop's way to the devices (`gateway.commands.DeviceLink`): by endpoint name, as registered now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, WasReset
+from gateway.commands import DeviceGone, DeviceSentReset, DeviceTimeout
+from gateway.device_link import DeviceLink, to_response
+from gateway.exchange import CoapRequest, CoapResponse, DeviceView
+from gateway.observing import Observing
+from gateway.registry import Device, Registry
+from schemas.lwm2m.path import Path
+
+
+class CommandLink:
+    """``clock`` is monotonic seconds."""
+
+    def __init__(
+        self, registry: Registry, link: DeviceLink, observing: Callable[[], Observing], clock: Callable[[], float]
+    ) -> None:
+        self._registry = registry
+        self._link = link
+        self._observing = observing
+        self._clock = clock
+
+    def view(self, ep: str) -> DeviceView | None:
+        device = self._registry.device(ep)
+        return None if device is None else device.view()
+
+    def queue_mode(self, ep: str) -> bool:
+        device = self._registry.device(ep)
+        return device is not None and device.queue
+
+    def awake(self, ep: str) -> bool:
+        # OMA LwM2M Core 1.1, section 6.5: a device in queue mode should listen for MAX_TRANSMIT_WAIT after it spoke.
+        device = self._registry.device(ep)
+        return device is not None and (not device.queue or self._clock() - device.heard < MAX_TRANSMIT_WAIT)
+
+    def _device(self, ep: str) -> Device:
+        device = self._registry.device(ep)
+        if device is None:
+            raise DeviceGone(ep)
+        return device
+
+    async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
+        device = self._device(ep)
+        try:
+            return to_response(await self._link.send(device.address, request, timeout=timeout))
+        except ExchangeError as exc:
+            raise _failure(exc) from exc
+
+    async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
+        try:
+            return await self._observing().observe(self._device(ep), path, ticket, request, timeout)
+        except ExchangeError as exc:
+            raise _failure(exc) from exc
+
+    async def cancel(self, ep: str, path: Path, request: CoapRequest, timeout: float) -> CoapResponse:
+        return await self._observing().cancel(self._device(ep), path, request, timeout)
+
+
+def _failure(exc: ExchangeError) -> DeviceTimeout | DeviceSentReset:
+    return DeviceSentReset(str(exc)) if isinstance(exc, WasReset) else DeviceTimeout(str(exc))

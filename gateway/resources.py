@@ -1,0 +1,67 @@
+"""What aiocoap serves for us: ``/rd`` for uploads that come in blocks, and ``/.well-known/core`` (RFC 6690)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiocoap
+from aiocoap import resource
+from aiocoap.message import Direction
+
+from gateway.coap.aiocoap_link import Remote
+from gateway.coap.endpoint import BUSY_MAX_AGE
+from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.coap.message import Code, Message, Option, Options, Type, build, uint
+from gateway.registrations import Registrations
+
+
+def site(registrations: Registrations) -> resource.Site:
+    """The resources of the gateway."""
+    root = resource.Site()
+    root.add_resource([".well-known", "core"], resource.WKCResource(root.get_resources_as_linkheader))
+    root.add_resource(["rd"], RegistrationResource(registrations))
+    return root
+
+
+class RegistrationResource(resource.Resource, resource.PathCapable):  # type: ignore[misc]  # aiocoap has no types
+    """The registration interface, for requests that aiocoap has put together from blocks."""
+
+    rt = "core.rd"
+
+    def __init__(self, registrations: Registrations) -> None:
+        super().__init__()
+        self._registrations = registrations
+
+    async def render(self, request: aiocoap.Message) -> aiocoap.Message:
+        whole = Whole(request)
+        self._registrations.serve(whole, list(request.opt.uri_path), request.payload)
+        async with asyncio.timeout(EXCHANGE_LIFETIME):
+            return await whole.answer
+
+    async def render_to_pipe(self, pipe: resource.Pipe) -> None:
+        # Resource and PathCapable disagree about what renders; ours is the block-wise way of Resource.
+        await resource.Resource.render_to_pipe(self, pipe)
+
+
+class Whole:
+    """A request put together from blocks, with the interface of `gateway.coap.endpoint.Incoming`."""
+
+    def __init__(self, request: aiocoap.Message) -> None:
+        remote: Remote = request.remote
+        self.address: Address = remote.address
+        options: Options = [(int(option.number), option.encode()) for option in request.opt.option_list()]
+        self.message = Message(Type.CON, int(request.code), request.mid, request.token, options, request.payload)
+        self.answer: asyncio.Future[aiocoap.Message] = asyncio.get_running_loop().create_future()
+
+    def reply(self, code: int, options: Options | None = None, payload: bytes = b"") -> None:
+        if not self.answer.done():
+            response = aiocoap.Message.decode(build(Type.ACK, code, 0, b"", options or [], payload))
+            response.direction = Direction.OUTGOING
+            response.mid = response.mtype = None
+            self.answer.set_result(response)
+
+    def busy(self) -> None:
+        self.reply(Code.SERVICE_UNAVAILABLE, [(Option.MAX_AGE, uint(BUSY_MAX_AGE))])
+
+    def drop(self) -> None:
+        self.busy()

@@ -1,0 +1,376 @@
+"""One gateway process: puts the parts together, starts them in order, and stops them in order.
+
+It holds no rule of its own; each part's rules are in its own module. Nothing is taken from a device before the edge
+Kafka answers and the recent past is read back; until then requests get 5.03.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import structlog
+
+from connectors.health import HealthServer, serve_health
+from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
+from gateway.coap.aiocoap_link import AiocoapLink
+from gateway.coap.endpoint import Busy, Endpoint, Incoming
+from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.command_link import CommandLink
+from gateway.commands import Commands
+from gateway.device_link import DeviceLink
+from gateway.metrics import GatewayMetrics, describe
+from gateway.notifications import Notifications
+from gateway.observations import ObservationTable
+from gateway.observing import Declared, Observing
+from gateway.recovery import Recovered, recover
+from gateway.registrations import Registrations, kafka_place, restored
+from gateway.registry import WINDOW, Device, Registry
+from gateway.resources import site
+from gateway.settings import GatewaySettings
+from gateway.short_path import ShortPath, decoders_for
+from gateway.state import State, StoredState
+from gateway.uplink import Uplink
+from schemas.avro import serde
+from schemas.avro.records import Response
+from schemas.avro.topics import Topics
+from schemas.lwm2m.objects import Definitions
+
+_log = structlog.get_logger("headwater.gateway")
+
+_HOUSEKEEPING_SECONDS = 0.5
+_KAFKA_RETRY_SECONDS = 1.0
+#: Seconds in which the records under way may still become durable when the gateway is told to stop.
+_DRAIN_SECONDS = 5.0
+
+
+def wall_ms() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Gateway:
+    """A gateway from its start to its stop."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        """Open the state and bind the CoAP port.
+
+        Raises:
+            StateError: the state directory cannot be used; the text says why.
+            OSError: the CoAP address cannot be bound.
+            PathError: a pattern to observe is none.
+        """
+        self._settings = settings
+        self._topics = Topics(settings.gateway)
+        self._declared = Declared(settings.observe, settings.observe_by_endpoint)
+        definitions = Definitions.builtin()
+        self._definitions = (
+            definitions if settings.definitions is None else definitions.load_folder(settings.definitions)
+        )
+        self._endpoint = Endpoint(*settings.coap, Busy())
+        try:
+            self._state = State.open(settings.state)
+            self._stored: StoredState | None = self._state.load()
+        except BaseException:
+            self._endpoint.close()
+            raise
+        self._tasks: asyncio.TaskGroup
+        self._parts: Parts | None = None
+        self._not_ready: str | None = "the edge Kafka does not answer yet"
+        self._health: HealthServer | None = None
+
+    @property
+    def coap_address(self) -> tuple[str, int]:
+        """Where devices are listened to."""
+        return self._endpoint.local_address
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where the metrics are served, also where port 0 was asked for."""
+        return None if self._health is None else self._health.port
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set; then make durable what is under way, and close."""
+        loop = asyncio.get_running_loop()
+        # Tens of thousands of long-lived registrations make the collector's default pace a third of a registration's
+        # cost; what is short-lived here is freed by its reference count.
+        gc.set_threshold(20_000, 20, 100)
+        self._endpoint.start(loop)
+        metrics = GatewayMetrics(self._settings.gateway)
+        if self._settings.metrics_port is not None:
+            self._health = serve_health(
+                self._settings.metrics_port,
+                host=self._settings.metrics_host,
+                registry=metrics.registry,
+                ready=self._ready,
+            )
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                work = self._tasks.create_task(self._work(metrics))
+                await stop.wait()
+                work.cancel()
+                await self._stop()
+        finally:
+            self._endpoint.close()
+            await self._state.close()
+            if self._health is not None:
+                self._health.close()
+
+    def _ready(self) -> str | None:
+        return self._not_ready if self._parts is None else self._parts.uplink.refusal()
+
+    async def _work(self, metrics: GatewayMetrics) -> None:
+        partitions = await self._wait_for_kafka()
+        uplink = Uplink(self._settings.kafka, self._topics, partitions)
+        uplink.start(asyncio.get_running_loop())
+        parts = Parts(
+            self._settings, self._definitions, self._declared, self._state, self._endpoint, uplink, self._spawn
+        )
+        stored, self._stored = self._stored, None
+        assert stored is not None
+        parts.restore(stored)
+        await self._read_back(parts)
+        self._parts = parts
+        describe(metrics, parts)
+        uplink.on_fatal = lambda: self._spawn(self._renew(parts))
+        self._endpoint.serve(parts)
+        uplink.reopen()
+        parts.commands.start()
+        _log.info(
+            "the gateway is ready",
+            coap=f"{self.coap_address[0]}:{self.coap_address[1]}",
+            devices=len(parts.registry),
+            observations=len(parts.table),
+        )
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            parts.registrations.expire()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.create_task(_guarded(work))
+
+    async def _wait_for_kafka(self) -> dict[str, int]:
+        complained = False
+        while True:
+            try:
+                return await asyncio.to_thread(self._partitions)
+            except (Unreachable, KafkaException) as exc:
+                if not complained:
+                    complained = True
+                    _log.warning("waiting for the edge Kafka", reason=str(exc))
+            await asyncio.sleep(_KAFKA_RETRY_SECONDS)
+
+    def _partitions(self) -> dict[str, int]:
+        wanted = self._topics.partitions()
+        ensure_topics(self._settings.kafka, wanted)
+        counts = partition_counts(self._settings.kafka, list(wanted))
+        missing = [name for name in wanted if name not in counts]
+        if missing:
+            raise Unreachable(f"topics are not ready yet: {', '.join(missing)}")
+        return counts
+
+    async def _read_back(self, parts: Parts) -> None:
+        while True:
+            try:
+                found = await asyncio.to_thread(
+                    recover, self._settings.kafka, self._topics, window=WINDOW, now_ms=wall_ms()
+                )
+            except (Unreachable, KafkaException) as exc:
+                _log.warning("the edge Kafka went away while the recent past was read", reason=str(exc))
+                await asyncio.sleep(_KAFKA_RETRY_SECONDS)
+                continue
+            parts.take_back(found)
+            return
+
+    async def _renew(self, parts: Parts) -> None:
+        """The producer is new: what was under way is in Kafka or it is not, and Kafka itself tells."""
+        parts.short_path.forget_undelivered(list(parts.registry))
+        await self._read_back(parts)
+        parts.uplink.reopen()
+
+    async def _stop(self) -> None:
+        self._not_ready = "the gateway is stopping"
+        self._endpoint.pause()
+        parts = self._parts
+        if parts is None:
+            return
+        # Replies of what devices have now still go out, so the uplink closes after the commands.
+        await parts.commands.stop()
+        parts.uplink.close("the gateway is stopping")
+        if not await parts.uplink.drained(_DRAIN_SECONDS):
+            _log.warning("not everything under way became durable; devices will send it again")
+
+
+async def _guarded(work: Coroutine[Any, Any, None]) -> None:
+    """A task of one device must not end the gateway."""
+    try:
+        await work
+    except Exception:  # noqa: BLE001  # logged with its trace, and the other devices go on
+        _log.exception("a task failed")
+
+
+class Parts:
+    """The gateway's parts, wired; the endpoint hands it what comes (`gateway.coap.endpoint.Handler`)."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        definitions: Definitions,
+        declared: Declared,
+        state: State,
+        endpoint: Endpoint,
+        uplink: Uplink,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        gateway = settings.gateway
+        self.endpoint = endpoint
+        self.uplink = uplink
+        self.state = state
+        self.registry = Registry()
+        self.table = ObservationTable(gateway, decoders_for)
+        self.short_path = ShortPath(uplink, self.table.by_token, clock=time.monotonic)
+        self.short_path.start(endpoint.sendto)
+        self.registrations = Registrations(
+            server_id=gateway,
+            local_address=endpoint.local_address,
+            uplink=uplink,
+            state=state,
+            registry=self.registry,
+            listener=self,
+            wall_ms=wall_ms,
+            new_id=_new_registration_id,
+        )
+        aiocoap_link = AiocoapLink(endpoint, site(self.registrations))
+        device_link = DeviceLink(endpoint, aiocoap_link)
+        self.commands = Commands(
+            server_id=gateway,
+            cluster=settings.kafka,
+            state=state,
+            definitions=definitions,
+            link=CommandLink(self.registry, device_link, lambda: self.observing, time.monotonic),
+            uplink=uplink,
+            wall_ms=wall_ms,
+            timeout=settings.command_timeout,
+        )
+        self.observing = Observing(
+            server_id=gateway,
+            declared=declared,
+            link=device_link,
+            table=self.table,
+            registry=self.registry,
+            state=state,
+            definitions=definitions,
+            publish=self._publish,
+            in_order=self.commands.submit_internal,
+            wall_ms=wall_ms,
+            clock=time.monotonic,
+        )
+        self.notifications = Notifications(
+            server_id=gateway,
+            table=self.table,
+            short_path=self.short_path,
+            uplink=uplink,
+            definitions=definitions,
+            endpoint=endpoint,
+            link=aiocoap_link,
+            spawn=spawn,
+            ended=self.observing.ended,
+        )
+        # The endpoint's handler; the first is called for every 2.05 that comes.
+        self.notify = self.short_path.notify
+        self.response = self.notifications.take
+
+    # Handler
+
+    def request(self, incoming: Incoming) -> bool:
+        return self.registrations.request(incoming)
+
+    def reset(self, address: Address, mid: int) -> None:
+        """An RST to nothing that is open: nothing of ours goes without an exchange."""
+
+    def batch_done(self) -> None:
+        self.short_path.flush()
+        self.uplink.poll()
+        if self.short_path.awake:
+            awake = set(self.short_path.awake)
+            self.short_path.awake.clear()
+            for device in awake:
+                self._heard(device)
+
+    def _heard(self, device: Device) -> None:
+        device.heard = time.monotonic()
+        self.commands.device_awake(device.ep)
+
+    def verified(self, address: Address) -> bool:
+        return self.registry.at(address) is not None
+
+    # Listener of the registrations
+
+    def registered(self, device: Device, old: Device | None) -> None:
+        device.heard = time.monotonic()
+        self.commands.device_registered(device.ep)
+        self.observing.registered(device, old)
+
+    def updated(self, device: Device, *, objects_changed: bool) -> None:
+        self._heard(device)
+        if objects_changed:
+            self.observing.objects_changed(device)
+        else:
+            self.observing.complete(device)
+
+    def gone(self, device: Device) -> None:
+        self.observing.gone(device)
+        self.commands.device_gone(device.ep)
+
+    # Start
+
+    def restore(self, stored: StoredState) -> None:
+        """Take up the registrations, observations and commands of the state file."""
+        now = wall_ms()
+        for row in stored.registrations:
+            device = restored(row, self.uplink)
+            # What a device said while the gateway was down is lost: it gets time to say it again.
+            grace = min(device.lifetime, int(EXCHANGE_LIFETIME)) * 1000
+            device.last_up = max(device.last_up, now + grace - device.lifetime * 1000)
+            self.registry.add(device)
+        for observation in stored.observations:
+            owner = self.registry.device(observation.ep)
+            if owner is None:
+                self.state.delete_observation(observation.token)
+            else:
+                self.observing.restore(owner, observation)
+        for device in self.registry:
+            self.observing.restored(device)
+        self.commands.restore(stored)
+
+    def take_back(self, found: Recovered) -> None:
+        """Know what is in the topics already."""
+        for device in self.registry:
+            for mid in found.mids.get(device.key, ()):
+                device.window.put(mid, 0)
+        self.registrations.recorded.update(found.requests)
+        for identity, reply in found.answered.items():
+            self.commands.mark_answered(identity, reply)
+
+    def _publish(self, reply: Response, done: Callable[[bool], None] | None) -> bool:
+        device = self.registry.device(reply.ep)
+        place = kafka_place(reply.ep, self.uplink) if device is None else device.place
+        topic = self.uplink.topics.replies
+        return self.uplink.send(topic, place.replies, place.key, serde.encode(reply), [], done)
+
+
+def _new_registration_id() -> str:
+    return secrets.token_hex(5)
+
+
+async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
+    """Run a gateway until ``stop`` is set.
+
+    Raises:
+        StateError, OSError, PathError: as `Gateway`.
+    """
+    await Gateway(settings).run(stop)
