@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from gateway.exchange import (
     CoapResponse,
     DeviceView,
@@ -29,8 +27,6 @@ from gateway.state import State, StateOverloaded, StateUnavailable
 from schemas.avro.records import Request, RequestKind, RequestPayload
 from schemas.avro.serde import SerdeError, encode
 from schemas.lwm2m.objects import Definitions
-
-_log = structlog.get_logger("headwater.commands")
 
 #: Header of every reply: `Command.request_id`, 16 bytes identity and 8 bytes sequence of the request.
 HEADER_REQUEST_ID: Final = "request.id"
@@ -170,9 +166,9 @@ class Answering:
             self._state.on_durable(written)
         except StateOverloaded:
             self._settle_later(command)
-        except StateUnavailable as exc:
-            # The state is closed already; the topic tells at the next start.
-            _log.debug("a reply could not be noted", ep=command.ep, ticket=command.ticket, error=str(exc))
+        except StateUnavailable:
+            # The state is closed already: the process ends, and at the next start the topic tells.
+            return
 
     def _settle_later(self, command: Command) -> None:
         if not self._closed:

@@ -268,9 +268,9 @@ class CommandLoop:
             self._state.admit_commands(rows, stored, positions=positions)
         except StateOverloaded:
             self._later(self._admit, fresh, positions, done)
-        except StateUnavailable as exc:
-            # The state is closed: the process ends, and the batch is read again by the next one.
-            _log.debug("requests came too late", error=str(exc))
+        except StateUnavailable:
+            # The state is closed already: the process ends, and the next one reads the batch again.
+            return
 
     def _answer_again(self, command: Command, said: bytes) -> None:
         command.reply = said

@@ -108,7 +108,11 @@ class Intake:
         reader.assign(wanted)
 
     def _read(self, reader: Consumer, loop: asyncio.AbstractEventLoop) -> None:
-        messages = [message for message in reader.consume(BATCH, timeout=_POLL) if _usable(message)]
+        # consume() waits for a full batch until its timeout; poll() comes back with the first record.
+        first = reader.poll(_POLL)
+        if first is None:
+            return
+        messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if _usable(message)]
         if not messages:
             return
         durable = threading.Event()

@@ -1,0 +1,152 @@
+"""Requests are read from a real Kafka: in order, never past what is durable, and never twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics, producer
+from gateway.intake import Intake, RawRequest, leading_strings
+from schemas.avro import serde
+from schemas.avro.records import Request, RequestKind, RequestPayload
+from schemas.avro.topics import Topics
+
+pytestmark = pytest.mark.kafka
+
+WAIT = 30.0
+
+
+def fill(cluster: Cluster, topic: str, *values: bytes | None) -> None:
+    sender = producer(cluster)
+    for value in values:
+        sender.produce(topic, value, partition=0, headers=[("h", b"1")])
+    assert sender.flush(WAIT) == 0
+
+
+def committed(cluster: Cluster, topic: str, group: str) -> int:
+    reader = consumer(cluster, group)
+    try:
+        [place] = reader.committed([TopicPartition(topic, 0)], timeout=WAIT)
+        offset: int = place.offset
+        return offset
+    finally:
+        reader.close()
+
+
+class Reader:
+    """An Intake whose batches are made durable by hand."""
+
+    def __init__(self, cluster: Cluster, topic: str, positions: Mapping[int, int]) -> None:
+        self.taken: asyncio.Queue[tuple[list[RawRequest], Callable[[], None]]] = asyncio.Queue()
+        self.intake = Intake(
+            cluster, topic, 1, f"group-{topic}", positions, lambda batch, done: self.taken.put_nowait((batch, done))
+        )
+
+    async def __aenter__(self) -> Reader:
+        self.intake.start(asyncio.get_running_loop())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.intake.stop(timeout=WAIT)
+
+    async def next(self) -> tuple[list[RawRequest], Callable[[], None]]:
+        return await asyncio.wait_for(self.taken.get(), WAIT)
+
+    async def values(self, count: int) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        while len(found) < count:
+            batch, done = await self.next()
+            found += [raw.value for raw in batch]
+            done()
+        return found
+
+
+@pytest.fixture
+def topic(kafka: Cluster, gateway_id: str) -> str:
+    name = Topics(gateway_id).requests
+    ensure_topics(kafka, {name: 1})
+    return name
+
+
+def test_requests_come_as_they_are_and_in_order(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        fill(kafka, topic, b"1", None, b"3")
+        async with Reader(kafka, topic, {}) as reader:
+            batch, done = await reader.next()
+            done()
+            first = batch[0]
+            assert (first.topic, first.partition, first.offset) == (topic, 0, 0)
+            assert (first.key, first.value, first.headers) == (None, b"1", (("h", b"1"),))
+            assert first.timestamp > 0
+            rest = await reader.values(3 - len(batch)) if len(batch) < 3 else []
+            assert [raw.value for raw in batch] + rest == [b"1", None, b"3"]
+            more = [b"%d" % number for number in range(1_000)]
+            await asyncio.to_thread(fill, kafka, topic, *more)
+            assert await reader.values(1_000) == more
+
+    asyncio.run(scenario())
+
+
+def test_batch_that_is_not_durable_is_read_again(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        fill(kafka, topic, b"1", b"2")
+        async with Reader(kafka, topic, {}) as reader:
+            taken, _ = await reader.next()
+            # Nothing more comes while the first is open.
+            await asyncio.to_thread(fill, kafka, topic, b"3")
+        assert reader.taken.empty()
+        assert committed(kafka, topic, f"group-{topic}") == 0
+        async with Reader(kafka, topic, {}) as reader:
+            assert await reader.values(3) == [b"1", b"2", b"3"]
+        assert taken[0].value == b"1"
+        assert committed(kafka, topic, f"group-{topic}") == 3
+
+    asyncio.run(scenario())
+
+
+def test_what_the_state_has_is_not_read_again(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        fill(kafka, topic, b"1", b"2", b"3")
+        async with Reader(kafka, topic, {}) as reader:
+            await reader.next()
+        # The state knows that the first two were admitted; Kafka was not told before the crash.
+        async with Reader(kafka, topic, {0: 2}) as reader:
+            assert await reader.values(1) == [b"3"]
+
+    asyncio.run(scenario())
+
+
+def test_topic_that_is_not_the_one_of_the_state_is_read_from_its_beginning(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        fill(kafka, topic, b"1", b"2")
+        async with Reader(kafka, topic, {0: 1}) as reader:
+            assert await reader.values(2) == [b"1", b"2"]
+
+    asyncio.run(scenario())
+
+
+def test_position_beyond_the_end_goes_back_to_what_is_there(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        async with Reader(kafka, topic, {}):
+            fill(kafka, topic, b"1")
+        async with Reader(kafka, topic, {}) as reader:
+            await reader.values(1)
+        async with Reader(kafka, topic, {0: 500}) as reader:
+            assert await reader.values(1) == [b"1"]
+
+    asyncio.run(scenario())
+
+
+def test_beginning_of_a_broken_request_is_read_as_far_as_it_goes() -> None:
+    whole = serde.encode(
+        Request(server_id="gw", ep="lamp-é", ticket="t" * 200, payload=RequestPayload(kind=RequestKind.READ, path="/3"))
+    )
+    texts, end = leading_strings(whole)
+    assert texts == ["gw", "lamp-é", "t" * 200]
+    for length in range(end):
+        with pytest.raises(ValueError, match=r"ends early|codec can't decode"):
+            leading_strings(whole[:length])
+    with pytest.raises(ValueError, match="ends early"):
+        leading_strings(whole[:5] + b"\xff" * 20)
