@@ -13,6 +13,7 @@ acknowledged survives a power cut, because the offsets that are committed afterw
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -42,6 +43,9 @@ from schemas.lwm2m.objects import DefinitionError, Definitions
 
 #: How long another writer of the same file may hold us up; below what a drain at shutdown may take.
 BUSY_S = 3.0
+
+#: SQLite's own bound of ``max_page_count`` (limits.html, point 13).
+MAX_PAGES = 4_294_967_294
 
 #: What SQLite says about a value; everything else that it says is about the store.
 _RECORD_ERRORS = (
@@ -75,7 +79,9 @@ class SqliteOptions:
         file, size, folder = options.get("file"), options.get("max_size_mb"), options.get("definitions")
         if not isinstance(file, str | FilePath) or not str(file):
             raise SinkConfigError("the SQLite sink needs the option file: where the database is, or is to be")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int | float) or not size > 0):
+        if size is not None and (
+            isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf
+        ):
             raise SinkConfigError(f"max_size_mb of the SQLite sink is a number above 0, not {size!r}")
         if folder is not None and not isinstance(folder, str | FilePath):
             raise SinkConfigError(f"definitions of the SQLite sink is a folder, not {folder!r}")
@@ -179,7 +185,7 @@ class SqliteSink:
         db.execute("PRAGMA cache_size = -16384")
         if self._options.max_size_mb is not None:
             (page,) = db.execute("PRAGMA page_size").fetchone()
-            pages = max(1, int(self._options.max_size_mb * 1024 * 1024 / page))
+            pages = min(max(1, int(self._options.max_size_mb * 1024 * 1024 / page)), MAX_PAGES)
             db.execute(f"PRAGMA max_page_count = {pages}")
         self._begin(db)
         (version,) = db.execute("PRAGMA user_version").fetchone()

@@ -92,7 +92,10 @@ def test_a_file_that_is_no_database_asks_for_patience_and_stays_untouched(file: 
     assert file.read_text() == "my diary " * 1000
 
 
-@pytest.mark.parametrize("options", [{}, {"file": ""}, {"file": 7}, {"file": "x", "max_size_mb": "big"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"file": ""}, {"file": 7}, {"file": "x", "max_size_mb": "big"}, {"file": "x", "max_size_mb": float("inf")}],
+)
 def test_wrong_options_are_told_before_anything_is_opened(options: dict[str, object]) -> None:
     with pytest.raises(SinkConfigError):
         open_sqlite(options)
