@@ -51,6 +51,8 @@ RECEIVE_BUFFER = 4 << 20
 MOST_OPEN_REQUESTS = 20_000
 #: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
 BUSY_MAX_AGE = 30
+#: Seconds in which notifications right behind the answer to an observe request are left to come again, not reset.
+SETTLING = 10.0
 #: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
 AMPLIFICATION = 3
 
@@ -157,6 +159,7 @@ class Endpoint:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._open_requests = 0
+        self._settling: set[tuple[Address, bytes]] = set()
         #: What was received and dropped, by reason; `metrics` shows it.
         self.dropped_datagrams: Counter[str] = Counter()
         self.received = 0
@@ -202,7 +205,7 @@ class Endpoint:
                 datagram, address = receive(MAX_DATAGRAM + 1)
                 taken += 1
                 # 2.05 Content: a notification, or else the response to a request of ours.
-                if len(datagram) > 4 and datagram[1] == 0x45 and notify(datagram, address):
+                if 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == 0x45 and notify(datagram, address):
                     continue
                 self._take(datagram, address)
         except BlockingIOError:
@@ -251,18 +254,24 @@ class Endpoint:
         duplicate, response = self._requests.seen(address, message.mid, self._now())
         if duplicate:
             self.dropped_datagrams["duplicate request"] += 1
-            if response is not None and message.type == Type.CON:
+            if response is not None and message.type == Type.CON and self._may_send(len(response), size, address):
                 self._send(response, address)
             return
         incoming = Incoming(self, message, address, size)
         self._open_requests += 1
         if self._open_requests > MOST_OPEN_REQUESTS:
             incoming.busy()
-        elif not self._handler.request(incoming):
-            if self.fallback is None:
-                incoming.reply(Code.NOT_FOUND)
-            else:
-                self.fallback.serve(incoming)
+            return
+        try:
+            if not self._handler.request(incoming):
+                if self.fallback is None:
+                    incoming.reply(Code.NOT_FOUND)
+                else:
+                    self.fallback.serve(incoming)
+        except Exception:
+            # Every request ends: one that stayed open would count against MOST_OPEN_REQUESTS for ever.
+            incoming.reply(Code.INTERNAL_SERVER_ERROR)
+            raise
 
     def _take_empty(self, message: Message, address: Address) -> None:
         if message.type == Type.CON:  # a ping (RFC 7252 section 4.3)
@@ -277,10 +286,12 @@ class Endpoint:
                     exchange.finish(WasReset("the device reset the request"))
 
     def _take_response(self, message: Message, address: Address) -> None:
-        exchange = self._exchanges.answered(address, message.token)
+        exchange = self._exchanges.answered(address, message.token, message.mid if message.type == Type.ACK else None)
         if exchange is not None:
             if message.type == Type.CON and not exchange.defer:
                 self.acknowledge(address, message.mid)
+            if message.uint(Option.OBSERVE) is not None:
+                self._settle(address, message.token)
             exchange.finish(message)
             return
         if self._handler.response(message, address):
@@ -289,9 +300,19 @@ class Endpoint:
             if message.type == Type.CON:
                 self.acknowledge(address, message.mid)
             return
+        if (address, message.token) in self._settling:
+            self.dropped_datagrams["notification before its observation"] += 1
+            return
         self.dropped_datagrams["response to nothing"] += 1
         if message.type != Type.ACK:
             self._send(empty(Type.RST, message.mid), address)
+
+    def _settle(self, address: Address, token: bytes) -> None:
+        # Whoever asked to observe learns of the answer a turn of the event loop later, or after more blocks; an RST
+        # to a notification in between would end the observation that it has just got.
+        if self._loop is not None:
+            self._settling.add((address, token))
+            self._loop.call_later(SETTLING, self._settling.discard, (address, token))
 
     # Sending
 
@@ -326,10 +347,14 @@ class Endpoint:
             else (Type.NON, self._exchanges.next_mid(incoming.address, self._random.getrandbits(16)))
         )
         datagram = build(type_, code, mid, request.token, options, payload)
-        if len(datagram) > AMPLIFICATION * incoming.size and not self._handler.verified(incoming.address):
-            # What is cut is words for people; the code stays.
-            datagram = build(type_, code, mid, request.token, options if code < Code.BAD_REQUEST else [])
+        # What is cut is words for people and then the options; the code stays.
+        for less in (options if code < Code.BAD_REQUEST else [], []):
+            if not self._may_send(len(datagram), incoming.size, incoming.address):
+                datagram = build(type_, code, mid, request.token, less)
         self.answer_with(incoming, datagram)
+
+    def _may_send(self, size: int, request_size: int, address: Address) -> bool:
+        return size <= AMPLIFICATION * request_size or self._handler.verified(address)
 
     def answer_with(self, incoming: Incoming, datagram: bytes) -> None:
         """Send ``datagram`` as the response of ``incoming``."""

@@ -158,11 +158,16 @@ class Exchanges:
             exchange.acknowledged = True
         return exchange
 
-    def answered(self, address: Address, token: bytes) -> Exchange | None:
-        """The exchange that a response with ``token`` ends (RFC 7252 section 5.3.2), now closed."""
+    def answered(self, address: Address, token: bytes, acknowledged: int | None = None) -> Exchange | None:
+        """The exchange that a response with ``token`` ends (RFC 7252 section 5.3.2), now closed.
+
+        ``acknowledged`` is the message id of a piggybacked response, which must be that of the request: a late copy of
+        the answer to an earlier request with the same token (an observation's) ends nothing.
+        """
         exchange = self._by_token.get((address, token))
-        if exchange is not None:
-            self.close(exchange)
+        if exchange is None or acknowledged not in (None, exchange.mid):
+            return None
+        self.close(exchange)
         return exchange
 
     def close(self, exchange: Exchange) -> None:
