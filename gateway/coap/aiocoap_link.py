@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import aiocoap
 from aiocoap import interfaces
@@ -17,16 +18,29 @@ from aiocoap.message import Direction
 from aiocoap.tokenmanager import TokenManager
 
 from gateway.coap.endpoint import Endpoint, Incoming
-from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, Address, ExchangeError, NoAnswer, WasReset
+from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, Address, ExchangeError, NoAnswer
 from gateway.coap.message import Block, Code, Message, Option, Options, Type, build, parse_any_size
 
 #: A block-wise upload of more than this is refused (4.13): a registration with 1,000 links has about 16 KiB.
 MOST_ASSEMBLED = 64 << 10
-#: Peers that may be in the middle of an upload at once; together they hold at most MOST_UPLOADS * MOST_ASSEMBLED bytes.
-MOST_UPLOADS = 128
+#: Uploads that aiocoap may hold at once, and their bytes together. It holds one for up to twice MAX_TRANSMIT_WAIT after
+#: its last block, also when it is complete.
+MOST_UPLOADS = 2048
+MOST_UPLOADED = 16 << 20
+_HELD_SECONDS = 2 * MAX_TRANSMIT_WAIT
+#: A device that sends blocks without end is given up here.
+MOST_DOWNLOADED = 1 << 20
 
-#: Who sends what: the address, and the Uri-Path and Uri-Query of the request.
-Upload = tuple[Address, tuple[bytes, ...]]
+#: What aiocoap tells uploads apart by, and a little more: the address, the code, and the options but for the blocks.
+UploadKey = tuple[Address, int, tuple[tuple[int, bytes], ...]]
+_BLOCKS = (Option.BLOCK1, Option.BLOCK2)
+
+
+@dataclass(slots=True)
+class _Upload:
+    size: int
+    #: Loop time of the last block, seconds.
+    at: float
 
 
 class Remote(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap publishes no types
@@ -77,7 +91,8 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
         self._tokens.token_interface = self
         self.context.request_interfaces.append(self._tokens)
         self._incoming: dict[tuple[Remote, bytes], Incoming] = {}
-        self._uploads: OrderedDict[Upload, float] = OrderedDict()
+        self._uploads: OrderedDict[UploadKey, _Upload] = OrderedDict()
+        self._uploaded = 0
         endpoint.fallback = self
 
     async def transfer(
@@ -114,6 +129,9 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
             return
         remote = Remote(incoming.address)
         request = aiocoap.Message.decode(incoming.message.encode(), remote)
+        before = self._incoming.pop((remote, request.token), None)
+        if before is not None:
+            before.drop()  # aiocoap forgets a request when another comes with its token
         self._incoming[(remote, request.token)] = incoming
         self._tokens.process_request(request)
 
@@ -123,21 +141,25 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
         if block.szx == 7:
             incoming.reply(Code.BAD_REQUEST, payload=b"block size 7 is for TCP")
             return False
-        if block.number * block.size + len(message.payload) > MOST_ASSEMBLED:
+        size = block.number * block.size + len(message.payload)
+        if size > MOST_ASSEMBLED:
             incoming.reply(Code.REQUEST_ENTITY_TOO_LARGE)
             return False
         now = asyncio.get_running_loop().time()
-        while self._uploads and next(iter(self._uploads.values())) < now - MAX_TRANSMIT_WAIT:
-            self._uploads.popitem(last=False)
-        target = tuple(value for number, value in message.options if number in (Option.URI_PATH, Option.URI_QUERY))
-        upload = (incoming.address, target)
-        if not block.more:
-            self._uploads.pop(upload, None)
-        elif upload not in self._uploads:
-            if len(self._uploads) >= MOST_UPLOADS:
+        while self._uploads and next(iter(self._uploads.values())).at < now - _HELD_SECONDS:
+            self._uploaded -= self._uploads.popitem(last=False)[1].size
+        options = tuple(option for option in message.options if option[0] not in _BLOCKS)
+        key = (incoming.address, message.code, options)
+        upload = self._uploads.get(key)
+        if upload is None:
+            if len(self._uploads) >= MOST_UPLOADS or self._uploaded + size > MOST_UPLOADED:
                 incoming.busy()
                 return False
-            self._uploads[upload] = now
+            upload = self._uploads[key] = _Upload(0, now)
+        self._uploaded += max(size - upload.size, 0)
+        upload.size = max(size, upload.size)
+        upload.at = now
+        self._uploads.move_to_end(key)
         return True
 
     def match(self, message: Message, address: Address) -> bool:
@@ -150,7 +172,7 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
         return isinstance(message.remote, Remote)
 
     def send_message(self, message: aiocoap.Message, reset: Callable[[], None]) -> Callable[[], None] | None:
-        """Send a request or a response; ``reset`` is called when the peer answers a request with RST."""
+        """Send a request or a response."""
         remote: Remote = message.remote
         if message.code.is_response():
             self._respond(message, remote)
@@ -161,13 +183,17 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
 
         def finish(result: Message | ExchangeError) -> None:
             if isinstance(result, Message):
-                self._tokens.process_response(aiocoap.Message.decode(result.encode(), remote))
-            elif isinstance(result, WasReset):
-                reset()
-            else:
+                block = result.block(Option.BLOCK2)
+                if block is None or block.number * block.size + len(result.payload) <= MOST_DOWNLOADED:
+                    self._tokens.process_response(aiocoap.Message.decode(result.encode(), remote))
+                    return
+                result = ExchangeError(f"the response has more than {MOST_DOWNLOADED >> 20} MiB")
+            # This request alone fails: dispatch_error would end all transfers with the device.
+            request = self._tokens.outgoing_requests.get((plain.token, remote))
+            if request is not None:
                 failure = aiocoap.error.NetworkError(str(result))
                 failure.__cause__ = result
-                self._tokens.dispatch_error(failure, remote)
+                request.add_exception(failure)
 
         exchange = self._endpoint.begin(
             remote.address, plain.code, plain.options, plain.payload, plain.token, finish, MAX_TRANSMIT_WAIT
