@@ -16,7 +16,7 @@ import structlog
 from connectors.kafka import Cluster, Message, end_offsets, read_to_end
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.registrations import HEADER_PEER
-from gateway.short_path import HEADER_MID
+from gateway.short_path import HEADER_MID, HEADER_MORE
 from schemas.avro import serde
 from schemas.avro.records import Registration, RegistrationKind, RegistrationNew, RegistrationUpdate
 from schemas.avro.topics import Topics
@@ -75,7 +75,8 @@ def _mids(found: Recovered, messages: Iterable[Message], window: int) -> None:
     for message in messages:
         mid = _header(message, HEADER_MID)
         key = message.key()
-        if mid is None or key is None:
+        # A notification of several records is there when its last one is.
+        if mid is None or key is None or _header(message, HEADER_MORE) is not None:
             continue
         mids = found.mids.setdefault(key, [])
         mids.append(mid)

@@ -9,14 +9,12 @@ gives up is generality, not checks.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable
-from json import JSONDecodeError, loads
 from math import isfinite
 from struct import Struct
-
-import cbor2
 
 from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
 from gateway.observations import Decoder, Observation
@@ -29,6 +27,8 @@ from schemas.lwm2m.path import Path
 #: Kafka headers of a notification's record: what a restarted gateway knows duplicates by, and consumers order by.
 HEADER_MID = "coap.mid"
 HEADER_OBSERVE = "coap.observe"
+#: Set to b"1" on all but the last record of a notification that has several.
+HEADER_MORE = "coap.more"
 #: Set to b"1" on a notification that came after a newer one (RFC 7641 section 3.4).
 HEADER_LATE = "late"
 
@@ -175,7 +175,7 @@ class ShortPath:
         values: list[bytes],
         *,
         mid: bytes,
-        observe: bytes,
+        observe: bytes | None,
         address: Address | None,
     ) -> bool:
         """Put the records of one notification into the batch; ``address`` gets the ACK when the last is durable.
@@ -187,17 +187,27 @@ class ShortPath:
         if not self._open:
             self.refused += 1
             return False
-        headers = [(HEADER_MID, mid), (HEADER_OBSERVE, observe)]
-        if observe and not observation.is_newer(int.from_bytes(observe, "big"), self._now):
+        headers = [(HEADER_MID, mid), (HEADER_OBSERVE, observe or b"")]
+        if observe is not None and not observation.is_newer(int.from_bytes(observe, "big"), self._now):
             self.late += 1
             headers.append((HEADER_LATE, b"1"))
         partition = device.partition
-        for number, value in enumerate(values):
+        more = [*headers, (HEADER_MORE, b"1")]
+        for number, value in enumerate(values, start=1):
+            last = number == len(values)
             held = self._held[partition]
-            if held is not None:
-                self._send(partition, held)
-            last = number == len(values) - 1
-            self._held[partition] = (device.key, value, headers, mid, address if last else None, device)
+            if held is not None and not self._send(partition, held) and number > 1:
+                # All or nothing: without its last record a notification counts as never come.
+                self._held[partition] = None
+                return False
+            self._held[partition] = (
+                device.key,
+                value,
+                headers if last else more,
+                mid,
+                address if last else None,
+                device,
+            )
         device.window.put(mid, self.batch)
         self.taken += 1
         return True
@@ -214,15 +224,19 @@ class ShortPath:
         self._open = self._uplink.accepting
         self._now = self._clock()
         self._now_ms = int(self._wall() * 1000)
+        while self._ages and self._now - self._ages[0][0] > EXCHANGE_LIFETIME:
+            self.oldest = self._ages.popleft()[1] + 1
 
-    def _send(self, partition: int, held: _Held) -> None:
-        """Queue a record that a later one of the batch will vouch for."""
+    def _send(self, partition: int, held: _Held) -> bool:
+        """Queue a record that a later one of the batch will vouch for; False if Kafka's queue is full."""
         key, value, headers, mid, address, device = held
         if not self._uplink.send(self._topic, partition, key, value, headers, None):
             device.window.drop_one(mid)
             self.refused += 1
-        elif address is not None:
+            return False
+        if address is not None:
             self._acks[partition].append((mid, address))
+        return True
 
     def flush(self) -> None:
         """End the batch: its last record of each partition carries the report for all."""
@@ -246,8 +260,6 @@ class ShortPath:
                 self.refused += 1
         if not self._ages or self._now - self._ages[-1][0] >= 1.0:
             self._ages.append((self._now, self.batch))
-        while self._ages and self._now - self._ages[0][0] > EXCHANGE_LIFETIME:
-            self.oldest = self._ages.popleft()[1]
         self.batch += 1
 
     def _reporter(self, partition: int, batch: int, acks: list[tuple[bytes, Address]]) -> Callable[[bool], None]:
@@ -280,6 +292,7 @@ class ShortPath:
 
 _DOUBLE = Struct(">d")
 _FLOAT = Struct(">f")
+_HALF = Struct(">e")
 _NUMERIC = b"0123456789.-"
 
 
@@ -318,7 +331,8 @@ def _tlv_float(path: Path) -> Decoder:
 
 
 def _text_float(payload: bytes) -> float | None:
-    if payload.translate(None, _NUMERIC):
+    # No double needs more digits than that to be told; the plain path knows what to do with longer text.
+    if len(payload) > 64 or payload.translate(None, _NUMERIC):
         return None
     try:
         value = float(payload)
@@ -327,52 +341,78 @@ def _text_float(payload: bytes) -> float | None:
     return value if isfinite(value) else None
 
 
-def _plain_number(value: object) -> float | None:
-    if type(value) is float:
-        return value if isfinite(value) else None
-    return float(value) if type(value) is int and -(1 << 53) <= value <= 1 << 53 else None
+def _names(path: Path) -> list[tuple[str | None, str | None]]:
+    """The usual (base name, name) of the one record that is about ``path``; None is a field that is not there."""
+    text = str(path)
+    cuts = [at for at, letter in enumerate(text) if letter == "/"]
+    cuts = sorted({*cuts, *(at + 1 for at in cuts), len(text)})
+    return [(None, text), (text, None), *((text[:at], text[at:]) for at in cuts)]
+
+
+# SenML is known by the bytes in front of the value, which are always the same for one observation: so nothing is let
+# through that the strict readers of the plain path refuse (labels twice, tags, bytes behind the pack).
 
 
 def _senml_cbor_float(path: Path) -> Decoder:
-    text = str(path)
+    # RFC 8428 section 6: labels -2 base name, 0 name, 2 value.
+    heads = set()
+    for base, name in _names(path):
+        fields = b"" if base is None else b"\x21" + _cbor_text(base)
+        fields += b"" if name is None else b"\x00" + _cbor_text(name)
+        heads.add(bytes((0x81, 0xA1 + (base is not None) + (name is not None))) + fields + b"\x02")
 
     def decode(payload: bytes) -> float | None:
-        try:
-            pack = cbor2.loads(payload)
-        except (cbor2.CBORDecodeError, ValueError, RecursionError, MemoryError, OverflowError):
-            return None
-        if type(pack) is not list or len(pack) != 1 or type(pack[0]) is not dict:
-            return None
-        record = pack[0]
-        # Labels of RFC 8428 section 6: -2 base name, 0 name, 2 value. Anything else beside them is the plain path's.
-        if len(record) == 2 and record.get(0) == text and 2 in record:
-            return _plain_number(record[2])
-        if len(record) == 3 and 2 in record and _is_path(record.get(-2), record.get(0), text):
-            return _plain_number(record[2])
+        for size, numbers in _CBOR_NUMBERS:
+            unpack = numbers.get(payload[-size]) if len(payload) > size else None
+            if unpack is not None and payload[:-size] in heads:
+                value = float(unpack(payload[1 - size :] if size > 1 else payload[-1:]))
+                return value if isfinite(value) else None
         return None
 
     return decode
+
+
+def _cbor_text(text: str) -> bytes:
+    assert len(text) < 24  # a path of three ids has at most 18 characters
+    return bytes((0x60 + len(text),)) + text.encode()
+
+
+def _unsigned(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def _negative(data: bytes) -> int:
+    return -1 - int.from_bytes(data, "big")
+
+
+#: (bytes that the number takes, the reader of what follows its first byte, by that first byte), usual ones first.
+_CBOR_NUMBERS: tuple[tuple[int, dict[int, Callable[[bytes], float]]], ...] = (
+    (9, {0xFB: lambda data: _DOUBLE.unpack(data)[0], 0x1B: _unsigned, 0x3B: _negative}),
+    (5, {0xFA: lambda data: _FLOAT.unpack(data)[0], 0x1A: _unsigned, 0x3A: _negative}),
+    (3, {0xF9: lambda data: _HALF.unpack(data)[0], 0x19: _unsigned, 0x39: _negative}),
+    (2, {0x18: _unsigned, 0x38: _negative}),
+    (1, {**dict.fromkeys(range(0x18), _unsigned), **dict.fromkeys(range(0x20, 0x38), lambda data: 0x1F - data[0])}),
+)
+
+_JSON_NUMBER = re.compile(rb"(?!-0\Z)-?(?:0|[1-9][0-9]{0,20})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 
 
 def _senml_json_float(path: Path) -> Decoder:
-    text = str(path)
+    heads = []
+    for comma, colon in ((",", ":"), (", ", ": ")):
+        for base, name in _names(path):
+            fields = [f'"{label}"{colon}"{text}"' for label, text in (("bn", base), ("n", name)) if text is not None]
+            heads.append(("[{" + comma.join(fields) + f'{comma}"v"{colon}').encode())
+    usual, known = tuple(heads), frozenset(heads)
 
     def decode(payload: bytes) -> float | None:
-        try:
-            pack = loads(payload)
-        except (JSONDecodeError, ValueError, RecursionError):
+        if not (payload.startswith(usual) and payload.endswith(b"}]")):
             return None
-        if type(pack) is not list or len(pack) != 1 or type(pack[0]) is not dict:
+        number = payload[payload.rindex(b":") + 1 : -2].lstrip(b" ")
+        head = payload[: len(payload) - len(number) - 2]
+        if head not in known or _JSON_NUMBER.fullmatch(number) is None:
             return None
-        record = pack[0]
-        if len(record) == 2 and "v" in record and record.get("n") == text:
-            return _plain_number(record["v"])
-        if len(record) == 3 and "v" in record and _is_path(record.get("bn"), record.get("n"), text):
-            return _plain_number(record["v"])
-        return None
+        value = float(number)
+        return value if isfinite(value) else None
 
     return decode
-
-
-def _is_path(base: object, name: object, text: str) -> bool:
-    return type(base) is str and type(name) is str and base + name == text
