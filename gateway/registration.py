@@ -121,13 +121,25 @@ def is_queued(binding: Binding) -> bool:
     return "Q" in binding.value
 
 
-@lru_cache(maxsize=1024)
 def parse_announcement(payload: bytes) -> Announcement:
     """The objects and instances of a device from its CoRE links (RFC 6690).
 
     Raises:
-        Refused: the payload is no link format, or has a link under the root that is no object or instance.
+        Refused: the payload is no link format.
     """
+    # Devices of one make say the same; a long text is rather one of a kind, and would only fill the memory.
+    return _remembered(payload) if len(payload) <= _LONGEST_REMEMBERED else _parse_announcement(payload)
+
+
+_LONGEST_REMEMBERED = 1024
+
+
+@lru_cache(maxsize=1024)
+def _remembered(payload: bytes) -> Announcement:
+    return _parse_announcement(payload)
+
+
+def _parse_announcement(payload: bytes) -> Announcement:
     try:
         text = payload.decode()
         parsed = parse_links(text)
@@ -163,4 +175,6 @@ def parse_announcement(payload: bytes) -> Announcement:
 def _formats(text: str | None) -> frozenset[int] | None:
     if text is None:
         return None
-    return frozenset(int(number) for number in text.split() if number.isascii() and number.isdigit())
+    return frozenset(
+        int(number) for number in text.split() if number.isascii() and number.isdigit() and len(number) <= 5
+    )
