@@ -122,6 +122,10 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
         """Forget a watch whose message never left."""
         self._watched.pop((remote.address, token), None)
 
+    def give_up(self) -> None:
+        """A peer stayed silent: no exchange with it is open any more. (A device has one peer, its server.)"""
+        self._exchanges.clear()
+
     def sleep_after(self, seconds: float) -> None:
         """Queue mode: hear nothing from ``seconds`` after the last datagram on, until the next one is sent.
 
@@ -179,13 +183,6 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
             watcher = self._watched.pop((remote.address, message.token), None)
             if watcher is not None:
                 self._exchanges[remote.address, message.mid] = watcher
-                # The id is used again after 65,536 messages; long before that the exchange is over.
-                asyncio.get_running_loop().call_later(
-                    message.transport_tuning.EXCHANGE_LIFETIME,
-                    self._exchanges.pop,
-                    (remote.address, message.mid),
-                    None,
-                )
         self._stay_awake()
         self._transport.sendto(message.encode(), remote.address)
 
@@ -246,9 +243,14 @@ async def open_context(
     loop = asyncio.get_running_loop()
     context = Context(loop=loop, serversite=site, loggername="headwater.device.coap")
     tokens = DeviceTokens(context)
-    tokens.on_silence = on_silence
     messages = MessageManager(tokens)
     _, device_socket = await loop.create_datagram_endpoint(lambda: DeviceSocket(messages), local_addr=(host, port))
+
+    def silence() -> None:
+        device_socket.give_up()
+        on_silence()
+
+    tokens.on_silence = silence
     messages.message_interface = device_socket
     tokens.token_interface = messages
     context.request_interfaces.append(tokens)

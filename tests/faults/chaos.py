@@ -100,6 +100,7 @@ class ChaosProxy(asyncio.DatagramProtocol):
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._stopped = False
+        self._counted = asyncio.Event()
 
     @property
     def address(self) -> Address:
@@ -149,18 +150,18 @@ class ChaosProxy(asyncio.DatagramProtocol):
         faults = self.up if direction is Direction.UP else self.down
         what = fate(faults, way.source)
         if what.copies == 0:
-            self.counts[direction, "dropped"] += 1
+            self._count(direction, "dropped")
             return
         if what.held:
-            self.counts[direction, "reordered"] += 1
+            self._count(direction, "reordered")
             entry = (data, self._later(faults.longest_hold, lambda: self._release(way, direction)))
             way.held.append(entry)
             return
         if what.copies == 2:
-            self.counts[direction, "duplicated"] += 1
+            self._count(direction, "duplicated")
         for _ in range(what.copies):
             if what.delay:
-                self.counts[direction, "delayed"] += 1
+                self._count(direction, "delayed")
                 self._later(what.delay, lambda: self._send(way, direction, data))
             else:
                 self._send(way, direction, data)
@@ -175,7 +176,7 @@ class ChaosProxy(asyncio.DatagramProtocol):
 
     def _send(self, way: _Way, direction: Direction, data: bytes) -> None:
         if not self._stopped:
-            self.counts[direction, "passed"] += 1
+            self._count(direction, "passed")
             way.send(data)
 
     def _later(self, seconds: float, action: Callable[[], None]) -> asyncio.TimerHandle:
@@ -186,6 +187,16 @@ class ChaosProxy(asyncio.DatagramProtocol):
         timer = asyncio.get_running_loop().call_later(seconds, run)
         self._timers.add(timer)
         return timer
+
+    def _count(self, direction: Direction, what: str) -> None:
+        self.counts[direction, what] += 1
+        self._counted.set()
+
+    async def until(self, direction: Direction, what: str, number: int = 1) -> None:
+        """Wait until that has happened ``number`` times."""
+        while self.counts[direction, what] < number:
+            self._counted.clear()
+            await self._counted.wait()
 
     def cut(self) -> None:
         """Nothing passes any more in either direction; `mend` ends it. What is held back or delayed is lost too."""

@@ -110,14 +110,15 @@ class Observing:
         async with asyncio.timeout(20):
             response = await self.request.response
         assert response.opt.observe is not None
-        return self._decode(response)
+        return self.decode(response)
 
     async def next(self) -> Node:
         """The node of the next notification."""
         async with asyncio.timeout(20):
-            return self._decode(await self._notifications.__anext__())
+            return self.decode(await self._notifications.__anext__())
 
-    def _decode(self, message: Message) -> Node:
+    def decode(self, message: Message) -> Node:
+        """The node that a response or notification carries."""
         return formats.decode(self._format, message.payload, self._path, DEFINITIONS)
 
 
