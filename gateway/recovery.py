@@ -8,7 +8,6 @@ there (RFC 7252 section 4.5 survives the process). Reads only, and is bounded in
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -34,8 +33,9 @@ _MOST_LOOKS = 5
 
 @dataclass(slots=True)
 class Recovered:
-    """What the topics told."""
+    """What the topics told; ``window`` as in `recover`."""
 
+    window: int
     #: By record key: the message ids of the device's notifications, oldest first.
     mids: dict[bytes, list[bytes]] = field(default_factory=dict)
     #: As `Registrations.recorded`.
@@ -51,16 +51,19 @@ def recover(cluster: Cluster, topics: Topics, *, window: int, now_ms: int) -> Re
         Unreachable: Kafka does not answer.
     """
     since_ms = now_ms - int(EXCHANGE_LIFETIME * 1000)
-    names = (topics.observations, topics.registrations, topics.replies)
+    # A command may wait for days; the reply of one that was sent just before a crash is recent all the same.
+    take = {topics.observations: _take_mid, topics.registrations: _take_request, topics.replies: _take_reply}
+    found = Recovered(window=window)
+    ends = end_offsets(cluster, list(take))
     for _ in range(_MOST_LOOKS):
-        before = end_offsets(cluster, names)
-        found = Recovered()
-        _mids(found, read_to_end(cluster, [topics.observations], since_ms=since_ms, newest=MOST_RECORDS), window)
-        _requests(found, read_to_end(cluster, [topics.registrations], since_ms=since_ms, newest=MOST_RECORDS))
-        # A command may wait for days; the reply of one that was sent just before a crash is recent all the same.
-        _replies(found, read_to_end(cluster, [topics.replies], since_ms=since_ms, newest=MOST_RECORDS))
+        if not any(ends.values()):
+            break  # topics without a record, as at the first start
+        found = Recovered(window=window)
+        for message in read_to_end(cluster, list(take), since_ms=since_ms, newest=MOST_RECORDS):
+            take[message.topic()](found, message)
         time.sleep(_SETTLE_SECONDS)
-        if end_offsets(cluster, names) == before:
+        before, ends = ends, end_offsets(cluster, list(take))
+        if ends == before:
             break
     _log.info(
         "read back what was recorded lately",
@@ -71,41 +74,38 @@ def recover(cluster: Cluster, topics: Topics, *, window: int, now_ms: int) -> Re
     return found
 
 
-def _mids(found: Recovered, messages: Iterable[Message], window: int) -> None:
-    for message in messages:
-        mid = _header(message, HEADER_MID)
-        key = message.key()
-        # A notification of several records is there when its last one is.
-        if mid is None or key is None or _header(message, HEADER_MORE) is not None:
-            continue
-        mids = found.mids.setdefault(key, [])
-        mids.append(mid)
-        if len(mids) >= 2 * window:
-            del mids[:window]
+def _take_mid(found: Recovered, message: Message) -> None:
+    mid = _header(message, HEADER_MID)
+    key = message.key()
+    # Of a notification with several records only the last says that it is whole.
+    if mid is None or key is None or _header(message, HEADER_MORE) is not None:
+        return
+    mids = found.mids.setdefault(key, [])
+    mids.append(mid)
+    if len(mids) >= 2 * found.window:
+        del mids[: found.window]
 
 
-def _requests(found: Recovered, messages: Iterable[Message]) -> None:
-    for message in messages:
-        mid, peer = _header(message, HEADER_MID), _header(message, HEADER_PEER)
-        if mid is None or peer is None:
-            continue
-        try:
-            record = serde.decode(message.value() or b"")
-            host, port = peer.decode().rsplit(" ", 1)
-            address = (host, int(port), int.from_bytes(mid, "big"))
-        except (serde.SerdeError, ValueError):
-            continue  # not ours; nothing to know duplicates by
-        if isinstance(record, Registration):
-            body = record.body
-            reg_id = body.reg_id if isinstance(body, RegistrationNew | RegistrationUpdate) else ""
-            found.requests[address] = (record.kind, reg_id)
+def _take_request(found: Recovered, message: Message) -> None:
+    mid, peer = _header(message, HEADER_MID), _header(message, HEADER_PEER)
+    if mid is None or peer is None:
+        return
+    try:
+        record = serde.decode(message.value() or b"")
+        host, port = peer.decode().rsplit(" ", 1)
+        address = (host, int(port), int.from_bytes(mid, "big"))
+    except (serde.SerdeError, ValueError):
+        return  # not ours; nothing to know duplicates by
+    if isinstance(record, Registration):
+        body = record.body
+        reg_id = body.reg_id if isinstance(body, RegistrationNew | RegistrationUpdate) else ""
+        found.requests[address] = (record.kind, reg_id)
 
 
-def _replies(found: Recovered, messages: Iterable[Message]) -> None:
-    for message in messages:
-        identity, value = _header(message, HEADER_REQUEST), message.value()
-        if identity is not None and value is not None:
-            found.answered[identity] = value
+def _take_reply(found: Recovered, message: Message) -> None:
+    identity, value = _header(message, HEADER_REQUEST), message.value()
+    if identity is not None and value is not None:
+        found.answered[identity] = value
 
 
 def _header(message: Message, name: str) -> bytes | None:
