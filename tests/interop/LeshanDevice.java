@@ -171,7 +171,9 @@ public final class LeshanDevice {
             while (taken.contains(free)) {
                 free++;
             }
-            return new Watched(3303, id == null ? free : id, temperature(20));
+            Watched made = new Watched(3303, id == null ? free : id, temperature(20));
+            made.setModel(model);
+            return made;
         });
         objects.setInstancesForObject(3303, new Watched(3303, 0, temperature(20)), new Watched(3303, 1, temperature(30)));
 

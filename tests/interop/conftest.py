@@ -31,9 +31,22 @@ def gateway(kafka: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert running.stop() == 0, running.said()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def leshan(gateway: GatewayProcess, leshan_class_path: list[str]) -> Iterator[LeshanDevice]:
-    """A Leshan device that has registered at the gateway."""
+    """A Leshan device that has registered at the gateway and is observed by it; a module's tests share it."""
+    device = LeshanDevice(leshan_class_path, f"leshan-{secrets.token_hex(4)}", gateway.coap)
+    try:
+        device.event("registered")
+        device.event("observed", path="/3303/0/5700")
+        device.event("observed", path="/3303/1/5700")
+        yield device
+    finally:
+        device.stop()
+
+
+@pytest.fixture
+def fresh_leshan(gateway: GatewayProcess, leshan_class_path: list[str]) -> Iterator[LeshanDevice]:
+    """A Leshan device of the test's own, registered."""
     device = LeshanDevice(leshan_class_path, f"leshan-{secrets.token_hex(4)}", gateway.coap)
     try:
         device.event("registered")

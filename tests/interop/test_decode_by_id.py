@@ -34,7 +34,6 @@ def decode(data: bytes) -> tuple[str, dict[str, Any]]:
 
 def test_every_topic_is_decoded_by_schema_id_alone(gateway: GatewayProcess, leshan: LeshanDevice) -> None:
     topics, ep = gateway.topics, leshan.endpoint
-    leshan.event("observed", path="/3303/0/5700")
     reply = gateway.ask(ep, RequestKind.READ, "/3/0/0")
     leshan.set("/3303/0/5700", "17.75")
 

@@ -47,8 +47,12 @@ def temperature(notification: Notification) -> float | None:
     return None
 
 
-def test_a_registration_its_update_and_its_end_are_recorded(gateway: GatewayProcess, leshan: LeshanDevice) -> None:
-    new = gateway.registration(lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == leshan.endpoint)
+def test_a_registration_its_update_and_its_end_are_recorded(
+    gateway: GatewayProcess, fresh_leshan: LeshanDevice
+) -> None:
+    new = gateway.registration(
+        lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == fresh_leshan.endpoint
+    )
     assert isinstance(new.body, RegistrationNew)
     assert (new.kind, new.body.ver, new.body.lt, new.body.server_id) == (
         RegistrationKind.NEW,
@@ -58,17 +62,19 @@ def test_a_registration_its_update_and_its_end_are_recorded(gateway: GatewayProc
     )
     assert {"/1/0", "/3/0", "/3303/0", "/3303/1"} <= {link.url for link in new.body.links}
 
-    leshan.say("update")
-    leshan.event("updated")
+    fresh_leshan.say("update")
+    fresh_leshan.event("updated")
     update = gateway.registration(
-        lambda one: isinstance(one.body, RegistrationUpdate) and one.body.ep == leshan.endpoint
+        lambda one: isinstance(one.body, RegistrationUpdate) and one.body.ep == fresh_leshan.endpoint
     )
     assert isinstance(update.body, RegistrationUpdate)
     assert update.body.reg_id == new.body.reg_id
 
-    leshan.say("deregister")
-    leshan.event("deregistered")
-    end = gateway.registration(lambda one: isinstance(one.body, RegistrationDelete) and one.body.ep == leshan.endpoint)
+    fresh_leshan.say("deregister")
+    fresh_leshan.event("deregistered")
+    end = gateway.registration(
+        lambda one: isinstance(one.body, RegistrationDelete) and one.body.ep == fresh_leshan.endpoint
+    )
     assert isinstance(end.body, RegistrationDelete)
     assert not end.body.expired
 
@@ -149,8 +155,6 @@ def test_what_is_not_there_is_not_found(gateway: GatewayProcess, leshan: LeshanD
 
 
 def test_what_the_operator_declared_is_observed_on_registration(gateway: GatewayProcess, leshan: LeshanDevice) -> None:
-    leshan.event("observed", path="/3303/0/5700")
-    leshan.event("observed", path="/3303/1/5700")
     leshan.set("/3303/1/5700", "31.25")
     told = gateway.notification(lambda one: one.ep == leshan.endpoint and temperature(one) == 31.25)
     assert (told.path, told.server_id, told.rep.kind) == ("/3303/1/5700", gateway.gateway_id, RequestKind.OBSERVE)
@@ -160,28 +164,28 @@ def test_what_the_operator_declared_is_observed_on_registration(gateway: Gateway
 def test_a_person_observes_and_cancels(
     gateway: GatewayProcess, leshan: LeshanDevice, content_format: RequestFormat
 ) -> None:
-    leshan.event("observed", path="/3303/0/5700")
-    path = "/3303/1/5601"
+    path, number = "/3303/1/5601", FORMATS.index(content_format)
     reply = gateway.ask(leshan.endpoint, RequestKind.OBSERVE, path, content_format=content_format)
     assert reply.rep.code is ResponseCode.CONTENT, plain(reply)
-    leshan.set(path, "-3.5")
-    told = gateway.notification(lambda one: one.ep == leshan.endpoint and temperature(one) == -3.5)
+    leshan.set(path, f"-3.{number}")
+    told = gateway.notification(lambda one: one.ep == leshan.endpoint and temperature(one) == -3 - number / 10)
     assert (told.path, told.ticket) == (path, reply.ticket)
 
     cancelled = gateway.ask(leshan.endpoint, RequestKind.OBSERVE_CANCEL, path, content_format=content_format)
     assert cancelled.rep.code in (ResponseCode.CONTENT, ResponseCode.CHANGED, ResponseCode.DELETED), plain(cancelled)
-    leshan.set(path, "-4.5")
+    leshan.set(path, "-44.5")
     # One connection, one order: what a still living observation told would be recorded before this one.
-    leshan.set("/3303/0/5700", "22.125")
-    seen = gateway.notifications(until=lambda one: one.ep == leshan.endpoint and temperature(one) == 22.125)
-    assert -4.5 not in [temperature(one) for one in seen if one.ep == leshan.endpoint]
+    leshan.set("/3303/0/5700", f"{number}.125")
+    seen = gateway.notifications(until=lambda one: one.ep == leshan.endpoint and temperature(one) == number + 0.125)
+    assert -44.5 not in [temperature(one) for one in seen if one.ep == leshan.endpoint]
 
 
 @every_format
 def test_an_instance_is_observed(gateway: GatewayProcess, leshan: LeshanDevice, content_format: RequestFormat) -> None:
     reply = gateway.ask(leshan.endpoint, RequestKind.OBSERVE, "/3303/0", content_format=content_format)
     assert reply.rep.code is ResponseCode.CONTENT, plain(reply)
-    leshan.set("/3303/0/5602", "44.5")
+    new = 40.5 + FORMATS.index(content_format)
+    leshan.set("/3303/0/5602", str(new))
 
     def wanted(one: Notification) -> bool:
         body = one.rep.body
@@ -189,7 +193,7 @@ def test_an_instance_is_observed(gateway: GatewayProcess, leshan: LeshanDevice, 
             one.ep == leshan.endpoint
             and isinstance(body, ReadBody)
             and isinstance(body.content, Instance)
-            and 44.5 in [value.value for value in values(body.content)]
+            and new in [value.value for value in values(body.content)]
         )
 
     assert gateway.notification(wanted).path == "/3303/0"
@@ -215,11 +219,12 @@ def test_attributes_are_written_and_discovered(gateway: GatewayProcess, leshan: 
 def test_an_instance_is_created_and_deleted(
     gateway: GatewayProcess, leshan: LeshanDevice, content_format: RequestFormat
 ) -> None:
+    number = 5 + FORMATS.index(content_format)
     node = Instance(
-        path=Path(3303, 5),
+        path=Path(3303, number),
         resources=(
-            Resource(path=Path(3303, 5, 5700), type=ResourceType.FLOAT, value=5.5),
-            text("/3303/5/5750", "roof"),
+            Resource(path=Path(3303, number, 5700), type=ResourceType.FLOAT, value=5.5),
+            text(f"/3303/{number}/5750", "roof"),
         ),
     )
     made = gateway.ask(
@@ -227,20 +232,20 @@ def test_an_instance_is_created_and_deleted(
     )
     assert made.rep.code is ResponseCode.CREATED, plain(made)
     assert isinstance(made.rep.body, CreateBody)
-    assert Path.parse(made.rep.body.location) == Path(3303, 5)
+    assert Path.parse(made.rep.body.location) == Path(3303, number)
     update = gateway.registration(
         lambda one: (
             isinstance(one.body, RegistrationUpdate)
             and one.body.ep == leshan.endpoint
-            and "/3303/5" in [link.url for link in one.body.links or ()]
+            and f"/3303/{number}" in [link.url for link in one.body.links or ()]
         )
     )
     assert update.kind is RegistrationKind.UPDATE
 
-    gone = gateway.ask(leshan.endpoint, RequestKind.DELETE, "/3303/5")
+    gone = gateway.ask(leshan.endpoint, RequestKind.DELETE, f"/3303/{number}")
     assert gone.rep.code is ResponseCode.DELETED, plain(gone)
-    leshan.event("deleted", path="/3303/5")
-    read = gateway.ask(leshan.endpoint, RequestKind.READ, "/3303/5")
+    leshan.event("deleted", path=f"/3303/{number}")
+    read = gateway.ask(leshan.endpoint, RequestKind.READ, f"/3303/{number}")
     assert read.rep.code is ResponseCode.NOT_FOUND, plain(read)
 
 
