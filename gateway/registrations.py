@@ -14,9 +14,8 @@ from typing import Protocol
 
 import structlog
 
-from gateway.coap.endpoint import Incoming
 from gateway.coap.exchanges import Address
-from gateway.coap.message import Code, Option, name
+from gateway.coap.message import Code, Message, Option, Options, name
 from gateway.registration import (
     DEFAULT_LIFETIME,
     Announcement,
@@ -47,6 +46,24 @@ _log = structlog.get_logger("headwater.registrations")
 HEADER_MID = "coap.mid"
 HEADER_PEER = "coap.peer"
 _LINK_FORMAT = 40
+
+
+class Incoming(Protocol):
+    """A request that waits for its answer, in one datagram or put together from blocks."""
+
+    @property
+    def message(self) -> Message: ...
+
+    @property
+    def address(self) -> Address: ...
+
+    def reply(self, code: int, options: Options | None = None, payload: bytes = b"") -> None: ...
+
+    def busy(self) -> None:
+        """Answer 5.03 with Max-Age."""
+
+    def drop(self) -> None:
+        """Answer nothing, so that it is sent again."""
 
 
 class Listener(Protocol):
@@ -350,6 +367,8 @@ class Registrations:
                 hold()
             elif incoming is not None:
                 incoming.busy()
+            else:
+                self._registry.sooner(device)  # it expires at the next look
 
         def on_disk(error: StateUnavailable | None) -> None:
             part(error is None)
@@ -404,7 +423,8 @@ def restored(row: StoredRegistration, uplink: Uplink) -> Device:
     return Device(
         ep=row.ep,
         reg_id=row.reg_id,
-        address=(row.address, row.port),
+        # As the socket gives it: with flow information and scope in IPv6.
+        address=(row.address, row.port, 0, 0) if ":" in row.address else (row.address, row.port),
         lifetime=row.lifetime,
         version=row.version,
         binding=Binding(row.binding),
