@@ -13,6 +13,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from math import isfinite
 from struct import Struct
 
@@ -296,8 +297,12 @@ _HALF = Struct(">e")
 _NUMERIC = b"0123456789.-"
 
 
+@lru_cache(maxsize=1024)
 def decoders_for(path: Path, resource_type: ResourceType) -> dict[int, Decoder]:
-    """The short path's decoders by content format for a single-instance resource; empty where it does not apply."""
+    """The short path's decoders by content format for a single-instance resource; empty where it does not apply.
+
+    All observations of a path share them.
+    """
     if resource_type is ResourceType.FLOAT:
         return {
             ContentFormat.TLV: _tlv_float(path),

@@ -14,6 +14,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
 from typing import Any
@@ -113,15 +114,11 @@ def _time(epoch_ms: int) -> bytes:
 class CompiledNotification:
     """The record of one Observation of one single value, ready but for the time and the value.
 
-    ``encode(timestamp_ms, value)`` gives the bytes in Confluent's wire format: ``timestamp_ms`` is epoch milliseconds,
-    ``value`` as ``schemas.lwm2m.nodes.Value`` says for the type. It raises InvalidRecord when the value does not fit.
-
+    Small, as there is one for every observation: what is the same for all observations of a path is shared.
     ``path`` is that of a resource or of an instance of a multiple resource.
     """
 
-    __slots__ = ("encode",)
-
-    encode: Callable[[int, Any], bytes]
+    __slots__ = ("_head", "_join", "_tail")
 
     def __init__(
         self,
@@ -134,72 +131,75 @@ class CompiledNotification:
         resource_type: ResourceType,
     ) -> None:
         """Raises InvalidRecord when ``path`` is too short, PathError when it is none."""
-        value, width = _MODEL[resource_type]
-        where = Path.parse(str(path))
-        model = Notification(
-            ticket=ticket,
-            observation_id=observation_id,
-            server_id=server_id,
-            ep=ep,
-            path=str(path),
+        where = str(path)
+        # The record's first fields, in the order of the schema; the time follows.
+        texts = b"".join(map(_text, (ticket, observation_id, server_id, ep, where)))
+        frame, self._tail = _around(where, resource_type)
+        self._head = frame + texts
+        self._join = _joiner(resource_type, len(self._head), len(self._tail))
+
+    def encode(self, timestamp_ms: int, value: Any) -> bytes:
+        """The bytes in Confluent's wire format.
+
+        ``timestamp_ms`` is epoch milliseconds, ``value`` as ``schemas.lwm2m.nodes.Value`` says for the type.
+
+        Raises:
+            InvalidRecord: the value does not fit.
+        """
+        try:
+            when = _times[timestamp_ms]
+        except KeyError:
+            when = _time(timestamp_ms)
+        try:
+            return self._join(self._head, when, self._tail, value)
+        except _BAD_VALUES as exc:
+            raise InvalidRecord(f"{value!r:.80} is not of the observation's type: {exc}") from exc
+
+
+@lru_cache(maxsize=1024)
+def _around(path: str, resource_type: ResourceType) -> tuple[bytes, bytes]:
+    """What stands before the texts and between the time and the value of a notification."""
+    value, width = _MODEL[resource_type]
+    model = encode(
+        Notification(
+            ticket="",
+            observation_id="",
+            server_id="",
+            ep="",
+            path=path,
             timestamp=_MODEL_TIME,
             rep=ResponsePayload(
                 code=ResponseCode.CONTENT,
                 kind=RequestKind.OBSERVE,
-                body=ReadBody(content=Resource(path=where, type=resource_type, value=value)),
+                body=ReadBody(content=Resource(path=Path.parse(path), type=resource_type, value=value)),
             ),
         )
-        data = encode(model)
-        # Two times that differ show where the time is: what is before it, and after it, is the same in both.
-        head = data[: _common(data, encode(replace(model, timestamp=_MODEL_TIME + 1)))]
-        tail = data[len(head) + len(_long(_MODEL_TIME)) : -width]
-        if resource_type is ResourceType.FLOAT:
-            self.encode = _float_encoder(head, tail)
-        else:
-            self.encode = _encoder(head, tail, _VALUE[resource_type])
+    )
+    empty_texts = 4
+    until_time = _FRAME + empty_texts + len(_text(path))
+    return model[:_FRAME], model[until_time + len(_long(_MODEL_TIME)) : -width]
 
 
-def _common(one: bytes, other: bytes) -> int:
-    return next(i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
+_FRAME = 5
+_Join = Callable[[bytes, bytes, bytes, Any], bytes]
 
 
-def _float_encoder(head: bytes, tail: bytes) -> Callable[[int, Any], bytes]:
+@lru_cache(maxsize=1024)
+def _joiner(resource_type: ResourceType, head_size: int, tail_size: int) -> _Join:
+    """Puts head, time, tail and value together."""
+    if resource_type is not ResourceType.FLOAT:
+        write = _VALUE[resource_type]
+        return lambda head, when, tail, value: head + when + tail + write(value)
     # One call of struct is faster than joining parts. A time takes six bytes, see _MODEL_TIME.
-    pack = Struct(f"<{len(head)}s6s{len(tail)}sd").pack
-    times = _times
+    pack = Struct(f"<{head_size}s6s{tail_size}sd").pack
 
-    def encode_float(timestamp_ms: int, value: float) -> bytes:
-        try:
-            when = times[timestamp_ms]
-        except KeyError:
-            when = _time(timestamp_ms)
-        try:
-            if len(when) == 6:
-                return pack(head, when, tail, value)
-            return head + when + tail + _DOUBLE.pack(value)
-        except _BAD_VALUES as exc:
-            raise InvalidRecord(f"{value!r} is no FLOAT: {exc}") from exc
+    def join_float(head: bytes, when: bytes, tail: bytes, value: float) -> bytes:
+        return pack(head, when, tail, value) if len(when) == 6 else head + when + tail + _DOUBLE.pack(value)
 
-    return encode_float
+    return join_float
 
 
 _DOUBLE = Struct("<d")
-
-
-def _encoder(head: bytes, tail: bytes, write: Callable[[Any], bytes]) -> Callable[[int, Any], bytes]:
-    times = _times
-
-    def encode_value(timestamp_ms: int, value: Any) -> bytes:
-        try:
-            when = times[timestamp_ms]
-        except KeyError:
-            when = _time(timestamp_ms)
-        try:
-            return head + when + tail + write(value)
-        except _BAD_VALUES as exc:
-            raise InvalidRecord(f"{value!r:.80} is not of the observation's type: {exc}") from exc
-
-    return encode_value
 
 
 class CompiledUpdate:
