@@ -24,7 +24,7 @@ from connectors.replicator.ledger import Position, Progress, Unreadable
 from connectors.replicator.meter import Backlog, hours_left
 from headwater import processes
 from schemas.avro.topics import Topics
-from tests.replication import Replicating, content, count, replicating, wait_for_records, wait_until
+from tests.replication import Replicating, content, replicating, wait_for_records, wait_until
 
 HOUR_MS = 3_600_000
 
@@ -247,10 +247,12 @@ def test_replies_go_before_bulk_when_the_line_is_thin(kafka: Cluster, cloud_kafk
     with replicating(_settings(gateway_id, kafka, cloud_kafka, bandwidth=50_000.0)) as running:
         wait_for_records(cloud_kafka, topics.observations, 10)
         _write(kafka, topics.replies, [b"r" * 500 for _ in range(20)])
-        wait_for_records(cloud_kafka, topics.replies, 20)
-        assert count(cloud_kafka, topics.observations) < 400
+        wait_until(lambda: running.metric("records_total", lane="replies", topic=topics.replies) == 20)
+        carried = running.metric("records_total", lane="bulk", topic=topics.observations)
+        assert carried is not None
+        assert carried < 400
         wait_for_records(cloud_kafka, topics.observations, 400)
-        assert running.metric("records_total", lane="bulk", topic=topics.observations) == 400
+    assert content(cloud_kafka, topics.replies) == content(kafka, topics.replies)
 
 
 @pytest.mark.kafka

@@ -1,0 +1,164 @@
+"""Exactly once, whatever goes wrong: each test breaks things in mid-flow and then compares both sides."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from connectors.kafka import Cluster, ensure_topics
+from connectors.replicator import ReplicatorSettings
+from headwater import processes
+from headwater.broker import LinkListener
+from headwater.link import Cut, Link
+from schemas.avro.topics import Topics
+from tests.kafka_brokers import BrokerFactory
+from tests.replication import ReplicatorProcess, Writer, content, replicating, wait_for_records, wait_until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.faults]
+
+PARTITIONS = 2
+
+
+@contextmanager
+def _process(gateway: str, edge: Cluster, cloud: Cluster, log: Path) -> Iterator[ReplicatorProcess]:
+    process = ReplicatorProcess(gateway, edge, cloud, log)
+    try:
+        yield process
+    finally:
+        if process.runs:
+            process.kill()
+
+
+def test_killing_the_replicator_again_and_again_loses_and_doubles_nothing(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: PARTITIONS})
+    chance = random.Random(20_26)
+    writer = Writer(kafka, topic, PARTITIONS, per_second=2000, seed=1)
+    with _process(gateway_id, kafka, cloud_kafka, tmp_path / "log") as process:
+        seen = 0
+        for _ in range(6):
+            # Killed in mid-flow: some time after it carried something new.
+            seen += 1 + chance.randrange(1500)
+            wait_for_records(cloud_kafka, topic, seen)
+            process.kill()
+            seen = max(seen, writer.count // 2)
+            process.start()
+        written = writer.finish()
+        wait_for_records(cloud_kafka, topic, written)
+    assert content(cloud_kafka, topic) == content(kafka, topic)
+
+
+def test_killing_both_brokers_in_mid_flow_loses_and_doubles_nothing(
+    broker_factory: BrokerFactory, gateway_id: str
+) -> None:
+    topics = Topics(gateway_id)
+    edge, cloud = broker_factory("edge"), broker_factory("cloud")
+    ensure_topics(edge.cluster, {topics.observations: PARTITIONS})
+    ensure_topics(cloud.cluster, {topics.requests: 1})
+    up = Writer(edge.cluster, topics.observations, PARTITIONS, per_second=500, seed=2)
+    down = Writer(cloud.cluster, topics.requests, 1, per_second=100, seed=3)
+    with replicating(ReplicatorSettings(gateway=gateway_id, edge=edge.cluster, cloud=cloud.cluster)):
+        for victim in (cloud, edge):
+            wait_for_records(cloud.cluster, topics.observations, up.count + 200)
+            wait_for_records(edge.cluster, topics.requests, down.count + 20)
+            victim.kill()
+            victim.restart()
+        written = up.finish(), down.finish()
+        wait_for_records(cloud.cluster, topics.observations, written[0])
+        wait_for_records(edge.cluster, topics.requests, written[1])
+    for topic in (topics.observations, topics.requests):
+        assert content(cloud.cluster, topic) == content(edge.cluster, topic)
+
+
+@pytest.mark.parametrize("how", list(Cut))
+def test_cutting_the_wan_loses_and_doubles_nothing_and_commands_come_after_it(
+    broker_factory: BrokerFactory, gateway_id: str, how: Cut
+) -> None:
+    topics = Topics(gateway_id)
+    listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
+    ensure_topics(edge.cluster, {topics.observations: PARTITIONS, topics.requests: 1})
+    with (
+        Link(listener.advertised_port, listener.port) as link,
+        replicating(ReplicatorSettings(gateway=gateway_id, edge=edge.cluster, cloud=cloud.linked)) as running,
+    ):
+        wait_until(lambda: running.metric("connected", lane="bulk") == 1)
+        up = Writer(edge.cluster, topics.observations, PARTITIONS, per_second=500, seed=4)
+        wait_for_records(cloud.cluster, topics.observations, 300)
+        ensure_topics(cloud.cluster, {topics.requests: 1})
+        down = Writer(cloud.cluster, topics.requests, 1, per_second=100, seed=5)
+        wait_for_records(edge.cluster, topics.requests, 50)
+        link.cut(how)
+        # Long enough that the lanes have given their transactions up.
+        wait_until(lambda: running.metric("connected", lane="bulk") == 0)
+        up.wait_for(up.count + 500)
+        link.restore()
+        written = up.finish(), down.finish()
+        wait_for_records(cloud.cluster, topics.observations, written[0])
+        wait_for_records(edge.cluster, topics.requests, written[1])
+    for topic in (topics.observations, topics.requests):
+        assert content(cloud.cluster, topic) == content(edge.cluster, topic)
+
+
+def test_a_replicator_that_froze_and_was_replaced_gives_way_when_it_wakes(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: PARTITIONS})
+    writer = Writer(kafka, topic, PARTITIONS, per_second=1000, seed=6)
+    with _process(gateway_id, kafka, cloud_kafka, tmp_path / "first") as first:
+        wait_for_records(cloud_kafka, topic, 500)
+        first.send(signal.SIGSTOP)
+        with _process(gateway_id, kafka, cloud_kafka, tmp_path / "second") as second:
+            wait_for_records(cloud_kafka, topic, writer.count + 500)
+            first.send(signal.SIGCONT)
+            assert first.wait(30) == 1
+            assert "fenced: another replicator" in first.log.read_text()
+            wait_for_records(cloud_kafka, topic, writer.finish())
+            assert second.runs
+    assert content(cloud_kafka, topic) == content(kafka, topic)
+
+
+def test_a_replicator_that_froze_and_was_not_replaced_goes_on(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: PARTITIONS})
+    writer = Writer(kafka, topic, PARTITIONS, per_second=1000, seed=7)
+    with _process(gateway_id, kafka, cloud_kafka, tmp_path / "log") as process:
+        wait_for_records(cloud_kafka, topic, 500)
+        process.send(signal.SIGSTOP)
+        writer.wait_for(writer.count + 3000)
+        process.send(signal.SIGCONT)
+        wait_for_records(cloud_kafka, topic, writer.finish())
+        assert process.runs
+    assert content(cloud_kafka, topic) == content(kafka, topic)
+
+
+def test_sigterm_ends_it_within_ten_seconds_also_while_the_wan_is_cut(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: PARTITIONS})
+    writer = Writer(kafka, topic, PARTITIONS, per_second=1000, seed=8)
+    with _process(gateway_id, kafka, cloud_kafka, tmp_path / "log") as process:
+        wait_for_records(cloud_kafka, topic, 500)
+        process.send(signal.SIGTERM)
+        assert process.wait(10) == 0
+        with Link(0, processes.free_port()) as link:
+            link.cut()
+            nowhere = Cluster(bootstrap=f"127.0.0.1:{link.port}")
+            with _process(gateway_id, kafka, nowhere, tmp_path / "cut") as waiting:
+                wait_until(lambda: "not connected" in (tmp_path / "cut").read_text())
+                waiting.send(signal.SIGTERM)
+                assert waiting.wait(10) == 0
+        process.start()
+        wait_for_records(cloud_kafka, topic, writer.finish())
+    assert content(cloud_kafka, topic) == content(kafka, topic)
