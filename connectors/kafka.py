@@ -57,6 +57,9 @@ __all__ = [
 ]
 
 _log = logging.getLogger("headwater.kafka")
+# librdkafka warns at every start that the gapless guarantee is "experimental". We chose it knowingly
+# (docs/decisions/0002-durable-acknowledgement.md), and a warning that is always there hides the others.
+_log.addFilter(lambda record: "enable.gapless.guarantee" not in record.getMessage())
 
 
 class Unreachable(Exception):
