@@ -187,6 +187,8 @@ class Endpoint:
 
     def close(self) -> None:
         """Stop receiving and close the socket; every open request of ours fails with Stopped."""
+        if self._socket.fileno() < 0:
+            return  # closed already
         self.pause()
         if self._timer is not None:
             self._timer.cancel()
@@ -200,6 +202,7 @@ class Endpoint:
         receive = self._socket.recvfrom
         notify = self._handler.notify
         taken = 0
+        datagram, address = b"", ("", 0)
         try:
             for _ in range(BATCH):
                 datagram, address = receive(MAX_DATAGRAM + 1)
@@ -213,6 +216,8 @@ class Endpoint:
         except OSError as exc:
             # An ICMP error of an earlier send; the next call has the next datagram.
             self.dropped_datagrams[f"socket error {exc.errno}"] += 1
+        except Exception:  # noqa: BLE001  # of the short path; the batch before it counts, the next call goes on
+            self._failed(datagram, address)
         self.received += taken
         self._handler.batch_done()
 
@@ -225,17 +230,27 @@ class Endpoint:
         try:
             self._dispatch(message, address, len(datagram))
         except Exception:  # noqa: BLE001  # one datagram must never end the gateway; it is counted and logged
-            self._drop("internal error", address)
+            self._failed(datagram, address)
+
+    def _failed(self, datagram: bytes, address: Address) -> None:
+        self.dropped_datagrams["internal error"] += 1
+        if self._may_complain():
             _log.exception("a datagram could not be handled", address=address, datagram=datagram.hex())
 
     def _drop(self, reason: str, address: Address) -> None:
         self.dropped_datagrams[reason] += 1
-        now = self._now()
-        if now - self._complained_at >= 10:
-            self._complained_at = now
+        if self._may_complain():
             _log.warning(
                 "datagrams are dropped", reason=reason, address=address, dropped=self.dropped_datagrams.total()
             )
+
+    def _may_complain(self) -> bool:
+        """True every ten seconds: what peers send must not fill the log."""
+        now = self._now()
+        if now - self._complained_at < 10:
+            return False
+        self._complained_at = now
+        return True
 
     def _dispatch(self, message: Message, address: Address, size: int) -> None:
         if message.is_request:
