@@ -10,6 +10,7 @@ import json
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -387,14 +388,19 @@ def _headers(incoming: Incoming) -> list[tuple[str, bytes]]:
 
 def kafka_place(ep: str, uplink: Uplink) -> KafkaPlace:
     """Where a device's records go, by CRC-32 of the key as librdkafka's own partitioner does."""
+    partitions, topics = uplink.partitions, uplink.topics
+    return _place(ep, partitions[topics.observations], partitions[topics.registrations], partitions[topics.replies])
+
+
+@lru_cache(maxsize=16384)
+def _place(ep: str, observations: int, registrations: int, replies: int) -> KafkaPlace:
     key = serde.encode(Key(ep=ep))
     checksum = zlib.crc32(key)
-    partitions, topics = uplink.partitions, uplink.topics
     return KafkaPlace(
         key=key,
-        observations=checksum % partitions[topics.observations],
-        registrations=checksum % partitions[topics.registrations],
-        replies=checksum % partitions[topics.replies],
+        observations=checksum % observations,
+        registrations=checksum % registrations,
+        replies=checksum % replies,
     )
 
 

@@ -97,6 +97,8 @@ class Device:
     """One registered device. ``last_up`` and ``reg_date`` are epoch ms, ``lifetime`` seconds."""
 
     __slots__ = (
+        "_view",
+        "_view_of",
         "address",
         "announcement",
         "attributes",
@@ -152,6 +154,8 @@ class Device:
         #: Key and partition of the observations topic, at hand for the short path.
         self.key = place.key
         self.partition = place.observations
+        self._view: DeviceView | None = None
+        self._view_of: Announcement | None = None
         self.window = MidWindow()
         #: When it last spoke (monotonic seconds); kept for devices in queue mode.
         self.heard = 0.0
@@ -169,13 +173,17 @@ class Device:
     def view(self) -> DeviceView:
         """What an operation needs to know of the device."""
         said = self.announcement
-        return DeviceView(
+        if self._view is not None and self._view_of is said:
+            return self._view
+        self._view_of = said
+        self._view = DeviceView(
             ep=self.ep,
             version=self.version,
             root=said.root,
             content_formats=said.content_formats,
             object_versions=said.object_versions,
         )
+        return self._view
 
     @property
     def expires_at(self) -> int:
