@@ -1,0 +1,374 @@
+"""Block-wise transfer through aiocoap on our endpoint, against real aiocoap peers and hand-made hostile ones."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiocoap
+import pytest
+from aiocoap import resource
+
+from gateway.coap import aiocoap_link
+from gateway.coap.aiocoap_link import AiocoapLink
+from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.exchanges import Address, ExchangeError, NoAnswer, WasReset
+from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
+
+WAIT = 20.0
+BODY = bytes(range(256)) * 40  # 10 KiB
+
+
+class Nobody:
+    """A handler that takes nothing: all goes to aiocoap."""
+
+    def notify(self, datagram: bytes, address: Address) -> bool:
+        return False
+
+    def response(self, message: Message, address: Address) -> bool:
+        return False
+
+    def reset(self, address: Address, mid: int) -> None:
+        return None
+
+    def request(self, incoming: Incoming) -> bool:
+        return False
+
+    def batch_done(self) -> None:
+        return None
+
+    def verified(self, address: Address) -> bool:
+        return True
+
+
+class Store(resource.Resource):  # type: ignore[misc]  # aiocoap publishes no types
+    """Gives BODY, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[bytes] = []
+
+    async def render_get(self, request: aiocoap.Message) -> aiocoap.Message:
+        return aiocoap.Message(payload=BODY, content_format=112)
+
+    async def render_post(self, request: aiocoap.Message) -> aiocoap.Message:
+        self.kept.append(request.payload)
+        return aiocoap.Message(code=aiocoap.CREATED, location_path=("rd", "7"))
+
+    async def render_put(self, request: aiocoap.Message) -> aiocoap.Message:
+        self.kept.append(request.payload)
+        return aiocoap.Message(code=aiocoap.CHANGED)
+
+
+class Never(resource.Resource):  # type: ignore[misc]  # aiocoap publishes no types
+    async def render_get(self, request: aiocoap.Message) -> aiocoap.Message:
+        await asyncio.Event().wait()
+
+
+class Gateway:
+    def __init__(self) -> None:
+        self.endpoint = Endpoint("127.0.0.1", 0, Nobody())
+        self.store = Store()
+        site = resource.Site()
+        site.add_resource(["rd"], self.store)
+        site.add_resource(["never"], Never())
+        self.link = AiocoapLink(self.endpoint, site)
+        self.endpoint.start(asyncio.get_running_loop())
+
+    @property
+    def uri(self) -> str:
+        return f"coap://127.0.0.1:{self.endpoint.local_address[1]}"
+
+
+@asynccontextmanager
+async def _gateway() -> AsyncIterator[Gateway]:
+    gateway = Gateway()
+    try:
+        async with asyncio.timeout(WAIT):
+            yield gateway
+    finally:
+        gateway.endpoint.close()
+
+
+@asynccontextmanager
+async def _client() -> AsyncIterator[aiocoap.Context]:
+    context = await aiocoap.Context.create_client_context()
+    try:
+        yield context
+    finally:
+        await context.shutdown()
+
+
+def _free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def _device() -> AsyncIterator[tuple[Store, Address]]:
+    """A real aiocoap server."""
+    store, port = Store(), _free_udp_port()
+    site = resource.Site()
+    site.add_resource(["19", "0", "0"], store)
+    context = await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port))
+    try:
+        yield store, ("127.0.0.1", port)
+    finally:
+        await context.shutdown()
+
+
+class Peer:
+    """A UDP socket of the test's, that speaks as the test says."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(("127.0.0.1", 0))
+
+    @property
+    def address(self) -> Address:
+        name = self._socket.getsockname()
+        return name[0], name[1]
+
+    def send(self, datagram: bytes, to: Endpoint) -> None:
+        self._socket.sendto(datagram, to.local_address)
+
+    async def receive(self) -> Message:
+        return parse(await asyncio.get_running_loop().sock_recv(self._socket, 4096))
+
+    async def ask(self, datagram: bytes, to: Endpoint) -> Message:
+        self.send(datagram, to)
+        return await self.receive()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def peer() -> Any:
+    made = Peer()
+    yield made
+    made.close()
+
+
+def _post(mid: int, number: int, *, more: bool, payload: bytes = b"x" * 1024, options: Options | None = None) -> bytes:
+    block = uint(number << 4 | more << 3 | 6)
+    path: Options = [(Option.URI_PATH, b"rd"), (Option.BLOCK1, block), *(options or [])]
+    return build(Type.CON, Code.POST, mid, b"tok", path, payload)
+
+
+def test_upload_in_blocks_arrives_whole() -> None:
+    async def run() -> None:
+        async with _gateway() as gateway, _client() as client:
+            request = aiocoap.Message(code=aiocoap.POST, uri=f"{gateway.uri}/rd?ep=big", payload=BODY)
+            response = await client.request(request).response
+            assert response.code == aiocoap.CREATED
+            assert response.opt.location_path == ("rd", "7")
+            assert gateway.store.kept == [BODY]
+
+    asyncio.run(run())
+
+
+def test_large_resource_is_given_in_blocks() -> None:
+    async def run() -> None:
+        async with _gateway() as gateway, _client() as client:
+            response = await client.request(aiocoap.Message(code=aiocoap.GET, uri=f"{gateway.uri}/rd")).response
+            assert (response.code, response.payload) == (aiocoap.CONTENT, BODY)
+
+    asyncio.run(run())
+
+
+def test_download_in_blocks_arrives_whole() -> None:
+    async def run() -> None:
+        async with _gateway() as gateway, _device() as (_, address):
+            path: Options = [(Option.URI_PATH, part) for part in (b"19", b"0", b"0")]
+            response = await gateway.link.transfer(address, Code.GET, path)
+            assert (response.code, response.payload) == (Code.CONTENT, BODY)
+            assert response.uint(Option.CONTENT_FORMAT) == 112
+
+    asyncio.run(run())
+
+
+def test_payload_goes_out_in_blocks() -> None:
+    async def run() -> None:
+        async with _gateway() as gateway, _device() as (store, address):
+            path: Options = [(Option.URI_PATH, part) for part in (b"19", b"0", b"0")]
+            response = await gateway.link.transfer(address, Code.PUT, path, BODY)
+            assert response.code == Code.CHANGED
+            assert store.kept == [BODY]
+
+    asyncio.run(run())
+
+
+def test_what_no_resource_knows_is_not_found(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            request = build(Type.CON, Code.GET, 1, b"t", [(Option.URI_PATH, b"nothing")])
+            answer = await peer.ask(request, gateway.endpoint)
+            assert (answer.type, answer.code, answer.mid, answer.token) == (Type.ACK, Code.NOT_FOUND, 1, b"t")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [[(Option.OBSERVE, b"")], [(258, b"\x1a")], [(9, b"")], [(65001, b"x")], [(Option.IF_MATCH, b"e")]],
+    ids=["observe", "no-response", "oscore", "critical", "if-match"],
+)
+def test_every_request_is_answered_whatever_options_it_has(peer: Peer, options: Options) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            path: Options = [(Option.URI_PATH, b"rd")]
+            answer = await peer.ask(build(Type.CON, Code.GET, 1, b"t", path + options), gateway.endpoint)
+            assert answer.is_response and answer.mid == 1
+            assert gateway.endpoint._open_requests == 0
+            assert gateway.link._incoming == {}
+
+    asyncio.run(run())
+
+
+def test_request_that_takes_the_token_of_an_open_one_leaves_nothing_open(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            for mid in range(1, 6):
+                peer.send(build(Type.CON, Code.GET, mid, b"same", [(Option.URI_PATH, b"never")]), gateway.endpoint)
+            request = build(Type.CON, Code.GET, 9, b"same", [(Option.URI_PATH, b"nothing")])
+            assert (await peer.ask(request, gateway.endpoint)).mid == 9
+            assert gateway.endpoint._open_requests == 0
+
+    asyncio.run(run())
+
+
+def test_upload_beyond_the_bound_is_refused(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            answer = await peer.ask(_post(1, 64, more=True), gateway.endpoint)
+            assert answer.code == Code.REQUEST_ENTITY_TOO_LARGE
+            answer = await peer.ask(_post(2, 5, more=False), gateway.endpoint)
+            assert answer.code == Code.REQUEST_ENTITY_INCOMPLETE  # its beginning never came
+
+    asyncio.run(run())
+
+
+def test_block_size_of_tcp_is_refused(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            path: Options = [(Option.URI_PATH, b"rd"), (Option.BLOCK1, b"\x0f")]
+            answer = await peer.ask(build(Type.CON, Code.POST, 1, b"t", path, b"x"), gateway.endpoint)
+            assert answer.code == Code.BAD_REQUEST
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("vary", ["path", "query", "other option"])
+def test_uploads_at_once_are_bounded_in_number(peer: Peer, monkeypatch: pytest.MonkeyPatch, vary: str) -> None:
+    monkeypatch.setattr(aiocoap_link, "MOST_UPLOADS", 3)
+    number = {"path": Option.URI_PATH, "query": Option.URI_QUERY, "other option": Option.IF_MATCH}[vary]
+
+    async def run() -> None:
+        async with _gateway() as gateway:
+            codes = []
+            for mid in range(1, 6):
+                options: Options = [(number, b"%d" % mid)] if vary != "path" else [(Option.URI_QUERY, b"%d" % mid)]
+                codes.append((await peer.ask(_post(mid, 0, more=True, options=options), gateway.endpoint)).code)
+            assert codes == [Code.CONTINUE] * 3 + [Code.SERVICE_UNAVAILABLE] * 2
+            # One that is under way goes on.
+            options = [(number if vary != "path" else Option.URI_QUERY, b"1")]
+            answer = await peer.ask(_post(9, 1, more=True, options=options), gateway.endpoint)
+            assert answer.code == Code.CONTINUE
+
+    asyncio.run(run())
+
+
+def test_uploads_at_once_are_bounded_in_bytes_also_when_they_are_complete(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiocoap_link, "MOST_UPLOADED", 4096)
+
+    async def run() -> None:
+        async with _gateway() as gateway:
+            codes = []
+            for mid in range(1, 7):
+                options: Options = [(Option.URI_QUERY, b"%d" % mid)]
+                codes.append((await peer.ask(_post(mid, 0, more=False, options=options), gateway.endpoint)).code)
+            assert codes == [Code.CREATED] * 4 + [Code.SERVICE_UNAVAILABLE] * 2
+
+    asyncio.run(run())
+
+
+def test_endless_download_is_given_up(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiocoap_link, "MOST_DOWNLOADED", 8192)
+
+    async def run() -> None:
+        async with _gateway() as gateway:
+
+            async def device() -> None:
+                while True:
+                    request = await peer.receive()
+                    block = request.block(Option.BLOCK2)
+                    number = 0 if block is None else block.number
+                    options: Options = [(Option.BLOCK2, uint(number << 4 | 8 | 6))]
+                    peer.send(
+                        build(Type.ACK, Code.CONTENT, request.mid, request.token, options, b"x" * 1024),
+                        gateway.endpoint,
+                    )
+
+            serving = asyncio.create_task(device())
+            with pytest.raises(ExchangeError, match="more than"):
+                await gateway.link.transfer(peer.address, Code.GET, [(Option.URI_PATH, b"3")])
+            serving.cancel()
+
+    asyncio.run(run())
+
+
+def test_reset_ends_one_transfer_and_not_the_other(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            one = asyncio.create_task(gateway.link.transfer(peer.address, Code.GET, [(Option.URI_PATH, b"1")]))
+            first = await peer.receive()
+            two = asyncio.create_task(gateway.link.transfer(peer.address, Code.GET, [(Option.URI_PATH, b"2")]))
+            second = await peer.receive()
+            assert first.token != second.token and not first.token[:1] > b"\x7f"
+            peer.send(empty(Type.RST, first.mid), gateway.endpoint)
+            with pytest.raises(WasReset):
+                await one
+            assert not two.done()
+            peer.send(build(Type.ACK, Code.CONTENT, second.mid, second.token, [], b"2"), gateway.endpoint)
+            assert (await two).payload == b"2"
+
+    asyncio.run(run())
+
+
+def test_silent_device_ends_in_no_answer_and_leaves_nothing(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            with pytest.raises(NoAnswer):
+                await gateway.link.transfer(peer.address, Code.GET, [(Option.URI_PATH, b"1")], timeout=0.05)
+            request = await peer.receive()
+            await asyncio.sleep(0)
+            assert len(gateway.endpoint._exchanges) == 0
+            late = build(Type.CON, Code.CONTENT, 77, request.token, [], b"late")
+            assert (await peer.ask(late, gateway.endpoint)) == Message(Type.RST, 0, 77, b"", [], b"")
+
+    asyncio.run(run())
+
+
+def test_blocks_that_do_not_fit_together_are_an_error(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            task = asyncio.create_task(gateway.link.transfer(peer.address, Code.GET, [(Option.URI_PATH, b"1")]))
+            first = await peer.receive()
+            for request, number in ((first, 0), (None, 5)):
+                asked = request or await peer.receive()
+                options: Options = [(Option.BLOCK2, uint(number << 4 | 8 | 6))]
+                datagram = build(Type.ACK, Code.CONTENT, asked.mid, asked.token, options, b"x" * 1024)
+                peer.send(datagram, gateway.endpoint)
+            with pytest.raises(ExchangeError):
+                await task
+
+    asyncio.run(run())
