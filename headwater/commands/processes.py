@@ -10,7 +10,7 @@ import typer
 from headwater.commands.base import command, settings_file
 from headwater.commands.verbs import CLOUD
 from headwater.exits import Exit, Stop
-from headwater.options import KafkaOption, SensorVersion, address, gateway_id
+from headwater.options import GatewayOption, KafkaOption, SensorVersion, address, addresses, gateway_id
 
 PANEL = "Processes"
 
@@ -32,6 +32,7 @@ EDGE = "127.0.0.1:9082"
 def register(app: typer.Typer) -> None:
     """Add the processes to ``app``."""
     command(app, "gateway", panel=PANEL, logs=True)(gateway)
+    command(app, "replicate", panel=PANEL, logs=True)(replicate)
     sinks = typer.Typer(help="Carry records into a store.", no_args_is_help=True)
     command(sinks, "sqlite", group="sink", logs=True)(sqlite)
     app.add_typer(sinks, name="sink", rich_help_panel=PANEL)
@@ -126,6 +127,74 @@ def _observe_by_endpoint(ctx: typer.Context) -> dict[str, tuple[str, ...]]:
             )
         found[glob] = tuple(patterns)
     return found
+
+
+def _bytes_a_second(text: str) -> float:
+    factor = {"k": 1e3, "M": 1e6}.get(text[-1:], 1.0)
+    try:
+        rate = float(text.rstrip("kM")) * factor
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1e12:
+        raise typer.BadParameter(f"{text!r} is no number of bytes a second, such as 64k or 2M")
+    return rate
+
+
+def replicate(
+    gateway: GatewayOption,
+    edge: Annotated[
+        str, typer.Option("--edge", metavar="HOST:PORT", parser=addresses, help="The edge's Kafka.")
+    ] = EDGE,
+    cloud: Annotated[
+        str, typer.Option("--cloud", metavar="HOST:PORT", parser=addresses, help="The cloud's Kafka.")
+    ] = CLOUD,
+    topic: Annotated[
+        list[str] | None, typer.Option("--topic", metavar="TOPIC", help="Carry this topic too, from edge to cloud.")
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(
+            "--bandwidth",
+            metavar="BYTES/S",
+            parser=_bytes_a_second,
+            help="No more than this: 64k, 2M. Replies go first.",
+        ),
+    ] = None,
+    metrics: MetricsOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
+) -> None:
+    """Carry a gateway's topics between edge and cloud, both ways, each record exactly once.
+
+    It creates the topics that are missing, waits out a WAN cut of any length and catches up. A second one for the same
+    gateway takes over, and the first ends.
+
+    \b
+    Examples:
+    headwater replicate --gateway rock64 --edge 127.0.0.1:9082 --cloud cloud:9092 --metrics 9591
+    headwater replicate --gateway rock64 --cloud cloud:9092 --bandwidth 64k
+    """
+    from connectors.kafka import Cluster
+    from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, run
+    from headwater.running import run_thread_until_stopped
+
+    try:
+        settings = ReplicatorSettings(
+            gateway=gateway,
+            edge=Cluster(bootstrap=edge),
+            cloud=Cluster(bootstrap=cloud),
+            topics=tuple(topic or ()),
+            bandwidth=bandwidth,
+            metrics_port=metrics,
+            metrics_host=metrics_host,
+        )
+    except ValueError as exc:
+        raise Stop(Exit.USAGE, str(exc)) from exc
+    try:
+        run_thread_until_stopped(lambda stop: run(settings, stop))
+    except Fenced as exc:
+        raise Stop(Exit.REFUSED, str(exc)) from exc
+    except SameCluster as exc:
+        raise Stop(Exit.USAGE, str(exc)) from exc
 
 
 def _gateway_or_all(text: str) -> str:

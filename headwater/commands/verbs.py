@@ -216,8 +216,20 @@ def create(
     from schemas.lwm2m.path import Path
 
     reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
-    body = CreateRequest(instance=reader.new_instance(Path.parse(path), values))
-    do(RequestKind.CREATE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    instance = reader.new_instance(Path.parse(path), values)
+    # The request goes to the object; the id of the new instance is in the body (OMA LwM2M Core 1.1, section 6.3.5).
+    do(
+        RequestKind.CREATE,
+        ep,
+        str(instance.path.parent),
+        CreateRequest(instance=instance),
+        gateway,
+        kafka,
+        timeout,
+        ticket,
+        expires,
+        output,
+    )
 
 
 def delete(
