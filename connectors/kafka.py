@@ -7,6 +7,7 @@ a producer, a consumer or topics. It holds no rule of its own about records.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -143,7 +144,9 @@ def ensure_topics(
     config: Mapping[str, Mapping[str, str]] | None = None,
     timeout: float = 15.0,
 ) -> list[str]:
-    """Create the topics that are missing, with their partition count; returns the names that were created.
+    """Create the topics that are missing, with their partition count, and wait until each partition has a leader.
+
+    Returns the names that were created.
 
     Raises:
         Unreachable: no broker answered within ``timeout`` seconds.
@@ -166,7 +169,24 @@ def ensure_topics(
         except KafkaException as exc:
             if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
+    # A broker acknowledges a topic before all of it knows it.
+    until = time.monotonic() + timeout
+    while not _all_led(client, [topic.topic for topic in wanted], timeout) and time.monotonic() < until:
+        time.sleep(0.02)
     return created
+
+
+def _all_led(client: AdminClient, topics: Sequence[str], timeout: float) -> bool:
+    if not topics:
+        return True
+    for future in client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout).values():
+        try:
+            told = future.result(timeout + 1)
+        except (KafkaException, TimeoutError):
+            return False
+        if any(partition.leader is None or partition.leader.id < 0 for partition in told.partitions):
+            return False
+    return True
 
 
 def end_offsets(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.0) -> dict[tuple[str, int], int]:
