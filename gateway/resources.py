@@ -20,10 +20,11 @@ def site(registrations: Registrations) -> resource.Site:
     root = resource.Site()
     root.add_resource([".well-known", "core"], resource.WKCResource(root.get_resources_as_linkheader))
     root.add_resource(["rd"], RegistrationResource(registrations))
+    root.add_resource(["rd"], BelowRegistrationResource(registrations))
     return root
 
 
-class RegistrationResource(resource.Resource, resource.PathCapable):  # type: ignore[misc]  # aiocoap has no types
+class RegistrationResource(resource.Resource):  # type: ignore[misc]  # aiocoap publishes no types
     """The registration interface, for requests that aiocoap has put together from blocks."""
 
     rt = "core.rd"
@@ -38,9 +39,9 @@ class RegistrationResource(resource.Resource, resource.PathCapable):  # type: ig
         async with asyncio.timeout(EXCHANGE_LIFETIME):
             return await whole.answer
 
-    async def render_to_pipe(self, pipe: resource.Pipe) -> None:
-        # Resource and PathCapable disagree about what renders; ours is the block-wise way of Resource.
-        await resource.Resource.render_to_pipe(self, pipe)
+
+class BelowRegistrationResource(RegistrationResource, resource.PathCapable):  # type: ignore[misc]  # as above
+    """``/rd/ID``: aiocoap keeps what is at a path and what is below it apart."""
 
 
 class Whole:
