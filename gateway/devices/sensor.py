@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -272,6 +273,8 @@ async def run_sensors(
     host, _, port = server.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
         raise ValueError(f"{server!r} is no HOST:PORT, such as 127.0.0.1:5683")
+    # For its error alone, which would else come out of the task group as one of many.
+    await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
     counted = tally if tally is not None else Tally()
     source = random.Random(seed)
     sensors = [
