@@ -130,12 +130,15 @@ class Uplink:
 
     def poll(self) -> None:
         """Serve the delivery reports that are there."""
-        self._producer.poll(0)
+        try:
+            self._producer.poll(0)
+        except Exception:  # noqa: BLE001  # of one report's `done`; those behind it must still be served
+            _log.exception("a delivery report could not be handled")
 
     def _tick(self) -> None:
         assert self._loop is not None
         self._timer = None
-        self._producer.poll(0)
+        self.poll()
         if self.under_way:
             stalled = self._loop.time() - self._progress_at > 1.0
             self._timer = self._loop.call_later(_POLL_STALLED if stalled else _POLL_BUSY, self._tick)

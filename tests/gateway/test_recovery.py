@@ -1,0 +1,168 @@
+"""What a gateway that starts reads back from its own topics, on a real Kafka."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from connectors.kafka import Cluster, Producer, ensure_topics, producer
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.recovery import HEADER_REQUEST, Recovered, recover
+from gateway.registrations import HEADER_MID, HEADER_PEER
+from gateway.short_path import HEADER_MORE, HEADER_OBSERVE
+from schemas.avro import serde
+from schemas.avro.records import (
+    Binding,
+    Registration,
+    RegistrationDelete,
+    RegistrationKind,
+    RegistrationNew,
+    RegistrationUpdate,
+)
+from schemas.avro.topics import Topics
+
+pytestmark = pytest.mark.kafka
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Log:
+    """The topics of one gateway, to write into."""
+
+    def __init__(self, cluster: Cluster, gateway: str) -> None:
+        self.cluster = cluster
+        self.topics = Topics(gateway)
+        ensure_topics(cluster, self.topics.partitions())
+        self._producer: Producer = producer(cluster)
+        self.now_ms = time.time_ns() // 1_000_000
+
+    def write(
+        self, topic: str, key: bytes | None, value: bytes | None, headers: Headers = (), *, age: float = 0, at: int = 0
+    ) -> None:
+        self._producer.produce(topic, value, key, at, headers=list(headers), timestamp=self.now_ms - round(age * 1000))
+
+    def recover(self, window: int = 64) -> Recovered:
+        assert self._producer.flush(30) == 0
+        return recover(self.cluster, self.topics, window=window, now_ms=self.now_ms)
+
+
+@pytest.fixture
+def log(kafka: Cluster, gateway_id: str) -> Log:
+    return Log(kafka, gateway_id)
+
+
+def _is_empty(found: Recovered) -> bool:
+    return not (found.mids or found.requests or found.answered)
+
+
+def _mid(number: int) -> bytes:
+    return number.to_bytes(2, "big")
+
+
+def test_gateway_that_never_ran_has_nothing_to_read_back(log: Log) -> None:
+    assert _is_empty(log.recover())
+
+
+def test_message_ids_come_back_by_device_in_their_order(log: Log) -> None:
+    topic = log.topics.observations
+    for number in range(5):
+        log.write(topic, b"a", b"v", [(HEADER_MID, _mid(number)), (HEADER_OBSERVE, b"\x01")], at=0)
+        log.write(topic, b"b", b"v", [(HEADER_MID, _mid(100 + number))], at=1)
+    assert log.recover().mids == {
+        b"a": [_mid(number) for number in range(5)],
+        b"b": [_mid(100 + number) for number in range(5)],
+    }
+
+
+def test_only_the_lifetime_of_an_exchange_is_read_back(log: Log) -> None:
+    topic = log.topics.observations
+    for age in (EXCHANGE_LIFETIME * 3, EXCHANGE_LIFETIME + 5):
+        log.write(topic, b"a", b"v", [(HEADER_MID, _mid(1))], age=age)
+    log.write(topic, b"a", b"v", [(HEADER_MID, _mid(2))], age=EXCHANGE_LIFETIME - 30)
+    log.write(topic, b"a", b"v", [(HEADER_MID, _mid(3))])
+    assert log.recover().mids == {b"a": [_mid(2), _mid(3)]}
+
+
+def test_all_that_is_too_old_is_nothing(log: Log) -> None:
+    log.write(log.topics.observations, b"a", b"v", [(HEADER_MID, _mid(1))], age=EXCHANGE_LIFETIME * 2)
+    assert _is_empty(log.recover())
+
+
+def test_message_ids_of_one_device_are_bounded_and_the_newest_stay(log: Log) -> None:
+    for number in range(500):
+        log.write(log.topics.observations, b"a", b"v", [(HEADER_MID, _mid(number))])
+    mids = log.recover(window=10).mids[b"a"]
+    assert 10 <= len(mids) < 20
+    assert mids == [_mid(number) for number in range(500 - len(mids), 500)]
+
+
+def test_notification_of_which_the_last_record_is_missing_was_never_taken(log: Log) -> None:
+    topic = log.topics.observations
+    for number in (1, 2):
+        log.write(topic, b"a", b"v", [(HEADER_MID, _mid(number)), (HEADER_MORE, b"1")])
+    log.write(topic, b"a", b"v", [(HEADER_MID, _mid(2))])
+    assert log.recover().mids == {b"a": [_mid(2)]}
+
+
+def test_records_that_are_not_ours_are_passed_over(log: Log) -> None:
+    for topic in (log.topics.observations, log.topics.registrations, log.topics.replies):
+        log.write(topic, None, b"v", [(HEADER_MID, _mid(1))])
+        log.write(topic, b"a", None, [])
+        log.write(topic, b"a", b"no avro", [(HEADER_PEER, b"127.0.0.1 5000"), ("else", b"1")])
+    peer = (HEADER_PEER, b"127.0.0.1 5000")
+    log.write(log.topics.registrations, b"a", b"no avro", [(HEADER_MID, _mid(1)), peer])
+    log.write(log.topics.registrations, b"a", None, [(HEADER_MID, _mid(1)), peer])
+    good = serde.encode(_delete())
+    for wrong in (b"", b"127.0.0.1", b"127.0.0.1 port", b"\xff 1"):
+        log.write(log.topics.registrations, b"a", good, [(HEADER_MID, _mid(1)), (HEADER_PEER, wrong)])
+    assert _is_empty(log.recover())
+
+
+def _delete() -> Registration:
+    return Registration(
+        kind=RegistrationKind.DELETE, body=RegistrationDelete(ep="a", server_id="gw", expired=False, last_up=1)
+    )
+
+
+def test_registration_requests_come_back_with_their_answers(log: Log) -> None:
+    new = RegistrationNew(
+        ep="a",
+        server_id="gw",
+        reg_date=1,
+        address="127.0.0.1",
+        port=5000,
+        reg_addr="127.0.0.1",
+        reg_port=5683,
+        lt=60,
+        ver="1.1",
+        bnd=Binding.U,
+        reg_id="reg-1",
+        links=(),
+        root="/",
+        last_up=1,
+    )
+    update = RegistrationUpdate(ep="a", server_id="gw", reg_id="reg-2", address="::1", port=5001, last_up=2)
+    records = [
+        (Registration(kind=RegistrationKind.NEW, body=new), 1, b"127.0.0.1 5000"),
+        (Registration(kind=RegistrationKind.UPDATE, body=update), 2, b"::1 5001"),
+        (_delete(), 3, b"127.0.0.1 5000"),
+    ]
+    for record, mid, peer in records:
+        headers = [(HEADER_MID, _mid(mid)), (HEADER_PEER, peer)]
+        log.write(log.topics.registrations, b"a", serde.encode(record), headers)
+    # The expiry of a registration came by no request.
+    log.write(log.topics.registrations, b"a", serde.encode(_delete()))
+    assert log.recover().requests == {
+        ("127.0.0.1", 5000, 1): (RegistrationKind.NEW, "reg-1"),
+        ("::1", 5001, 2): (RegistrationKind.UPDATE, "reg-2"),
+        ("127.0.0.1", 5000, 3): (RegistrationKind.DELETE, ""),
+    }
+
+
+def test_replies_come_back_by_the_identity_of_their_request(log: Log) -> None:
+    log.write(log.topics.replies, b"a", b"first", [(HEADER_REQUEST, b"id-1")], at=0)
+    log.write(log.topics.replies, b"a", b"second", [(HEADER_REQUEST, b"id-2")], at=1)
+    log.write(log.topics.replies, b"a", b"declared", [])
+    assert log.recover().answered == {b"id-1": b"first", b"id-2": b"second"}
