@@ -167,7 +167,11 @@ class Registrations:
                     Code.CREATED, [(Option.LOCATION_PATH, b"rd"), (Option.LOCATION_PATH, before[1].encode())]
                 )
                 return
-        device = self._new_device(given, parse_announcement(payload), incoming.address)
+        said = parse_announcement(payload)
+        if not self._registry.has_room(given.ep, said.text):
+            self._refuse_for_room(incoming)
+            return
+        device = self._new_device(given, said, incoming.address)
         self._state.put_registration(stored(device))
 
         def hold() -> None:
@@ -181,6 +185,10 @@ class Registrations:
         self._make_durable(
             incoming, device, RegistrationKind.NEW, _new_record(device, self._server_id, self._local_address), hold
         )
+
+    def _refuse_for_room(self, incoming: Incoming) -> None:
+        self.refused += 1
+        incoming.busy()
 
     def _new_device(self, given: Parameters, said: Announcement, address: Address) -> Device:
         assert given.ep is not None
@@ -217,6 +225,9 @@ class Registrations:
             return
         given = parse_parameters(queries)
         said = parse_announcement(payload) if payload else None
+        if said is not None and not self._registry.has_room(device.ep, said.text):
+            self._refuse_for_room(incoming)
+            return
         update = RegistrationUpdate(
             ep=device.ep,
             server_id=self._server_id,
@@ -259,7 +270,7 @@ class Registrations:
                     device.sms = given.sms
                 changed = said is not None and said.paths != device.announcement.paths
                 if said is not None:
-                    device.announcement = said
+                    self._registry.announce(device, said)
                 if device.address != address:
                     self._registry.move(device, address)
                 device.update = None

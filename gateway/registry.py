@@ -19,6 +19,9 @@ from schemas.avro.compiled import CompiledUpdate
 from schemas.avro.records import Binding
 from schemas.lwm2m.path import Path
 
+#: Devices, and bytes of their links together, that may be registered at once: whoever can send datagrams can register.
+MOST_DEVICES = 100_000
+MOST_ANNOUNCED = 16 << 20
 #: Message ids that are remembered a device: as many as the tuned peer server of our benchmarks remembers.
 WINDOW = 64
 
@@ -201,6 +204,7 @@ class Registry:
         #: (epoch ms to look at, endpoint name); an entry counts if ``_looks`` says the same, one an endpoint.
         self._expiries: list[tuple[int, str]] = []
         self._looks: dict[str, int] = {}
+        self._announced = 0
 
     def __len__(self) -> int:
         return len(self._by_ep)
@@ -220,12 +224,27 @@ class Registry:
         """The device that registered or updated last from this address."""
         return self._by_address.get(address)
 
+    def has_room(self, ep: str, links: str) -> bool:
+        """False if a registration or update of ``ep`` with these links would be more than is held at once."""
+        old = self._by_ep.get(ep)
+        if old is None and len(self._by_ep) >= MOST_DEVICES:
+            return False
+        before = 0 if old is None else len(old.announcement.text)
+        return self._announced - before + len(links) <= MOST_ANNOUNCED
+
+    def announce(self, device: Device, said: Announcement) -> None:
+        """The device has other links now."""
+        if self._by_ep.get(device.ep) is device:
+            self._announced += len(said.text) - len(device.announcement.text)
+        device.announcement = said
+
     def add(self, device: Device) -> Device | None:
         """Register; returns the registration of the same endpoint that this one replaces."""
         old = self.remove(device.ep)
         self._by_ep[device.ep] = device
         self._by_reg_id[device.reg_id] = device
         self._by_address[device.address] = device
+        self._announced += len(device.announcement.text)
         self.sooner(device)
         return old
 
@@ -234,6 +253,7 @@ class Registry:
         device = self._by_ep.pop(ep, None)
         if device is not None:
             self._looks.pop(ep, None)
+            self._announced -= len(device.announcement.text)
             del self._by_reg_id[device.reg_id]
             if self._by_address.get(device.address) is device:
                 del self._by_address[device.address]

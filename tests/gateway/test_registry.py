@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import registry as registry_module
 from gateway.coap.exchanges import Address
 from gateway.registration import parse_announcement
 from gateway.registry import WINDOW, Device, KafkaPlace, MidWindow, Registry
@@ -150,6 +152,36 @@ def test_expiries_do_not_grow_with_updates_and_registrations() -> None:
         registry.sooner(device)
     assert len(registry._expiries) < 100
     assert registry.expired(10**9) == [device]
+
+
+def test_devices_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "MOST_DEVICES", 2)
+    registry = Registry()
+    registry.add(_device("a", "r1"))
+    assert registry.has_room("b", "")
+    registry.add(_device("b", "r2"))
+    assert not registry.has_room("c", "")
+    assert registry.has_room("a", "")  # who is registered may register anew
+    registry.remove("b")
+    assert registry.has_room("c", "")
+
+
+def test_links_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "MOST_ANNOUNCED", 20)
+    registry = Registry()
+    device = _device("a", "r1", links="</3/0>,</1/0>")
+    registry.add(device)
+    assert not registry.has_room("b", "</3/0>,</1/0>")
+    assert registry.has_room("b", "</3/0>")
+    assert registry.has_room("a", "</3/0>,</1/0>,</5/0>")
+    registry.announce(device, parse_announcement(b"</3/0>"))
+    assert device.announcement.text == "</3/0>"
+    assert registry.has_room("b", "</3/0>,</1/0>")
+    registry.add(_device("a", "r2", links="</3/0>,</1/0>"))
+    assert not registry.has_room("b", "</3/0>,</1/0>")
+    registry.announce(device, parse_announcement(b""))  # one that is registered no more counts for nothing
+    registry.remove("a")
+    assert registry._announced == 0
 
 
 def test_uri_path_has_the_alternate_root_in_front() -> None:
