@@ -15,3 +15,7 @@ class SameCluster(ReplicatorError):
 
 class Stuck(ReplicatorError):
     """A thread of the replicator ended with an error that nobody foresaw."""
+
+
+class Stopped(Exception):
+    """Within the replicator: the process is asked to stop, and a lane leaves off where it is."""

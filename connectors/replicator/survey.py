@@ -122,7 +122,7 @@ def place(
             _log.error("the source's topic is another one of the same name; it is read from its start", topic=topic)
     for (topic, number), (first, end) in bounds.items():
         at = positions.get((topic, number))
-        if at is None or topic_ids[topic] != routes[topic].topic_id:
+        if at is None or topic_ids.get(topic) != routes[topic].topic_id:
             at = Position(first, -1)
         elif at.offset < first:
             metrics.lost.labels(topic).inc(first - at.offset)
