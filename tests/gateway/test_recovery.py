@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from connectors.kafka import Cluster, Producer, ensure_topics, producer
+from gateway.answering import HEADER_REQUEST_ID
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
-from gateway.recovery import HEADER_REQUEST, Recovered, recover
+from gateway.recovery import Recovered, recover
 from gateway.registrations import HEADER_MID, HEADER_PEER
 from gateway.short_path import HEADER_MORE, HEADER_OBSERVE
 from schemas.avro import serde
@@ -162,7 +163,7 @@ def test_registration_requests_come_back_with_their_answers(log: Log) -> None:
 
 
 def test_replies_come_back_by_the_identity_of_their_request(log: Log) -> None:
-    log.write(log.topics.replies, b"a", b"first", [(HEADER_REQUEST, b"id-1")], at=0)
-    log.write(log.topics.replies, b"a", b"second", [(HEADER_REQUEST, b"id-2")], at=1)
+    log.write(log.topics.replies, b"a", b"first", [(HEADER_REQUEST_ID, b"id-1")], at=0)
+    log.write(log.topics.replies, b"a", b"second", [(HEADER_REQUEST_ID, b"id-2")], at=1)
     log.write(log.topics.replies, b"a", b"declared", [])
     assert log.recover().answered == {b"id-1": b"first", b"id-2": b"second"}

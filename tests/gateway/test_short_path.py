@@ -1,6 +1,6 @@
 """The short path of notifications: equal to the plain path byte for byte, and its batches.
 
-The uplink is an in-memory one with the public methods of `gateway.uplink.Uplink`: it reports when the test says so.
+The uplink is `tests.memory_uplink`: it reports when the test says so.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, cast
 
 import cbor2
@@ -29,58 +29,16 @@ from gateway.uplink import Uplink
 from schemas.avro import serde
 from schemas.avro.records import Binding, Notification, ReadBody
 from schemas.avro.serde import SerdeError
-from schemas.avro.topics import Topics
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.nodes import Resource
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
+from tests.memory_uplink import MemoryUplink
 
 PEER: Address = ("127.0.0.1", 40000)
 DEFINITIONS = Definitions.builtin()
 NOW_S = 1_700_000_000.25
 NOW_MS = 1_700_000_000_250
-Headers = list[tuple[str, bytes]]
-
-
-class MemoryUplink:
-    """Keeps records, and reports them as durable when told."""
-
-    def __init__(self) -> None:
-        self.topics = Topics("gw")
-        self.partitions = self.topics.partitions()
-        self.closed: str | None = None
-        #: Records that are taken before the queue is full.
-        self.room = 1 << 30
-        self.records: list[tuple[str, int, bytes, bytes, Headers]] = []
-        self.reports: list[tuple[int, Callable[[bool], None]]] = []
-
-    @property
-    def accepting(self) -> bool:
-        return self.closed is None
-
-    def refusal(self) -> str | None:
-        return self.closed
-
-    def send(
-        self,
-        topic: str,
-        partition: int,
-        key: bytes,
-        value: bytes,
-        headers: Headers,
-        done: Callable[[bool], None] | None,
-    ) -> bool:
-        if len(self.records) >= self.room:
-            return False
-        self.records.append((topic, partition, key, value, headers))
-        if done is not None:
-            self.reports.append((partition, done))
-        return True
-
-    def report(self, durable: bool = True) -> None:
-        reports, self.reports = self.reports, []
-        for _, done in reports:
-            done(durable)
 
 
 class Bench:

@@ -1,0 +1,356 @@
+"""Register, Update, De-register and expiry: in which order a change becomes true, and what a failure leaves.
+
+On a real state file; the uplink is `tests.memory_uplink`, which reports when the test says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path as FilePath
+from typing import cast
+
+from gateway.coap.exchanges import Address
+from gateway.coap.message import Code, Message, Option, Options, Type
+from gateway.registrations import Registrations, restored
+from gateway.registry import Device, Registry
+from gateway.state import State
+from gateway.uplink import Uplink
+from schemas.avro import serde
+from schemas.avro.records import (
+    Binding,
+    Registration,
+    RegistrationDelete,
+    RegistrationKind,
+    RegistrationNew,
+    RegistrationUpdate,
+)
+from tests.memory_uplink import MemoryUplink
+
+HERE: Address = ("127.0.0.1", 5000)
+THERE: Address = ("127.0.0.1", 5001)
+LINKS = b'</>;rt="oma.lwm2m";ct="110 112",</1/0>,</3/0>,</3303/0>'
+
+
+class Request:
+    """A request that waits for its answer."""
+
+    def __init__(
+        self, code: int, path: list[str], queries: list[str], *, address: Address = HERE, mid: int = 1
+    ) -> None:
+        options: Options = [(Option.URI_PATH, part.encode()) for part in ["rd", *path]]
+        options += [(Option.URI_QUERY, query.encode()) for query in queries]
+        self.message = Message(Type.CON, code, mid, b"t", options, b"")
+        self.address = address
+        self.answer: tuple[int, list[bytes]] | str | None = None
+
+    def waits(self) -> bool:
+        return self.answer is None
+
+    def reply(self, code: int, options: Options | None = None, payload: bytes = b"") -> None:
+        assert self.answer is None, "answered twice"
+        self.answer = code, [value for number, value in options or [] if number == Option.LOCATION_PATH]
+
+    def busy(self) -> None:
+        assert self.answer is None, "answered twice"
+        self.answer = "busy"
+
+    def drop(self) -> None:
+        assert self.answer is None, "answered twice"
+        self.answer = "dropped"
+
+
+class Bench:
+    """The registration interface with a clock in the test's hands; it is its own listener."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.uplink = MemoryUplink()
+        self.registry = Registry()
+        self.now_ms = 1_000_000
+        self.events: list[str] = []
+        self._ids = 0
+        self.interface = Registrations(
+            server_id="gw",
+            local_address=("127.0.0.1", 5683),
+            uplink=cast(Uplink, self.uplink),
+            state=state,
+            registry=self.registry,
+            listener=self,
+            wall_ms=lambda: self.now_ms,
+            new_id=self._new_id,
+        )
+
+    def _new_id(self) -> str:
+        self._ids += 1
+        return f"id{self._ids}"
+
+    def registered(self, device: Device, old: Device | None) -> None:
+        self.events.append(f"registered {device.ep} {'anew' if old else 'first'}")
+
+    def updated(self, device: Device, *, objects_changed: bool) -> None:
+        self.events.append(f"updated {device.ep}{' objects' if objects_changed else ''}")
+
+    def gone(self, device: Device) -> None:
+        self.events.append(f"gone {device.ep}")
+
+    def serve(self, request: Request, payload: bytes = b"") -> Request:
+        self.interface.serve(request, request.message.texts(Option.URI_PATH)[1:], payload)
+        return request
+
+    async def settle(self, durable: bool = True) -> None:
+        """The state is on disk, and Kafka reports."""
+        await self.state.durable()
+        self.uplink.report(durable)
+
+    async def register(self, *queries: str, ep: str = "a", address: Address = HERE, mid: int = 1) -> Request:
+        request = Request(Code.POST, [], [f"ep={ep}", *queries], address=address, mid=mid)
+        self.serve(request, LINKS)
+        await self.settle()
+        return request
+
+    def records(self) -> list[Registration]:
+        decoded = [serde.decode(value) for _, _, _, value, _ in self.uplink.records]
+        return [record for record in decoded if isinstance(record, Registration)]
+
+
+@asynccontextmanager
+async def _bench(directory: FilePath) -> AsyncIterator[Bench]:
+    state = State.open(directory)
+    try:
+        async with asyncio.timeout(30):
+            yield Bench(state)
+    finally:
+        await state.close()
+
+
+def _stored(directory: FilePath) -> dict[str, str]:
+    """What a gateway that starts now would find: registration ids by endpoint."""
+    state = State.open(directory)
+    try:
+        return {row.ep: row.reg_id for row in state.load().registrations}
+    finally:
+        asyncio.run(state.close())
+
+
+def test_registration_holds_and_is_answered_only_when_it_is_durable_in_both(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            request = bench.serve(Request(Code.POST, [], ["ep=a", "lt=60", "lwm2m=1.1", "b=U", "Q"]), LINKS)
+            assert request.waits() and len(bench.registry) == 0
+            bench.uplink.report()  # Kafka alone
+            assert request.waits() and len(bench.registry) == 0
+            await bench.state.durable()
+            assert request.answer == (Code.CREATED, [b"rd", b"id1"])
+            device = bench.registry.device("a")
+            assert device is not None and device.queue and device.binding is Binding.UQ
+            assert bench.events == ["registered a first"]
+            (record,) = bench.records()
+            assert record.kind is RegistrationKind.NEW and isinstance(record.body, RegistrationNew)
+            assert (record.body.reg_id, record.body.lt, record.body.ver, record.body.port) == ("id1", 60, "1.1", 5000)
+            assert dict(bench.uplink.records[0][4]) == {"coap.mid": b"\0\1", "coap.peer": b"127.0.0.1 5000"}
+
+    asyncio.run(run())
+    assert _stored(tmp_path) == {"a": "id1"}
+
+
+def test_registration_that_kafka_does_not_take_is_refused_and_holds_nowhere_in_memory(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            request = bench.serve(Request(Code.POST, [], ["ep=a"]), LINKS)
+            await bench.settle(durable=False)
+            assert request.answer == "busy"
+            assert len(bench.registry) == 0 and bench.events == []
+            bench.uplink.room = len(bench.uplink.records)
+            request = bench.serve(Request(Code.POST, [], ["ep=a"], mid=2), LINKS)
+            await bench.settle()
+            assert request.answer == "busy"
+            bench.uplink.closed = "down"
+            assert bench.serve(Request(Code.POST, [], ["ep=a"], mid=3), LINKS).answer == "busy"
+
+    asyncio.run(run())
+
+
+def test_registering_again_replaces_and_the_old_id_is_not_found(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register()
+            await bench.register(address=THERE, mid=2)
+            assert bench.events == ["registered a first", "registered a anew"]
+            request = bench.serve(Request(Code.POST, ["id1"], []))
+            assert request.answer == (Code.NOT_FOUND, [])
+            device = bench.registry.device("a")
+            assert device is not None and (device.reg_id, device.address) == ("id2", THERE)
+
+    asyncio.run(run())
+    assert _stored(tmp_path) == {"a": "id2"}
+
+
+def test_bare_update_moves_the_expiry_and_is_recorded(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register("lt=60")
+            bench.now_ms += 50_000
+            request = bench.serve(Request(Code.POST, ["id1"], [], mid=2))
+            assert request.waits()
+            await bench.settle()
+            assert request.answer == (Code.CHANGED, [])
+            bench.now_ms += 59_000
+            bench.interface.expire()
+            assert bench.events == ["registered a first", "updated a"]
+            record = bench.records()[-1]
+            assert isinstance(record.body, RegistrationUpdate) and record.body.last_up == 1_050_000
+            assert record.body.links is None and record.body.lt is None
+
+    asyncio.run(run())
+
+
+def test_update_changes_what_it_names_and_the_address(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register("lt=60", "b=U")
+            request = Request(Code.POST, ["id1"], ["lt=120", "b=UQ"], address=THERE, mid=2)
+            bench.serve(request, b"</3/0>,</5/0>")
+            await bench.settle()
+            assert request.answer == (Code.CHANGED, [])
+            device = bench.registry.at(THERE)
+            assert device is not None and bench.registry.at(HERE) is None
+            assert (device.lifetime, device.queue) == (120, True)
+            assert [str(path) for path in device.announcement.paths] == ["/3/0", "/5/0"]
+            assert bench.events[-1] == "updated a objects"
+            await bench.state.durable()
+
+    asyncio.run(run())
+    state = State.open(tmp_path)
+    try:
+        (row,) = state.load().registrations
+        device = restored(row, cast(Uplink, MemoryUplink()))
+        assert (device.address, device.lifetime, device.queue) == (THERE, 120, True)
+        assert [str(path) for path in device.announcement.paths] == ["/3/0", "/5/0"]
+    finally:
+        asyncio.run(state.close())
+
+
+def test_update_that_fails_changes_nothing(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register("lt=60")
+            for mid, queries in ((2, ["lt=120"]), (3, [])):
+                request = bench.serve(Request(Code.POST, ["id1"], queries, mid=mid))
+                await bench.settle(durable=False)
+                assert request.answer in ("busy", "dropped")
+            device = bench.registry.device("a")
+            assert device is not None and (device.lifetime, device.last_up) == (60, 1_000_000)
+            assert bench.events == ["registered a first"]
+
+    asyncio.run(run())
+
+
+def test_deregistration_ends_it_and_comes_to_nothing_the_second_time(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register()
+            request = bench.serve(Request(Code.DELETE, ["id1"], [], mid=2))
+            assert request.waits() and len(bench.registry) == 1
+            await bench.settle()
+            assert request.answer == (Code.DELETED, [])
+            assert bench.events[-1] == "gone a" and len(bench.registry) == 0
+            record = bench.records()[-1]
+            assert isinstance(record.body, RegistrationDelete) and not record.body.expired
+            assert bench.serve(Request(Code.DELETE, ["id1"], [], mid=3)).answer == (Code.NOT_FOUND, [])
+
+    asyncio.run(run())
+    assert _stored(tmp_path) == {}
+
+
+def test_deregistration_of_the_old_id_leaves_the_new_registration(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register()
+            leaving = bench.serve(Request(Code.DELETE, ["id1"], [], mid=2))
+            await bench.register(mid=3)  # before the first is durable
+            assert leaving.answer == (Code.DELETED, [])
+            device = bench.registry.device("a")
+            assert device is not None and device.reg_id == "id2"
+
+    asyncio.run(run())
+    assert _stored(tmp_path) == {"a": "id2"}
+
+
+def test_expired_registration_is_recorded_once_and_removed_once_durable(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register("lt=60")
+            bench.now_ms += 60_000
+            bench.interface.expire()
+            bench.interface.expire()
+            assert len(bench.registry) == 1
+            await bench.settle()
+            assert len(bench.registry) == 0 and bench.events[-1] == "gone a"
+            deletes = [record.body for record in bench.records() if isinstance(record.body, RegistrationDelete)]
+            assert [(body.expired, body.last_up) for body in deletes] == [(True, 1_000_000)]
+
+    asyncio.run(run())
+
+
+def test_expiry_that_kafka_does_not_take_comes_again(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register("lt=60")
+            bench.now_ms += 60_000
+            bench.uplink.closed = "down"
+            bench.interface.expire()
+            bench.uplink.closed = None
+            bench.interface.expire()
+            await bench.settle(durable=False)
+            assert len(bench.registry) == 1
+            bench.interface.expire()
+            await bench.settle()
+            assert len(bench.registry) == 0
+
+    asyncio.run(run())
+
+
+def test_request_that_a_dead_gateway_recorded_is_answered_and_not_recorded_again(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register()
+            bench.uplink.records.clear()
+            bench.interface.recorded[("127.0.0.1", 5000, 1)] = (RegistrationKind.NEW, "id1")
+            bench.interface.recorded[("127.0.0.1", 5000, 9)] = (RegistrationKind.DELETE, "")
+            again = bench.serve(Request(Code.POST, [], ["ep=a"], mid=1), LINKS)
+            assert again.answer == (Code.CREATED, [b"rd", b"id1"])
+            assert bench.serve(Request(Code.DELETE, ["gone"], [], mid=9)).answer == (Code.DELETED, [])
+            assert bench.uplink.records == []
+            # Another endpoint with that message id, or another address, is new.
+            other = bench.serve(Request(Code.POST, [], ["ep=b"], mid=1), LINKS)
+            await bench.settle()
+            assert other.answer == (Code.CREATED, [b"rd", b"id2"])
+
+    asyncio.run(run())
+
+
+def test_requests_that_make_no_sense_are_refused_and_recorded_nowhere(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register()
+            bench.uplink.records.clear()
+            cases = [
+                (Request(Code.POST, [], []), LINKS, Code.BAD_REQUEST),
+                (Request(Code.POST, [], ["ep=a", "lt=0"]), LINKS, Code.BAD_REQUEST),
+                (Request(Code.POST, [], ["ep=a", "lwm2m=1.2"]), LINKS, Code.PRECONDITION_FAILED),
+                (Request(Code.POST, [], ["ep=a"]), b"no links", Code.BAD_REQUEST),
+                (Request(Code.POST, ["id1"], ["b=X"]), b"", Code.BAD_REQUEST),
+                (Request(Code.POST, ["id9"], []), b"", Code.NOT_FOUND),
+                (Request(Code.DELETE, ["id9"], []), b"", Code.NOT_FOUND),
+                (Request(Code.GET, [], []), b"", Code.METHOD_NOT_ALLOWED),
+                (Request(Code.PUT, ["id1"], []), b"", Code.METHOD_NOT_ALLOWED),
+                (Request(Code.DELETE, [], []), b"", Code.METHOD_NOT_ALLOWED),
+                (Request(Code.POST, ["id1", "more"], []), b"", Code.NOT_FOUND),
+            ]
+            for request, payload, code in cases:
+                assert bench.serve(request, payload).answer == (code, [])
+            assert bench.uplink.records == [] and len(bench.registry) == 1
+
+    asyncio.run(run())
