@@ -96,6 +96,11 @@ class CommandLoop:
         self.repeated = 0
         self.undecodable = 0
 
+    @property
+    def unanswered(self) -> int:
+        """Commands that the state has and that have no durable reply yet."""
+        return len(self._active)
+
     # At the start and at the end.
 
     def restore(self, stored: StoredState) -> None:

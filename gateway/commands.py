@@ -61,6 +61,11 @@ class Commands:
         self.device_awake = self.loop.lanes.device_awake
         self.mark_answered = self.loop.mark_answered
 
+    @property
+    def unanswered(self) -> int:
+        """Commands without a durable reply."""
+        return self.loop.unanswered
+
     def restore(self, stored: StoredState) -> None:
         """Know the commands of the state file, and where to go on in the requests topic."""
         self._positions = dict(stored.positions)

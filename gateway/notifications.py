@@ -102,6 +102,11 @@ class Notifications:
         self._record(observation, message, address, message.payload)
         return True
 
+    def record(self, observation: Observation, message: Message, address: Address) -> None:
+        """Record a message that came outside of a batch, whole, as a notification of ``observation``."""
+        self._record(observation, message, address, message.payload)
+        self._batch.flush()
+
     def _record(self, observation: Observation, message: Message, address: Address, payload: bytes) -> None:
         confirmable = message.type == Type.CON
         mid = message.mid.to_bytes(2, "big")

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from gateway.coap.exchanges import ExchangeError
+from gateway.coap.exchanges import Address, ExchangeError
 from gateway.coap.message import Message, Option, Type
 from gateway.device_link import DeviceLink, to_response
 from gateway.exchange import CoapRequest, CoapResponse, RefusedRequest
@@ -35,6 +35,7 @@ OBSERVE_TIMEOUT = 93.0
 _CANCEL_TIMEOUT = 20.0
 
 Publish = Callable[[Response, Callable[[bool], None] | None], bool]
+Record = Callable[[Observation, Message, Address], None]
 InOrder = Callable[[str, Callable[[], Coroutine[Any, Any, None]]], None]
 
 
@@ -69,6 +70,7 @@ class Observing:
         state: State,
         definitions: Definitions,
         publish: Publish,
+        record: Record,
         in_order: InOrder,
         wall_ms: Callable[[], int],
         clock: Callable[[], float],
@@ -81,6 +83,7 @@ class Observing:
         self._state = state
         self._definitions = definitions
         self._publish = publish
+        self._record = record
         self._in_order = in_order
         self._wall_ms = wall_ms
         self._clock = clock
@@ -176,30 +179,29 @@ class Observing:
             definitions=self._definitions,
             device=view,
         )
-        address = device.address
-
-        def done(durable: bool) -> None:
-            # The answer may be a notification of the observation that the device still had.
-            if durable and message.type == Type.CON:
-                self._link.acknowledge(address, message)
-
-        self._publish(answer, done)
+        self._publish(answer, None)
         return True
 
     async def _observe(self, device: Device, observation: Observation, coap: CoapRequest, timeout: float) -> Message:
-        message = await self._link.send(
-            device.address, coap, timeout=timeout, token=observation.token, defer=observation.declared
-        )
+        address = device.address
+        message = await self._link.send(address, coap, timeout=timeout, token=observation.token, defer=True)
         success = message.code >> 5 == 2
         number = message.uint(Option.OBSERVE)
         if success and number is not None and self._registry.device(device.ep) is device:
-            observation.begin(number, self._clock())
+            own = message.type != Type.ACK
+            observation.begin((number - own) & 0xFFFFFF, self._clock())
             observation.content_format = message.uint(Option.CONTENT_FORMAT)
             self._table.add(observation, device)
             device.wanted[str(observation.path)] = observation
             self._remember(observation)
             self.established += 1
+            if own:
+                # What came as a message of its own may be a notification that overtook the answer: it is recorded
+                # as one, and acknowledged when it is durable.
+                self._record(observation, message, address)
         else:
+            if message.type == Type.CON:
+                self._link.acknowledge(address, message)
             # Refused, or answered without Observe: it will not notify (RFC 7641 section 3.1).
             if device.wanted.get(str(observation.path)) is observation:
                 del device.wanted[str(observation.path)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from connectors.kafka import Cluster, Message, end_offsets, read_to_end
+from gateway.answering import HEADER_REQUEST_ID
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.registrations import HEADER_PEER
 from gateway.short_path import HEADER_MID, HEADER_MORE
@@ -24,8 +25,8 @@ _log = structlog.get_logger("headwater.recovery")
 
 #: At most so many records of a partition are read back: what a device may still send again was recorded last.
 MOST_RECORDS = 500_000
-#: Header of a reply: the identity of its request, so that it can be found again.
-HEADER_REQUEST = "request.id"
+#: More than a gateway can have under way at once.
+MOST_REPLIES = 50_000
 #: A dead process's last bytes may still lie in the broker's socket. The topics are looked at again after this time.
 _SETTLE_SECONDS = 0.3
 _MOST_LOOKS = 5
@@ -44,25 +45,31 @@ class Recovered:
     answered: dict[bytes, bytes] = field(default_factory=dict)
 
 
-def recover(cluster: Cluster, topics: Topics, *, window: int, now_ms: int) -> Recovered:
+def recover(cluster: Cluster, topics: Topics, *, window: int, now_ms: int, unanswered: bool = True) -> Recovered:
     """Read the recent past; blocks, for a thread. ``window`` is how many message ids a device are of use.
+
+    With ``unanswered`` commands the last replies are read as well, however old they are: a gateway that was away for
+    days must still know what its predecessor answered last.
 
     Raises:
         Unreachable: Kafka does not answer.
     """
     since_ms = now_ms - int(EXCHANGE_LIFETIME * 1000)
-    # A command may wait for days; the reply of one that was sent just before a crash is recent all the same.
-    take = {topics.observations: _take_mid, topics.registrations: _take_request, topics.replies: _take_reply}
+    take = {topics.observations: _take_mid, topics.registrations: _take_request}
     found = Recovered(window=window)
-    ends = end_offsets(cluster, list(take))
+    names = [*take, topics.replies]
+    ends = end_offsets(cluster, names)
     for _ in range(_MOST_LOOKS):
         if not any(ends.values()):
             break  # topics without a record, as at the first start
         found = Recovered(window=window)
         for message in read_to_end(cluster, list(take), since_ms=since_ms, newest=MOST_RECORDS):
             take[message.topic()](found, message)
+        if unanswered:
+            for message in read_to_end(cluster, [topics.replies], newest=MOST_REPLIES):
+                _take_reply(found, message)
         time.sleep(_SETTLE_SECONDS)
-        before, ends = ends, end_offsets(cluster, list(take))
+        before, ends = ends, end_offsets(cluster, names)
         if ends == before:
             break
     _log.info(
@@ -103,7 +110,7 @@ def _take_request(found: Recovered, message: Message) -> None:
 
 
 def _take_reply(found: Recovered, message: Message) -> None:
-    identity, value = _header(message, HEADER_REQUEST), message.value()
+    identity, value = _header(message, HEADER_REQUEST_ID), message.value()
     if identity is not None and value is not None:
         found.answered[identity] = value
 

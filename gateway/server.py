@@ -17,7 +17,7 @@ import structlog
 
 from connectors.health import HealthServer, serve_health
 from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
-from gateway.coap.aiocoap_link import AiocoapLink
+from gateway.coap.aiocoap_link import AiocoapLink, Remote
 from gateway.coap.endpoint import Busy, Endpoint, Incoming
 from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
 from gateway.command_link import CommandLink
@@ -142,7 +142,7 @@ class Gateway:
         parts.commands.start()
         _log.info(
             "the gateway is ready",
-            coap=f"{self.coap_address[0]}:{self.coap_address[1]}",
+            coap=Remote(self.coap_address).hostinfo,
             devices=len(parts.registry),
             observations=len(parts.table),
         )
@@ -174,10 +174,16 @@ class Gateway:
         return counts
 
     async def _read_back(self, parts: Parts) -> None:
+        unanswered = parts.commands.unanswered
         while True:
             try:
                 found = await asyncio.to_thread(
-                    recover, self._settings.kafka, self._topics, window=WINDOW, now_ms=wall_ms()
+                    recover,
+                    self._settings.kafka,
+                    self._topics,
+                    window=WINDOW,
+                    now_ms=wall_ms(),
+                    unanswered=unanswered > 0,
                 )
             except (Unreachable, KafkaException) as exc:
                 _log.warning("the edge Kafka went away while the recent past was read", reason=str(exc))
@@ -265,6 +271,7 @@ class Parts:
             state=state,
             definitions=definitions,
             publish=self._publish,
+            record=lambda *notification: self.notifications.record(*notification),
             in_order=self.commands.submit_internal,
             wall_ms=wall_ms,
             clock=time.monotonic,
