@@ -43,8 +43,8 @@ lock: ## Resolve the dependencies anew into requirements.lock
 	.venv-lock/bin/uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
 	rm -rf .venv-lock
 
-bench: env ## Measure against the yardstick, each figure beside its peer in the same run (takes about 40 minutes)
-	$(BIN)/python tests/bench/run.py --yardstick $(YARDSTICK) $(ARGS)
+bench: env ## Measure against the yardstick, each figure beside its peer in the same run (over an hour; ARGS="--quick")
+	$(BIN)/python -m tests.bench.run --yardstick $(YARDSTICK) $(ARGS)
 
 clean: ## Remove the environment, caches and whatever the demo left
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .headwater

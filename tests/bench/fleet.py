@@ -1,0 +1,212 @@
+"""A fleet of LwM2M devices with several observations each, that notify as fast as they are acknowledged.
+
+Owns the device side of the memory measurement: one UDP socket a device, one outstanding confirmable message a device
+(NSTART, RFC 7252, section 4.7), the observations of a device in turn, retransmission as in section 4.2. It is not the
+load generator that throughput is compared with (that one notifies a single observation a client) and measures no
+latency. Setting up goes through aiocoap's codec; a notification is put together from bytes.
+"""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aiocoap import Message
+from aiocoap.numbers import codes, types
+
+#: What the devices announce, and what is observed of them: the temperature of two sensors.
+LINKS = b'</>;rt="oma.lwm2m",</1/0>,</3/0>,</3303/0>,</3303/1>'
+PATTERN = "/3303/*/5700"
+OBSERVATIONS = 2
+
+_TEXT, _TLV = 0, 11542
+_ACK_TIMEOUT, _MAX_RETRANSMIT = 3.0, 4
+#: An Observe number of three bytes, so that its option keeps its length (RFC 7641, section 4.4).
+_FIRST_SEQUENCE = 0x010000
+_WINDOW = 64
+
+
+class FleetError(Exception):
+    """The server did not let the fleet do its work."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was acknowledged, sent again, given up, and refused with a Reset or not understood."""
+
+    acknowledged: int = 0
+    retried: int = 0
+    lost: int = 0
+    refused: int = 0
+
+
+@dataclass(slots=True)
+class _Device:
+    endpoint: str
+    sock: socket.socket
+    mid: int
+    registered: bool = False
+    #: By path: the first and the last bytes of a notification, around its Observe number.
+    observed: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    sequence: int = _FIRST_SEQUENCE
+    turn: int = 0
+    waiting: bytes = b""
+    sent_at: float = 0.0
+    again: int = 0
+
+
+class Fleet:
+    """``count`` devices that speak to ``server``; a context manager that closes their sockets."""
+
+    def __init__(self, server: tuple[str, int], count: int) -> None:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self.tally = Tally()
+        self._poll = select.epoll()
+        self._devices: dict[int, _Device] = {}
+        for number in range(count):
+            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock.setblocking(False)
+            sock.connect(server)
+            self._poll.register(sock.fileno(), select.EPOLLIN)
+            self._devices[sock.fileno()] = _Device(endpoint=f"fleet-{number:06}", sock=sock, mid=number & 0xFFFF)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._poll.close()
+        for device in self._devices.values():
+            device.sock.close()
+
+    def register(self, *, timeout: float = 120.0) -> None:
+        """Register every device and answer until each is observed as often as it should be.
+
+        Raises:
+            FleetError: not done within ``timeout`` seconds.
+        """
+        missing = list(self._devices.values())
+        end = time.monotonic() + timeout
+        while any(len(device.observed) < OBSERVATIONS for device in self._devices.values()):
+            if time.monotonic() > end:
+                done = sum(len(device.observed) == OBSERVATIONS for device in self._devices.values())
+                raise FleetError(f"{done} of {len(self._devices)} devices were observed in {timeout:.0f} s")
+            under_way = sum(bool(device.waiting) for device in self._devices.values())
+            for _ in range(min(len(missing), _WINDOW - under_way)):
+                self._send_registration(missing.pop())
+            self._turn(0.05)
+
+    def notify(self, seconds: float, every_second: Callable[[], None]) -> float:
+        """Notify in a closed loop and wait for what is outstanding; returns the seconds of full rate."""
+        begin = time.monotonic()
+        end, tick = begin + seconds, begin + 1.0
+        for device in self._devices.values():
+            self._send_notification(device)
+        while (now := time.monotonic()) < end:
+            self._turn(0.05, again=True)
+            if now >= tick:
+                tick = now + 1.0
+                every_second()
+        took = time.monotonic() - begin
+        drained = time.monotonic() + 10.0
+        while time.monotonic() < drained and any(device.waiting for device in self._devices.values()):
+            self._turn(0.05)
+        return took
+
+    def _turn(self, wait: float, *, again: bool = False) -> None:
+        """Take what came in; with ``again`` each acknowledged device sends its next notification."""
+        devices, tally = self._devices, self.tally
+        for number, _ in self._poll.poll(wait, 512):
+            device = devices[number]
+            try:
+                data = device.sock.recv(2048)
+            except OSError:  # ICMP's port unreachable, or a readiness that was none
+                continue
+            if data[:2] == b"\x60\x00" and device.waiting and data[2:4] == device.waiting[2:4]:
+                device.waiting = b""
+                tally.acknowledged += 1
+                if again:
+                    self._send_notification(device)
+            else:
+                self._take(device, data)
+        self._repeat()
+
+    def _send_notification(self, device: _Device) -> None:
+        observed = tuple(device.observed.values())
+        device.turn = (device.turn + 1) % len(observed)
+        head, tail = observed[device.turn]
+        device.sequence += 1
+        device.mid = (device.mid + 1) & 0xFFFF
+        data = b"".join(
+            (
+                *(head[:2], device.mid.to_bytes(2, "big"), head[2:], device.sequence.to_bytes(3, "big"), tail),
+                b"%d.%02d" % (device.sequence % 90, device.mid % 100),
+            )
+        )
+        self._transmit(device, data)
+
+    def _send_registration(self, device: _Device) -> None:
+        device.mid = (device.mid + 1) & 0xFFFF
+        message = Message(code=codes.POST, payload=LINKS)
+        message.mtype, message.mid, message.token = types.Type.CON, device.mid, b"\x01"
+        message.opt.uri_path = ("rd",)
+        message.opt.uri_query = (f"ep={device.endpoint}", "lt=86400", "lwm2m=1.1", "b=U")
+        message.opt.content_format = 40
+        self._transmit(device, message.encode())
+
+    def _transmit(self, device: _Device, data: bytes) -> None:
+        device.waiting, device.again, device.sent_at = data, 0, time.monotonic()
+        self._datagram(device, data)
+
+    def _datagram(self, device: _Device, data: bytes) -> None:
+        try:
+            device.sock.send(data)
+        except OSError:  # like a datagram that got lost: it is repeated
+            return
+
+    _checked_at = 0.0
+
+    def _repeat(self) -> None:
+        now = time.monotonic()
+        if now < self._checked_at + 0.5:
+            return
+        self._checked_at = now
+        for device in self._devices.values():
+            if device.waiting and now - device.sent_at > _ACK_TIMEOUT * 2**device.again:
+                if device.again == _MAX_RETRANSMIT:
+                    self.tally.lost += 1
+                    device.waiting = b""
+                    if device.registered:
+                        self._send_notification(device)
+                else:
+                    device.again += 1
+                    device.sent_at = now
+                    self.tally.retried += 1
+                    self._datagram(device, device.waiting)
+
+    def _take(self, device: _Device, data: bytes) -> None:
+        """What is no plain acknowledgement: the answer to a registration, an observe request, a Reset."""
+        message = Message.decode(data)
+        if message.code is codes.GET:
+            self._observed(device, message)
+        elif message.code is codes.CREATED and device.waiting and not device.registered:
+            device.waiting, device.registered = b"", True
+        elif not (message.mtype is types.Type.ACK and message.code.is_successful()):
+            self.tally.refused += 1
+
+    def _observed(self, device: _Device, request: Message) -> None:
+        content_format = _TLV if request.opt.accept == _TLV else _TEXT
+        answer = Message(code=codes.CONTENT)
+        answer.mtype, answer.mid, answer.token = types.Type.ACK, request.mid, request.token
+        answer.opt.observe = _FIRST_SEQUENCE
+        # A notification carries text whatever was asked for at first, where text is what was asked for or nothing was.
+        answer.opt.content_format = content_format
+        answer.payload = b"\xe8\x16\x44\x08" + b"\x40\x35" + bytes(6) if content_format == _TLV else b"21.0"
+        self._datagram(device, answer.encode())
+        # Observe is option 6, Content-Format 12 (text: 0, an option without a value).
+        head = bytes((0x40 | len(request.token), codes.CONTENT)) + request.token + b"\x63"
+        device.observed["/".join(request.opt.uri_path)] = (head, b"\x60\xff")
