@@ -10,33 +10,28 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from connectors.kafka import Cluster, Unreachable, ensure_topics, partition_counts
-from headwater import broker, processes
+from connectors.kafka import Unreachable, ensure_topics, partition_counts
 from headwater.audit import Verdict, audit
 from headwater.children import Children
 from headwater.exits import Exit, Stop
 from headwater.kafka_jars import Progress, cache_folder, ensure_jars
 from headwater.link import Link
+from headwater.parts import GATEWAY, Places, all_alive, kafkas, ready, start_parts, start_sensors, to_paste, wait
 from headwater.screen import face
 from headwater.traffic import Traffic
 from schemas.avro.topics import Topics
 
-GATEWAY = "demo"
-EDGE_PORT, CLOUD_PORT, COAP_PORT = 9082, 9092, 5683
 #: How long the tail may take to arrive once the sensors have stopped, in seconds.
 DRAIN = 90.0
 KEY_CUT = 20.0
-_HEAP = "192m"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +54,7 @@ class Summary:
     """How a demo went. ``right`` decides the exit code."""
 
     right: bool
+    sensors: int
     seconds: float
     wan_cut_seconds: float
     verdict: Verdict
@@ -68,6 +64,7 @@ class Summary:
         found = asdict(self.verdict)
         return {
             "ok": self.right,
+            "sensors": self.sensors,
             "seconds": round(self.seconds, 1),
             "wan_cut_seconds": round(self.wan_cut_seconds, 1),
             "registrations": found.pop("registrations"),
@@ -76,30 +73,6 @@ class Summary:
             "doubled": self.verdict.doubled,
             **found,
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """Where the parts of a demo are."""
-
-    edge: Cluster
-    cloud: Cluster
-    #: The cloud, as the replicator reaches it: through the link.
-    cloud_by_link: Cluster
-    coap: str
-    directory: Path
-
-    @property
-    def kafka(self) -> Path:
-        return self.directory / "kafka"
-
-    @property
-    def journal(self) -> Path:
-        return self.directory / "acknowledged.jsonl"
-
-    @property
-    def database(self) -> Path:
-        return self.directory / "headwater.db"
 
 
 def run(
@@ -123,15 +96,27 @@ def run(
         if stop.is_set():
             return None
         say("starting two Kafkas (edge, cloud) …")
-        places, link = stack.enter_context(_kafkas(directory, children))
+        places, link = stack.enter_context(kafkas(directory, children))
         if stop.is_set():
             return None
         topics = Topics(GATEWAY)
         ensure_topics(places.edge, topics.partitions())
-        _start(children, places, settings)
-        _wait_for_cloud(children, places, topics, stop)
+        health = start_parts(children, places)
+        wait(stop, lambda: ready(health), children, places, "the gateway did not get ready")
+        # A device that nobody answers waits longer and longer, so they start last.
+        start_sensors(children, places, count=settings.sensors, period=settings.period)
+        wanted = [*topics.uplink, *topics.downlink]
+        wait(
+            stop,
+            lambda: len(partition_counts(places.cloud, wanted)) == len(wanted),
+            children,
+            places,
+            "the replicator made no topics in the cloud",
+        )
+        if stop.is_set():
+            return None
         say(f"all parts run after {time.monotonic() - began:.1f} s; try these in another terminal:\n")
-        say("\n".join(f"  {line}" for line in commands(places, settings)) + "\n")
+        say("\n".join(f"  {line}" for line in to_paste(places, settings.sensors)) + "\n")
         traffic = stack.enter_context(Traffic(GATEWAY, places.edge, places.cloud, places.journal, places.database))
         flown, cut_seconds = _flow(settings, children, places, link, traffic, stop, say)
         if stop.is_set():
@@ -175,131 +160,6 @@ def _fresh(directory: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-@contextmanager
-def _kafkas(directory: Path, children: Children) -> Iterator[tuple[Places, Link]]:
-    """Both brokers, and the link in front of the cloud's."""
-    edge_port, cloud_port = _port(EDGE_PORT), _port(CLOUD_PORT)
-    behind, before = processes.free_port(), processes.free_port()
-    kafka = directory / "kafka"
-    for name in ("edge", "cloud"):
-        children.guard_broker(name, kafka)
-    listener = broker.LinkListener(port=behind, advertised_port=before)
-    with ThreadPoolExecutor(2) as both:
-        starts = [
-            both.submit(broker.start, "edge", edge_port, kafka, heap=_HEAP),
-            both.submit(broker.start, "cloud", cloud_port, kafka, heap=_HEAP, link=listener),
-        ]
-    try:
-        edge, cloud = (start.result() for start in starts)
-        with Link(before, behind) as link:
-            yield (
-                Places(
-                    edge=edge.cluster,
-                    cloud=cloud.cluster,
-                    cloud_by_link=Cluster(bootstrap=f"127.0.0.1:{before}"),
-                    coap=f"127.0.0.1:{_udp_port(COAP_PORT)}",
-                    directory=directory,
-                ),
-                link,
-            )
-    finally:
-        # The parts first: they would else tell the log at length that their Kafka has gone.
-        children.stop()
-        with ThreadPoolExecutor(2) as both:
-            for stopped in [both.submit(broker.stop, name, kafka, timeout=8.0) for name in ("edge", "cloud")]:
-                stopped.result()
-
-
-def _port(wanted: int) -> int:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", wanted))
-        except OSError:
-            return processes.free_port()
-    return wanted
-
-
-def _udp_port(wanted: int) -> int:
-    for port in (wanted, 0):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise Stop(Exit.CANNOT_START, "no free UDP port for the gateway")
-
-
-def _start(children: Children, places: Places, settings: DemoSettings) -> None:
-    edge, cloud = places.edge.bootstrap, places.cloud.bootstrap
-    state = str(places.directory / "gateway")
-    observe = ["--observe", "/3303/*/5700", "--observe", "/3304/*/5700"]
-    children.start(
-        "gateway",
-        [
-            "gateway",
-            "--id",
-            GATEWAY,
-            "--kafka",
-            edge,
-            "--coap",
-            places.coap,
-            "--state",
-            state,
-            "--metrics",
-            "0",
-            *observe,
-        ],
-    )
-    by_link = places.cloud_by_link.bootstrap
-    children.start(
-        "replicator", ["replicate", "--gateway", GATEWAY, "--edge", edge, "--cloud", by_link, "--metrics", "0"]
-    )
-    children.start("sink", ["sink", "sqlite", "--gateway", GATEWAY, "--kafka", cloud, "--file", str(places.database)])
-    sensors = ["--endpoint", "sensor", "--count", str(settings.sensors), "--period", f"{settings.period:g}"]
-    children.start("sensors", ["sensor", "--server", places.coap, *sensors, "--journal", str(places.journal)])
-
-
-def _wait_for_cloud(children: Children, places: Places, topics: Topics, stop: threading.Event) -> None:
-    """Wait until the replicator has made the topics in the cloud."""
-    wanted = [*topics.uplink, *topics.downlink]
-    until = time.monotonic() + 60
-    while not stop.is_set() and len(partition_counts(places.cloud, wanted)) < len(wanted):
-        _all_alive(children, places)
-        if time.monotonic() > until:
-            raise Stop(Exit.REFUSED, f"the replicator made no topics in the cloud; see {places.directory / 'logs'}")
-        stop.wait(0.2)
-
-
-def _all_alive(children: Children, places: Places) -> None:
-    for name in ("edge", "cloud"):
-        if broker.status(name, places.kafka) is None:
-            log = places.kafka / name / "broker.log"
-            lines = "\n".join(log.read_text("utf-8", "replace").splitlines()[-12:])
-            raise Stop(Exit.REFUSED, f"Kafka {name} ended by itself; the end of {log}:\n{lines}")
-    for child in children.dead():
-        raise Stop(
-            Exit.REFUSED,
-            f"{child.name} ended by itself with exit code {child.ended}; the end of {child.log}:\n{child.last_lines()}",
-        )
-
-
-def commands(places: Places, settings: DemoSettings) -> list[str]:
-    """Commands to paste into another terminal."""
-    first = "sensor" if settings.sensors == 1 else "sensor-1"
-    at = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
-    headwater = shutil.which("headwater") or ".venv/bin/headwater"
-    return [
-        f"{headwater} devices {at} --watch",
-        f"{headwater} read {first} /3303/0 {at}",
-        f"{headwater} write {first} /1/0/1 120 {at}",
-        f"{headwater} tail observations {at}",
-        f"{headwater} read {first} /3/0 --gateway {GATEWAY} --kafka {places.edge.bootstrap}   # the edge's",
-        f"sqlite3 {places.database} 'select ep, path, value from latest'",
-    ]
-
-
 def _flow(
     settings: DemoSettings,
     children: Children,
@@ -326,7 +186,7 @@ def _flow(
                 link.restore()
                 cut_seconds += now - cut_since
             screen.show(traffic.look(seconds=now, link_cut=link.is_cut), traffic)
-            _all_alive(children, places)
+            all_alive(children, places)
             match screen.key():
                 case "c" if not link.is_cut:
                     cut_from, cut_until = now, now + KEY_CUT
@@ -363,8 +223,9 @@ def _wind_down(
     say("stopping the sensors, and waiting for the last records to arrive …")
     children.stop("sensors")
     until = time.monotonic() + DRAIN
+    tell_at = time.monotonic() + 5.0
     while True:
-        _all_alive(children, places)
+        all_alive(children, places)
         try:
             verdict = audit(GATEWAY, places.edge, places.cloud, places.journal, places.database)
         except Unreachable:
@@ -373,7 +234,15 @@ def _wind_down(
             continue
         right = verdict.right(settings.sensors)
         # What is doubled does not become right by waiting; what is missing may still be on its way.
-        if right or verdict.doubled or time.monotonic() > until:
-            return Summary(right=right, seconds=flown, wan_cut_seconds=cut_seconds, verdict=verdict)
+        if verdict.lost == 0 or verdict.doubled or time.monotonic() > until:
+            return Summary(
+                right=right, sensors=settings.sensors, seconds=flown, wan_cut_seconds=cut_seconds, verdict=verdict
+            )
+        if time.monotonic() >= tell_at:
+            tell_at += 5.0
+            say(
+                f"  still on their way: {verdict.lost_on_the_way} acknowledged notifications, "
+                f"{verdict.lost_to_the_cloud} records of the edge, {verdict.lost_rows} rows"
+            )
         if stop.wait(1.0):
             return None

@@ -122,6 +122,8 @@ class Link:
                 both.create_task(self._pass(far_reader, writer, "down"))
         except* (OSError, _Ended):
             pass  # one side went away, or was never there: the other one learns it below
+        except* asyncio.CancelledError:
+            pass  # by _hang_up alone; Python 3.11's streams would report a cancelled connection as an error
         finally:
             self._lines.discard(line)
             for side in (writer, far):

@@ -31,7 +31,9 @@ def console() -> Console:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
     """A plain table; cells are text as it is, never markup, since devices choose it."""
-    made = Table(*columns, box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    made = Table(
+        *columns, box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_header=any(columns)
+    )
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made

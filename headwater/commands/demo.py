@@ -102,6 +102,10 @@ def _show(summary: Summary) -> None:
     if summary.right:
         typer.echo(f"lost: {found.lost}, doubled: {found.doubled}: all is right")
         return
+    if found.devices < summary.sensors:
+        typer.echo(f"only {found.devices} of {summary.sensors} sensors registered")
+    if not found.acknowledged:
+        typer.echo("no notification was acknowledged")
     typer.echo(
         f"lost: {found.lost} (on the way to the cloud's topic {found.lost_on_the_way}, edge records not in the cloud "
         f"{found.lost_to_the_cloud}, rows {found.lost_rows}), doubled: {found.doubled} (in the cloud's topic "

@@ -157,7 +157,7 @@ def replicate(
             "--bandwidth",
             metavar="BYTES/S",
             parser=_bytes_a_second,
-            help="No more than this: 64k, 2M. Replies go first.",
+            help="No more than this, such as 64k; replies first.",
         ),
     ] = None,
     metrics: MetricsOption = None,

@@ -1,0 +1,190 @@
+"""The parts of a demo: two Kafkas with a link between edge and cloud, gateway, replicator, sink, sensors.
+
+Owns where they are, how each is started, and waiting for them. In which order they come and go is `headwater.demo`'s.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.kafka import Cluster
+from headwater import broker, processes
+from headwater.children import Children
+from headwater.exits import Exit, Stop
+from headwater.link import Link
+
+GATEWAY = "demo"
+EDGE_PORT, CLOUD_PORT, COAP_PORT = 9082, 9092, 5683
+#: How long a part may take to come up, in seconds.
+PATIENCE = 60.0
+_HEAP = "192m"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the parts of a demo are."""
+
+    edge: Cluster
+    cloud: Cluster
+    #: The cloud, as the replicator reaches it: through the link.
+    cloud_by_link: Cluster
+    coap: str
+    directory: Path
+
+    @property
+    def kafka(self) -> Path:
+        return self.directory / "kafka"
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / "acknowledged.jsonl"
+
+    @property
+    def database(self) -> Path:
+        return self.directory / "headwater.db"
+
+
+@contextmanager
+def kafkas(directory: Path, children: Children) -> Iterator[tuple[Places, Link]]:
+    """Both brokers, and the link in front of the cloud's."""
+    edge_port, cloud_port = _port(EDGE_PORT), _port(CLOUD_PORT)
+    behind, before = processes.free_port(), processes.free_port()
+    kafka = directory / "kafka"
+    for name in ("edge", "cloud"):
+        children.guard_broker(name, kafka)
+    listener = broker.LinkListener(port=behind, advertised_port=before)
+    with ThreadPoolExecutor(2) as both:
+        starts = [
+            both.submit(broker.start, "edge", edge_port, kafka, heap=_HEAP),
+            both.submit(broker.start, "cloud", cloud_port, kafka, heap=_HEAP, link=listener),
+        ]
+    try:
+        edge, cloud = (start.result() for start in starts)
+        with Link(before, behind) as link:
+            yield (
+                Places(
+                    edge=edge.cluster,
+                    cloud=cloud.cluster,
+                    cloud_by_link=Cluster(bootstrap=f"127.0.0.1:{before}"),
+                    coap=f"127.0.0.1:{_udp_port(COAP_PORT)}",
+                    directory=directory,
+                ),
+                link,
+            )
+    finally:
+        # The parts first: they would else tell the log at length that their Kafka has gone.
+        children.stop()
+        with ThreadPoolExecutor(2) as both:
+            for stopped in [both.submit(broker.stop, name, kafka, timeout=8.0) for name in ("edge", "cloud")]:
+                stopped.result()
+
+
+def _port(wanted: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            return processes.free_port()
+    return wanted
+
+
+def _udp_port(wanted: int) -> int:
+    for port in (wanted, 0):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise Stop(Exit.CANNOT_START, "no free UDP port for the gateway")
+
+
+def start_parts(children: Children, places: Places) -> int:
+    """Start all but the sensors; returns the port of the gateway's health."""
+    edge, cloud, by_link = places.edge.bootstrap, places.cloud.bootstrap, places.cloud_by_link.bootstrap
+    state, health = str(places.directory / "gateway"), processes.free_port()
+    commands = {
+        "gateway": f"gateway --kafka {edge} --coap {places.coap} --metrics {health}",
+        "replicator": f"replicate --edge {edge} --cloud {by_link}",
+        "sink": f"sink sqlite --kafka {cloud}",
+    }
+    more = {
+        "gateway": ["--id", GATEWAY, "--state", state, "--observe", "/3303/*/5700", "--observe", "/3304/*/5700"],
+        "replicator": ["--gateway", GATEWAY],
+        "sink": ["--gateway", GATEWAY, "--file", str(places.database)],
+    }
+    for name, line in commands.items():
+        children.start(name, [*line.split(), *more[name]])
+    return health
+
+
+def start_sensors(children: Children, places: Places, *, count: int, period: float) -> None:
+    """Start the virtual sensors, in one process."""
+    line = f"sensor --server {places.coap} --endpoint sensor --count {count} --period {period:g}"
+    children.start("sensors", [*line.split(), "--journal", str(places.journal)])
+
+
+def wait(stop: threading.Event, until: Callable[[], bool], children: Children, places: Places, otherwise: str) -> None:
+    """Wait until ``until``, or ``stop``.
+
+    Raises:
+        Stop: a part ended, or it took longer than `PATIENCE`.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while not stop.is_set() and not until():
+        all_alive(children, places)
+        if time.monotonic() > deadline:
+            raise Stop(Exit.REFUSED, f"{otherwise} within {PATIENCE:g} s; see {places.directory / 'logs'}")
+        stop.wait(0.1)
+
+
+def ready(port: int) -> bool:
+    """True if the process whose health is served on ``port`` says that it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def all_alive(children: Children, places: Places) -> None:
+    """See that nothing has ended by itself.
+
+    Raises:
+        Stop: something has; the text has the end of its log.
+    """
+    for name in ("edge", "cloud"):
+        if broker.status(name, places.kafka) is None:
+            log = places.kafka / name / "broker.log"
+            lines = "\n".join(log.read_text("utf-8", "replace").splitlines()[-12:])
+            raise Stop(Exit.REFUSED, f"Kafka {name} ended by itself; the end of {log}:\n{lines}")
+    for child in children.dead():
+        raise Stop(
+            Exit.REFUSED,
+            f"{child.name} ended by itself with exit code {child.ended}; the end of {child.log}:\n{child.last_lines()}",
+        )
+
+
+def to_paste(places: Places, sensors: int) -> list[str]:
+    """Commands to paste into another terminal."""
+    first = "sensor" if sensors == 1 else "sensor-1"
+    at = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
+    headwater = shutil.which("headwater") or ".venv/bin/headwater"
+    return [
+        f"{headwater} devices {at} --watch",
+        f"{headwater} read {first} /3303/0 {at}",
+        f"{headwater} write {first} /1/0/1 120 {at}",
+        f"{headwater} tail observations {at}",
+        f"{headwater} read {first} /3/0 --gateway {GATEWAY} --kafka {places.edge.bootstrap}   # the edge's",
+        f"sqlite3 {places.database} 'select ep, path, value from latest'",
+    ]
