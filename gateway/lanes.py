@@ -56,7 +56,10 @@ class DeviceGone(Exception):
 
 
 class DeviceLink(Protocol):
-    """The way to the devices. The three requests raise DeviceTimeout, DeviceSentReset, DeviceGone or RefusedRequest."""
+    """The way to the devices. The three requests raise DeviceTimeout, DeviceSentReset, DeviceGone or RefusedRequest.
+
+    They end by their ``timeout``: whoever waits for them sets no other.
+    """
 
     def view(self, ep: str) -> DeviceView | None:
         """The registration as operations need it; None: not registered."""
@@ -327,16 +330,14 @@ class Lanes:
         command.sent = not coap.repeatable
         heard = lane.heard
         try:
-            # The link keeps its own time; ours is for a link that does not.
-            async with asyncio.timeout(self._limits.answer + 5.0):
-                return await self._exchange(request, coap)
+            return await self._exchange(request, coap)
         except RefusedRequest as exc:
             return exc.refused
         except DeviceSentReset:
             return DeviceReset()
         except DeviceGone:
             return NotRegistered() if coap.repeatable else OutcomeUnknown()
-        except (DeviceTimeout, TimeoutError):
+        except DeviceTimeout:
             if not coap.repeatable:
                 return OutcomeUnknown()
             if not self._link.queue_mode(command.ep):

@@ -195,7 +195,7 @@ class State:
 
     @staticmethod
     def open(
-        directory: FilePath, *, max_pending: int = 50_000, linger: float = 0.002, keep_answered: int = 100_000
+        directory: FilePath, *, max_pending: int = 50_000, linger: float = 0.0, keep_answered: int = 100_000
     ) -> State:
         """Open or create ``directory/gateway.db``; only the owner can read it.
 
