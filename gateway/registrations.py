@@ -103,6 +103,9 @@ class Registrations:
         self._new_id = new_id
         #: (host, port, message id) of requests that an earlier process of the gateway has recorded, with the answer.
         self.recorded: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = {}
+        #: Registrations on their way, by endpoint name. What is said of the one before is out of date: recorded behind
+        #: the new one, it would end or overwrite that in Kafka and in the state.
+        self._coming: dict[str, str] = {}
         self.registered = 0
         self.updated = 0
         self.deregistered = 0
@@ -173,6 +176,11 @@ class Registrations:
             return
         device = self._new_device(given, said, incoming.address)
         self._state.put_registration(stored(device))
+        self._coming[device.ep] = device.reg_id
+
+        def settled() -> None:
+            if self._coming.get(device.ep) == device.reg_id:
+                del self._coming[device.ep]
 
         def hold() -> None:
             self.registered += 1
@@ -183,7 +191,12 @@ class Registrations:
             )
 
         self._make_durable(
-            incoming, device, RegistrationKind.NEW, _new_record(device, self._server_id, self._local_address), hold
+            incoming,
+            device,
+            RegistrationKind.NEW,
+            _new_record(device, self._server_id, self._local_address),
+            hold,
+            settled,
         )
 
     def _refuse_for_room(self, incoming: Incoming) -> None:
@@ -212,7 +225,7 @@ class Registrations:
 
     def _update(self, incoming: Incoming, reg_id: str, payload: bytes) -> None:
         device = self._registry.registration(reg_id)
-        if device is None:
+        if device is None or device.ep in self._coming:
             raise Refused(Code.NOT_FOUND, "no such registration")
         before = self._recorded(incoming)
         if before is not None and before[0] is RegistrationKind.UPDATE:
@@ -317,6 +330,9 @@ class Registrations:
                 incoming.reply(Code.DELETED)
                 return
             raise Refused(Code.NOT_FOUND, "no such registration")
+        if device.ep in self._coming:
+            incoming.reply(Code.DELETED)
+            return
         self._state.delete_registration(device.ep)
 
         def hold() -> None:
@@ -343,6 +359,10 @@ class Registrations:
             self._expire(device)
 
     def _expire(self, device: Device) -> None:
+        if device.ep in self._coming:
+            self._registry.sooner(device)
+            return
+
         def hold() -> None:
             self.expired += 1
             self._remove(device)
@@ -364,8 +384,12 @@ class Registrations:
         kind: RegistrationKind,
         body: RegistrationNew | RegistrationUpdate | RegistrationDelete,
         hold: Callable[[], None],
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call ``hold`` once the record is in Kafka and the state on disk; else the request was never seen."""
+        """Call ``hold`` once the record is in Kafka and the state on disk; else the request was never seen.
+
+        ``settled`` is called in both cases, first.
+        """
         waiting = 2
         failed = False
 
@@ -375,6 +399,7 @@ class Registrations:
             failed = failed or not ok
             if waiting:
                 return
+            settled()
             if not failed:
                 hold()
             elif incoming is not None:

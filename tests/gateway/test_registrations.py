@@ -278,6 +278,47 @@ def test_deregistration_of_the_old_id_leaves_the_new_registration(tmp_path: File
     assert _stored(tmp_path) == {"a": "id2"}
 
 
+def test_what_is_said_of_the_old_registration_does_not_touch_the_one_that_is_coming(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register("lt=60")
+            bench.now_ms += 60_000
+            new = bench.serve(Request(Code.POST, [], ["ep=a"], mid=2), LINKS)
+            # All of these come late, and before the new registration is durable.
+            leaving = bench.serve(Request(Code.DELETE, ["id1"], [], mid=3))
+            bare = bench.serve(Request(Code.POST, ["id1"], [], mid=4))
+            update = bench.serve(Request(Code.POST, ["id1"], ["lt=9"], mid=5))
+            bench.interface.expire()
+            await bench.settle()
+            await bench.settle()
+            assert new.answer == (Code.CREATED, [b"rd", b"id2"])
+            assert leaving.answer == (Code.DELETED, [])
+            assert bare.answer == update.answer == (Code.NOT_FOUND, [])
+            assert [record.kind for record in bench.records()] == [RegistrationKind.NEW] * 2
+            assert bench.events == ["registered a first", "registered a anew"]
+            # Once it holds, it is spoken of as any other.
+            gone = bench.serve(Request(Code.POST, ["id2"], ["lt=9"], mid=6))
+            await bench.settle()
+            assert gone.answer == (Code.CHANGED, [])
+
+    asyncio.run(run())
+    assert _stored(tmp_path) == {"a": "id2"}
+
+
+def test_registration_that_failed_leaves_the_old_one_to_go_on(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register()
+            bench.serve(Request(Code.POST, [], ["ep=a"], mid=2), LINKS)
+            await bench.settle(durable=False)
+            update = bench.serve(Request(Code.POST, ["id1"], ["lt=90"], mid=3))
+            await bench.settle()
+            assert update.answer == (Code.CHANGED, [])
+
+    asyncio.run(run())
+    assert _stored(tmp_path) == {"a": "id1"}
+
+
 def test_expired_registration_is_recorded_once_and_removed_once_durable(tmp_path: FilePath) -> None:
     async def run() -> None:
         async with _bench(tmp_path) as bench:
