@@ -72,6 +72,8 @@ class Option(IntEnum):
     BLOCK2 = 23
     BLOCK1 = 27
     SIZE2 = 28
+    PROXY_URI = 35
+    PROXY_SCHEME = 39
     SIZE1 = 60
 
 
@@ -93,9 +95,19 @@ _LONGEST: dict[int, int] = {
     Option.BLOCK2: 3,
     Option.BLOCK1: 3,
     Option.SIZE2: 4,
+    Option.PROXY_URI: 1034,
+    Option.PROXY_SCHEME: 255,
     Option.SIZE1: 4,
 }
-_TEXT = (Option.URI_HOST, Option.LOCATION_PATH, Option.URI_PATH, Option.URI_QUERY, Option.LOCATION_QUERY)
+_TEXT = (
+    Option.URI_HOST,
+    Option.LOCATION_PATH,
+    Option.URI_PATH,
+    Option.URI_QUERY,
+    Option.LOCATION_QUERY,
+    Option.PROXY_URI,
+    Option.PROXY_SCHEME,
+)
 #: More than this is no message of a sane device; it bounds what one datagram can make us allocate.
 _MOST_OPTIONS = 64
 

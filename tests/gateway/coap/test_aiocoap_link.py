@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -145,6 +147,12 @@ class Peer:
         self.send(datagram, to)
         return await self.receive()
 
+    def forget(self) -> None:
+        """Throw away what has come."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._socket.recv(4096)
+
     def close(self) -> None:
         self._socket.close()
 
@@ -226,7 +234,7 @@ def test_every_request_is_answered_whatever_options_it_has(peer: Peer, options: 
             path: Options = [(Option.URI_PATH, b"rd")]
             answer = await peer.ask(build(Type.CON, Code.GET, 1, b"t", path + options), gateway.endpoint)
             assert answer.is_response and answer.mid == 1
-            assert gateway.endpoint._open_requests == 0
+            assert gateway.endpoint.open_requests == 0
             assert gateway.link._incoming == {}
 
     asyncio.run(run())
@@ -239,7 +247,7 @@ def test_request_that_takes_the_token_of_an_open_one_leaves_nothing_open(peer: P
                 peer.send(build(Type.CON, Code.GET, mid, b"same", [(Option.URI_PATH, b"never")]), gateway.endpoint)
             request = build(Type.CON, Code.GET, 9, b"same", [(Option.URI_PATH, b"nothing")])
             assert (await peer.ask(request, gateway.endpoint)).mid == 9
-            assert gateway.endpoint._open_requests == 0
+            assert gateway.endpoint.open_requests == 0
 
     asyncio.run(run())
 
@@ -370,5 +378,31 @@ def test_blocks_that_do_not_fit_together_are_an_error(peer: Peer) -> None:
                 peer.send(datagram, gateway.endpoint)
             with pytest.raises(ExchangeError):
                 await task
+
+    asyncio.run(run())
+
+
+def test_mutated_requests_never_reach_aiocoap_as_what_it_cannot_read(peer: Peer) -> None:
+    numbers = [*range(1, 40), 60, 252, 258, 292, 548, 2049, 65000, 65001]
+
+    async def run() -> None:
+        rng = random.Random(11)
+        async with _gateway() as gateway:
+            for mid in range(3000):
+                options: Options = [(Option.URI_PATH, rng.choice((b"rd", b"x", b".well-known")))]
+                options += [(rng.choice(numbers), rng.randbytes(rng.choice((0, 1, 2, 4)))) for _ in range(3)]
+                datagram = bytearray(build(rng.randrange(2), rng.randrange(1, 9), mid, b"t", options, b"body"))
+                if rng.randrange(2):
+                    datagram[rng.randrange(len(datagram))] = rng.randrange(256)
+                peer.send(bytes(datagram), gateway.endpoint)
+                if mid % 100 == 0:
+                    peer.forget()
+                    await asyncio.sleep(0)
+            peer.forget()
+            peer.send(empty(Type.CON, 0xFEED), gateway.endpoint)
+            while await peer.receive() != Message(Type.RST, 0, 0xFEED, b"", [], b""):
+                pass
+            assert gateway.endpoint.dropped_datagrams["internal error"] == 0
+            assert gateway.endpoint.dropped_datagrams["option text"] > 0
 
     asyncio.run(run())

@@ -45,8 +45,8 @@ def test_vector_is_parsed_and_built(wire: str, message: Message) -> None:
 
 
 _LONGEST = {1: 8, 3: 255, 4: 8, 5: 0, 6: 3, 7: 2, 8: 255, 11: 255, 12: 2, 14: 4, 15: 255, 17: 2, 20: 255}
-_LONGEST |= {23: 3, 27: 3, 28: 4, 60: 4}
-_TEXT = (3, 8, 11, 15, 20)
+_LONGEST |= {23: 3, 27: 3, 28: 4, 35: 1034, 39: 255, 60: 4}
+_TEXT = (3, 8, 11, 15, 20, 35, 39)
 
 
 @st.composite
@@ -131,6 +131,7 @@ MALFORMED: list[tuple[str, bytes]] = [
     ("option length", b"\x40\x01\x00\x00\x51a"),
     ("option text", b"\x40\x01\x00\x00\xb2\xc3\x28"),
     ("option text", b"\x40\x01\x00\x00\xb3\xed\xa0\x80"),
+    ("option text", b"\x40\x01\x00\x00\xd1\x16\xcb"),
     ("too many options", b"\x40\x01\x00\x00" + b"\xb0" + b"\x00" * 64),
     ("too long", b"\x40\x01\x00\x00\xff" + b"x" * MAX_DATAGRAM),
 ]
