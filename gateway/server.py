@@ -148,6 +148,9 @@ class Gateway:
         )
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            if not uplink.accepting:
+                # Devices that asked before it was known that Kafka is away are told now, and come again by themselves.
+                self._endpoint.refuse_open()
             parts.registrations.expire()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

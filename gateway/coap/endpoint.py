@@ -158,7 +158,8 @@ class Endpoint:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self._open_requests = 0
+        #: Requests without an answer yet.
+        self._open: set[Incoming] = set()
         self._settling: set[tuple[Address, bytes]] = set()
         #: What was received and dropped, by reason; `metrics` shows it.
         self.dropped_datagrams: Counter[str] = Counter()
@@ -273,8 +274,8 @@ class Endpoint:
                 self._send(response, address)
             return
         incoming = Incoming(self, message, address, size)
-        self._open_requests += 1
-        if self._open_requests > MOST_OPEN_REQUESTS:
+        self._open.add(incoming)
+        if len(self._open) > MOST_OPEN_REQUESTS:
             incoming.busy()
             return
         try:
@@ -374,9 +375,19 @@ class Endpoint:
     def answer_with(self, incoming: Incoming, datagram: bytes) -> None:
         """Send ``datagram`` as the response of ``incoming``."""
         incoming.answered = True
-        self._open_requests -= 1
+        self._open.discard(incoming)
         self._requests.answer(incoming.address, incoming.message.mid, datagram)
         self._send(datagram, incoming.address)
+
+    @property
+    def open_requests(self) -> int:
+        """How many requests have no answer yet."""
+        return len(self._open)
+
+    def refuse_open(self) -> None:
+        """Answer every request that has no answer yet with 5.03: what it waits for does not come for now."""
+        for incoming in list(self._open):
+            incoming.busy()
 
     def forget(self, incoming: Incoming) -> None:
         """Take a retransmission of the request as new."""
@@ -384,7 +395,7 @@ class Endpoint:
 
     def dropped(self, incoming: Incoming) -> None:
         """The request is given up without an answer."""
-        self._open_requests -= 1
+        self._open.discard(incoming)
         self.forget(incoming)
 
     # Our own requests

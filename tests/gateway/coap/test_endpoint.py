@@ -310,7 +310,7 @@ def test_handler_that_fails_answers_internal_error_and_leaves_nothing_open() -> 
             assert parse(await peer.ask(_request(7))).code == Code.INTERNAL_SERVER_ERROR
             assert parse(await peer.ask(_request(7))).code == Code.INTERNAL_SERVER_ERROR
             assert endpoint.dropped_datagrams["internal error"] == 1
-            assert endpoint._open_requests == 0
+            assert endpoint.open_requests == 0
             handler.on_request = lambda incoming: incoming.reply(Code.CHANGED)
             assert parse(await peer.ask(_request(8))).code == Code.CHANGED
 
