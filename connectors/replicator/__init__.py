@@ -34,9 +34,10 @@ from connectors.health import serve_health
 from connectors.kafka import Cluster
 from connectors.replicator.bandwidth import Bandwidth, Urgency
 from connectors.replicator.errors import Fenced, ReplicatorError, SameCluster, Stuck
-from connectors.replicator.lane import Lane, LaneSpec
+from connectors.replicator.lane import Lane
 from connectors.replicator.meter import Meter
 from connectors.replicator.metrics import Metrics
+from connectors.replicator.spec import LaneSpec, Tenure
 from schemas.avro.topics import Topics
 
 __all__ = ["Fenced", "ReplicatorError", "ReplicatorSettings", "SameCluster", "Stuck", "run"]
@@ -119,11 +120,8 @@ def run(settings: ReplicatorSettings, stop: threading.Event, *, registry: Collec
     ended = threading.Event()
     failures: list[BaseException] = []
     where = f"{socket.gethostname()}, process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
-    instance = uuid.uuid4().hex
-    running = [
-        Lane(spec, instance=instance, where=where, metrics=metrics, stop=ended, bandwidth=bandwidth)
-        for spec in lanes(settings)
-    ]
+    tenure = Tenure(uuid.uuid4().hex, where)
+    running = [Lane(spec, tenure=tenure, metrics=metrics, stop=ended, bandwidth=bandwidth) for spec in lanes(settings)]
     meter = Meter(running, metrics, ended, lambda: time.time_ns() // 1_000_000)
 
     def supervised(part: Lane | Meter) -> None:

@@ -9,7 +9,7 @@ A session begins with
  1. ask     both sides who they are and which topics they have, and the ledger whether the lane is still ours
  2. fence   ``init_transactions``: an older producer of the lane can commit nothing from here on
  3. read    the ledger to its end, and look again whose lane it is
- 4. claim   the lane, in a transaction of its own
+ 4. claim   the lane, in a transaction of its own; the first lane finds out the process's generation by that
  5. assign  the source's partitions at the ledger's positions
 
 and then repeats, one transaction after the other
@@ -40,7 +40,7 @@ from connectors.replicator.bandwidth import Bandwidth
 from connectors.replicator.errors import Fenced, SameCluster, Stopped
 from connectors.replicator.ledger import Ledger, Position, Progress, Unreadable
 from connectors.replicator.metrics import Metrics
-from connectors.replicator.spec import LaneSpec
+from connectors.replicator.spec import LaneSpec, Tenure
 from connectors.replicator.survey import LogShorter, Partition, Route, place, survey
 from connectors.replicator.transactions import Line, Transactions
 
@@ -92,8 +92,7 @@ class Lane:
         self,
         spec: LaneSpec,
         *,
-        instance: str,
-        where: str,
+        tenure: Tenure,
         metrics: Metrics,
         stop: threading.Event,
         bandwidth: Bandwidth | None,
@@ -103,12 +102,10 @@ class Lane:
         self.routes: Mapping[str, Route] = {}
         self.progress: Mapping[Partition, Position] | None = None
         self.turned = time.monotonic()  # when the loop last came round
-        self._instance = instance
-        self._where = where
+        self._tenure = tenure
         self._metrics = metrics
         self._stop = stop
         self._bandwidth = bandwidth
-        self._claimed = False
         self._short_since: float | None = None
         self._line = Line()
         self._source = kafka.admin(spec.source)
@@ -147,6 +144,8 @@ class Lane:
         self._refuse_one_cluster()
         self.routes = self._look(self.routes)
         self._ledger.ensure(_CALL)
+        while not (spec.leads or self._tenure.known.wait(_IDLE)):
+            self._go_on()
         self._check_claim(self._ledger.read(_CALL, settled=False))
         self._go_on()
         batch_bytes = _batch_bytes(self.routes)
@@ -165,11 +164,10 @@ class Lane:
             consumer = kafka.consumer(spec.source, spec.group, **_CONSUMER)
             transactions = Transactions(
                 spec=spec,
-                instance=self._instance,
-                where=self._where,
                 producer=producer,
                 consumer=consumer,
                 ledger=self._ledger,
+                tenure=self._tenure,
                 line=self._line,
                 bandwidth=self._bandwidth,
                 metrics=self._metrics,
@@ -177,8 +175,7 @@ class Lane:
                 topic_ids=dict(word.topic_ids) if word else {},
                 positions=dict(word.positions) if word else {},
             )
-            transactions.say_only()
-            self._claimed = True
+            self._claim(word, transactions)
             self._go_on()
             self._assign(transactions)
             self._log.info("connected", topics=sorted(self.routes))
@@ -207,11 +204,23 @@ class Lane:
         return survey(self._source, self._target, (spec.source, spec.target), spec.topics, known, timeout=_CALL)
 
     def _check_claim(self, word: Progress | None) -> None:
-        if self._claimed and word is not None and word.instance != self._instance:
+        """Give way to a higher generation."""
+        mine = self._tenure
+        if mine.known.is_set() and word is not None and word.generation > mine.generation:
             raise Fenced(
                 f"another replicator of gateway {self.spec.gateway} took over lane {self.spec.name} ({word.where}); "
-                f"this one ({self._where}) gives way"
+                f"this one ({mine.where}) gives way"
             )
+
+    def _claim(self, word: Progress | None, transactions: Transactions) -> None:
+        """Say in the ledger that the lane is ours; the first time the leading lane finds out our generation by that."""
+        mine = self._tenure
+        if mine.known.is_set():
+            transactions.say_only()
+            return
+        mine.generation = 1 if word is None else word.generation + 1
+        transactions.say_only()
+        mine.known.set()
 
     def _assign(self, transactions: Transactions) -> None:
         """Read every partition of every route from where the ledger says, as far as the source still has that."""

@@ -5,8 +5,10 @@ Each transaction ends with one such word: the whole `Progress` of the lane. It i
 what committed is told there, what did not is not.
 
 It is also the claim. The transactional id makes the broker fence the older of two producers, but a producer also loses
-its epoch to a timeout, and making a new one would in turn fence a successor. So who owns the lane is said here: the
-instance that claimed last. One that finds another's name after its own claim gives way, and never fights.
+its epoch to a timeout, and making a new one would in turn fence a successor. So who owns the lanes is said here: the
+process of the highest generation. The first lane hands generations out, one more than the last, in a transaction that
+only one of two can commit; so also of two that start at once exactly one stays. Who reads a higher generation than its
+own gives way and never fights; who reads a lower one takes over.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Position:
 class Progress:
     """A lane's last word. ``topic_ids`` tells a source topic from a later one of the same name."""
 
+    generation: int  # of the process that says it: 1 for the first that ever ran
     instance: str
     where: str  # host and process id of the instance, for people
     topic_ids: Mapping[str, str]
@@ -57,7 +60,13 @@ class Progress:
             partitions = topics[topic]["partitions"]
             assert isinstance(partitions, dict)
             partitions[str(partition)] = [at.offset, at.timestamp]
-        said = {"version": 1, "instance": self.instance, "where": self.where, "topics": topics}
+        said = {
+            "version": 1,
+            "generation": self.generation,
+            "instance": self.instance,
+            "where": self.where,
+            "topics": topics,
+        }
         return json.dumps(said, separators=(",", ":")).encode()
 
     @staticmethod
@@ -68,6 +77,7 @@ class Progress:
             if said["version"] != 1:
                 raise Unreadable(f"it is of version {said['version']!r}")
             return Progress(
+                generation=int(said["generation"]),
                 instance=str(said["instance"]),
                 where=str(said["where"]),
                 topic_ids={name: str(topic["id"]) for name, topic in said["topics"].items()},

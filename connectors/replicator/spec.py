@@ -1,8 +1,9 @@
-"""What a lane is told to do."""
+"""What a lane is told to do, and on whose behalf."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 from connectors import kafka
 from connectors.replicator.bandwidth import Urgency
@@ -30,3 +31,18 @@ class LaneSpec:
     @property
     def group(self) -> str:
         return f"headwater-replicator.{self.gateway}"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this lane asks the ledger for the process's generation; the others wait for it."""
+        return self.number == 0
+
+
+@dataclass(slots=True)
+class Tenure:
+    """Who this process is to its ledgers; all its lanes share it. ``known``: the generation is committed, and final."""
+
+    instance: str
+    where: str
+    generation: int = 0
+    known: threading.Event = field(default_factory=threading.Event)

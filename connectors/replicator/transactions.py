@@ -18,7 +18,7 @@ from connectors.replicator.bandwidth import Bandwidth
 from connectors.replicator.errors import Stopped
 from connectors.replicator.ledger import Ledger, Position, Progress
 from connectors.replicator.metrics import Metrics
-from connectors.replicator.spec import LaneSpec
+from connectors.replicator.spec import LaneSpec, Tenure
 from connectors.replicator.survey import Partition, Route
 
 _log = structlog.get_logger("headwater.replicator")
@@ -70,11 +70,10 @@ class Transactions:
     """
 
     spec: LaneSpec
-    instance: str
-    where: str
     producer: kafka.Producer
     consumer: kafka.Consumer
     ledger: Ledger
+    tenure: Tenure
     line: Line
     bandwidth: Bandwidth | None
     metrics: Metrics
@@ -233,7 +232,8 @@ class Transactions:
 
     def _say(self) -> None:
         """The lane's word, in the open transaction."""
-        word = Progress(self.instance, self.where, self.topic_ids, self.positions)
+        who = self.tenure
+        word = Progress(who.generation, who.instance, who.where, self.topic_ids, self.positions)
         self.producer.produce(self.ledger.topic, word.encode(), self.spec.name.encode(), self.ledger.partition)
 
     def say_only(self) -> None:

@@ -175,6 +175,25 @@ def test_second_replicator_fences_the_first_which_gives_way(
 
 
 @pytest.mark.kafka
+def test_of_two_replicators_that_start_at_once_exactly_one_stays(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 2})
+    both = [Replicating(_settings(gateway_id, kafka, cloud_kafka)) for _ in range(2)]
+    try:
+        wait_until(lambda: any(one.failure is not None for one in both))
+        _write(kafka, topic, [b"%d" % n for n in range(100)])
+        wait_for_records(cloud_kafka, topic, 100)
+        assert sorted(isinstance(one.failure, Fenced) for one in both) == [False, True]
+        assert [one.failure for one in both].count(None) == 1
+    finally:
+        for one in both:
+            one.end()
+    assert content(cloud_kafka, topic) == content(kafka, topic)
+
+
+@pytest.mark.kafka
 def test_what_retention_deleted_is_counted_and_the_rest_is_carried(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
@@ -332,12 +351,23 @@ def test_a_bandwidth_that_carries_nothing_is_refused(bandwidth: float) -> None:
 
 
 def test_progress_survives_its_encoding() -> None:
-    progress = Progress("i", "host", {"a": "id-a", "b": "id-b"}, {("a", 0): Position(7, 99), ("b", 3): Position(0, -1)})
+    progress = Progress(
+        3, "i", "host", {"a": "id-a", "b": "id-b"}, {("a", 0): Position(7, 99), ("b", 3): Position(0, -1)}
+    )
     assert Progress.decode(progress.encode()) == progress
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{}", b"[]", b"7", b"\xff", b'{"version":2}', b'{"version":1,"instance":"i","where":"w","topics":3}']
+    "data",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"7",
+        b"\xff",
+        b'{"version":2}',
+        b'{"version":1,"generation":1,"instance":"i","where":"w","topics":3}',
+    ],
 )
 def test_a_ledger_that_is_not_ours_is_not_trusted(data: bytes) -> None:
     with pytest.raises(Unreadable):
