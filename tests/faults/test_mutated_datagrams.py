@@ -1,0 +1,93 @@
+"""200,000 mutated datagrams: the gateway lives, grows little, answers the next good request."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from connectors.kafka import Cluster
+from headwater.audit import read_side
+from schemas.avro.records import ReadBody, RequestKind, ResponseCode
+from tests.faults.mutate import mutated, valid
+from tests.raw_device import RawDevice
+from tests.way import Gateway, Sensors, compare, until
+
+pytestmark = [pytest.mark.kafka, pytest.mark.faults]
+
+DATAGRAMS = 200_000
+#: So many go without a look at whether the gateway keeps up; they fit its socket's buffer.
+BURST = 200
+MOST_GROWTH = 30 << 20
+SEED = 2_301
+
+
+def test_a_gateway_outlives_200_000_mutated_datagrams(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    gateway = Gateway(gateway_id, kafka, tmp_path, observe=("/3303/*/5700",))
+    chance = random.Random(SEED)
+    with (
+        gateway,
+        Sensors(gateway.address, tmp_path, "--count", "2", "--period", "0.5") as sensors,
+        RawDevice(gateway.address, "hostile") as hostile,
+        RawDevice(gateway.address, "stranger") as stranger,
+    ):
+        gateway.wait_ready()
+        hostile.register()
+        hostile.wait_observed("/3303/0/5700")
+        until("all observations", lambda: gateway.metric("observations") == 5)
+        sensors.wait_for_all(2)
+        # Its real token reaches the notification short path; a stranger's datagrams have to do without.
+        tokens = (hostile.observed["/3303/0/5700"], b"\x01")
+        sources = {hostile: mutated(SEED, valid(tokens)), stranger: mutated(SEED + 1, valid(tokens))}
+        named: list[bytes] = []
+        # What a flood makes it keep for good (buffers, windows) is there after the first tenth.
+        _send(gateway, sources, named, chance, DATAGRAMS // 10)
+        before, taken = gateway.rss, gateway.metric("datagrams_total")
+        _send(gateway, sources, named, chance, DATAGRAMS - DATAGRAMS // 10)
+        assert gateway.metric("datagrams_total") - taken > 0.99 * (DATAGRAMS - DATAGRAMS // 10)
+        grown = gateway.rss - before
+        assert grown < MOST_GROWTH, f"the gateway grew by {grown >> 20} MiB"
+        assert gateway.metric("datagrams_dropped_total", reason="internal error") == 0
+
+        # The next good request is answered with the first datagram.
+        with RawDevice(gateway.address, "newcomer") as newcomer:
+            newcomer.register()
+            newcomer.wait_observed("/3303/0/5700")
+        sensors.wait_for_all(2)
+        gateway.request("sensor-1", "after", RequestKind.READ, "/3/0/0")
+        reply = gateway.reply("after")
+        assert reply.rep.code is ResponseCode.CONTENT
+        assert isinstance(reply.rep.body, ReadBody)
+        registered = gateway.new_registrations()
+        assert registered["sensor-1"] == registered["sensor-2"] == 1
+        # Nobody is registered but by the name that some datagram said.
+        for ep in set(registered) - {"sensor-1", "sensor-2", "hostile", "newcomer"}:
+            assert any(b"ep=" + ep.encode() in datagram for datagram in named), ep
+
+        # Every record that was made of a mutated datagram can be read.
+        stored = read_side(kafka, gateway.topics.uplink)
+        assert all(one.record is not None for one in stored if one.topic != gateway.topics.deadletter)
+        sensors.kill()
+        compare(sensors.entries(), [one for one in stored if _ep(one.record) != "hostile"])
+
+
+def _ep(record: object) -> str:
+    return getattr(record, "ep", "")
+
+
+def _send(
+    gateway: Gateway, sources: dict[RawDevice, Iterator[bytes]], named: list[bytes], chance: random.Random, count: int
+) -> None:
+    """Send ``count`` datagrams of the sources; those that say an endpoint name are kept in ``named``."""
+    senders = list(sources)
+    for _ in range(count // BURST):
+        sender = chance.choice(senders)
+        for datagram in islice(sources[sender], BURST):
+            sender.send(datagram)
+            if b"ep=" in datagram:
+                named.append(datagram)
+        sender.ping()
+    assert gateway.runs
