@@ -69,8 +69,8 @@ def _same_path(one: str, other: str) -> bool:
 def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30.0) -> Exchange:
     """Send ``request`` to ``gateway`` through ``cluster`` (the cloud's Kafka or the edge's) and wait for its reply.
 
-    ``timeout`` is in seconds and covers the whole exchange. An interrupt (KeyboardInterrupt) is let through at once;
-    a request that was already produced stays in the topic.
+    ``timeout`` is in seconds, from when Kafka has the request; reaching Kafka is bounded by itself. An interrupt
+    (KeyboardInterrupt) is let through at once; a request that was already produced stays in the topic.
 
     Raises:
         Unreachable: no broker answered.
@@ -78,10 +78,9 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
         NotSent, NoReply: see there.
     """
     topics = Topics(gateway)
-    began = time.monotonic()
-    deadline = began + timeout
+    reach = max(2.0, min(timeout, 10.0))
     wanted = [topics.requests, topics.replies]
-    there = partition_counts(cluster, wanted, timeout=min(timeout, 10.0))
+    there = partition_counts(cluster, wanted, timeout=reach)
     for topic in wanted:
         if topic not in there:
             raise TopicMissing(
@@ -89,8 +88,10 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
                 f"this the right Kafka? `headwater topics create --gateway {gateway} --kafka {cluster.bootstrap}` "
                 "makes the topics"
             )
-    with Feed(cluster, [topics.replies], start=Start.END, timeout=min(timeout, 10.0)) as replies:
-        _produce(cluster, topics.requests, request, deadline)
+    with Feed(cluster, [topics.replies], start=Start.END, timeout=reach) as replies:
+        began = time.monotonic()
+        _produce(cluster, topics.requests, request, max(5.0, reach))
+        deadline = time.monotonic() + timeout
         strangers = 0
         while (left := deadline - time.monotonic()) > 0:
             for item in replies.poll(min(SLICE, left)):
@@ -102,7 +103,7 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
         raise NoReply(_no_reply(cluster, topics, request, timeout, strangers))
 
 
-def _produce(cluster: Cluster, topic: str, request: Request, deadline: float) -> None:
+def _produce(cluster: Cluster, topic: str, request: Request, timeout: float) -> None:
     failures: list[KafkaError] = []
     delivered: list[Message] = []
 
@@ -112,10 +113,10 @@ def _produce(cluster: Cluster, topic: str, request: Request, deadline: float) ->
         else:
             failures.append(error)
 
-    left = max(1.0, deadline - time.monotonic())
+    deadline = time.monotonic() + timeout
     # Bounded, other than the processes' producers: a person is waiting, and must not be left with a request that
     # goes out minutes after the command has said that it failed.
-    client = producer(cluster, message_timeout_ms=int(left * 1000), linger_ms=0)
+    client = producer(cluster, message_timeout_ms=int(timeout * 1000), linger_ms=0)
     try:
         client.produce(topic, key=encode(Key(ep=request.ep)), value=encode(request), on_delivery=report)
         while not delivered and not failures and time.monotonic() < deadline:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from headwater.commands.base import command, settings_file
 from headwater.commands.verbs import CLOUD
 from headwater.exits import Exit, Stop
 from headwater.options import GatewayOption, KafkaOption, SensorVersion, address, addresses, gateway_id
+
+if TYPE_CHECKING:
+    import asyncio
 
 PANEL = "Processes"
 
@@ -289,10 +292,10 @@ def sensor(
     from headwater.journal import JournalTally
     from headwater.running import run_until_stopped
 
-    tally = Tally() if journal is None else JournalTally(journal)
-    try:
-        run_until_stopped(
-            lambda stop: run_sensors(
+    async def main(stop: asyncio.Event) -> None:
+        tally = Tally() if journal is None else JournalTally(journal)
+        try:
+            await run_sensors(
                 server,
                 endpoint,
                 stop=stop,
@@ -304,7 +307,8 @@ def sensor(
                 tally=tally,
                 seed=seed,
             )
-        )
-    finally:
-        if isinstance(tally, JournalTally):
-            tally.close()
+        finally:
+            if isinstance(tally, JournalTally):
+                tally.close()
+
+    run_until_stopped(main)

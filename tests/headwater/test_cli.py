@@ -1,0 +1,361 @@
+"""The command line: help, settings, exit codes, output; against a real Kafka where it speaks to one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from connectors.kafka import Cluster, ensure_topics, producer
+from headwater.cli import app
+from headwater.exits import Exit
+from schemas.avro.records import Key, Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
+from schemas.avro.serde import encode
+from schemas.avro.topics import Topics
+from schemas.lwm2m.nodes import Resource, ResourceType
+from schemas.lwm2m.path import Path as Lwm2mPath
+
+COMMANDS = [
+    "kafka start",
+    "kafka stop",
+    "kafka status",
+    "topics create",
+    "gateway",
+    "replicate",
+    "sink sqlite",
+    "sensor",
+    "devices",
+    "device",
+    "read",
+    "observe",
+    "cancel",
+    "discover",
+    "write",
+    "execute",
+    "create",
+    "delete",
+    "attributes",
+    "request",
+    "tail",
+    "demo",
+]
+VERBS = {
+    "read": ["dev", "/3/0/0"],
+    "observe": ["dev", "/3303/0/5700"],
+    "cancel": ["dev", "/3303/0/5700"],
+    "discover": ["dev", "/3"],
+    "write": ["dev", "/1/0/1", "300"],
+    "execute": ["dev", "/3/0/4", "0='a'"],
+    "create": ["dev", "/3303", "5601=1"],
+    "delete": ["dev", "/3303/1"],
+    "attributes": ["dev", "/3303/0/5700", "pmin=1&pmax=10"],
+}
+KINDS = {"cancel": "observeCancel", "attributes": "writeAttributes"}
+
+
+@pytest.fixture(autouse=True)
+def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's settings count here but the test's."""
+    for name in list(os.environ):
+        if name.startswith("HEADWATER_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Any:
+    return CliRunner().invoke(app, list(arguments), input=stdin, env=env)
+
+
+def headwater(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "headwater.cli", *arguments]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example(command: str) -> None:
+    result = run(*command.split(), "--help")
+    assert result.exit_code == 0
+    assert f"headwater {command}" in result.output
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    result = run("--help")
+    assert result.exit_code == 0
+    for command in COMMANDS:
+        assert command.split()[0] in result.output
+    assert "Exit codes" in result.output
+
+
+def test_documentation_has_every_command_and_exit_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for command in COMMANDS:
+        assert f"headwater {command}" in text
+    for code in Exit:
+        assert f"| {code.value} |" in text
+
+
+def test_help_loads_neither_kafka_nor_coap_nor_avro() -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from headwater.cli import app; "
+        "CliRunner().invoke(app, ['read', '--help']); "
+        "print(sorted({'confluent_kafka', 'aiocoap', 'fastavro', 'structlog'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["read", "dev", "/3/0/x", "--gateway", "gw"], "no id between"),
+        (["read", "dev", "/3", "--gateway", "no spaces here"], "gateway id"),
+        (["read", "dev", "/3"], "--gateway"),
+        (["read", "dev", "/3", "--gateway", "gw", "--kafka", "nowhere"], "HOST:PORT"),
+        (["read", "dev", "/3", "--gateway", "gw", "--kafka", "host:99999"], "no port"),
+        (["read", "dev", "/3", "--gateway", "gw", "--timeout", "soon"], "timeout"),
+        (["write", "dev", "/3303/0/5700", "warm", "--gateway", "gw"], "a number is expected"),
+        (["write", "dev", "/30000/0/1", "1", "--gateway", "gw"], "--type"),
+        (["create", "dev", "/3303/0/5700", "1", "--gateway", "gw"], "create takes"),
+        (["request", "--file", "nowhere.json", "--gateway", "gw"], "nowhere.json"),
+        (["tail", "observations"], "--gateway"),
+        (["tail", "nonsense", "--gateway", "gw"], "no topic"),
+        (["sensor", "--endpoint", "s", "--server", "here"], "HOST:PORT"),
+        (["gateway", "--id", "gw", "--observe", "*/3"], "pattern"),
+        (["kafka", "start", "--name", "third"], "--port"),
+        (["reed"], "No such command"),
+    ],
+)
+def test_wrong_use_is_said_in_words_with_exit_code_2(arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == Exit.USAGE
+    assert words in " ".join(result.output.replace("│", " ").split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_kafka_that_does_not_answer_is_exit_code_3(verb: str) -> None:
+    result = run(verb, *VERBS[verb], "--gateway", "gw", "--kafka", "127.0.0.1:1", "--timeout", "1")
+    assert result.exit_code == Exit.UNREACHABLE
+    assert "no Kafka answers at 127.0.0.1:1" in result.output
+
+
+def test_debug_shows_the_traceback() -> None:
+    arguments = ["read", "dev", "/3", "--gateway", "gw", "--kafka", "127.0.0.1:1", "--timeout", "1", "--debug"]
+    done = subprocess.run(headwater(*arguments), capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" in done.stderr
+    assert "Unreachable" in done.stderr
+
+
+def test_flag_beats_environment_beats_file(tmp_path: Path) -> None:
+    """Seen by which Kafka is said not to answer."""
+    arguments = ["read", "dev", "/3", "--gateway", "gw", "--timeout", "1"]
+    (tmp_path / "headwater.toml").write_text('[common]\nkafka = "127.0.0.1:2"\n')
+    environment = {"HEADWATER_KAFKA": "127.0.0.1:3"}
+    assert "at 127.0.0.1:2 " in run(*arguments).output
+    assert "at 127.0.0.1:3 " in run(*arguments, env=environment).output
+    assert "at 127.0.0.1:4 " in run(*arguments, "--kafka", "127.0.0.1:4", env=environment).output
+
+
+def test_own_variable_of_a_command_beats_the_general_one() -> None:
+    environment = {"HEADWATER_KAFKA": "127.0.0.1:3", "HEADWATER_READ_KAFKA": "127.0.0.1:5", "HEADWATER_GATEWAY": "gw"}
+    assert "at 127.0.0.1:5 " in run("read", "dev", "/3", "--timeout", "1", env=environment).output
+    assert "at 127.0.0.1:3 " in run("discover", "dev", "/3", "--timeout", "1", env=environment).output
+
+
+@pytest.mark.parametrize("place", [["--config", "mine.toml", "read"], ["read", "--config", "mine.toml"]])
+def test_settings_file_may_be_given_in_front_and_behind(tmp_path: Path, place: list[str]) -> None:
+    (tmp_path / "mine.toml").write_text('gateway = "gw"\n[read]\nkafka = "127.0.0.1:6"\ntimeout = 1\n')
+    assert "at 127.0.0.1:6 " in run(*place, "dev", "/3").output
+
+
+def test_unknown_setting_in_the_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "headwater.toml").write_text('[read]\nkafak = "127.0.0.1:2"\n')
+    result = run("read", "dev", "/3", "--gateway", "gw")
+    assert result.exit_code == Exit.USAGE
+    assert "'read.kafak' is not a setting" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_malformed_patterns_by_endpoint_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "headwater.toml").write_text('[gateway.endpoints."s-*"]\nobserv = ["/3"]\n')
+    result = run("gateway", "--id", "gw")
+    assert result.exit_code == Exit.USAGE
+    assert "s-*" in result.output
+
+
+def test_completion_knows_the_commands() -> None:
+    environment = os.environ | {
+        "_HEADWATER_COMPLETE": "complete_bash",
+        "COMP_WORDS": "headwater re",
+        "COMP_CWORD": "1",
+    }
+    program = "import sys; sys.argv = ['headwater']; from headwater.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment, check=False
+    )
+    assert {"read", "replicate", "request"} <= set(done.stdout.split())
+
+
+def test_sensor_stops_in_order_when_it_is_told_to(tmp_path: Path) -> None:
+    """Without a gateway: it tries to register, and ends with 0 on SIGTERM and on Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        journal = tmp_path / f"journal-{number}"
+        command = headwater("sensor", "--endpoint", "s", "--server", "127.0.0.1:9", "--journal", str(journal))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            try:
+                while not journal.exists():
+                    assert process.poll() is None
+                process.send_signal(number)
+                assert process.wait(20) == 0
+            finally:
+                process.kill()
+
+
+# --- with Kafka ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gateway(kafka: Cluster, gateway_id: str) -> str:
+    ensure_topics(kafka, Topics(gateway_id).partitions())
+    return gateway_id
+
+
+def told(value: float) -> Notification:
+    path = Lwm2mPath(3303, 0, 5700)
+    resource = Resource(path=path, type=ResourceType.FLOAT, value=value)
+    return Notification(
+        ticket="t",
+        observation_id="o",
+        server_id="gw",
+        ep="dev",
+        path=str(path),
+        timestamp=1000,
+        rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=resource)),
+    )
+
+
+def produce(kafka: Cluster, topic: str, *values: bytes) -> None:
+    client = producer(kafka)
+    for value in values:
+        client.produce(topic, key=encode(Key(ep="dev")), value=value, headers=[("coap.mid", b"\x01\x02")])
+    assert client.flush(20) == 0
+
+
+@pytest.mark.kafka
+def test_topics_are_created_once_with_the_partitions_asked_for(kafka: Cluster, gateway_id: str) -> None:
+    arguments = ["topics", "create", "--gateway", gateway_id, "--kafka", kafka.bootstrap, "--output", "json"]
+    first = run(*arguments, "--observations", "4")
+    assert first.exit_code == 0
+    made = {row["topic"]: row for row in json.loads(first.stdout)}
+    assert made[f"iot.{gateway_id}.observations"] == {
+        "topic": f"iot.{gateway_id}.observations",
+        "partitions": 4,
+        "created": True,
+    }
+    assert made[f"iot.{gateway_id}.management.req"]["partitions"] == 1
+    again = run(*arguments)
+    assert again.exit_code == 0
+    assert not any(row["created"] for row in json.loads(again.stdout))
+    differing = run(*arguments, "--observations", "5")
+    assert differing.exit_code == Exit.REFUSED
+    assert "has 4 partitions" in differing.output
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("verb", VERBS)
+def test_verb_without_an_answer_is_exit_code_4_and_its_request_is_in_the_topic(
+    kafka: Cluster, gateway: str, verb: str
+) -> None:
+    place = ["--gateway", gateway, "--kafka", kafka.bootstrap]
+    result = run(verb, *VERBS[verb], *place, "--timeout", "0.5", "--ticket", "mine", "--expires", "60")
+    assert result.exit_code == Exit.TIMEOUT
+    assert "is the gateway running" in result.output
+    sent = run("tail", "requests", *place, "--from-beginning", "-n", "1", "-o", "json")
+    record = json.loads(sent.stdout)
+    assert (record["ep"], record["ticket"]) == ("dev", "mine")
+    assert record["payload"]["kind"] == KINDS.get(verb, verb)
+    assert record["payload"]["path"] == VERBS[verb][1]
+    assert record["expires"] > 1_700_000_000_000
+
+
+@pytest.mark.kafka
+def test_request_is_read_from_stdin_in_its_json_form(kafka: Cluster, gateway: str) -> None:
+    text = (
+        '{"serverId": "server1", "ep": "EP", "ticket": "ticket#5", "payload": {"kind": "execute", "path": "/3/0/4", '
+        '"contentFormat": "TLV", "body": {"io.zeelos.leshan.avro.request.AvroExecuteRequest": '
+        '{"parameters": "param1,param2"}}}}'
+    )
+    place = ["--gateway", gateway, "--kafka", kafka.bootstrap]
+    assert run("request", "--file", "-", *place, "--timeout", "0.5", stdin=text).exit_code == Exit.TIMEOUT
+    sent = json.loads(run("tail", "requests", *place, "--from-beginning", "-n", "1").stdout)
+    assert (sent["serverId"], sent["ticket"]) == ("server1", "ticket#5")
+    assert sent["payload"]["body"] == {"parameters": "param1,param2"}
+
+
+@pytest.mark.kafka
+def test_request_that_is_none_is_said_with_its_place(kafka: Cluster, gateway: str) -> None:
+    place = ["--gateway", gateway, "--kafka", kafka.bootstrap]
+    for text in ("{", "[]", '{"ep": "e", "ticket": "t", "payload": {"kind": "raed", "path": "/3"}}'):
+        result = run("request", "--file", "-", *place, stdin=text)
+        assert result.exit_code == Exit.USAGE, result.output
+        assert "Traceback" not in result.output
+    assert "raed" in result.output
+
+
+@pytest.mark.kafka
+def test_tail_gives_one_json_object_a_line_and_says_what_it_cannot_decode(kafka: Cluster, gateway: str) -> None:
+    topic = Topics(gateway).observations
+    produce(kafka, topic, encode(told(1.5)), b"no record", encode(told(2.5)))
+    result = run("tail", topic, "--kafka", kafka.bootstrap, "--from-beginning", "-n", "3")
+    assert result.exit_code == 0
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["rep"]["body"]["content"]["value"] for line in lines if "rep" in line] == [1.5, 2.5]
+    assert lines[0]["_kafka"]["key"] == {"ep": "dev"}
+    assert lines[0]["_kafka"]["headers"] == {"coap.mid": 258}
+    assert "error" in lines[1]
+    assert lines[1]["valueBase64"] == "bm8gcmVjb3Jk"
+
+
+@pytest.mark.kafka
+def test_tail_ends_with_0_on_ctrl_c_and_when_its_reader_goes(kafka: Cluster, gateway: str) -> None:
+    topic = Topics(gateway).observations
+    produce(kafka, topic, *(encode(told(float(number))) for number in range(200)))
+    command = headwater("tail", topic, "--kafka", kafka.bootstrap, "--from-beginning")
+    for number in (signal.SIGINT, None):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                assert process.stdout.readline()
+                if number is not None:
+                    process.send_signal(number)
+                else:
+                    process.stdout.close()
+                    produce(kafka, topic, encode(told(0.0)))
+                assert process.wait(20) == 0
+                assert "Traceback" not in process.stderr.read()
+            finally:
+                process.kill()
+
+
+@pytest.mark.kafka
+def test_devices_without_any_and_an_unknown_device(kafka: Cluster, gateway: str) -> None:
+    place = ["--gateway", gateway, "--kafka", kafka.bootstrap]
+    assert json.loads(run("devices", *place, "-o", "json").stdout) == []
+    unknown = run("device", "nobody", *place)
+    assert unknown.exit_code == Exit.REFUSED
+    assert "no device 'nobody'" in unknown.output
+
+
+@pytest.mark.kafka
+def test_missing_topic_names_what_makes_it(kafka: Cluster, gateway_id: str) -> None:
+    for arguments in (["devices"], ["read", "dev", "/3"], ["tail", "replies"]):
+        result = run(*arguments, "--gateway", gateway_id, "--kafka", kafka.bootstrap)
+        assert result.exit_code == Exit.UNREACHABLE
+        assert f"iot.{gateway_id}" in result.output
