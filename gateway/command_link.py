@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, WasReset
-from gateway.commands import DeviceGone, DeviceSentReset, DeviceTimeout
+from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, Address, ExchangeError, WasReset
+from gateway.commands import DeviceGone, DeviceMoved, DeviceSentReset, DeviceTimeout
 from gateway.device_link import DeviceLink, to_response
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView
 from gateway.observing import Observing
@@ -45,20 +45,27 @@ class CommandLink:
 
     async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
         device = self._device(ep)
+        address = device.address
         try:
-            return to_response(await self._link.send(device.address, request, timeout=timeout))
+            return to_response(await self._link.send(address, request, timeout=timeout))
         except ExchangeError as exc:
-            raise _failure(exc) from exc
+            raise self._failure(device, address, exc) from exc
 
     async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
+        device = self._device(ep)
+        address = device.address
         try:
-            return await self._observing().observe(self._device(ep), path, ticket, request, timeout)
+            return await self._observing().observe(device, path, ticket, request, timeout)
         except ExchangeError as exc:
-            raise _failure(exc) from exc
+            raise self._failure(device, address, exc) from exc
 
     async def cancel(self, ep: str, path: Path, request: CoapRequest, timeout: float) -> CoapResponse:
         return await self._observing().cancel(self._device(ep), path, request, timeout)
 
-
-def _failure(exc: ExchangeError) -> DeviceTimeout | DeviceSentReset:
-    return DeviceSentReset(str(exc)) if isinstance(exc, WasReset) else DeviceTimeout(str(exc))
+    def _failure(
+        self, device: Device, address: Address, exc: ExchangeError
+    ) -> DeviceTimeout | DeviceSentReset | DeviceMoved:
+        now = self._registry.device(device.ep)
+        if now is not None and now.address != address:
+            return DeviceMoved(device.ep)
+        return DeviceSentReset(str(exc)) if isinstance(exc, WasReset) else DeviceTimeout(str(exc))

@@ -13,13 +13,13 @@ from connectors.kafka import Cluster
 from gateway.answering import Done, Headers
 from gateway.command_loop import CommandLoop
 from gateway.intake import Intake, RawRequest
-from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceSentReset, DeviceTimeout, Limits
+from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceMoved, DeviceSentReset, DeviceTimeout, Limits
 from gateway.registrations import kafka_place
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
 from schemas.lwm2m.objects import Definitions
 
-__all__ = ["Commands", "DeviceGone", "DeviceLink", "DeviceSentReset", "DeviceTimeout", "Limits"]
+__all__ = ["Commands", "DeviceGone", "DeviceLink", "DeviceMoved", "DeviceSentReset", "DeviceTimeout", "Limits"]
 
 #: How long `Commands.stop` waits for devices that have a command now.
 _STOP_SECONDS = 3.0

@@ -47,6 +47,10 @@ class DeviceTimeout(Exception):
     """The device did not answer in time."""
 
 
+class DeviceMoved(Exception):
+    """The device was not reached at the address that it had, and is at another one now."""
+
+
 class DeviceSentReset(Exception):
     """The device answered with RST."""
 
@@ -56,7 +60,8 @@ class DeviceGone(Exception):
 
 
 class DeviceLink(Protocol):
-    """The way to the devices. The three requests raise DeviceTimeout, DeviceSentReset, DeviceGone or RefusedRequest.
+    """The way to the devices. The three requests raise DeviceTimeout, DeviceMoved, DeviceSentReset, DeviceGone
+    or RefusedRequest.
 
     They end by their ``timeout``: whoever waits for them sets no other.
     """
@@ -337,6 +342,11 @@ class Lanes:
             return DeviceReset()
         except DeviceGone:
             return NotRegistered() if coap.repeatable else OutcomeUnknown()
+        except DeviceMoved:
+            if not coap.repeatable:
+                return OutcomeUnknown()
+            self._put_back(lane, command)
+            return None
         except DeviceTimeout:
             if not coap.repeatable:
                 return OutcomeUnknown()
@@ -344,12 +354,16 @@ class Lanes:
                 return TimedOut(seconds=self._limits.answer)
             # Heard of meanwhile, perhaps at a new address: it is asked again at once.
             lane.asleep = lane.heard == heard
-            lane.waiting.appendleft(command)
-            self.waiting += 1
-            self._wait(command, lane)
+            self._put_back(lane, command)
             return None
         finally:
             self.in_flight -= 1
+
+    def _put_back(self, lane: _Lane, command: Command) -> None:
+        """The command is the next one again."""
+        lane.waiting.appendleft(command)
+        self.waiting += 1
+        self._wait(command, lane)
 
     async def _exchange(self, request: Request, coap: CoapRequest) -> CoapResponse:
         timeout = self._limits.answer

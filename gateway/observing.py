@@ -24,6 +24,7 @@ from gateway.registry import Device, Registry
 from gateway.replies import reply
 from gateway.state import State, StateError, StoredObservation
 from schemas.avro.records import Request, RequestKind, RequestPayload, Response
+from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathPattern
 
@@ -33,6 +34,8 @@ _log = structlog.get_logger("headwater.observing")
 DECLARED_TICKET = "declared"
 OBSERVE_TIMEOUT = 93.0
 _CANCEL_TIMEOUT = 20.0
+#: Patterns give at most so many observations of one device: one may announce thousands of instances.
+MOST_DECLARED = 1000
 
 Publish = Callable[[Response, Callable[[bool], None] | None], bool]
 Record = Callable[[Observation, Message, Address], None]
@@ -105,6 +108,8 @@ class Observing:
         for path, observation in kept.items():
             if path not in device.wanted:
                 self._forget(observation.token)
+            else:
+                self._retype(device, observation)
         self.complete(device)
 
     def objects_changed(self, device: Device) -> None:
@@ -115,21 +120,39 @@ class Observing:
                 if path in device.observations:
                     self._table.remove(observation)
                 self._forget(observation.token)
+            elif self._retype(device, observation) and path in device.observations:
+                self._table.add(observation, device)
         self._want_declared(device, device.wanted)
         self.complete(device)
+
+    def _retype(self, device: Device, observation: Observation) -> bool:
+        """True if the device announces another version of the object now, in which the resource has another type."""
+        resource_type = self._single_type(device, observation.path)
+        if resource_type is observation.resource_type:
+            return False
+        observation.resource_type, observation.compiled, observation.decoders = resource_type, None, {}
+        return True
+
+    def _single_type(self, device: Device, path: Path) -> ResourceType | None:
+        version = None if path.object_id is None else device.announcement.object_versions.get(path.object_id)
+        return single_type(path, version, self._definitions)
 
     @staticmethod
     def _announced(device: Device, path: Path) -> bool:
         return any(known.contains(path) or path.contains(known) for known in device.announcement.paths)
 
     def _want_declared(self, device: Device, kept: Mapping[str, Observation]) -> None:
-        for path in self._declared.paths(device.ep, device.announcement.paths):
+        paths = self._declared.paths(device.ep, device.announcement.paths)
+        if len(paths) > MOST_DECLARED:
+            _log.warning(
+                "too much is declared on one device", ep=device.ep, observed=MOST_DECLARED, declared=len(paths)
+            )
+        for path in paths[:MOST_DECLARED]:
             text = str(path)
             if text not in device.wanted:
                 device.wanted[text] = kept.get(text) or self._new(device, path, DECLARED_TICKET, declared=True)
 
     def _new(self, device: Device, path: Path, ticket: str, *, declared: bool) -> Observation:
-        version = None if path.object_id is None else device.announcement.object_versions.get(path.object_id)
         return Observation(
             token=self._link.new_token(),
             path=path,
@@ -137,7 +160,7 @@ class Observing:
             declared=declared,
             content_format=None,
             created_ms=self._wall_ms(),
-            resource_type=single_type(path, version, self._definitions),
+            resource_type=self._single_type(device, path),
         )
 
     def complete(self, device: Device) -> None:
@@ -153,7 +176,8 @@ class Observing:
                 return
             if path in device.observations or device.wanted.get(path) is not observation:
                 continue
-            if not await self._ask(device, observation):
+            address = device.address
+            if not await self._ask(device, observation) and device.address == address:
                 return
 
     async def _ask(self, device: Device, observation: Observation) -> bool:
@@ -238,14 +262,20 @@ class Observing:
         if str(path) in device.observations:
             self._table.remove(observation)
         self._forget(observation.token)
+        address = device.address
         try:
             message = await self._link.send(
-                device.address, coap, timeout=min(timeout, _CANCEL_TIMEOUT), token=observation.token
+                address, coap, timeout=min(timeout, _CANCEL_TIMEOUT), token=observation.token, defer=True
             )
         except ExchangeError as exc:
             # It is cancelled all the same: a notification that still comes is answered with RST.
             _log.info("the device did not answer a cancellation", ep=device.ep, path=str(path), reason=str(exc))
             return CoapResponse(code=_DELETED)
+        if message.type != Type.ACK and message.uint(Option.OBSERVE) is not None:
+            # A last notification, that crossed the cancellation.
+            self._record(observation, message, address)
+        elif message.type == Type.CON:
+            self._link.acknowledge(address, message)
         if message.code >> 5 == 2 and not message.payload:
             return CoapResponse(code=_DELETED)
         return to_response(message)
@@ -274,7 +304,6 @@ class Observing:
     def restore(self, device: Device, row: StoredObservation) -> None:
         """An observation from the state file: its notifications are taken from now on."""
         path = Path.parse(row.path)
-        version = None if path.object_id is None else device.announcement.object_versions.get(path.object_id)
         observation = Observation(
             token=row.token,
             path=path,
@@ -282,7 +311,7 @@ class Observing:
             declared=row.declared,
             content_format=row.content_format,
             created_ms=row.created_ms,
-            resource_type=single_type(path, version, self._definitions),
+            resource_type=self._single_type(device, path),
         )
         self._table.add(observation, device)
         device.wanted[row.path] = observation

@@ -15,7 +15,8 @@ from typing import Protocol
 
 import structlog
 
-from gateway.coap.exchanges import Address
+from gateway.coap.endpoint import BUSY_MAX_AGE
+from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
 from gateway.coap.message import Code, Message, Option, Options, name
 from gateway.registration import (
     DEFAULT_LIFETIME,
@@ -72,6 +73,9 @@ class Listener(Protocol):
 
     def registered(self, device: Device, old: Device | None) -> None: ...
 
+    def moving(self, device: Device) -> None:
+        """The device is about to be at another address."""
+
     def updated(self, device: Device, *, objects_changed: bool) -> None: ...
 
     def gone(self, device: Device) -> None: ...
@@ -103,6 +107,8 @@ class Registrations:
         self._new_id = new_id
         #: (host, port, message id) of requests that an earlier process of the gateway has recorded, with the answer.
         self.recorded: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = {}
+        self._recorded_until = wall_ms() + int(EXCHANGE_LIFETIME * 1000)
+        self._no_expiry_until = 0
         #: Registrations on their way, by endpoint name. What is said of the one before is out of date: recorded behind
         #: the new one, it would end or overwrite that in Kafka and in the state.
         self._coming: dict[str, str] = {}
@@ -150,6 +156,8 @@ class Registrations:
             incoming.busy()
 
     def _recorded(self, incoming: Incoming) -> tuple[RegistrationKind, str] | None:
+        if self.recorded and self._wall_ms() > self._recorded_until:
+            self.recorded.clear()
         if not self.recorded:
             return None
         host, port = incoming.address[:2]
@@ -281,10 +289,11 @@ class Registrations:
                     device.binding, device.queue = given.binding, is_queued(given.binding)
                 if given.sms is not None:
                     device.sms = given.sms
-                changed = said is not None and said.paths != device.announcement.paths
+                changed = said is not None and _objects(said) != _objects(device.announcement)
                 if said is not None:
                     self._registry.announce(device, said)
                 if device.address != address:
+                    self._listener.moving(device)
                     self._registry.move(device, address)
                 device.update = None
                 self._listener.updated(device, objects_changed=changed)
@@ -353,9 +362,13 @@ class Registrations:
 
     def expire(self) -> None:
         """End the registrations whose lifetime has passed (section 6.2.3); to be called about every second."""
+        now = self._wall_ms()
         if not self._uplink.accepting:
+            # Who was refused meanwhile gets time to be heard: it was asked to wait for BUSY_MAX_AGE.
+            self._no_expiry_until = now + 3 * BUSY_MAX_AGE * 1000
+        if now < self._no_expiry_until:
             return
-        for device in self._registry.expired(self._wall_ms()):
+        for device in self._registry.expired(now):
             self._expire(device)
 
     def _expire(self, device: Device) -> None:
@@ -415,6 +428,10 @@ class Registrations:
         headers = [] if incoming is None else _headers(incoming)
         if not self._uplink.send(self._topic, device.place.registrations, device.place.key, value, headers, part):
             part(False)
+
+
+def _objects(said: Announcement) -> tuple[object, ...]:
+    return said.paths, said.object_versions
 
 
 def _headers(incoming: Incoming) -> list[tuple[str, bytes]]:

@@ -322,8 +322,13 @@ class Parts:
 
     def registered(self, device: Device, old: Device | None) -> None:
         device.heard = time.monotonic()
+        if old is not None and old.address != device.address:
+            self.endpoint.abandon(old.address)
         self.commands.device_registered(device.ep)
         self.observing.registered(device, old)
+
+    def moving(self, device: Device) -> None:
+        self.endpoint.abandon(device.address)
 
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         self._heard(device)

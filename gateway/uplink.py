@@ -43,6 +43,7 @@ class Uplink:
         self.under_way = 0
         self._progress_at = 0.0
         self._renewing = False
+        self._closed = False
         #: Set while the gateway must not take anything new, with the reason for people.
         self.closed_because: str | None = "the gateway is starting"
         self.sent = 0
@@ -165,11 +166,13 @@ class Uplink:
             self.on_fatal()
 
     def reopen(self) -> None:
-        """Take records from now on."""
-        self.closed_because = None
+        """Take records from now on, unless it is closed."""
+        if not self._closed:
+            self.closed_because = None
 
     def close(self, reason: str) -> None:
-        """Take no new records; those under way go on."""
+        """Take no new records any more; those under way go on."""
+        self._closed = True
         self.closed_because = reason
 
     async def drained(self, timeout: float) -> bool:

@@ -29,7 +29,7 @@ MOST_UPLOADS = 2048
 MOST_UPLOADED = 16 << 20
 _HELD_SECONDS = 2 * MAX_TRANSMIT_WAIT
 #: A device that sends blocks without end is given up here.
-MOST_DOWNLOADED = 1 << 20
+MOST_DOWNLOADED = 256 << 10
 
 #: What aiocoap tells uploads apart by, and a little more: the address, the code, and the options but for the blocks.
 UploadKey = tuple[Address, int, tuple[tuple[int, bytes], ...]]
@@ -187,7 +187,7 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
                 if block is None or block.number * block.size + len(result.payload) <= MOST_DOWNLOADED:
                     self._tokens.process_response(aiocoap.Message.decode(result.encode(), remote))
                     return
-                result = ExchangeError(f"the response has more than {MOST_DOWNLOADED >> 20} MiB")
+                result = ExchangeError(f"the response has more than {MOST_DOWNLOADED >> 10} KiB")
             # This request alone fails: dispatch_error would end all transfers with the device.
             request = self._tokens.outgoing_requests.get((plain.token, remote))
             if request is not None:

@@ -452,6 +452,11 @@ class Endpoint:
         self._send(datagram, address)
         return exchange
 
+    def abandon(self, address: Address) -> None:
+        """The peer is not at ``address`` any more: its open exchanges fail now."""
+        for exchange in self._exchanges.close_of(address):
+            exchange.finish(NoAnswer("the device is at another address now"))
+
     def end(self, exchange: Exchange) -> None:
         """Nobody waits for this exchange any more."""
         self._exchanges.close(exchange)

@@ -177,6 +177,13 @@ class Exchanges:
             if self._by_token.get((exchange.address, exchange.token)) is exchange:
                 del self._by_token[(exchange.address, exchange.token)]
 
+    def close_of(self, address: Address) -> list[Exchange]:
+        """Forget the exchanges with one peer and return them."""
+        left = [exchange for (peer, _), exchange in self._by_mid.items() if peer == address]
+        for exchange in left:
+            self.close(exchange)
+        return left
+
     def close_all(self) -> list[Exchange]:
         """Forget every exchange and return them."""
         left = list(self._by_mid.values())
@@ -197,10 +204,13 @@ class _Answered:
 class RequestLog:
     """Which requests came lately and what they were answered (RFC 7252 section 4.5).
 
-    Bounded: at most ``per_peer`` requests of each of ``peers`` addresses; the longest silent address goes first.
+    Bounded: at most ``per_peer`` requests of each of ``peers`` addresses, and ``most_bytes`` of answers in all; the
+    longest silent address goes first.
     """
 
-    def __init__(self, *, peers: int = 16384, per_peer: int = 8) -> None:
+    def __init__(self, *, peers: int = 16384, per_peer: int = 8, most_bytes: int = 8 << 20) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
         self._peers: OrderedDict[Address, list[_Answered]] = OrderedDict()
         self._most_peers = peers
         self._per_peer = per_peer
@@ -211,14 +221,14 @@ class RequestLog:
         if entries is None:
             entries = self._peers[address] = []
             if len(self._peers) > self._most_peers:
-                self._peers.popitem(last=False)
+                self._drop_oldest()
         else:
             self._peers.move_to_end(address)
             for entry in entries:
                 if entry.mid == mid and entry.until > now:
                     return True, entry.response
         if len(entries) >= self._per_peer:
-            del entries[0]
+            self._bytes -= len(entries.pop(0).response or b"")
         entries.append(_Answered(mid, now + EXCHANGE_LIFETIME, None))
         return False, None
 
@@ -226,10 +236,18 @@ class RequestLog:
         """Keep the answer, so that a duplicate of the request gets it again."""
         for entry in self._peers.get(address, ()):
             if entry.mid == mid:
+                self._bytes += len(response) - len(entry.response or b"")
                 entry.response = response
+        while self._bytes > self._most_bytes:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        _, entries = self._peers.popitem(last=False)
+        self._bytes -= sum(len(entry.response or b"") for entry in entries)
 
     def forget(self, address: Address, mid: int) -> None:
         """Drop the request, so that its retransmission is worked on anew."""
         entries = self._peers.get(address)
         if entries is not None:
+            self._bytes -= sum(len(entry.response or b"") for entry in entries if entry.mid == mid)
             entries[:] = [entry for entry in entries if entry.mid != mid]
