@@ -11,6 +11,7 @@ from __future__ import annotations
 import resource
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,9 +35,25 @@ class FleetError(Exception):
     """The server did not let the fleet do its work."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """One content format: its number, its option after Observe with the payload marker, and how a value is put."""
+
+    number: int
+    option: bytes
+    value: Callable[[float], bytes]
+
+
+#: Observe is option 6, Content-Format 12; text is number 0, an option without a value. TLV: resource 5700, a double.
+_FORMS = {
+    _TEXT: _Form(_TEXT, b"\x60\xff", lambda value: b"%.2f" % value),
+    _TLV: _Form(_TLV, b"\x62\x2d\x16\xff", lambda value: b"\xe8\x16\x44\x08" + struct.pack(">d", value)),
+}
+
+
 @dataclass(slots=True)
 class Tally:
-    """What was acknowledged, sent again, given up, and refused with a Reset or not understood."""
+    """What was acknowledged, sent again, given up, and refused with a Reset or an error."""
 
     acknowledged: int = 0
     retried: int = 0
@@ -50,8 +67,8 @@ class _Device:
     sock: socket.socket
     mid: int
     registered: bool = False
-    #: By path: the first and the last bytes of a notification, around its Observe number.
-    observed: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
+    #: By path: the bytes of a notification before its Observe number, without message id, and its format.
+    observed: dict[str, tuple[bytes, _Form]] = field(default_factory=dict)
     sequence: int = _FIRST_SEQUENCE
     turn: int = 0
     waiting: bytes = b""
@@ -138,16 +155,12 @@ class Fleet:
     def _send_notification(self, device: _Device) -> None:
         observed = tuple(device.observed.values())
         device.turn = (device.turn + 1) % len(observed)
-        head, tail = observed[device.turn]
+        head, form = observed[device.turn]
         device.sequence += 1
         device.mid = (device.mid + 1) & 0xFFFF
-        data = b"".join(
-            (
-                *(head[:2], device.mid.to_bytes(2, "big"), head[2:], device.sequence.to_bytes(3, "big"), tail),
-                b"%d.%02d" % (device.sequence % 90, device.mid % 100),
-            )
-        )
-        self._transmit(device, data)
+        mid, sequence = device.mid.to_bytes(2, "big"), device.sequence.to_bytes(3, "big")
+        value = form.value(device.sequence % 9000 / 100)
+        self._transmit(device, b"".join((head[:2], mid, head[2:], sequence, form.option, value)))
 
     def _send_registration(self, device: _Device) -> None:
         device.mid = (device.mid + 1) & 0xFFFF
@@ -195,18 +208,19 @@ class Fleet:
             self._observed(device, message)
         elif message.code is codes.CREATED and device.waiting and not device.registered:
             device.waiting, device.registered = b"", True
-        elif not (message.mtype is types.Type.ACK and message.code.is_successful()):
-            self.tally.refused += 1
+        elif message.mtype is types.Type.RST or not (message.code is codes.EMPTY or message.code.is_successful()):
+            self.tally.refused += 1  # an empty acknowledgement that comes late answers what was sent twice
 
     def _observed(self, device: _Device, request: Message) -> None:
-        content_format = _TLV if request.opt.accept == _TLV else _TEXT
+        if request.opt.accept not in (None, _TEXT, _TLV):
+            raise FleetError(f"the gateway asks for content format {request.opt.accept}; the fleet has text and TLV")
+        # RFC 7641, section 4.2: every notification has the format of the first value.
+        form = _FORMS[_TLV if request.opt.accept == _TLV else _TEXT]
         answer = Message(code=codes.CONTENT)
         answer.mtype, answer.mid, answer.token = types.Type.ACK, request.mid, request.token
         answer.opt.observe = _FIRST_SEQUENCE
-        # A notification carries text whatever was asked for at first, where text is what was asked for or nothing was.
-        answer.opt.content_format = content_format
-        answer.payload = b"\xe8\x16\x44\x08" + b"\x40\x35" + bytes(6) if content_format == _TLV else b"21.0"
+        answer.opt.content_format = form.number
+        answer.payload = form.value(21.0)
         self._datagram(device, answer.encode())
-        # Observe is option 6, Content-Format 12 (text: 0, an option without a value).
         head = bytes((0x40 | len(request.token), codes.CONTENT)) + request.token + b"\x63"
-        device.observed["/".join(request.opt.uri_path)] = (head, b"\x60\xff")
+        device.observed["/".join(request.opt.uri_path)] = (head, form)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,8 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=5000, help=f"each with {OBSERVATIONS} observations")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     options = parser.parse_args()
+    # Ended from outside it leaves nothing behind either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     figures = measure(devices=options.devices, minutes=options.minutes)
     text = json.dumps(figures, indent=1)
     if options.out is not None:

@@ -12,6 +12,7 @@ Exit code 0: everything measured reaches its target; 1: something does not; 2: i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -84,7 +85,7 @@ QUICK = Plan(
     peers=(TUNED,),
     steps=("register", "update", "notify_max", "read"),
     seconds=5,
-    clients=1000,
+    clients=5000,
     records=200_000,
     mirror_seconds=3,
     minutes=0.5,
@@ -207,6 +208,10 @@ def _run(command: Sequence[str], cwd: Path) -> None:
             process.kill()
             process.wait()
         raise
+    finally:
+        # An interrupt may reach it between starting a process and noting it; what is left is in its group.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
     if code:
         raise CannotMeasure(f"{Path(command[1]).name} ended with code {code}; what it said is above")
 
@@ -252,7 +257,9 @@ def report(saved: Mapping[str, Any]) -> str:
     measured: Measured = saved["measured"]
     plan = saved["plan"]
     facts = [f"- {name}: {value}" for name, value in saved["machine"].items()]
-    facts.append(f"- median of {plan['runs']} run{'' if plan['runs'] == 1 else 's'}; memory: one run")
+    facts.append(f"- {plan['name']}, median of {plan['runs']} run{'' if plan['runs'] == 1 else 's'}; memory: one run")
+    if (others := _others(measured)) is not None:
+        facts.append(f"- programs outside the measurement used up to {others:.2f} cores during a step")
     peers = [name for name in (TUNED, DEFAULT) if name in measured]
     parts = [
         "## Targets",
@@ -264,6 +271,20 @@ def report(saved: Mapping[str, Any]) -> str:
         "\n".join(facts),
     ]
     return "\n\n".join(parts)
+
+
+def _others(measured: Measured) -> float | None:
+    """The most cores that others used, over all steps: what is disturbed is to be seen as such."""
+    return max(
+        (
+            value
+            for runs in measured.values()
+            for figures in runs
+            for name, value in figures.items()
+            if name.endswith("other_cores")
+        ),
+        default=None,
+    )
 
 
 def _section(title: str, table: str) -> list[str]:
@@ -316,7 +337,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="headwater-measured-", dir=_work()) as name:
         for part in options.parts:
             measured.update(PARTS[part](options, plan, Path(name)))
-            saved = {"plan": {"runs": plan.runs}, "machine": machine(), "measured": measured}
+            saved = {
+                "plan": {"name": "quick" if options.quick else "full", "runs": plan.runs},
+                "machine": machine(),
+                "measured": measured,
+            }
             if options.out is not None:
                 options.out.write_text(json.dumps(saved, indent=1))
     return saved
