@@ -118,12 +118,27 @@ class RawDevice:
 
     def notify(self, path: str, number: int, value: float) -> int:
         """Send a confirmable notification once; returns its message id."""
+        mid = self.next_mid()
+        self.send(self._notification(path, number, value, mid))
+        return mid
+
+    def _notification(self, path: str, number: int, value: float, mid: int) -> bytes:
         message = Message(code=Code.CONTENT, payload=repr(value).encode(), content_format=TEXT)
         message.opt.observe = number
-        mid = self.next_mid()
         message.mtype, message.mid, message.token = CON, mid, self.observed[path]
-        self.send(message.encode())
-        return mid
+        datagram: bytes = message.encode()
+        return datagram
+
+    def tell(self, path: str, number: int, value: float) -> bool:
+        """A notification, sent again each second until it is acknowledged (True) or reset (False)."""
+        mid = self.next_mid()
+        datagram = self._notification(path, number, value, mid)
+        for _ in range(30):
+            self.send(datagram)
+            with self._changed:
+                if self._changed.wait_for(lambda: self.acknowledged[mid] + self.reset[mid] > 0, 1.0):
+                    return self.acknowledged[mid] > 0
+        raise AssertionError(f"no answer to a notification of {path}")
 
     def ping(self) -> None:
         """Wait until the gateway has read all before it: it answers a ping with a reset (RFC 7252 section 4.3)."""
