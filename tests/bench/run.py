@@ -330,7 +330,7 @@ def write(text: str) -> None:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Run the parts one after the other; returns what `report` takes, also written to ``--out`` after each part."""
     plan = QUICK if options.quick else FULL
-    changed = {name: getattr(options, name) for name in ("runs", "seconds", "clients", "records", "minutes")}
+    changed = {name: getattr(options, name) for name in ("steps", "runs", "seconds", "clients", "records", "minutes")}
     values = {name: getattr(plan, name) for name in plan.__slots__}
     plan = Plan(**{**values, **{name: value for name, value in changed.items() if value is not None}})
     measured: Measured = {}
@@ -364,6 +364,7 @@ def _options() -> argparse.Namespace:
     add("--write", action="store_true", help=f"write the figures into {DOCUMENT.relative_to(REPOSITORY)}")
     add("--out", type=Path, metavar="FILE", help="keep the figures there, as JSON")
     add("--from", dest="saved", type=Path, nargs="+", metavar="FILE", help="measure nothing, take the figures of --out")
+    add("--steps", type=_steps, metavar="A,B", help=f"of {', '.join(FULL.steps)}")
     add("--runs", type=int, help="how often everything is measured, in turn")
     add("--seconds", type=float, help="of each notification step")
     add("--clients", type=int, help="of the registration step")
@@ -376,10 +377,18 @@ def _options() -> argparse.Namespace:
 
 
 def _parts(text: str) -> list[str]:
-    parts = text.split(",")
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PARTS)}")
-    return parts
+    return _chosen(text, tuple(PARTS))
+
+
+def _steps(text: str) -> tuple[str, ...]:
+    return tuple(_chosen(text, FULL.steps))
+
+
+def _chosen(text: str, known: Sequence[str]) -> list[str]:
+    chosen = text.split(",")
+    if unknown := [one for one in chosen if one not in known]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
+    return chosen
 
 
 def _needed(options: argparse.Namespace) -> None:
