@@ -5,6 +5,7 @@ Owns the terminal's mode while it is open, and gives it back whatever happens.
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import termios
@@ -17,7 +18,6 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from cloud.inventory import State
 from headwater.output import table
 from headwater.traffic import Flow, Traffic
 from headwater.values import shown
@@ -25,9 +25,9 @@ from schemas.lwm2m.path import Path
 
 #: What the virtual sensors tell: the columns of the view.
 _COLUMNS = {
-    "temperature 0 (°C)": Path(3303, 0, 5700),
-    "temperature 1 (°C)": Path(3303, 1, 5700),
-    "humidity (%RH)": Path(3304, 0, 5700),
+    "temperature 0, °C": Path(3303, 0, 5700),
+    "temperature 1, °C": Path(3303, 1, 5700),
+    "humidity, %RH": Path(3304, 0, 5700),
 }
 _ROWS = 12
 _LINE_EVERY = 5.0
@@ -79,7 +79,8 @@ class LiveView:
 
     def key(self) -> str:
         ready, _, _ = select.select([sys.stdin], [], [], 0)
-        return sys.stdin.read(1) if ready else ""
+        # Not by sys.stdin: it would take all that is there, and select sees nothing of its buffer.
+        return os.read(sys.stdin.fileno(), 1).decode("ascii", "replace") if ready else ""
 
 
 def _view(flow: Flow, traffic: Traffic, head: str) -> RenderableType:
@@ -90,7 +91,7 @@ def _view(flow: Flow, traffic: Traffic, head: str) -> RenderableType:
         rows.append(
             (
                 ep,
-                device.state.value if device.state is not State.ONLINE else f"online {device.address}:{device.port}",
+                device.state.value,
                 *("" if value is None else shown(value.resource) for value in told),
             )
         )
@@ -99,7 +100,7 @@ def _view(flow: Flow, traffic: Traffic, head: str) -> RenderableType:
         table(("device", "state", *_COLUMNS), rows, title=f"{head}  ·  {flow.seconds:.0f} s"),
         Text(f"  … and {more} more devices") if more > 0 else Text(""),
         table(
-            ("acknowledged", "edge Kafka", "a second", "cloud Kafka", "a second", "behind", "SQLite rows", "WAN"),
+            ("acknowledged", "edge", "/s", "cloud", "/s", "behind", "stored", "WAN"),
             [
                 (
                     str(flow.acknowledged),
