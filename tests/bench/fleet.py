@@ -121,8 +121,11 @@ class Fleet:
         """Notify in a closed loop and wait for what is outstanding; returns the seconds of full rate."""
         begin = time.monotonic()
         end, tick = begin + seconds, begin + 1.0
-        for device in self._devices.values():
+        # All at once would only overflow the server's socket buffer.
+        for number, device in enumerate(self._devices.values()):
             self._send_notification(device)
+            if number % _WINDOW == 0:
+                self._turn(0.01, again=True)
         while (now := time.monotonic()) < end:
             self._turn(0.05, again=True)
             if now >= tick:
