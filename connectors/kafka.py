@@ -257,21 +257,23 @@ def read_to_end(
         reader.close()
 
 
-def cluster_id(client: AdminClient, *, timeout: float = 10.0) -> str:
+def cluster_id(cluster: Cluster, *, timeout: float = 10.0) -> str:
     """What tells one cluster from all others, however it is addressed.
 
     Raises:
         Unreachable: no broker answered within ``timeout`` seconds.
     """
-    # Not describe_cluster: librdkafka 2.12 aborts the whole process (rdkafka_admin.c, "Assertion `rko_result' failed")
-    # when a cluster answers it while all its brokers are fenced, as a single node is for a moment after a crash.
+    # Not DescribeCluster: librdkafka aborts the process when a broker that just came up answers that with no brokers.
+    # A consumer asks for one topic and makes none.
+    reader = consumer(cluster, "headwater-look")
     try:
-        told = client.list_topics(timeout=timeout).cluster_id
-    except KafkaException as exc:
-        raise Unreachable(f"Kafka did not tell the cluster's id: {exc.args[0].str()}") from exc
-    if not told:
-        raise Unreachable("Kafka did not tell the cluster's id yet")
-    return str(told)
+        with _answering("the cluster's id"):
+            found = reader.list_topics("headwater-look", timeout=timeout).cluster_id
+    finally:
+        reader.close()
+    if not found:
+        raise Unreachable(f"Kafka at {cluster.bootstrap} did not tell the cluster's id")
+    return str(found)
 
 
 def describe_topics(client: AdminClient, topics: Sequence[str], *, timeout: float = 10.0) -> dict[str, TopicFacts]:
