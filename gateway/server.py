@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -99,6 +100,9 @@ class Gateway:
         # Tens of thousands of long-lived registrations make the collector's default pace a third of a registration's
         # cost; what is short-lived here is freed by its reference count.
         gc.set_threshold(20_000, 20, 100)
+        # The state's writer and the reader of requests hand over to this thread and wait for it at every step: with the
+        # default of 5 ms their turns would be most of a command's time.
+        sys.setswitchinterval(0.0005)
         self._endpoint.start(loop)
         metrics = GatewayMetrics(self._settings.gateway)
         if self._settings.metrics_port is not None:
