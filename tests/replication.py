@@ -115,6 +115,8 @@ class Writer:
         self._random = random.Random(seed)
         self._stop = threading.Event()
         self.count = 0
+        # Of today, or the broker's own retention would delete them while the test runs.
+        self._epoch_ms = time.time_ns() // 1_000_000
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -127,7 +129,7 @@ class Writer:
                     value,
                     b"ep-%d" % (self.count % 17),
                     self.count % self._partitions,
-                    timestamp=1_700_000_000_000 + self.count,
+                    timestamp=self._epoch_ms + self.count,
                     headers=[("mid", b"%d" % self.count), ("none", None)],
                 )
                 self.count += 1

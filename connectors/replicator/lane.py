@@ -110,7 +110,9 @@ class Lane:
         self._line = Line()
         self._source = kafka.admin(spec.source)
         self._target = kafka.admin(spec.target)
-        self._ledger = Ledger(cluster=spec.target, gateway=spec.gateway, partition=spec.number, partitions=spec.lanes)
+        self._ledger = Ledger(
+            cluster=spec.target, client=self._target, gateway=spec.gateway, partition=spec.number, partitions=spec.lanes
+        )
         self._log = _log.bind(gateway=spec.gateway, lane=spec.name)
 
     def run(self) -> None:
@@ -193,7 +195,7 @@ class Lane:
             raise Stopped
 
     def _refuse_one_cluster(self) -> None:
-        if kafka.cluster_id(self._source, timeout=_CALL) == kafka.cluster_id(self._target, timeout=_CALL):
+        if kafka.cluster_id(self.spec.source, timeout=_CALL) == kafka.cluster_id(self.spec.target, timeout=_CALL):
             raise SameCluster(
                 f"{self.spec.source.bootstrap} and {self.spec.target.bootstrap} are one Kafka cluster; "
                 f"--edge and --cloud have to be two"

@@ -96,6 +96,7 @@ class Ledger:
     """One lane's partition of the gateway's ledger on one cluster."""
 
     cluster: kafka.Cluster
+    client: kafka.AdminClient
     gateway: str
     partition: int
     partitions: int
@@ -111,15 +112,14 @@ class Ledger:
             Unreadable: there is one that is not ours: it has too few partitions, or forgets.
             kafka.Unreachable, kafka.KafkaException: the cluster.
         """
-        client = kafka.admin(self.cluster)
-        facts = kafka.describe_topics(client, [self.topic], timeout=timeout).get(self.topic)
+        facts = kafka.describe_topics(self.client, [self.topic], timeout=timeout).get(self.topic)
         if facts is None:
             config = {self.topic: _SETTINGS}
             kafka.ensure_topics(self.cluster, {self.topic: self.partitions}, config=config, timeout=timeout)
             return
         if facts.partitions < self.partitions:
             raise Unreadable(f"topic {self.topic} has {facts.partitions} partitions, {self.partitions} are needed")
-        policy = kafka.topic_configs(client, [self.topic], timeout=timeout)[self.topic]["cleanup.policy"]
+        policy = kafka.topic_configs(self.client, [self.topic], timeout=timeout)[self.topic]["cleanup.policy"]
         if policy != "compact":
             raise Unreadable(f"topic {self.topic} has cleanup.policy={policy}, it must be 'compact' or it forgets")
 
@@ -134,9 +134,8 @@ class Ledger:
             kafka.Unreachable: the end was not reached within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
-        client = kafka.admin(self.cluster)
         here = (self.topic, self.partition)
-        first, end = kafka.log_bounds(client, [here], committed=False, timeout=timeout)[here]
+        first, end = kafka.log_bounds(self.client, [here], committed=False, timeout=timeout)[here]
         look_back = _LOOK_BACK
         while first < end:
             start = max(first, end - look_back)
