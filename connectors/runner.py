@@ -426,7 +426,9 @@ class Runner:
         self._batch = [taken for taken in self._batch if taken.place not in gone]
         self._work = [taken for taken in self._work if taken.place not in gone]
         if commit:
-            self._commit_now(gone)
+            # Without its coordinator librdkafka may hold a waiting commit for ever, and the whole loop with it. What is
+            # not committed is read again, and the store knows it.
+            _within(CLOSE_S, lambda: self._commit_now(gone))
         for place in gone:
             self._written.pop(place, None)
             self._metrics.lag_gone(*place)
