@@ -120,10 +120,10 @@ class Meter:
         return {(tp.topic, tp.partition): tp.offset for tp in told if tp.offset >= 0}
 
     def _weigh(self, lane: Lane, key: Partition, at: int, end: int, settings: dict[str, str]) -> None:
-        gauge = self._metrics.hours_left.labels(key[0], str(key[1]))
+        series = (key[0], str(key[1]))
         glance = self._glance(lane, key, at)
         if not glance or "delete" not in settings["cleanup.policy"]:
-            gauge.set(math.inf)
+            self._metrics.hours_left.labels(*series).set(math.inf)
             return
         now = time.monotonic()
         before, end_before = self._ends.setdefault(key, (now, end))
@@ -139,7 +139,8 @@ class Meter:
             retention_ms=int(settings["retention.ms"]),
             retention_bytes=int(settings["retention.bytes"]),
         )
-        gauge.set(hours)
+        # A series begins with its first value: one that is made before it is known would show 0, an alarm.
+        self._metrics.hours_left.labels(*series).set(hours)
         if hours < _ALARM_HOURS and now - self._alarmed.get(key[0], -math.inf) > _ALARM_EVERY:
             self._alarmed[key[0]] = now
             _log.warning(
