@@ -7,6 +7,7 @@ makes changes durable first.
 from __future__ import annotations
 
 import heapq
+import math
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ class Device:
         self._view_of: Announcement | None = None
         self.window = MidWindow()
         #: When it last spoke (monotonic seconds); kept for devices in queue mode.
-        self.heard = 0.0
+        self.heard = -math.inf
         #: By path text: those that are established.
         self.observations: dict[str, Observation] = {}
         #: By path text: those that should be, by an operator's pattern or a request; what lacks is asked for again.

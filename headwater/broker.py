@@ -222,7 +222,7 @@ def _write_properties(folder: Path, *, host: str, told: str, port: int, link: Li
         # A device's or an edge's clock may run ahead; Kafka's default refuses what is an hour ahead of its own.
         "log.message.timestamp.after.max.ms": "9223372036854775807",
         # One node is its own whole cluster: after a crash nobody else has to be convinced that it is gone.
-        "broker.session.timeout.ms": "3000",
+        "broker.session.timeout.ms": "6000",
         "broker.heartbeat.interval.ms": "500",
         # A small machine: few threads and small buffers.
         "num.network.threads": "2",
