@@ -137,6 +137,11 @@ def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float 
     return {name: len(known[name].partitions) for name in topics if name in known and known[name].error is None}
 
 
+#: Records carry the time of where they come from. Kafka's default refuses what is an hour ahead of the broker's clock,
+#: and an edge whose clock is wrong must not be stopped by that.
+_ANY_CLOCK = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+
+
 def ensure_topics(
     cluster: Cluster,
     partitions: Mapping[str, int],
@@ -155,7 +160,9 @@ def ensure_topics(
     client = admin(cluster)
     known = _metadata(client, cluster, timeout)
     wanted = [
-        NewTopic(name, num_partitions=count, replication_factor=-1, config=dict((config or {}).get(name, {})))
+        NewTopic(
+            name, num_partitions=count, replication_factor=-1, config={**_ANY_CLOCK, **(config or {}).get(name, {})}
+        )
         for name, count in partitions.items()
         if name not in known
     ]

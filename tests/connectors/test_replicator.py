@@ -138,12 +138,14 @@ def test_topics_and_partitions_that_appear_later_are_picked_up(
 def test_where_the_partition_counts_differ_a_key_stays_in_one_partition(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
-
     topic = Topics(gateway_id).observations
     ensure_topics(kafka, {topic: 2})
     ensure_topics(cloud_kafka, {topic: 5})
+    source = producer(kafka)
     for number in range(40):
-        _write(kafka, topic, [b"%d.%d" % (number, n) for n in range(5)], key=b"ep-%d" % number)
+        for n in range(5):
+            source.produce(topic, b"%d.%d" % (number, n), b"ep-%d" % number)
+    assert source.flush(30) == 0
     with replicating(_settings(gateway_id, kafka, cloud_kafka)):
         wait_for_records(cloud_kafka, topic, 200)
     there = content(cloud_kafka, topic)
@@ -160,7 +162,6 @@ def test_where_the_partition_counts_differ_a_key_stays_in_one_partition(
 def test_second_replicator_fences_the_first_which_gives_way(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
-
     topic = Topics(gateway_id).observations
     ensure_topics(kafka, {topic: 2})
     _write(kafka, topic, [b"%d" % n for n in range(100)])
@@ -201,7 +202,6 @@ def test_of_two_replicators_that_start_at_once_exactly_one_stays(
 def test_what_retention_deleted_is_counted_and_the_rest_is_carried(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
-
     topic = Topics(gateway_id).observations
     ensure_topics(kafka, {topic: 1})
     _write(kafka, topic, [b"%d" % n for n in range(10)])
@@ -225,7 +225,6 @@ def test_what_retention_deleted_is_counted_and_the_rest_is_carried(
 def test_a_topic_that_was_made_anew_is_read_from_its_start(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
-
     topic = Topics(gateway_id).observations
     ensure_topics(kafka, {topic: 1})
     _write(kafka, topic, [b"old %d" % n for n in range(5)])
@@ -247,7 +246,6 @@ def test_a_topic_that_was_made_anew_is_read_from_its_start(
 def test_a_record_that_the_target_never_takes_holds_up_no_other(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
-
     topic = Topics(gateway_id).observations
     ensure_topics(kafka, {topic: 1})
     ensure_topics(cloud_kafka, {topic: 1}, config={topic: {"max.message.bytes": "4000"}})
