@@ -20,8 +20,8 @@ _log = structlog.get_logger("headwater.uplink")
 Done = Callable[[bool], None]
 Headers = list[tuple[str, bytes]]
 
-MOST_QUEUED_RECORDS = 100_000
-MOST_QUEUED_KBYTES = 48 << 10
+MOST_QUEUED_RECORDS = 40_000
+MOST_QUEUED_KBYTES = 24 << 10
 #: Kafka is taken for dead when records are under way and none was reported for so many seconds.
 STALLED_AFTER = 3.0
 _POLL_BUSY = 0.001

@@ -48,7 +48,7 @@ _log = structlog.get_logger("headwater.coap")
 BATCH = 500
 RECEIVE_BUFFER = 4 << 20
 #: Requests that may wait for durability at once; more are answered 5.03.
-MOST_OPEN_REQUESTS = 20_000
+MOST_OPEN_REQUESTS = 5_000
 #: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
 BUSY_MAX_AGE = 30
 #: Seconds in which notifications right behind the answer to an observe request are left to come again, not reset.
