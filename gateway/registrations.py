@@ -441,8 +441,7 @@ def _headers(incoming: Incoming) -> list[tuple[str, bytes]]:
 
 def kafka_place(ep: str, uplink: Uplink) -> KafkaPlace:
     """Where a device's records go, by CRC-32 of the key as librdkafka's own partitioner does."""
-    partitions, topics = uplink.partitions, uplink.topics
-    return _place(ep, partitions[topics.observations], partitions[topics.registrations], partitions[topics.replies])
+    return _place(ep, *uplink.device_partitions)
 
 
 @lru_cache(maxsize=16384)
@@ -470,7 +469,7 @@ def stored(device: Device) -> StoredRegistration:
         sms=device.sms,
         root=device.announcement.root,
         links_text=device.announcement.text.encode(),
-        attributes=json.dumps(dict(device.attributes)),
+        attributes=json.dumps(dict(device.attributes)) if device.attributes else "{}",
         queue=device.queue,
         reg_date_ms=device.reg_date,
         last_up_ms=device.last_up,

@@ -102,7 +102,7 @@ class Gateway:
         gc.set_threshold(20_000, 20, 100)
         # The state's writer and the reader of requests hand over to this thread and wait for it at every step: with the
         # default of 5 ms their turns would be most of a command's time.
-        sys.setswitchinterval(0.0005)
+        sys.setswitchinterval(0.002)
         self._endpoint.start(loop)
         metrics = GatewayMetrics(self._settings.gateway)
         if self._settings.metrics_port is not None:

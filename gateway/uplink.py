@@ -36,6 +36,12 @@ class Uplink:
         self.topics = topics
         #: Partitions by topic name, as Kafka has them.
         self.partitions = partitions
+        #: Those of the topics that a device's records go to: observations, registrations, replies.
+        self.device_partitions = (
+            partitions[topics.observations],
+            partitions[topics.registrations],
+            partitions[topics.replies],
+        )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._producer: Producer = self._new_producer()

@@ -18,6 +18,9 @@ class MemoryUplink:
     def __init__(self) -> None:
         self.topics = Topics("gw")
         self.partitions = self.topics.partitions()
+        self.device_partitions = tuple(
+            self.partitions[name] for name in (self.topics.observations, self.topics.registrations, self.topics.replies)
+        )
         self.closed: str | None = None
         #: Records that are taken before the queue is full.
         self.room = 1 << 30

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 
 #: Kafka's own limit is 249 for the whole name; a gateway id is part of file names and consumer groups as well.
 MAX_GATEWAY_ID = 100
@@ -154,8 +155,7 @@ class Topics:
         return self._going(Direction.DOWN)
 
     def name(self, kind: TopicKind) -> str:
-        family = FAMILIES[kind]
-        return f"{family.prefix}.{self.gateway}.{family.suffix}"
+        return _name(self.gateway, kind)
 
     def partitions(self) -> dict[str, int]:
         """Every topic and its default number of partitions."""
@@ -179,6 +179,13 @@ class Topics:
                 except InvalidGatewayId as exc:
                     raise UnknownTopic(f"{topic!r}: {exc}") from exc
         raise UnknownTopic(f"{topic!r} is no topic of a gateway, such as iot.rock64.observations")
+
+
+@lru_cache(maxsize=4096)
+def _name(gateway: str, kind: TopicKind) -> str:
+    """Asked for with every record."""
+    family = FAMILIES[kind]
+    return f"{family.prefix}.{gateway}.{family.suffix}"
 
 
 def validate_gateway_id(gateway: str) -> str:
