@@ -28,6 +28,7 @@ from gateway.registration import (
     parse_parameters,
 )
 from gateway.registry import Device, KafkaPlace, Registry
+from gateway.short_path import HEADER_MID
 from gateway.state import State, StateError, StateUnavailable, StoredRegistration
 from gateway.uplink import Uplink
 from schemas.avro import serde
@@ -44,8 +45,7 @@ from schemas.avro.records import (
 
 _log = structlog.get_logger("headwater.registrations")
 
-#: Kafka headers of a registration record: which request it came by, for a gateway that starts again.
-HEADER_MID = "coap.mid"
+#: Kafka header of a registration record, beside HEADER_MID: who sent the request, for a gateway that starts again.
 HEADER_PEER = "coap.peer"
 _LINK_FORMAT = 40
 

@@ -11,8 +11,8 @@ from connectors.kafka import Cluster, Producer, ensure_topics, producer
 from gateway.answering import HEADER_REQUEST_ID
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.recovery import Recovered, recover
-from gateway.registrations import HEADER_MID, HEADER_PEER
-from gateway.short_path import HEADER_MORE, HEADER_OBSERVE
+from gateway.registrations import HEADER_PEER
+from gateway.short_path import HEADER_MID, HEADER_MORE, HEADER_OBSERVE
 from schemas.avro import serde
 from schemas.avro.records import (
     Binding,
