@@ -24,8 +24,9 @@ from gateway.exchange import (
 from gateway.lanes import Command, Limits, request_in
 from gateway.replies import reply
 from gateway.state import State, StateOverloaded, StateUnavailable
+from schemas.avro.compiled import encode_reply
 from schemas.avro.records import Request, RequestKind, RequestPayload
-from schemas.avro.serde import SerdeError, encode
+from schemas.avro.serde import SerdeError
 from schemas.lwm2m.objects import Definitions
 
 #: Header of every reply: `Command.request_id`, 16 bytes identity and 8 bytes sequence of the request.
@@ -94,7 +95,7 @@ class Answering:
         self.send(command)
 
     def _encoded(self, request: Request, outcome: CoapResponse | Failure, view: DeviceView | None) -> bytes:
-        return encode(
+        return encode_reply(
             reply(
                 request,
                 outcome,
@@ -160,10 +161,9 @@ class Answering:
         try:
             if command.keep:
                 assert command.reply is not None
-                self._state.answer_command(command.identity, command.reply, self._now_ms())
+                self._state.answer_command(command.identity, command.reply, self._now_ms(), written)
             else:
-                self._state.forget_command(command.identity)
-            self._state.on_durable(written)
+                self._state.forget_command(command.identity, written)
         except StateOverloaded:
             self._settle_later(command)
         except StateUnavailable:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ _log = structlog.get_logger("headwater.intake")
 #: Records a batch, at most: small enough that the loop is not held up, large enough to share one commit.
 BATCH = 256
 _POLL = 0.1
+_COMMIT_EVERY = 1.0
 _RETRY = 1.0
 _TIMEOUT = 10.0
 
@@ -62,6 +64,9 @@ class Intake:
         self._take = take
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        #: What Kafka was not told yet, and when it was told last.
+        self._uncommitted: dict[int, int] = {}
+        self._committed_at = 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to read."""
@@ -81,6 +86,7 @@ class Intake:
                 self._assign(reader)
                 while not self._stopping.is_set():
                     self._read(reader, loop)
+                self._commit(reader, every=0.0)
             except KafkaException as exc:
                 # Nothing is lost: the next consumer goes on at the same place.
                 _log.warning("requests cannot be read, trying again", topic=self._topic, error=str(exc))
@@ -111,6 +117,7 @@ class Intake:
         # consume() waits for a full batch until its timeout; poll() comes back with the first record.
         first = reader.poll(_POLL)
         if first is None:
+            self._commit(reader)
             return
         messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if _usable(message)]
         if not messages:
@@ -133,7 +140,16 @@ class Intake:
             if self._stopping.is_set():
                 return
         self._positions = {**self._positions, **next_offsets(batch)}
-        reader.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in next_offsets(batch).items()])
+        self._uncommitted.update(next_offsets(batch))
+        self._commit(reader)
+
+    def _commit(self, reader: Consumer, *, every: float = _COMMIT_EVERY) -> None:
+        # Only the people who watch the lag need it, so it is said once a second and not for every batch.
+        now = time.monotonic()
+        if self._uncommitted and now - self._committed_at >= every:
+            self._committed_at = now
+            reader.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in self._uncommitted.items()])
+            self._uncommitted.clear()
 
 
 def next_offsets(batch: Sequence[RawRequest]) -> dict[int, int]:

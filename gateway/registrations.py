@@ -32,7 +32,7 @@ from gateway.short_path import HEADER_MID
 from gateway.state import State, StateError, StateUnavailable, StoredRegistration
 from gateway.uplink import Uplink
 from schemas.avro import serde
-from schemas.avro.compiled import CompiledUpdate
+from schemas.avro.compiled import CompiledUpdate, encode_links, encode_new
 from schemas.avro.records import (
     Binding,
     Key,
@@ -201,8 +201,7 @@ class Registrations:
         self._make_durable(
             incoming,
             device,
-            RegistrationKind.NEW,
-            _new_record(device, self._server_id, self._local_address),
+            encode_new(_new_record(device, self._server_id, self._local_address), _links(said.text)),
             hold,
             settled,
         )
@@ -299,7 +298,8 @@ class Registrations:
                 self._listener.updated(device, objects_changed=changed)
             incoming.reply(Code.CHANGED)
 
-        self._make_durable(incoming, device, RegistrationKind.UPDATE, update, hold)
+        value = serde.encode(Registration(kind=RegistrationKind.UPDATE, body=update))
+        self._make_durable(incoming, device, value, hold)
 
     def _touch(self, incoming: Incoming, device: Device, now: int) -> None:
         """The common update, that changes nothing but the clock: a record, and no write that is waited for."""
@@ -349,8 +349,9 @@ class Registrations:
             self._remove(device)
             incoming.reply(Code.DELETED)
 
-        delete = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=False, last_up=self._wall_ms())
-        self._make_durable(incoming, device, RegistrationKind.DELETE, delete, hold)
+        body = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=False, last_up=self._wall_ms())
+        delete = Registration(kind=RegistrationKind.DELETE, body=body)
+        self._make_durable(incoming, device, serde.encode(delete), hold)
 
     def _remove(self, device: Device) -> None:
         # A device that registered anew meanwhile stays: only this registration ends.
@@ -380,13 +381,14 @@ class Registrations:
             self.expired += 1
             self._remove(device)
 
-        record = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=True, last_up=device.last_up)
+        body = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=True, last_up=device.last_up)
+        delete = Registration(kind=RegistrationKind.DELETE, body=body)
         try:
             self._state.delete_registration(device.ep)
         except StateError:
             self._registry.sooner(device)  # once more next time
             return
-        self._make_durable(None, device, RegistrationKind.DELETE, record, hold)
+        self._make_durable(None, device, serde.encode(delete), hold)
 
     # Durability
 
@@ -394,12 +396,11 @@ class Registrations:
         self,
         incoming: Incoming | None,
         device: Device,
-        kind: RegistrationKind,
-        body: RegistrationNew | RegistrationUpdate | RegistrationDelete,
+        value: bytes,
         hold: Callable[[], None],
         settled: Callable[[], None] = lambda: None,
     ) -> None:
-        """Call ``hold`` once the record is in Kafka and the state on disk; else the request was never seen.
+        """Call ``hold`` once the record ``value`` is in Kafka and the state on disk; else the request was never seen.
 
         ``settled`` is called in both cases, first.
         """
@@ -424,7 +425,6 @@ class Registrations:
             part(error is None)
 
         self._state.on_durable(on_disk)
-        value = serde.encode(Registration(kind=kind, body=body))
         headers = [] if incoming is None else _headers(incoming)
         if not self._uplink.send(self._topic, device.place.registrations, device.place.key, value, headers, part):
             part(False)
@@ -454,6 +454,11 @@ def _place(ep: str, observations: int, registrations: int, replies: int) -> Kafk
         registrations=checksum % registrations,
         replies=checksum % replies,
     )
+
+
+@lru_cache(maxsize=1024)
+def _links(announced: str) -> bytes:
+    return encode_links(parse_announcement(announced.encode()).links)
 
 
 def stored(device: Device) -> StoredRegistration:

@@ -36,7 +36,7 @@ from gateway.settings import GatewaySettings
 from gateway.short_path import ShortPath, decoders_for
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
-from schemas.avro import serde
+from schemas.avro.compiled import encode_reply
 from schemas.avro.records import Response
 from schemas.avro.topics import Topics
 from schemas.lwm2m.objects import Definitions
@@ -379,7 +379,7 @@ class Parts:
         device = self.registry.device(reply.ep)
         place = kafka_place(reply.ep, self.uplink) if device is None else device.place
         topic = self.uplink.topics.replies
-        return self.uplink.send(topic, place.replies, place.key, serde.encode(reply), [], done)
+        return self.uplink.send(topic, place.replies, place.key, encode_reply(reply), [], done)
 
 
 def _new_registration_id() -> str:

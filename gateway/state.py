@@ -51,6 +51,8 @@ __all__ = [
 ]
 
 _INT64: Final = range(-(2**63), 2**63)
+#: How long what is lazy waits at most for a group to go with.
+_LAZY_SECONDS: Final = 1.0
 
 
 class CommandState(IntEnum):
@@ -276,7 +278,7 @@ class State:
         group.touches.pop(ep, None)
 
     def touch_registration(self, ep: str, last_up_ms: int, address: str, port: int) -> None:
-        """Note a sign of life. Lazy: it is written with the next group, within a second or so, or lost in a crash.
+        """Note a sign of life. Lazy: it is written with the next group, within a second, or lost in a crash.
 
         Never refused: when the backlog is full it is skipped, as the next sign of life says it again.
         """
@@ -287,7 +289,7 @@ class State:
             group.size += 1
         group.touches[ep] = (last_up_ms, address, port, ep)
         if self._timer is None and self._writing is None:
-            self._timer = self._running_loop().call_later(1.0, self._hand_over)
+            self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
 
     def put_observation(self, observation: StoredObservation) -> None:
         """Store an observation under its token."""
@@ -321,26 +323,38 @@ class State:
         """Note that a command is SENT, or QUEUED again."""
         self._admit_rows(1, ()).states[identity] = int(state)
 
-    def answer_command(self, identity: bytes, reply: bytes, answered_ms: int) -> None:
-        """Keep the reply (the record's bytes) of a command; the request itself is no longer kept."""
-        group = self._admit_rows(1, (answered_ms,))
+    # What ends a command is lazy: the replies topic has it already, so it waits for the next group, a second at most,
+    # and needs no transaction of its own. ``done`` is told when it is on disk.
+
+    def answer_command(self, identity: bytes, reply: bytes, answered_ms: int, done: Done | None = None) -> None:
+        """Keep the reply (the record's bytes) of a command; the request itself is no longer kept. Lazy."""
+        group = self._admit_rows(1, (answered_ms,), lazy=True)
         group.answers[identity] = (reply, answered_ms, identity)
         group.states.pop(identity, None)
+        if done is not None:
+            group.callbacks.append(done)
 
-    def forget_command(self, identity: bytes) -> None:
-        """Drop a command: it was not carried out, so the same request is a new one."""
-        group = self._admit_rows(1, ())
+    def forget_command(self, identity: bytes, done: Done | None = None) -> None:
+        """Drop a command: it was not carried out, so the same request is a new one. Lazy."""
+        group = self._admit_rows(1, (), lazy=True)
         group.forgotten.add(identity)
         group.states.pop(identity, None)
+        if done is not None:
+            group.callbacks.append(done)
 
     def forget_answered(self, before_ms: int) -> None:
         """Drop what was answered before ``before_ms``: a request that is repeated later is a new one."""
         self._admit_rows(1, (before_ms,)).forget_answered_before_ms = before_ms
 
     def on_durable(self, callback: Done) -> None:
-        """Call ``callback`` on the loop when all that was said so far is on disk, with the error if it is not."""
-        if self._pending.urgent:
-            self._pending.callbacks.append(callback)
+        """Call ``callback`` on the loop when all that was said so far is on disk, with the error if it is not.
+
+        It does not wait for touches.
+        """
+        group = self._pending
+        if group.size > len(group.touches):
+            group.callbacks.append(callback)
+            self._hurry(group)
         elif self._writing is not None:
             self._writing.callbacks.append(callback)
         else:
@@ -396,7 +410,7 @@ class State:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _admit_rows(self, count: int, *rows: _Row) -> _Group:
+    def _admit_rows(self, count: int, *rows: _Row, lazy: bool = False) -> _Group:
         if self._closed:
             raise StateUnavailable(f"{self._path} is closed")
         group = self._pending
@@ -411,13 +425,19 @@ class State:
                 elif type(value) is str and not value.isascii():
                     value.encode()
         group.size += count
+        if not lazy:
+            self._hurry(group)
+        elif self._timer is None and self._writing is None:
+            self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
+        return group
+
+    def _hurry(self, group: _Group) -> None:
         if not group.urgent:
             group.urgent = True
             if self._writing is None:
                 if self._timer is not None:
                     self._timer.cancel()
                 self._timer = self._running_loop().call_later(self._linger, self._hand_over)
-        return group
 
     def _hand_over(self) -> None:
         if self._timer is not None:
@@ -437,7 +457,7 @@ class State:
         if self._pending.urgent:
             self._hand_over()
         elif self._pending.size and self._timer is None:
-            self._timer = self._running_loop().call_later(1.0, self._hand_over)
+            self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
         for index, (_, done) in enumerate(group.admissions):
             self._tell(done, error or group.admitted[index])
         for callback in group.callbacks:

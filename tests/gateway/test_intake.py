@@ -106,6 +106,17 @@ def test_batch_that_is_not_durable_is_read_again(kafka: Cluster, topic: str) -> 
     asyncio.run(scenario())
 
 
+def test_what_was_taken_last_is_committed_at_the_end(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        async with Reader(kafka, topic, {}) as reader:
+            for number in range(1, 6):
+                await asyncio.to_thread(fill, kafka, topic, b"%d" % number)
+                assert await reader.values(1) == [b"%d" % number]
+        assert committed(kafka, topic, f"group-{topic}") == 5
+
+    asyncio.run(scenario())
+
+
 def test_what_the_state_has_is_not_read_again(kafka: Cluster, topic: str) -> None:
     async def scenario() -> None:
         fill(kafka, topic, b"1", b"2", b"3")

@@ -8,17 +8,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.avro.compiled import CompiledNotification, CompiledUpdate
+from schemas.avro.compiled import CompiledNotification, CompiledUpdate, encode_links, encode_new, encode_reply
 from schemas.avro.errors import InvalidRecord
 from schemas.avro.records import (
     Binding,
+    GenericBody,
     Link,
     Notification,
     ReadBody,
     Registration,
     RegistrationKind,
+    RegistrationNew,
     RegistrationUpdate,
     RequestKind,
+    Response,
     ResponseCode,
     ResponsePayload,
 )
@@ -104,6 +107,90 @@ UPDATE = RegistrationUpdate(ep="EP", server_id="rock64", reg_id="r1", address="1
 def test_update_has_the_bytes_of_the_plain_path(update: RegistrationUpdate, last_up: int) -> None:
     expected = Registration(kind=RegistrationKind.UPDATE, body=replace(update, last_up=last_up))
     assert CompiledUpdate(update).encode(last_up) == encode(expected)
+
+
+attributes = st.dictionaries(texts, texts, max_size=4)
+links = st.lists(st.builds(Link, url=texts, at=attributes), max_size=4).map(tuple)
+
+
+@given(
+    st.builds(
+        RegistrationNew,
+        ep=texts,
+        server_id=texts,
+        reg_date=longs,
+        address=texts,
+        port=ids,
+        reg_addr=texts,
+        reg_port=ids,
+        lt=longs,
+        ver=texts,
+        bnd=st.sampled_from(Binding),
+        reg_id=texts,
+        links=links,
+        root=texts,
+        last_up=longs,
+        sms=st.none() | texts,
+        attributes=st.none() | attributes,
+    )
+)
+def test_registration_has_the_bytes_of_the_plain_path(new: RegistrationNew) -> None:
+    assert encode_new(new, encode_links(new.links)) == encode(Registration(kind=RegistrationKind.NEW, body=new))
+
+
+bodies = st.none() | st.builds(GenericBody, message=texts)
+values = st.builds(
+    lambda path, of_type, timestamp: ReadBody(
+        content=Resource(path=path, type=of_type[0], value=of_type[1], timestamp=timestamp)
+    ),
+    paths,
+    typed,
+    st.none() | longs,
+)
+
+
+@given(
+    st.builds(
+        Response,
+        ticket=texts,
+        server_id=texts,
+        ep=texts,
+        path=texts,
+        timestamp=longs,
+        rep=st.builds(
+            ResponsePayload, code=st.sampled_from(ResponseCode), kind=st.sampled_from(RequestKind), body=values | bodies
+        ),
+    )
+)
+def test_reply_has_the_bytes_of_the_plain_path(reply: Response) -> None:
+    assert encode_reply(reply) == encode(reply)
+
+
+def test_reply_and_registration_that_fit_no_record_are_refused() -> None:
+    resource = Resource(path=Path(3, 0, 9), type=ResourceType.INTEGER, value=2**63)
+    rep = ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.READ, body=ReadBody(content=resource))
+    with pytest.raises(InvalidRecord):
+        encode_reply(Response(ticket="t", server_id="s", ep="e", path="/3/0/9", timestamp=0, rep=rep))
+    new = RegistrationNew(
+        ep="\ud800",
+        server_id="s",
+        reg_date=0,
+        address="a",
+        port=1,
+        reg_addr="a",
+        reg_port=2,
+        lt=1,
+        ver="1.1",
+        bnd=Binding.U,
+        reg_id="r",
+        links=(),
+        root="/",
+        last_up=0,
+    )
+    with pytest.raises(InvalidRecord):
+        encode_new(new, encode_links(()))
+    with pytest.raises(InvalidRecord):
+        encode_new(replace(new, ep="e", lt=2**63), encode_links(()))
 
 
 def compiled(kind: ResourceType, path: str = "/3303/0/5700") -> CompiledNotification:
