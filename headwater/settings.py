@@ -12,6 +12,7 @@ import difflib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ NOT_IN_FILE = frozenset({"config", "help"})
 
 class SettingsError(ValueError):
     """The settings file cannot be read, or holds what no command knows."""
+
+
+class Form(Enum):
+    """What an option takes on the command line."""
+
+    FLAG = "true or false"
+    TEXT = "a text or a number"
+    LIST = "a list of texts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,3 +131,21 @@ def _unknown(path: Path, key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key.rpartition(".")[2], known, n=1) or difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(known))}"
     return f"settings file {path}: {key!r} is not a setting; {hint}"
+
+
+def as_typed(path: Path, key: str, value: object, form: Form) -> object:
+    """A setting as it would be typed, so that it meets the same checks: numbers as text, one text for a list of one.
+
+    Raises:
+        SettingsError: TOML has another kind of value there than the option takes.
+    """
+    match form, value:
+        case (Form.FLAG, bool()) | (Form.TEXT, str()):
+            return value
+        case Form.TEXT, int() | float() if not isinstance(value, bool):
+            return str(value)
+        case Form.LIST, list():
+            return [as_typed(path, key, one, Form.TEXT) for one in value]
+        case Form.LIST, str():
+            return [value]
+    raise SettingsError(f"settings file {path}: {key!r} is {form.value}, not {value!r}")

@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -21,7 +21,7 @@ import typer
 
 from headwater.exits import Exit, expected
 from headwater.options import LogLevel
-from headwater.settings import GENERAL, NOT_IN_FILE, SettingsError, SettingsFile, find, load
+from headwater.settings import GENERAL, NOT_IN_FILE, Form, SettingsError, SettingsFile, as_typed, find, load
 
 #: Where the parsed settings file lies in a click context.
 SETTINGS = "headwater.settings"
@@ -44,12 +44,15 @@ def _read_settings(ctx: typer.Context, given: Path | None) -> Path | None:
         if path is None:
             return None
         settings = load(path, _commands(root.command), TABLES)
+        options = _options(ctx.command)
+        ctx.default_map = {
+            options[name].name: as_typed(path, name, value, _form(options[name]))
+            for name, value in settings.defaults(" ".join(_words(ctx)), frozenset(options)).items()
+            if name in options
+        }
     except SettingsError as exc:
         raise typer.BadParameter(str(exc)) from exc
     ctx.meta[SETTINGS] = settings
-    name = " ".join(_words(ctx))
-    options = _commands(root.command).get(name, frozenset())
-    ctx.default_map = settings.defaults(name, options)
     return path
 
 
@@ -61,12 +64,31 @@ def _commands(command: Any, words: tuple[str, ...] = ()) -> dict[str, frozenset[
     """The option names of every command below ``command`` by its name: ``{"kafka start": {"name", "port"}}``."""
     inner = getattr(command, "commands", None)
     if inner is None:
-        names = {param.name for param in command.params if param.param_type_name == "option"}
-        return {" ".join(words): frozenset(names - NOT_IN_FILE)}
+        return {" ".join(words): frozenset(_options(command))}
     found: dict[str, frozenset[str]] = {}
     for name, child in inner.items():
         found |= _commands(child, (*words, name))
     return found
+
+
+def _options(command: Any) -> dict[str, Any]:
+    """The options of a command that may stand in a settings file, by their names there."""
+    options = {option_name(param.opts, param.name): param for param in command.params if _is_option(param)}
+    return {name: param for name, param in options.items() if name not in NOT_IN_FILE}
+
+
+def _is_option(param: Any) -> bool:
+    return bool(param.param_type_name == "option")
+
+
+def _form(option: Any) -> Form:
+    return Form.FLAG if option.is_flag else Form.LIST if option.multiple else Form.TEXT
+
+
+def option_name(flags: Sequence[object], otherwise: str) -> str:
+    """An option's name in environment and file: its long flag's (``--dir``), whatever the code calls it."""
+    long = next((flag for flag in flags if isinstance(flag, str) and flag.startswith("--")), otherwise)
+    return long.lstrip("-").replace("-", "_")
 
 
 def settings_file(ctx: typer.Context) -> SettingsFile | None:
@@ -158,13 +180,15 @@ def _in_environment(parameter: inspect.Parameter, group: str, name: str) -> insp
     if not isinstance(info, typer.models.OptionInfo):
         return parameter
     info = copy.copy(info)
-    option = parameter.name.upper()
+    # In an Annotated the first flag is where a default would stand.
+    option_key = option_name((info.default, *(info.param_decls or ())), parameter.name)
+    option = option_key.upper()
     command_name = "_".join(word for word in (group, name) if word).upper().replace("-", "_")
     names = [f"HEADWATER_{command_name}_{option}"]
-    if parameter.name in GENERAL or parameter.name in ("config", "debug"):
+    if option_key in GENERAL or option_key in ("config", "debug"):
         names.append(f"HEADWATER_{option}")
         info.help = f"{info.help} (HEADWATER_{option})"
-    names.extend(ALSO.get(f"{name} {parameter.name}", ()))
+    names.extend(ALSO.get(f"{name} {option_key}", ()))
     info.envvar = names
     info.show_envvar = False
     return parameter.replace(annotation=Annotated[kind, info])

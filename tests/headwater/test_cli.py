@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from connectors.kafka import Cluster, ensure_topics, producer
@@ -180,6 +181,62 @@ def test_unknown_setting_in_the_file_is_an_error(tmp_path: Path) -> None:
     result = run("read", "dev", "/3", "--gateway", "gw")
     assert result.exit_code == Exit.USAGE
     assert "'read.kafak' is not a setting" in " ".join(result.output.replace("│", " ").split())
+
+
+def test_option_has_the_name_of_its_flag_in_environment_and_file(tmp_path: Path) -> None:
+    """Also where the code calls it otherwise: seen by the folder that is looked at."""
+    flag = str(tmp_path / "by-flag")
+    (tmp_path / "headwater.toml").write_text('[kafka.status]\ndir = "by-file"\n')
+    environment = {"HEADWATER_KAFKA_STATUS_DIR": "by-environment"}
+    assert run("kafka", "status").output.endswith("by-file\n")
+    assert run("kafka", "status", env=environment).output.endswith("by-environment\n")
+    assert run("kafka", "status", "--dir", flag, env=environment).output.endswith("by-flag\n")
+
+
+def test_every_option_can_be_set_in_the_environment_by_the_name_of_its_flag() -> None:
+    top: Any = typer.main.get_command(app)
+    for command in COMMANDS:
+        found = top
+        for word in command.split():
+            found = found.commands[word]
+        for option in (param for param in found.params if param.param_type_name == "option" and param.name != "help"):
+            long = next(flag for flag in option.opts if flag.startswith("--"))
+            name = "_".join(["HEADWATER", *command.split(), *long.strip("-").split("-")]).upper()
+            assert name in option.envvar, (command, long)
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [
+        ("read", "kafka = 9092"),
+        ("read", "gateway = []"),
+        ("read", "kafka = true"),
+        ("read", 'kafka = ["127.0.0.1:1"]'),
+        ("read", "timeout = true"),
+        ("read", "timeout = 2026-01-01"),
+        ("replicate", "bandwidth = false"),
+        ("replicate", "bandwidth = -1"),
+        ("replicate", "topic = 5"),
+        ("sensor", "count = 2.5"),
+        ("sensor", 'queue = "sometimes"'),
+    ],
+)
+def test_setting_of_another_kind_is_said_in_words_with_exit_code_2(tmp_path: Path, command: str, setting: str) -> None:
+    (tmp_path / "headwater.toml").write_text(f"[{command}]\n{setting}\n")
+    arguments = {"read": ["dev", "/3", "--ticket", "t"], "replicate": ["--edge", "x:1"], "sensor": ["--endpoint", "s"]}
+    own = [] if setting.startswith("gateway") or command == "sensor" else ["--gateway", "gw"]
+    result = run(command, *arguments[command], *own)
+    assert result.exit_code == Exit.USAGE, result.output
+    assert setting.split()[0] in result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_number_in_the_file_is_taken_as_if_it_were_typed(tmp_path: Path) -> None:
+    text = 'gateway = 7\n[read]\nkafka = "127.0.0.1:6"\ntimeout = 1\nticket = 12\n[replicate]\nbandwidth = 64000\n'
+    (tmp_path / "headwater.toml").write_text(text)
+    assert "at 127.0.0.1:6 " in run("read", "dev", "/3").output
+    same = run("replicate", "--edge", "nowhere")
+    assert "HOST:PORT" in same.output  # it got past the bandwidth to the flag that is wrong
 
 
 def test_malformed_patterns_by_endpoint_are_an_error(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headwater.settings import SettingsError, find, load
+from headwater.settings import Form, SettingsError, as_typed, find, load
 
 COMMANDS = {
     "read": frozenset({"gateway", "kafka", "timeout", "ticket"}),
@@ -74,3 +74,27 @@ def test_file_is_looked_for_here_then_at_home(tmp_path: Path) -> None:
 def test_given_file_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no settings file"):
         find(tmp_path / "none.toml", tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("form", "value", "typed"),
+    [
+        (Form.TEXT, "x", "x"),
+        (Form.TEXT, 64000, "64000"),
+        (Form.TEXT, 0.5, "0.5"),
+        (Form.FLAG, True, True),
+        (Form.LIST, ["a", 1], ["a", "1"]),
+        (Form.LIST, "a", ["a"]),
+    ],
+)
+def test_settings_become_what_would_be_typed(form: Form, value: object, typed: object) -> None:
+    assert as_typed(Path("f.toml"), "key", value, form) == typed
+
+
+@pytest.mark.parametrize(
+    ("form", "value"),
+    [(Form.TEXT, True), (Form.TEXT, ["a"]), (Form.TEXT, {"a": 1}), (Form.FLAG, "x"), (Form.FLAG, 1), (Form.LIST, 5)],
+)
+def test_setting_of_another_kind_names_file_and_key(form: Form, value: object) -> None:
+    with pytest.raises(SettingsError, match=r"f\.toml: 'key' is .*, not"):
+        as_typed(Path("f.toml"), "key", value, form)
