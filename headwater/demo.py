@@ -22,7 +22,7 @@ from connectors.kafka import Unreachable, ensure_topics, partition_counts
 from headwater.audit import Verdict, audit
 from headwater.children import Children
 from headwater.exits import Exit, Stop
-from headwater.kafka_jars import Progress, cache_folder, ensure_jars
+from headwater.kafka_jars import DownloadStopped, Progress, cache_folder, ensure_jars
 from headwater.link import Link
 from headwater.parts import GATEWAY, Places, all_alive, kafkas, ready, start_parts, start_sensors, to_paste, wait
 from headwater.screen import face
@@ -92,7 +92,10 @@ def run(
         config.write_text("# The parts of the demo are told everything on their command line.\n")
         children = stack.enter_context(Children(directory / "logs", config))
         began = time.monotonic()
-        ensure_jars(cache_folder(os.environ), progress)
+        try:
+            ensure_jars(cache_folder(os.environ), progress, stop.is_set)
+        except DownloadStopped:
+            return None
         if stop.is_set():
             return None
         say("starting two Kafkas (edge, cloud) …")

@@ -15,18 +15,22 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from threading import Lock
+from queue import Empty, SimpleQueue
+from threading import Event, Thread
 
 KAFKA_VERSION = "4.1.0"
 OLDEST_JAVA = 17
+#: Jars that are fetched at a time, and how often it is asked whether they are still wanted, in seconds.
+_AT_ONCE, _LOOK = 6, 0.2
 
-#: Called as ``progress(bytes so far, bytes in all)`` while jars arrive; from several threads, one at a time.
+#: Called as ``progress(bytes so far, bytes in all)`` while jars arrive.
 Progress = Callable[[int, int], None]
 
 
@@ -36,6 +40,10 @@ class BrokerError(Exception):
 
 class DownloadFailed(BrokerError):
     """A jar could not be fetched or is not the one that was pinned."""
+
+
+class DownloadStopped(BrokerError):
+    """The caller said meanwhile that it wants the jars no more."""
 
 
 class JavaMissing(BrokerError):
@@ -79,20 +87,23 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
     return Path.home() / ".cache" / "headwater"
 
 
-def ensure_jars(cache: Path, progress: Progress | None = None) -> Path:
+def ensure_jars(cache: Path, progress: Progress | None = None, stopped: Callable[[], bool] = lambda: False) -> Path:
     """The folder that holds the pinned jars, filled first if need be; several processes may ask at once.
+
+    ``stopped`` is asked several times a second whether the caller still wants them.
 
     Raises:
         DownloadFailed: a jar could not be fetched, or is not the pinned one; nothing half-done is left behind.
+        DownloadStopped: ``stopped`` said so.
     """
     folder = cache / f"kafka-{KAFKA_VERSION}"
     if folder.is_dir():
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _only_one(cache / f"kafka-{KAFKA_VERSION}.lock"):
+        with _only_one(cache / f"kafka-{KAFKA_VERSION}.lock", stopped):
             if not folder.is_dir():
-                _fill(folder, progress or (lambda _done, _total: None))
+                _fill(folder, progress or (lambda _done, _total: None), stopped)
     except OSError as exc:
         raise DownloadFailed(
             f"cannot write Kafka's jars to {cache}: {exc}; set HEADWATER_CACHE to a folder that you can write to"
@@ -126,27 +137,12 @@ def _java_version(binary: str) -> int:
     return int(match.group(1)) if match else 0
 
 
-def _fill(folder: Path, progress: Progress) -> None:
-    jars = pinned_jars()
-    total = sum(jar.size for jar in jars)
-    done = 0
-    lock = Lock()
+def _fill(folder: Path, progress: Progress, stopped: Callable[[], bool]) -> None:
     for leftover in folder.parent.glob(f"{folder.name}.part-*"):  # of a process that was killed while it held the lock
         shutil.rmtree(leftover, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
-
-    def fetch(jar: Jar) -> None:
-        nonlocal done
-        _fetch(jar, staging)
-        with lock:
-            done += jar.size
-            progress(done, total)
-
     try:
-        progress(0, total)
-        with ThreadPoolExecutor(6) as pool:
-            for _ in pool.map(fetch, jars):
-                pass
+        _fetch_all(pinned_jars(), staging, progress, stopped)
         shutil.rmtree(staging / "maven")
         staging.rename(folder)
     except BaseException:
@@ -154,13 +150,56 @@ def _fill(folder: Path, progress: Progress) -> None:
         raise
 
 
-def _fetch(jar: Jar, staging: Path) -> None:
+def _fetch_all(jars: Sequence[Jar], staging: Path, progress: Progress, stopped: Callable[[], bool]) -> None:
+    """Fetch several at a time, in daemon threads: one that waits on a silent network holds up nobody who stops."""
+    left = deque(jars)
+    ended: SimpleQueue[Jar | Exception] = SimpleQueue()
+    over = Event()
+
+    def work() -> None:
+        while left and not over.is_set():
+            try:
+                jar = left.popleft()
+                _fetch(jar, staging, over)
+                ended.put(jar)
+            except IndexError:  # another thread took the last one
+                return
+            except Exception as exc:  # noqa: BLE001  # whatever it is, it is raised below, where it is waited for
+                ended.put(exc)
+
+    done, total = 0, sum(jar.size for jar in jars)
+    progress(done, total)
+    try:
+        for _ in range(_AT_ONCE):
+            Thread(target=work, daemon=True).start()
+        for _ in jars:
+            got = _next(ended, stopped)
+            if isinstance(got, Exception):
+                raise got
+            done += got.size
+            progress(done, total)
+    finally:
+        over.set()
+
+
+def _next(ended: SimpleQueue[Jar | Exception], stopped: Callable[[], bool]) -> Jar | Exception:
+    while not stopped():
+        try:
+            return ended.get(timeout=_LOOK)
+        except Empty:
+            continue
+    raise DownloadStopped("the download of Kafka's jars was stopped; nothing of it is kept")
+
+
+def _fetch(jar: Jar, staging: Path, over: Event) -> None:
     try:
         from jgo.maven import MavenContext
     except ImportError as exc:
         raise DownloadFailed("jgo is not installed: pip install 'headwater[kafka]'") from exc
     problem = ""
     for attempt in range(3):
+        if over.is_set():
+            break
         context = MavenContext(repo_cache=staging / "maven" / str(attempt), timeout=60)
         try:
             path = context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
@@ -177,11 +216,20 @@ def _fetch(jar: Jar, staging: Path) -> None:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def _only_one(path: Path, stopped: Callable[[], bool]) -> Iterator[None]:
     """Hold the lock file; the kernel frees it when a process dies."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stopped():
+                    raise DownloadStopped(
+                        "another process still fetches Kafka's jars; stopped waiting for it"
+                    ) from None
+                time.sleep(_LOOK)
         yield
     finally:
         os.close(descriptor)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -144,6 +148,49 @@ def test_several_processes_may_ask_for_the_jars_at_once_and_a_broken_download_is
     with pytest.raises(kafka_jars.DownloadFailed, match="not the pinned"):
         kafka_jars.ensure_jars(tmp_path / "other")
     assert [file.name for file in (tmp_path / "other").iterdir()] == [f"kafka-{kafka_jars.KAFKA_VERSION}.lock"]
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code"),
+    [
+        (["demo", "--dir"], signal.SIGINT, 0),
+        (["demo", "--dir"], signal.SIGTERM, 0),
+        (["kafka", "start", "--dir"], signal.SIGINT, 130),
+    ],
+)
+def test_download_on_a_silent_network_can_be_stopped(
+    tmp_path: Path, command: list[str], number: signal.Signals, code: int
+) -> None:
+    """A proxy that takes connections and never says a word; each would else be waited for a minute."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        proxy = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+        environment |= dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), proxy)
+        with subprocess.Popen(
+            [sys.executable, "-m", "headwater.cli", *command, str(tmp_path / "its")],
+            env=environment | {"HEADWATER_CACHE": str(tmp_path / "cache")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                silent.settimeout(60)
+                held, _ = silent.accept()
+                with held:
+                    process.send_signal(number)
+                    assert process.wait(30) == code
+                assert process.stderr is not None
+                assert "did not stop" not in process.stderr.read()
+            finally:
+                process.kill()
+    assert [file.name for file in (tmp_path / "cache").iterdir()] == [f"kafka-{kafka_jars.KAFKA_VERSION}.lock"]
+
+
+def test_waiting_for_another_process_that_downloads_can_be_stopped(tmp_path: Path) -> None:
+    with (tmp_path / f"kafka-{kafka_jars.KAFKA_VERSION}.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(kafka_jars.DownloadStopped, match="another process"):
+            kafka_jars.ensure_jars(tmp_path, stopped=lambda: True)
 
 
 def test_a_free_port_is_free_and_a_listener_is_named() -> None:
