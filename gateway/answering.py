@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from gateway.exchange import (
@@ -24,8 +25,17 @@ from gateway.exchange import (
 from gateway.lanes import Command, Limits, request_in
 from gateway.replies import reply
 from gateway.state import State, StateOverloaded, StateUnavailable
+from gateway.uplink import MOST_RECORD_BYTES
 from schemas.avro.compiled import encode_reply
-from schemas.avro.records import Request, RequestKind, RequestPayload
+from schemas.avro.records import (
+    GenericBody,
+    Request,
+    RequestKind,
+    RequestPayload,
+    Response,
+    ResponseCode,
+    ResponsePayload,
+)
 from schemas.avro.serde import SerdeError
 from schemas.lwm2m.objects import Definitions
 
@@ -85,26 +95,18 @@ class Answering:
         command.cancel_timer()
         request = command.request or _readable_part(command)
         command.keep = not isinstance(outcome, _NEVER_SENT)
-        try:
-            command.reply = self._encoded(request, outcome, view)
-        except SerdeError as exc:
-            # The device's answer was understood, but holds what a record cannot.
-            command.reply = self._encoded(request, GatewayFault(words=f"the answer fits no record: {exc}"), view)
+        answer = reply(
+            request,
+            outcome,
+            now_ms=self._now_ms(),
+            server_id=self._server_id,
+            definitions=self._definitions,
+            device=view,
+        )
+        command.reply = encoded(answer)
         command.request = None
         command.raw = b""
         self.send(command)
-
-    def _encoded(self, request: Request, outcome: CoapResponse | Failure, view: DeviceView | None) -> bytes:
-        return encode_reply(
-            reply(
-                request,
-                outcome,
-                now_ms=self._now_ms(),
-                server_id=self._server_id,
-                definitions=self._definitions,
-                device=view,
-            )
-        )
 
     def send(self, command: Command) -> None:
         """Produce the reply of a command that has one."""
@@ -133,8 +135,8 @@ class Answering:
         held, self._unpublished = self._unpublished, []
         for number, command in enumerate(held):
             if self._unpublished:
-                # One was not taken: the others would not be either.
-                self._unpublished += held[number:]
+                # One was not taken: the others would not be either. Another is the first to be tried next time.
+                self._unpublished = held[number:] + self._unpublished
                 return
             self.send(command)
 
@@ -173,6 +175,20 @@ class Answering:
     def _settle_later(self, command: Command) -> None:
         if not self._closed:
             asyncio.get_running_loop().call_later(self._limits.retry, self.settle, command)
+
+
+def encoded(response: Response) -> bytes:
+    """The record of a reply; of one that fits no record, a reply that says so."""
+    try:
+        value = encode_reply(response)
+        if len(value) <= MOST_RECORD_BYTES:
+            return value
+        words = f"it takes {len(value):,} bytes; ask for a part of {response.path}"
+    except SerdeError as exc:
+        words = str(exc)
+    body = GenericBody(message=f"the gateway failed: the answer of the device fits no record: {words}")
+    rep = ResponsePayload(code=ResponseCode.INTERNAL_SERVER_ERROR, kind=response.rep.kind, body=body)
+    return encode_reply(replace(response, rep=rep))
 
 
 def _readable_part(command: Command) -> Request:

@@ -41,6 +41,8 @@ Bury = Callable[[RawRequest, str, Done], bool]
 
 #: How often answers that are too old are dropped from the state.
 _FORGET_EVERY_MS: Final = 600_000
+#: A reply repeats them, and has to fit a record.
+_LONGEST_TEXTS: Final = 10_000
 #: What the records of requests begin with.
 _REQUEST_FRAMES: Final = frozenset(
     b"\0" + schema_of("request.AvroRequest", version).id.to_bytes(4, "big") for version in (1, 2)
@@ -171,6 +173,8 @@ class CommandLoop:
         if raw.value is None:
             raise MalformedRecord("the record has no value")
         request: Request = request_in(raw.value)
+        if len(request.ep) + len(request.ticket) + len(request.payload.path) > _LONGEST_TEXTS:
+            raise MalformedRecord(f"endpoint, ticket and path have more than {_LONGEST_TEXTS} characters")
         identity = identity_of(raw.value, request)
         command = self._command(identity, self._next_sequence(), request.ep, raw.value, self._now_ms(), request.expires)
         command.ticket = request.ticket
@@ -186,7 +190,7 @@ class CommandLoop:
             (_, ep, ticket), _ = leading_strings(value)
         except ValueError:
             return None
-        if not ep or not ticket:
+        if not ep or not ticket or len(ep) + len(ticket) > _LONGEST_TEXTS:
             return None
         identity = blake2b(value, digest_size=16).digest()
         command = self._command(identity, self._next_sequence(), ep, value, self._now_ms(), None)

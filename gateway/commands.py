@@ -16,7 +16,7 @@ from gateway.intake import Intake, RawRequest
 from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceMoved, DeviceSentReset, DeviceTimeout, Limits
 from gateway.registrations import kafka_place
 from gateway.state import State, StoredState
-from gateway.uplink import Uplink
+from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.lwm2m.objects import Definitions
 
 __all__ = ["Commands", "DeviceGone", "DeviceLink", "DeviceMoved", "DeviceSentReset", "DeviceTimeout", "Limits"]
@@ -24,6 +24,8 @@ __all__ = ["Commands", "DeviceGone", "DeviceLink", "DeviceMoved", "DeviceSentRes
 #: How long `Commands.stop` waits for devices that have a command now.
 _STOP_SECONDS = 3.0
 _MOST_REASON_BYTES = 1000
+#: Of a record that is too large to be buried whole; its origin is in the headers.
+_BEGINNING_BYTES = 65_536
 
 
 class Commands:
@@ -119,4 +121,8 @@ class Commands:
             ("origin.offset", b"%d" % raw.offset),
             ("origin.timestamp", b"%d" % raw.timestamp),
         ]
-        return self._uplink.send(self._uplink.topics.deadletter, 0, raw.key, raw.value, headers, done)
+        key, value = raw.key, raw.value
+        if sum(map(len, (key or b"", value or b"", *(value for _, value in headers)))) > MOST_RECORD_BYTES:
+            headers = [*headers[len(raw.headers) :], ("truncated", b"%d" % len(value or b""))]
+            key, value = key and key[:_MOST_REASON_BYTES], value and value[:_BEGINNING_BYTES]
+        return self._uplink.send(self._uplink.topics.deadletter, 0, key, value, headers, done)

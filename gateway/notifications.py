@@ -21,7 +21,7 @@ from gateway.observations import Observation, ObservationTable
 from gateway.registry import Device
 from gateway.replies import CODES
 from gateway.short_path import ShortPath
-from gateway.uplink import Uplink
+from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.avro import serde
 from schemas.avro.records import (
     GenericBody,
@@ -71,6 +71,8 @@ class Notifications:
         self._ended = ended
         #: Whose blocks are being fetched: token and message id. Retransmissions meanwhile are the same notification.
         self._fetches: set[tuple[bytes, bytes]] = set()
+        #: The same of dead letters that are not durable yet.
+        self._burying: set[tuple[bytes, bytes]] = set()
         self.dropped: Counter[str] = Counter()
 
     def take(self, message: Message, address: Address) -> bool:
@@ -116,6 +118,10 @@ class Notifications:
             values = self.encode(observation, message, payload, self._batch.now_ms)
         except (CodecError, serde.SerdeError) as exc:
             self._dead_letter(observation, message, address, payload, str(exc))
+            return
+        largest = max(map(len, values))
+        if largest > MOST_RECORD_BYTES:
+            self._dead_letter(observation, message, address, payload, f"a record of {largest:,} bytes is too large")
             return
         taken = self._batch.hold(
             device, observation, values, mid=mid, observe=observe, address=address if confirmable else None
@@ -187,8 +193,11 @@ class Notifications:
     def _dead_letter(
         self, observation: Observation, message: Message, address: Address, payload: bytes, reason: str
     ) -> None:
-        self.dropped["undecodable payload"] += 1
         device: Device = observation.device
+        mid = message.mid.to_bytes(2, "big")
+        if (message.token, mid) in self._burying:
+            return  # it is acknowledged when the first copy is durable
+        self.dropped["undecodable payload"] += 1
         headers = [
             ("error", reason[:1024].encode()),
             ("stage", b"gateway:decode"),
@@ -197,11 +206,16 @@ class Notifications:
         ]
 
         def done(durable: bool) -> None:
-            if durable and message.type == Type.CON:
-                self._endpoint.acknowledge(address, message.mid)
+            self._burying.discard((message.token, mid))
+            if durable:
+                self._batch.remember(device, mid)
+                if message.type == Type.CON:
+                    self._endpoint.acknowledge(address, message.mid)
 
-        if self._uplink.accepting:
-            self._uplink.send(self._uplink.topics.deadletter, 0, device.key, payload, headers, done)
+        if self._uplink.accepting and self._uplink.send(
+            self._uplink.topics.deadletter, 0, device.key, payload, headers, done
+        ):
+            self._burying.add((message.token, mid))
 
 
 def _read_body(node: Node) -> ReadBody:

@@ -553,6 +553,34 @@ def test_undecodable_records_go_to_the_dead_letters(tmp_path: FilePath) -> None:
     run(scenario)
 
 
+def test_request_whose_texts_no_reply_could_repeat_is_a_dead_letter(tmp_path: FilePath) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            b.link.add("lamp")
+            await b.send(request("t" * 20_000), request("t1"))
+            [reply] = await b.answered(1)
+            assert reply.ticket == "t1"
+            assert [error for _, error in b.letters] == ["endpoint, ticket and path have more than 10000 characters"]
+
+    run(scenario)
+
+
+def test_answer_too_large_for_a_record_is_answered_in_words(tmp_path: FilePath) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            device = b.link.add("lamp")
+            # A multiple resource of many small instances (TLV): its record is ten times as large.
+            instances = b"".join(b"\x61" + number.to_bytes(2, "big") + b"\x01" for number in range(40_000))
+            payload = b"\x98\x01" + len(instances).to_bytes(3, "big") + instances
+            device.answers.append(CoapResponse(code=0x45, content_format=11542, payload=payload))
+            await b.send(request("t1", path="/2000/0/1"))
+            [reply] = await b.answered(1)
+            assert reply.rep.code is ResponseCode.INTERNAL_SERVER_ERROR
+            assert "ask for a part of /2000/0/1" in words(reply)
+
+    run(scenario)
+
+
 def test_reply_that_kafka_does_not_take_is_produced_once_it_does(tmp_path: FilePath) -> None:
     async def scenario() -> None:
         async with bench(tmp_path) as b:
