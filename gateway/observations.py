@@ -76,8 +76,11 @@ class Observation:
         self.at = now
 
     def is_newer(self, number: int, now: float) -> bool:
-        """RFC 7641 section 3.4, and take note of it if it is."""
-        newer = 0 < (number - self.number) & 0xFFFFFF < 0x800000 or now - self.at > REORDER_SECONDS
+        """RFC 7641 section 3.4, and take note of it if it is; for a notification that is known to be no duplicate.
+
+        The same number again is one that was noted when its notification could not be taken.
+        """
+        newer = (number - self.number) & 0xFFFFFF < 0x800000 or now - self.at > REORDER_SECONDS
         if newer:
             self.number = number
             self.at = now

@@ -55,8 +55,10 @@ class ShortPath:
         self._wall = wall
         self._sendto: Callable[[bytes, Address], int] | None = None
         partitions = uplink.partitions[self._topic]
-        #: The batch that is being filled; 0 marks what an earlier process of the gateway has recorded.
+        #: The batch that is being filled.
         self.batch = 1
+        #: Marks what was read back from Kafka: by an earlier process of the gateway, or by an earlier producer.
+        self.recovered = 0
         #: By partition: all batches up to this one are durable.
         self.durable = [0] * partitions
         self._held: list[_Held | None] = [None] * partitions
@@ -68,7 +70,8 @@ class ShortPath:
         self._now_ms = 0
         #: Marks below this one are older than EXCHANGE_LIFETIME: their message ids may come again.
         self.oldest = 0
-        self._ages: deque[tuple[float, int]] = deque()
+        #: (time, batch): batches up to this one began before that time; about one a second.
+        self._ages: deque[tuple[float, int]] = deque([(clock(), 0)])
         #: Queue-mode devices that spoke in this batch.
         self.awake: list[Device] = []
         self.taken = 0
@@ -169,6 +172,10 @@ class ShortPath:
             self._acknowledge(mid, address)
         return True
 
+    def remember(self, device: Device, mid: bytes) -> None:
+        """A message that is durable elsewhere than in the batch: its copies are duplicates from now on."""
+        device.window.put(mid, max(self.durable[device.partition], self.oldest))
+
     def hold(
         self,
         device: Device,
@@ -249,18 +256,20 @@ class ShortPath:
                 continue
             self._held[partition] = None
             key, value, headers, mid, address, device = held
-            acks = self._acks[partition]
-            self._acks[partition] = []
-            if address is not None:
-                acks.append((mid, address))
-            if not self._uplink.send(
+            before = self._acks[partition]
+            acks = before if address is None else [*before, (mid, address)]
+            if self._uplink.send(
                 self._topic, partition, key, value, headers, self._reporter(partition, self.batch, acks)
             ):
-                # Those before it get their acknowledgement when they come again, once a later report covers them.
+                self._acks[partition] = []
+            else:
+                # Those before it get their acknowledgement with the next report of the partition.
                 device.window.drop_one(mid)
                 self.refused += 1
-        if not self._ages or self._now - self._ages[-1][0] >= 1.0:
-            self._ages.append((self._now, self.batch))
+        if self._ages and self._now <= self._ages[-1][0]:
+            self._ages[-1] = (self._ages[-1][0], self.batch)
+        else:
+            self._ages.append((self._now + 1.0, self.batch))
         self.batch += 1
 
     def _reporter(self, partition: int, batch: int, acks: list[tuple[bytes, Address]]) -> Callable[[bool], None]:
@@ -283,9 +292,17 @@ class ShortPath:
             pass  # lost like any datagram; the device sends the notification again
 
     def forget_undelivered(self, devices: list[Device]) -> None:
-        """After a fatal error of the producer: what was under way is unknown again. Nothing may be under way."""
+        """After a fatal error of the producer: what was under way is unknown again. Nothing may be under way.
+
+        What is in Kafka all the same is to be read back, and marked `recovered`.
+        """
         for device in devices:
             device.window.drop(self.durable[device.partition] + 1, self.batch)
+        for acks in self._acks:
+            acks.clear()
+        self.recovered = self.batch
+        self.durable = [self.batch] * len(self.durable)
+        self._ages.append((self._clock() + 1.0, self.batch))
         self.batch += 1
 
 
