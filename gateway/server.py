@@ -18,6 +18,7 @@ import structlog
 
 from connectors.health import HealthServer, serve_health
 from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
+from gateway.answering import encoded
 from gateway.coap.aiocoap_link import AiocoapLink, Remote
 from gateway.coap.endpoint import Busy, Endpoint, Incoming
 from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
@@ -36,7 +37,6 @@ from gateway.settings import GatewaySettings
 from gateway.short_path import ShortPath, decoders_for
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
-from schemas.avro.compiled import encode_reply
 from schemas.avro.records import Response
 from schemas.avro.topics import Topics
 from schemas.lwm2m.objects import Definitions
@@ -155,6 +155,8 @@ class Gateway:
             if not uplink.accepting:
                 # Devices that asked before it was known that Kafka is away are told now, and come again by themselves.
                 self._endpoint.refuse_open()
+            # Records without a report of their own leave the producer's queue when it is polled.
+            uplink.poll()
             parts.registrations.expire()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -202,7 +204,15 @@ class Gateway:
     async def _renew(self, parts: Parts) -> None:
         """The producer is new: what was under way is in Kafka or it is not, and Kafka itself tells."""
         parts.short_path.forget_undelivered(list(parts.registry))
-        await self._read_back(parts)
+        while True:
+            try:
+                # Kafka may have come back without its topics.
+                await self._wait_for_kafka()
+                await self._read_back(parts)
+                break
+            except Exception:  # noqa: BLE001  # whatever it is, a gateway that stayed shut would be worse
+                _log.exception("the recent past cannot be read, trying again")
+                await asyncio.sleep(_KAFKA_RETRY_SECONDS)
         parts.uplink.reopen()
 
     async def _stop(self) -> None:
@@ -370,7 +380,7 @@ class Parts:
         """Know what is in the topics already."""
         for device in self.registry:
             for mid in found.mids.get(device.key, ()):
-                device.window.put(mid, 0)
+                device.window.put(mid, self.short_path.recovered)
         self.registrations.recorded.update(found.requests)
         for identity, reply in found.answered.items():
             self.commands.mark_answered(identity, reply)
@@ -379,7 +389,7 @@ class Parts:
         device = self.registry.device(reply.ep)
         place = kafka_place(reply.ep, self.uplink) if device is None else device.place
         topic = self.uplink.topics.replies
-        return self.uplink.send(topic, place.replies, place.key, encode_reply(reply), [], done)
+        return self.uplink.send(topic, place.replies, place.key, encoded(reply), [], done)
 
 
 def _new_registration_id() -> str:

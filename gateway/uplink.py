@@ -20,12 +20,17 @@ _log = structlog.get_logger("headwater.uplink")
 Done = Callable[[bool], None]
 Headers = list[tuple[str, bytes]]
 
+#: The largest record, with its headers: Kafka takes a million bytes unless it is told otherwise, and framing is extra.
+MOST_RECORD_BYTES = 900_000
 MOST_QUEUED_RECORDS = 40_000
 MOST_QUEUED_KBYTES = 24 << 10
+#: The queue is full with so many records: what is left is room for the batch that is being taken.
+_FULL = MOST_QUEUED_RECORDS * 9 // 10
 #: Kafka is taken for dead when records are under way and none was reported for so many seconds.
 STALLED_AFTER = 3.0
 _POLL_BUSY = 0.001
 _POLL_STALLED = 0.05
+_RENEW_AGAIN = 1.0
 
 
 class Uplink:
@@ -83,6 +88,8 @@ class Uplink:
             assert self._loop is not None
             if self._loop.time() - self._progress_at > STALLED_AFTER:
                 return "the edge Kafka does not answer"
+        if len(self._producer) > _FULL:
+            return "the edge Kafka does not keep up"
         return None
 
     def send(
@@ -106,7 +113,8 @@ class Uplink:
                 self._producer.produce(topic, value, key, partition, headers=headers, on_delivery=self._reporter(done))
         except (BufferError, KafkaException) as exc:
             self.failed += 1
-            if isinstance(exc, KafkaException) and exc.args[0].fatal():
+            # Here the client tells a fatal error by its code alone: `fatal()` is never set.
+            if isinstance(exc, KafkaException) and exc.args[0].code() == KafkaError._FATAL:
                 self._fatal(exc.args[0])
             return False
         self.sent += 1
@@ -150,7 +158,11 @@ class Uplink:
             stalled = self._loop.time() - self._progress_at > 1.0
             self._timer = self._loop.call_later(_POLL_STALLED if stalled else _POLL_BUSY, self._tick)
         elif self._renewing:
-            self._renew()
+            try:
+                self._renew()
+            except KafkaException as exc:
+                _log.error("no new Kafka producer could be made, trying again", error=str(exc))
+                self._timer = self._loop.call_later(_RENEW_AGAIN, self._tick)
 
     # An idempotent producer that failed for good cannot go on. All that was under way is then reported as failed,
     # though some of it may be in Kafka all the same: the owner (on_fatal) looks there before anything new is taken.
@@ -166,8 +178,8 @@ class Uplink:
             self._timer = self._loop.call_later(_POLL_BUSY, self._tick)
 
     def _renew(self) -> None:
-        self._renewing = False
         self._producer = self._new_producer()
+        self._renewing = False
         if self.on_fatal is not None:
             self.on_fatal()
 
