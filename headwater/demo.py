@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from connectors.kafka import Unreachable, ensure_topics, partition_counts
+from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
 from headwater.audit import Verdict, audit
 from headwater.children import Children
 from headwater.exits import Exit, Stop
@@ -231,7 +231,7 @@ def _wind_down(
         all_alive(children, places)
         try:
             verdict = audit(GATEWAY, places.edge, places.cloud, places.journal, places.database)
-        except Unreachable:
+        except (Unreachable, KafkaException):
             if time.monotonic() > until:
                 raise
             continue

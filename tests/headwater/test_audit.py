@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path as FilePath
 
-from headwater.audit import Row, Stored, judge
+import pytest
+
+from connectors.kafka import Cluster, ensure_topics, producer
+from headwater import audit
+from headwater.audit import Row, Stored, judge, read_side
 from headwater.journal import Entry
 from schemas.avro.records import (
     Binding,
@@ -130,3 +136,41 @@ def test_row_that_is_missing_is_lost_and_one_too_many_is_doubled() -> None:
 def test_run_without_anything_to_lose_is_not_right() -> None:
     assert not judge([], [registration()], [registration()], [], TOPICS).right(sensors=1)
     assert not judge(JOURNAL, SIDE, SIDE, ROWS, TOPICS).right(sensors=2)
+
+
+def test_record_that_came_while_the_cloud_was_read_is_neither_lost_nor_doubled() -> None:
+    late = [record(7)]
+    for cloud in (SIDE, [*SIDE, record(7)]):
+        verdict = judge(JOURNAL, SIDE, cloud, ROWS, TOPICS, late=late)
+        assert (verdict.lost_to_the_cloud, verdict.doubled_by_replication) == (0, 0)
+
+
+@pytest.mark.kafka
+def test_gateway_that_writes_during_the_audit_does_not_mislead_it(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before each reading of a side one more reply comes, at the edge and at once in the cloud."""
+    topics = Topics(gateway_id)
+    writers = []
+    for cluster in (kafka, cloud_kafka):
+        ensure_topics(cluster, topics.partitions())
+        writers.append(producer(cluster))
+    written = 0
+
+    def reply_everywhere() -> None:
+        nonlocal written
+        written += 1
+        for writer in writers:
+            writer.produce(topics.replies, value=f"reply {written}".encode(), partition=0)
+            assert writer.flush(20) == 0
+
+    def interrupted(cluster: Cluster, names: Iterable[str]) -> list[Stored]:
+        reply_everywhere()
+        return read_side(cluster, names)
+
+    reply_everywhere()
+    monkeypatch.setattr(audit, "read_side", interrupted)
+    verdict = audit.audit(gateway_id, kafka, cloud_kafka, tmp_path / "journal", tmp_path / "none.db")
+    assert written == 3
+    assert (verdict.lost, verdict.doubled) == (0, 0)
+    assert verdict.cloud_records == 2
