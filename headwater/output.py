@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from headwater.terminal import printable, printable_json
 from headwater.values import plain, shown
 from schemas.lwm2m.nodes import Resource
 from schemas.lwm2m.objects import Definitions
@@ -30,25 +31,25 @@ def console() -> Console:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> Table:
-    """A plain table; cells are text as it is, never markup, since devices choose it."""
+    """A plain table; cells are text, never markup or control characters, since devices choose it."""
     made = Table(
         *columns, box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_header=any(columns)
     )
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
+        made.add_row(*(Text(printable(cell)) for cell in row))
     return made
 
 
 def print_json(content: Any) -> None:
     """One JSON document on a line, or indented on a terminal."""
     indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+    sys.stdout.write(printable_json(json.dumps(content, ensure_ascii=False, indent=indent, allow_nan=False)) + "\n")
     sys.stdout.flush()
 
 
 def print_line(content: Any) -> None:
     """One JSON object on one line, at once."""
-    sys.stdout.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(printable_json(json.dumps(content, ensure_ascii=False, allow_nan=False)) + "\n")
     sys.stdout.flush()
 
 

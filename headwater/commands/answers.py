@@ -11,6 +11,7 @@ import typer
 from headwater.commands.base import complain
 from headwater.exits import Exit
 from headwater.options import Output
+from headwater.terminal import printable
 
 if TYPE_CHECKING:
     from cloud.requests import Exchange
@@ -77,7 +78,7 @@ def send(request: Request, gateway: str, kafka: str, timeout: float, output: Out
 def _message(response: Response) -> str:
     from schemas.avro.records import GenericBody
 
-    return response.rep.body.message if isinstance(response.rep.body, GenericBody) else ""
+    return printable(response.rep.body.message) if isinstance(response.rep.body, GenericBody) else ""
 
 
 def _answer_json(exchange: Exchange) -> Mapping[str, Any]:
@@ -111,12 +112,11 @@ def _show(response: Response) -> None:
         case DiscoverBody() as body:
             console().print(table(("path", "name", "attributes"), _links(body.object_links)))
         case CreateBody() as body:
-            typer.echo(f"{response.ep} created {body.location or response.path}")
+            typer.echo(printable(f"{response.ep} created {body.location or response.path}"))
         case _:
             words = _message(response)
-            typer.echo(
-                f"{response.ep} {response.path}: {response.rep.code.value.lower()}" + (f" ({words})" if words else "")
-            )
+            done = f"{response.ep} {response.path}: {response.rep.code.value.lower()}"
+            typer.echo(printable(done + (f" ({words})" if words else "")))
 
 
 def _links(text: str) -> list[tuple[str, str, str]]:

@@ -22,6 +22,7 @@ import typer
 from headwater.exits import Exit, expected
 from headwater.options import LogLevel
 from headwater.settings import GENERAL, NOT_IN_FILE, Form, SettingsError, SettingsFile, as_typed, find, load
+from headwater.terminal import printable
 
 #: Where the parsed settings file lies in a click context.
 SETTINGS = "headwater.settings"
@@ -226,4 +227,4 @@ def told(*, debug: bool) -> Iterator[None]:
 def complain(words: str) -> None:
     """An error in words, on stderr."""
     typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(words, err=True)
+    typer.echo(printable(words, keep="\n\t"), err=True)

@@ -12,6 +12,7 @@ from headwater.commands.base import command
 from headwater.commands.verbs import CLOUD
 from headwater.exits import Exit, Stop
 from headwater.options import KafkaOption, Output, gateway_id
+from headwater.terminal import printable
 
 if TYPE_CHECKING:
     from cloud.feed import Item
@@ -133,10 +134,7 @@ def item_line(item: Item) -> str:
     when = moment(item.timestamp)[11:] if item.timestamp >= 0 else "-"
     words = f"cannot be decoded: {item.error}" if item.record is None else summary(item.record)
     told = "".join(f" [{name}: {_header(name, value)}]" for name, value in item.headers if name in ("error", "stage"))
-    # A device chooses its name and texts: control characters must not reach the terminal.
-    return "".join(
-        sign if sign.isprintable() else "·" for sign in f"{when}  {item.partition}/{item.offset}  {words}{told}"
-    )
+    return printable(f"{when}  {item.partition}/{item.offset}  {words}{told}")
 
 
 def summary(record: Record) -> str:
