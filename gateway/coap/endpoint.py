@@ -55,6 +55,7 @@ BUSY_MAX_AGE = 30
 SETTLING = 10.0
 #: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
 AMPLIFICATION = 3
+_UNRECOGNISED = "unrecognised critical option"
 
 
 class Incoming:
@@ -267,6 +268,9 @@ class Endpoint:
             self._take_response(message, address)
 
     def _take_request(self, message: Message, address: Address, size: int) -> None:
+        if message.unrecognised and message.type == Type.NON:
+            self.dropped_datagrams[_UNRECOGNISED] += 1
+            return
         duplicate, response = self._requests.seen(address, message.mid, self._now())
         if duplicate:
             self.dropped_datagrams["duplicate request"] += 1
@@ -277,6 +281,14 @@ class Endpoint:
         self._open.add(incoming)
         if len(self._open) > MOST_OPEN_REQUESTS:
             incoming.busy()
+            return
+        if message.unrecognised:
+            self.dropped_datagrams[_UNRECOGNISED] += 1
+            # RFC 7252 sections 5.4.1 and 5.7.2.
+            if message.unrecognised in (Option.PROXY_URI, Option.PROXY_SCHEME):
+                incoming.reply(Code.PROXYING_NOT_SUPPORTED)
+            else:
+                incoming.reply(Code.BAD_OPTION, payload=b"option %d" % message.unrecognised)
             return
         try:
             if not self._handler.request(incoming):
@@ -302,6 +314,12 @@ class Endpoint:
                     exchange.finish(WasReset("the device reset the request"))
 
     def _take_response(self, message: Message, address: Address) -> None:
+        if message.unrecognised:
+            # RFC 7252 section 5.4.1: rejected, so no exchange ends by it.
+            self.dropped_datagrams[_UNRECOGNISED] += 1
+            if message.type == Type.CON:
+                self.reject(address, message.mid)
+            return
         exchange = self._exchanges.answered(address, message.token, message.mid if message.type == Type.ACK else None)
         if exchange is not None:
             if message.type == Type.CON and not exchange.defer:

@@ -6,7 +6,7 @@ It covers the message format and the options' value formats; it knows nothing of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 #: A datagram that could not be a single CoAP message of ours (RFC 7252 section 4.6 suggests 1152; blocks may be 1024).
@@ -52,6 +52,7 @@ class Code(IntEnum):
     UNSUPPORTED_CONTENT_FORMAT = 0x8F
     INTERNAL_SERVER_ERROR = 0xA0
     SERVICE_UNAVAILABLE = 0xA3
+    PROXYING_NOT_SUPPORTED = 0xA5
 
 
 class Option(IntEnum):
@@ -111,9 +112,47 @@ _TEXT = (
 #: More than this is no message of a sane device; it bounds what one datagram can make us allocate.
 _MOST_OPTIONS = 64
 
-# Plain ints: looked up once an option on every message.
-_LONGEST_BY_NUMBER = {int(option): longest for option, longest in _LONGEST.items()}
+#: The critical options (odd numbers, RFC 7252 section 5.4.1) that somebody here acts on, in requests and in responses.
+#: An option is not recognised where it is not defined (section 5.4).
+_CRITICAL_OF_REQUEST = (
+    Option.URI_HOST,
+    Option.URI_PORT,
+    Option.URI_PATH,
+    Option.URI_QUERY,
+    Option.ACCEPT,
+    Option.BLOCK2,
+    Option.BLOCK1,
+)
+_CRITICAL_OF_RESPONSE = (Option.BLOCK2, Option.BLOCK1)
+
+
+def _limits(critical: tuple[Option, ...]) -> dict[int, int]:
+    # Plain ints: looked up once an option on every message.
+    return {int(option): size for option, size in _LONGEST.items() if not option & 1 or option in critical}
+
+
+_LIMITS_OF_REQUEST = _limits(_CRITICAL_OF_REQUEST)
+_LIMITS_OF_RESPONSE = _limits(_CRITICAL_OF_RESPONSE)
 _TEXT_NUMBERS = frozenset(map(int, _TEXT))
+#: Options of one occurrence at most (RFC 7252 table 4), and those that are never empty.
+_ONCE = frozenset(
+    map(
+        int,
+        (
+            Option.URI_HOST,
+            Option.OBSERVE,
+            Option.URI_PORT,
+            Option.CONTENT_FORMAT,
+            Option.MAX_AGE,
+            Option.ACCEPT,
+            Option.BLOCK2,
+            Option.BLOCK1,
+            Option.SIZE2,
+            Option.SIZE1,
+        ),
+    )
+)
+_NEVER_EMPTY = frozenset(map(int, (Option.URI_HOST, Option.ETAG)))
 
 #: Code classes 1, 3, 6 and 7 are reserved or unused over UDP (RFC 7252 section 3 and 12.1).
 _CLASSES = frozenset((0, 2, 4, 5))
@@ -125,7 +164,11 @@ Options = list[tuple[int, bytes]]
 
 @dataclass(slots=True)
 class Message:
-    """One CoAP message; ``token`` is 0 to 8 bytes."""
+    """One CoAP message; ``token`` is 0 to 8 bytes.
+
+    ``unrecognised`` is the number of the first critical option that is not understood here, 0 if there is none: such a
+    message must not be acted on (RFC 7252 section 5.4.1).
+    """
 
     type: int
     code: int
@@ -133,6 +176,7 @@ class Message:
     token: bytes
     options: Options
     payload: bytes
+    unrecognised: int = field(default=0, compare=False)
 
     @property
     def is_request(self) -> bool:
@@ -185,9 +229,11 @@ def parse(datagram: bytes) -> Message:
 def parse_any_size(datagram: bytes) -> Message:
     """Parse one message strictly, also one put together from blocks.
 
+    An option of a length that it cannot have, or once more than it may come, counts as unrecognised (RFC 7252 sections
+    5.4.3 and 5.4.5): it is left out, and a critical one is noted in ``unrecognised``.
+
     Raises:
-        Malformed: any message format error of RFC 7252 section 3, a value that its option's format forbids, or text
-            that is not UTF-8.
+        Malformed: any message format error of RFC 7252 section 3, or text that is not UTF-8.
     """
     size = len(datagram)
     if size < 4:
@@ -208,7 +254,8 @@ def parse_any_size(datagram: bytes) -> Message:
         raise Malformed("code class")
     options: Options = []
     payload = b""
-    number = 0
+    number = unrecognised = 0
+    limits = _LIMITS_OF_REQUEST if code < 0x20 else _LIMITS_OF_RESPONSE
     while at < size:
         head = datagram[at]
         at += 1
@@ -228,8 +275,15 @@ def parse_any_size(datagram: bytes) -> Message:
             raise Malformed("truncated option")
         if number > 65535:
             raise Malformed("option number")
-        if length > _LONGEST_BY_NUMBER.get(number, MAX_DATAGRAM):
-            raise Malformed("option length")
+        longest = limits.get(number)
+        if longest is None:
+            if number & 1 and not unrecognised:
+                unrecognised = number
+        elif length > longest or (not length and number in _NEVER_EMPTY) or (not delta and number in _ONCE):
+            if number & 1 and not unrecognised:
+                unrecognised = number
+            at = end
+            continue
         value = datagram[at:end]
         if number in _TEXT_NUMBERS:
             try:
@@ -241,7 +295,13 @@ def parse_any_size(datagram: bytes) -> Message:
             raise Malformed("too many options")
         at = end
     return Message(
-        (first >> 4) & 3, code, datagram[2] << 8 | datagram[3], datagram[4 : 4 + token_length], options, payload
+        (first >> 4) & 3,
+        code,
+        datagram[2] << 8 | datagram[3],
+        datagram[4 : 4 + token_length],
+        options,
+        payload,
+        unrecognised,
     )
 
 

@@ -276,7 +276,7 @@ def test_block_size_of_tcp_is_refused(peer: Peer) -> None:
 @pytest.mark.parametrize("vary", ["path", "query", "other option"])
 def test_uploads_at_once_are_bounded_in_number(peer: Peer, monkeypatch: pytest.MonkeyPatch, vary: str) -> None:
     monkeypatch.setattr(aiocoap_link, "MOST_UPLOADS", 3)
-    number = {"path": Option.URI_PATH, "query": Option.URI_QUERY, "other option": Option.IF_MATCH}[vary]
+    number = {"path": Option.URI_PATH, "query": Option.URI_QUERY, "other option": Option.ETAG}[vary]
 
     async def run() -> None:
         async with _gateway() as gateway:

@@ -285,6 +285,73 @@ def test_malformed_is_counted_and_the_next_good_datagram_is_answered() -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("option", "code", "payload"),
+    [
+        ((Option.IF_MATCH, b"e"), Code.BAD_OPTION, b"option 1"),
+        ((Option.OSCORE, b""), Code.BAD_OPTION, b"option 9"),
+        ((65001, b"x" * 20), Code.BAD_OPTION, b"option 65001"),
+        ((Option.BLOCK1, b"abcd"), Code.BAD_OPTION, b"option 27"),
+        ((Option.PROXY_URI, b"coap://other/x"), Code.PROXYING_NOT_SUPPORTED, b""),
+        ((Option.PROXY_SCHEME, b"coap"), Code.PROXYING_NOT_SUPPORTED, b""),
+    ],
+)
+def test_request_with_a_critical_option_that_is_not_understood_is_answered_so_and_reaches_nobody(
+    option: tuple[int, bytes], code: Code, payload: bytes
+) -> None:
+    async def run() -> None:
+        handler = Recorder()
+        async with _running(handler) as (endpoint, peer):
+            request = build(Type.CON, Code.POST, 7, b"tok", [(Option.URI_PATH, b"rd"), option])
+            answer = await peer.ask(request)
+            assert parse(answer) == Message(Type.ACK, code, 7, b"tok", [], payload)
+            assert len(answer) <= 3 * len(request)
+            assert await peer.ask(request) == answer  # its copy
+            # A non-confirmable one is ignored (RFC 7252 section 5.4.1).
+            peer.send(build(Type.NON, Code.POST, 8, b"tok", [(Option.URI_PATH, b"rd"), option]))
+            assert await peer.answers_before_ping() == []
+            assert handler.requests == [] and endpoint.open_requests == 0
+            assert endpoint.dropped_datagrams["unrecognised critical option"] == 2
+            # The same message id again, without the option, is a new request.
+            assert parse(await peer.ask(_request(8))).code == Code.CHANGED
+
+    asyncio.run(run())
+
+
+def test_answer_about_a_critical_option_is_no_longer_than_three_times_the_request() -> None:
+    async def run() -> None:
+        async with _running(Recorder()) as (_, peer):
+            request = build(Type.CON, Code.GET, 7, b"", [(1, b"")])  # 5 bytes
+            assert await peer.ask(request) == build(Type.ACK, Code.BAD_OPTION, 7, b"", [], b"option 1")
+            assert len(build(Type.ACK, Code.BAD_OPTION, 7, b"", [], b"option 1")) <= 3 * len(request)
+
+    asyncio.run(run())
+
+
+def test_response_with_a_critical_option_that_is_not_understood_is_rejected() -> None:
+    async def run() -> None:
+        handler = Recorder()
+        handler.takes_responses = True
+        async with _running(handler) as (endpoint, peer):
+            critical: Options = [(Option.OBSERVE, b"\1"), (65001, b"")]
+            assert await peer.ask(build(Type.CON, Code.CONTENT, 5, b"t", critical, b"1")) == empty(Type.RST, 5)
+            peer.send(build(Type.NON, Code.CONTENT, 6, b"t", critical, b"1"))
+            assert await peer.answers_before_ping() == []
+            assert handler.responses == []
+            # It ends no exchange either; the right answer does.
+            future = _ask(endpoint, peer)
+            request = await _expect_request(peer)
+            peer.send(build(Type.ACK, Code.CONTENT, request.mid, request.token, critical, b"1"))
+            assert await peer.answers_before_ping() == []
+            assert await peer.ask(build(Type.CON, Code.CONTENT, 9, request.token, critical, b"1")) == empty(Type.RST, 9)
+            assert not future.done()
+            peer.send(build(Type.ACK, Code.CONTENT, request.mid, request.token, [], b"yes"))
+            assert (await future).payload == b"yes"
+            assert endpoint.dropped_datagrams["unrecognised critical option"] == 4
+
+    asyncio.run(run())
+
+
 def test_datagram_that_was_cut_off_never_reaches_the_short_path() -> None:
     async def run() -> None:
         handler = Recorder()
