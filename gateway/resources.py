@@ -18,7 +18,9 @@ from gateway.registrations import Registrations
 def site(registrations: Registrations) -> resource.Site:
     """The resources of the gateway."""
     root = resource.Site()
-    root.add_resource([".well-known", "core"], resource.WKCResource(root.get_resources_as_linkheader))
+    # Without aiocoap's link about itself: who is not registered yet gets no answer of more than three requests' size.
+    core = resource.WKCResource(root.get_resources_as_linkheader, impl_info=None)
+    root.add_resource([".well-known", "core"], core)
     root.add_resource(["rd"], RegistrationResource(registrations))
     root.add_resource(["rd"], BelowRegistrationResource(registrations))
     return root

@@ -381,6 +381,10 @@ class Endpoint:
             else (Type.NON, self._exchanges.next_mid(incoming.address, self._random.getrandbits(16)))
         )
         datagram = build(type_, code, mid, request.token, options, payload)
+        if code == Code.CONTENT and not self._may_send(len(datagram), incoming.size, incoming.address):
+            # A content that is cut would be another content. Once registered, the peer may have it.
+            code, options = Code.UNAUTHORIZED, []
+            datagram = build(type_, code, mid, request.token, options, b"register first")
         # What is cut is words for people and then the options; the code stays.
         for less in (options if code < Code.BAD_REQUEST else [], []):
             if not self._may_send(len(datagram), incoming.size, incoming.address):

@@ -212,6 +212,22 @@ def test_answer_to_an_unverified_address_is_never_longer_than_three_times_the_re
     asyncio.run(run())
 
 
+def test_content_that_a_stranger_may_not_get_whole_is_unauthorized_and_never_cut() -> None:
+    async def run() -> None:
+        handler = Recorder()
+        content: Options = [(Option.CONTENT_FORMAT, b"(")]
+        handler.on_request = lambda incoming: incoming.reply(Code.CONTENT, content, b"</rd>" * 20)
+        async with _running(handler) as (_, peer):
+            answer = parse(await peer.ask(_request(1)))
+            assert (answer.code, answer.options, answer.payload) == (Code.UNAUTHORIZED, [], b"register first")
+            short = build(Type.CON, Code.GET, 2, b"", [])
+            assert parse(await peer.ask(short)) == Message(Type.ACK, Code.UNAUTHORIZED, 2, b"", [], b"")
+            handler.is_verified = True
+            assert parse(await peer.ask(_request(3))).payload == b"</rd>" * 20
+
+    asyncio.run(run())
+
+
 def test_short_duplicate_of_a_long_request_draws_no_long_answer() -> None:
     async def run() -> None:
         handler = Recorder()
