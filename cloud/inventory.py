@@ -1,7 +1,8 @@
 """The inventory: which devices there are, and what they last said, from the topics alone.
 
 Owns two pure folds: registrations into devices (NEW, UPDATE, DELETE, in the order of the topic, which is per endpoint),
-and notifications and replies into last values. Reading the topics is `Inventory` below; the folds know no clock.
+and notifications and replies into last values; `Picture` holds both. Reading the topics is `Inventory` below; the folds
+know no clock.
 """
 
 from __future__ import annotations
@@ -160,6 +161,43 @@ def newer(before: LastValue | None, after: LastValue) -> LastValue:
     return before if before is not None and before.timestamp > after.timestamp else after
 
 
+class Picture:
+    """The devices and their last values, as far as the records that were taken in tell."""
+
+    def __init__(self) -> None:
+        self.devices: dict[str, Device] = {}
+        # By endpoint, so that one device's values are found without a walk over those of all.
+        self._values: dict[str, dict[Path, LastValue]] = {}
+        self._newest: dict[str, int] = {}
+
+    def take(self, record: Record) -> None:
+        """One more record of registrations, observations or replies; others tell nothing."""
+        match record:
+            case Registration():
+                ep = record.body.ep
+                self.devices[ep] = registered(self.devices.get(ep), record)
+            case Notification() | Response():
+                for value in taught(record):
+                    mine = self._values.setdefault(value.ep, {})
+                    path = value.resource.path
+                    mine[path] = newer(mine.get(path), value)
+                    self._newest[value.ep] = max(self._newest.get(value.ep, value.timestamp), value.timestamp)
+            case _:
+                pass
+
+    def values_of(self, ep: str) -> list[LastValue]:
+        """The last values of one endpoint, sorted by path."""
+        return sorted(self._values.get(ep, {}).values(), key=lambda value: value.resource.path.ids)
+
+    def value(self, ep: str, path: Path) -> LastValue | None:
+        """The last value of one resource (instance)."""
+        return self._values.get(ep, {}).get(path)
+
+    def newest(self, ep: str) -> int | None:
+        """The time of the newest value of an endpoint, in epoch ms."""
+        return self._newest.get(ep)
+
+
 class Inventory:
     """The inventory of one gateway, kept current by `refresh`.
 
@@ -172,8 +210,7 @@ class Inventory:
 
     def __init__(self, cluster: Cluster, gateway: str, *, last: int = 5000, timeout: float = 10.0) -> None:
         topics = Topics(gateway)
-        self.devices: dict[str, Device] = {}
-        self.values: dict[tuple[str, Path], LastValue] = {}
+        self.picture = Picture()
         try:
             self._registrations = Feed(cluster, [topics.registrations], start=Start.BEGINNING, timeout=timeout)
         except TopicMissing as exc:
@@ -198,22 +235,8 @@ class Inventory:
             if item.record is not None
         ]
         for record in records:
-            match record:
-                case Registration():
-                    ep = record.body.ep
-                    self.devices[ep] = registered(self.devices.get(ep), record)
-                case Notification() | Response():
-                    for value in taught(record):
-                        key = (value.ep, value.resource.path)
-                        self.values[key] = newer(self.values.get(key), value)
-                case _:
-                    pass
+            self.picture.take(record)
         return bool(records)
-
-    def values_of(self, ep: str) -> list[LastValue]:
-        """The last values of one endpoint, sorted by path."""
-        mine = [value for (owner, _), value in self.values.items() if owner == ep]
-        return sorted(mine, key=lambda value: value.resource.path.ids)
 
     def close(self) -> None:
         self._registrations.close()

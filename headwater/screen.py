@@ -85,9 +85,10 @@ class LiveView:
 
 def _view(flow: Flow, traffic: Traffic, head: str) -> RenderableType:
     rows = []
-    for ep in sorted(traffic.devices)[:_ROWS]:
-        device = traffic.devices[ep]
-        told = [traffic.values.get((ep, path)) for path in _COLUMNS.values()]
+    picture = traffic.picture
+    for ep in sorted(picture.devices)[:_ROWS]:
+        device = picture.devices[ep]
+        told = [picture.value(ep, path) for path in _COLUMNS.values()]
         rows.append(
             (
                 ep,
@@ -95,7 +96,7 @@ def _view(flow: Flow, traffic: Traffic, head: str) -> RenderableType:
                 *("" if value is None else shown(value.resource) for value in told),
             )
         )
-    more = len(traffic.devices) - _ROWS
+    more = len(picture.devices) - _ROWS
     return Group(
         table(("device", "state", *_COLUMNS), rows, title=f"{head}  ·  {flow.seconds:.0f} s"),
         Text(f"  … and {more} more devices") if more > 0 else Text(""),

@@ -15,11 +15,10 @@ from types import TracebackType
 from typing import Self
 
 from cloud.feed import Feed
-from cloud.inventory import Device, LastValue, newer, registered, taught
+from cloud.inventory import Picture
 from connectors.kafka import Cluster
 from schemas.avro.records import Notification, Registration, RegistrationKind
 from schemas.avro.topics import Topics
-from schemas.lwm2m.path import Path as Lwm2mPath
 
 #: Rates are of the last so many seconds.
 _WINDOW = 5.0
@@ -66,8 +65,7 @@ class Traffic:
 
     def __init__(self, gateway: str, edge: Cluster, cloud: Cluster, journal: Path, database: Path) -> None:
         topics = Topics(gateway)
-        self.devices: dict[str, Device] = {}
-        self.values: dict[tuple[str, Lwm2mPath], LastValue] = {}
+        self.picture = Picture()
         self.registrations = 0
         self._journal, self._journal_read, self._acknowledged = journal, 0, 0
         self._database, self._rows = database, 0
@@ -84,24 +82,18 @@ class Traffic:
         """Read what came since the last look (waits a tenth of a second for each side) and count it."""
         self._edge_count += sum(isinstance(item.record, Notification) for item in self._edge.poll(0.1))
         for item in self._cloud.poll(0.1):
-            match item.record:
-                case Registration() as registration:
-                    ep = registration.body.ep
-                    self.devices[ep] = registered(self.devices.get(ep), registration)
-                    self.registrations += registration.kind is RegistrationKind.NEW
-                case Notification() as notification:
-                    self._cloud_count += 1
-                    for value in taught(notification):
-                        key = (value.ep, value.resource.path)
-                        self.values[key] = newer(self.values.get(key), value)
-                case _:
-                    pass
+            if item.record is None:
+                continue
+            self.picture.take(item.record)
+            if isinstance(item.record, Registration):
+                self.registrations += item.record.kind is RegistrationKind.NEW
+            self._cloud_count += isinstance(item.record, Notification)
         self._count_journal()
         self._count_rows()
         return Flow(
             seconds=seconds,
             link_cut=link_cut,
-            devices=len(self.devices),
+            devices=len(self.picture.devices),
             registrations=self.registrations,
             acknowledged=self._acknowledged,
             edge=self._edge_count,

@@ -16,7 +16,7 @@ from headwater.options import EndpointArgument, GatewayOption, KafkaOption, Outp
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cloud.inventory import Device, Inventory, LastValue
+    from cloud.inventory import Device, LastValue, Picture
 
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show what changes; Ctrl-C ends.")]
 WaitOption = Annotated[
@@ -46,8 +46,8 @@ def devices(
     headwater devices --gateway rock64 --output json | jq -r '.[].ep'
     """
 
-    def as_json(inventory: Inventory) -> Any:
-        return [_device_json(inventory.devices[ep]) for ep in sorted(inventory.devices)]
+    def as_json(picture: Picture) -> Any:
+        return [_device_json(picture.devices[ep]) for ep in sorted(picture.devices)]
 
     _show(gateway, kafka, watch, timeout, output, _devices_table, as_json)
 
@@ -68,21 +68,21 @@ def device(
     headwater device sensor-1 --gateway rock64 --watch
     """
 
-    def known(inventory: Inventory) -> Device:
-        if ep not in inventory.devices:
-            near = ", ".join(sorted(inventory.devices)[:5]) or "none"
+    def known(picture: Picture) -> Device:
+        if ep not in picture.devices:
+            near = ", ".join(sorted(picture.devices)[:5]) or "none"
             raise Stop(
                 Exit.REFUSED,
                 f"gateway {gateway} has no device {ep!r}; it has: {near}"
-                + ("" if len(inventory.devices) <= 5 else ", …"),
+                + ("" if len(picture.devices) <= 5 else ", …"),
             )
-        return inventory.devices[ep]
+        return picture.devices[ep]
 
-    def as_json(inventory: Inventory) -> Any:
-        return _device_json(known(inventory)) | {"values": [_value_json(one) for one in inventory.values_of(ep)]}
+    def as_json(picture: Picture) -> Any:
+        return _device_json(known(picture)) | {"values": [_value_json(one) for one in picture.values_of(ep)]}
 
-    def as_table(inventory: Inventory) -> RenderableType:
-        return _device_view(known(inventory), inventory.values_of(ep))
+    def as_table(picture: Picture, _lines: int | None) -> RenderableType:
+        return _device_view(known(picture), picture.values_of(ep))
 
     _show(gateway, kafka, watch, timeout, output, as_table, as_json)
 
@@ -93,9 +93,10 @@ def _show(
     watch: bool,
     timeout: float,
     output: Output,
-    as_table: Callable[[Inventory], RenderableType],
-    as_json: Callable[[Inventory], Any],
+    as_table: Callable[[Picture, int | None], RenderableType],
+    as_json: Callable[[Picture], Any],
 ) -> None:
+    """``as_table`` is also told how many lines there are, where the picture is renewed in place."""
     from cloud.inventory import Inventory
     from connectors.kafka import Cluster, Unreachable
     from headwater.output import console, print_json, print_line
@@ -111,42 +112,51 @@ def _show(
         screen = console()
         if not watch:
             if output is Output.JSON:
-                print_json(as_json(inventory))
+                print_json(as_json(inventory.picture))
             else:
-                screen.print(as_table(inventory))
+                screen.print(as_table(inventory.picture, None))
             return
         try:
             if output is Output.JSON or not screen.is_terminal:
                 while True:
                     # A line at the start and at every change, for programs that follow.
                     if output is Output.JSON:
-                        print_line(as_json(inventory))
+                        print_line(as_json(inventory.picture))
                     else:
-                        screen.print(as_table(inventory))
+                        screen.print(as_table(inventory.picture, None))
                     while not inventory.refresh(0.5):
                         pass
             from rich.live import Live
 
-            with Live(as_table(inventory), console=screen, auto_refresh=False) as live:
+            size = screen.size
+            with Live(as_table(inventory.picture, size.height), console=screen, auto_refresh=False) as live:
                 while True:
-                    inventory.refresh(0.25)
-                    live.update(as_table(inventory), refresh=True)
+                    if inventory.refresh(0.25) or size != screen.size:
+                        size = screen.size
+                        live.update(as_table(inventory.picture, size.height), refresh=True)
         except KeyboardInterrupt:
             return
 
 
-def _devices_table(inventory: Inventory) -> RenderableType:
+#: Lines of the terminal that a table of devices needs beside its rows: head, rule, margins and what is left out.
+_AROUND = 5
+
+
+def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
+    from rich.console import Group
     from rich.text import Text
 
     from headwater.output import table
     from headwater.values import moment
 
-    if not inventory.devices:
+    if not picture.devices:
         return Text("no device has registered yet")
+    endpoints = sorted(picture.devices)
+    shown = endpoints if lines is None else endpoints[: max(1, lines - _AROUND)]
     rows = []
-    for ep in sorted(inventory.devices):
-        one = inventory.devices[ep]
-        told = [value.timestamp for value in inventory.values_of(ep)]
+    for ep in shown:
+        one = picture.devices[ep]
+        newest = picture.newest(ep)
         rows.append(
             (
                 ep,
@@ -157,11 +167,13 @@ def _devices_table(inventory: Inventory) -> RenderableType:
                 "" if one.lt is None else f"{one.lt} s",
                 moment(one.last_up),
                 " ".join(str(i) for i in sorted({path.ids[0] for path in one.instances})),
-                moment(max(told)) if told else "",
+                "" if newest is None else moment(newest),
             )
         )
     columns = ("endpoint", "state", "address", "LwM2M", "binding", "lifetime", "last update", "objects", "last value")
-    return table(columns, rows)
+    made = table(columns, rows)
+    more = len(endpoints) - len(shown)
+    return Group(made, Text(f"  … and {more} more devices")) if more else made
 
 
 def _device_view(one: Device, told: list[LastValue]) -> RenderableType:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud.inventory import Device, Inventory, LastValue, State, newer, registered, taught
+from cloud.inventory import Device, Inventory, LastValue, Picture, State, newer, registered, taught
 from connectors.kafka import Cluster, TopicMissing, ensure_topics, producer
 from schemas.avro.records import (
     Binding,
@@ -203,6 +203,19 @@ def test_last_value_is_the_latest_of_the_newest_time(said: list[tuple[float, int
     assert last.resource.value == next(value for value, timestamp in reversed(said) if timestamp == newest)
 
 
+def test_picture_finds_the_values_of_one_device_and_its_newest_time() -> None:
+    picture = Picture()
+    for record in (NEW, told(1.0, 20), told(2.0, 10), told(3.0, 15, path="/3304/0/5700"), told(9.0, 5, path="/3/0/9")):
+        picture.take(record)
+    picture.take(replace(told(4.0, 99), ep="other"))
+    assert [value.resource.value for value in picture.values_of("dev")] == [9.0, 1.0, 3.0]
+    assert (picture.newest("dev"), picture.newest("other"), picture.newest("nobody")) == (20, 99, None)
+    value = picture.value("other", Path(3303, 0, 5700))
+    assert value is not None
+    assert value.resource.value == 4.0
+    assert picture.value("dev", Path(3303, 9, 5700)) is None
+
+
 def produce(kafka: Cluster, topic: str, records: Sequence[Record]) -> None:
     client = producer(kafka)
     for record in records:
@@ -212,7 +225,7 @@ def produce(kafka: Cluster, topic: str, records: Sequence[Record]) -> None:
 
 
 def state_of(inventory: Inventory) -> State:
-    return inventory.devices["dev"].state
+    return inventory.picture.devices["dev"].state
 
 
 @pytest.mark.kafka
@@ -225,11 +238,11 @@ def test_inventory_is_read_from_the_topics_and_follows_them(kafka: Cluster, gate
         while not inventory.caught_up:
             inventory.refresh()
         assert state_of(inventory) is State.ONLINE
-        assert [value.resource.value for value in inventory.values_of("dev")] == [2.0]
+        assert [value.resource.value for value in inventory.picture.values_of("dev")] == [2.0]
 
         produce(kafka, topics.registrations, [delete(9000, expired=True)])
         produce(kafka, topics.observations, [told(3.0, 30, path="/3304/0/5700")])
-        while state_of(inventory) is State.ONLINE or len(inventory.values_of("dev")) < 2:
+        while state_of(inventory) is State.ONLINE or len(inventory.picture.values_of("dev")) < 2:
             inventory.refresh()
         assert state_of(inventory) is State.EXPIRED
 
