@@ -151,7 +151,8 @@ class Runner:
         self._work: list[_Taken] = []
         self._written: dict[Partition, int] = {}
         self._held: set[Partition] = set()
-        self._paused = False
+        self._pausing = False
+        self._paused: set[Partition] = set()
         #: For Source.DEAD_LETTERS: the ends at the start, by partition that has not reached it.
         self._ends: dict[Partition, int] | None = None
         self._looked = self._probed = 0.0
@@ -166,6 +167,11 @@ class Runner:
     def waiting_for(self) -> str | None:
         """What keeps the sink from working now, or None."""
         return self._store_waits or self._kafka_waits
+
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        """Those that the group has given it, as of now."""
+        return frozenset(self._held)
 
     def run(self, stop: threading.Event) -> None:
         """See `run_sink`."""
@@ -242,6 +248,10 @@ class Runner:
 
     def _take(self, raw: RawRecord) -> int:
         place = (raw.topic, raw.partition)
+        if self._pausing:
+            # It was assigned meanwhile. Only now is it sure to be under way: librdkafka may never begin to read a
+            # partition that is paused in the moment in which it is assigned.
+            self._pause_these({place})
         try:
             _topics_of(raw.topic)
         except UnknownTopic:
@@ -411,8 +421,6 @@ class Runner:
         self._kafka_waits = None
         self._held |= _places(positions)
         reader.incremental_assign(positions)
-        if self._paused and positions:
-            reader.pause(positions)
 
     def _on_revoke(self, _reader: Consumer, positions: list[TopicPartition]) -> None:
         self._forget(_places(positions), commit=True)
@@ -422,6 +430,8 @@ class Runner:
         self._forget(_places(positions), commit=False)
 
     def _forget(self, gone: set[Partition], *, commit: bool) -> None:
+        # librdkafka keeps a partition's pause while others have it: it would come back and never be read again.
+        self._resume_these(self._paused & gone)
         self._held -= gone
         self._batch = [taken for taken in self._batch if taken.place not in gone]
         self._work = [taken for taken in self._work if taken.place not in gone]
@@ -434,14 +444,22 @@ class Runner:
             self._metrics.lag_gone(*place)
 
     def _pause(self) -> None:
-        if not self._paused:
-            self._paused = True
-            self._consumer.pause(self._consumer.assignment())
+        if not self._pausing:
+            self._pausing = True
+            self._pause_these(self._held)
 
     def _resume(self) -> None:
-        if self._paused:
-            self._paused = False
-            self._consumer.resume(self._consumer.assignment())
+        self._pausing = False
+        self._resume_these(self._paused)
+
+    def _pause_these(self, places: Collection[Partition]) -> None:
+        self._paused.update(places)
+        self._consumer.pause([TopicPartition(*place) for place in places])
+
+    def _resume_these(self, places: Collection[Partition]) -> None:
+        if places:
+            self._consumer.resume([TopicPartition(*place) for place in places])
+            self._paused = self._paused - set(places)
 
     def _leave(self) -> None:
         self._commit_now(list(self._written))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from connectors.dead_letters import DeadLetter, raw_record, read_back
 from connectors.kafka import Cluster, Message, ensure_topics, producer, read_to_end
 from connectors.runner import Runner, SinkSettings
-from connectors.sinks import SinkKind
+from connectors.sinks import Sink, SinkKind, SinkRecord
+from connectors.sinks.sqlite import KIND, open_sqlite
 from schemas.avro import serde
 from schemas.avro.records import Key, Record
 from schemas.avro.topics import Topics
@@ -93,6 +95,25 @@ def dead_letters(cluster: Cluster, gateway: str) -> list[DeadLetter]:
     found = [read_back(raw_record(message)) for message in read_to_end(cluster, [Topics(gateway).deadletter])]
     assert None not in found
     return [letter for letter in found if letter is not None]
+
+
+def wrapped(around: Callable[[Sink, Sequence[SinkRecord]], None]) -> SinkKind:
+    """The SQLite sink with ``around`` in front of its write."""
+
+    class Wrapped:
+        def __init__(self, inner: Sink) -> None:
+            self._inner = inner
+
+        def write(self, records: Sequence[SinkRecord]) -> None:
+            around(self._inner, records)
+
+        def close(self) -> None:
+            self._inner.close()
+
+    def open_wrapped(options: Mapping[str, object]) -> Sink:
+        return Wrapped(open_sqlite(options))
+
+    return replace(KIND, open=open_wrapped)
 
 
 @contextmanager

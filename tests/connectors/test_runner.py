@@ -6,7 +6,7 @@ import http.client
 import re
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +16,10 @@ from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics
 from connectors.runner import ALL_GATEWAYS, Source, run_sink, run_sinks
 from connectors.runner import SinkSettings as Settings
 from connectors.sinks import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
-from connectors.sinks.sqlite import KIND, open_sqlite
 from headwater.processes import free_port
 from schemas.avro.records import Key, Notification
-from schemas.avro.topics import InvalidGatewayId
-from tests.sink_harness import count, dead_letters, eventually, make_topics, produce, rows, running
+from schemas.avro.topics import InvalidGatewayId, Topics
+from tests.sink_harness import count, dead_letters, eventually, make_topics, produce, rows, running, wrapped
 from tests.sink_samples import new, notification, resource
 
 pytestmark = pytest.mark.kafka
@@ -47,25 +46,6 @@ def committed(settings: Settings, topic: str, partition: int = 0) -> int:
         return max(0, int(position.offset))
     finally:
         reader.close()
-
-
-def wrapped(around: Callable[[Sink, Sequence[SinkRecord]], None]) -> SinkKind:
-    """The SQLite sink with ``around`` in front of its write."""
-
-    class Wrapped:
-        def __init__(self, inner: Sink) -> None:
-            self._inner = inner
-
-        def write(self, records: Sequence[SinkRecord]) -> None:
-            around(self._inner, records)
-
-        def close(self) -> None:
-            self._inner.close()
-
-    def open_wrapped(options: Mapping[str, object]) -> Sink:
-        return Wrapped(open_sqlite(options))
-
-    return replace(KIND, open=open_wrapped)
 
 
 def test_records_reach_the_store_and_offsets_follow(settings: Settings, file: Path) -> None:
@@ -199,6 +179,70 @@ def test_a_store_that_is_down_is_waited_for_without_losing_the_group_or_a_record
         eventually(runner.waiting_for, None)
     assert joined[0] == 50, "the waiting batch did not grow"
     assert committed(settings, topics.observations) == 100
+
+
+def test_a_partition_that_another_had_while_the_store_was_down_is_read_on_when_it_comes_back(
+    settings: Settings, file: Path
+) -> None:
+    topic = Topics(settings.gateway).observations
+    ensure_topics(settings.kafka, {topic: 2})
+    for partition in range(2):
+        produce(settings.kafka, topic, some(10, 10 * partition), partition=partition)
+    up, asked, other_writes = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    def down(inner: Sink, records: Sequence[SinkRecord]) -> None:
+        if not up.is_set():
+            asked.release()
+            raise RetryLater("the store is down", 0.05)
+        inner.write(records)
+
+    def other(inner: Sink, records: Sequence[SinkRecord]) -> None:
+        inner.write(records)
+        other_writes.set()
+
+    with running(settings, wrapped(down)) as runner:
+        assert asked.acquire(timeout=60)
+        with running(settings, wrapped(other)):
+            assert other_writes.wait(60)
+            up.set()
+            eventually(runner.waiting_for, None)
+            eventually(count(file), 20)
+        for partition in range(2):
+            produce(settings.kafka, topic, some(10, 20 + 10 * partition), partition=partition)
+        eventually(count(file), 40)
+
+
+def test_what_is_assigned_while_the_store_is_down_waits_in_kafka(settings: Settings, file: Path) -> None:
+    topic = Topics(settings.gateway).observations
+    ensure_topics(settings.kafka, {topic: 2})
+    for partition in range(2):
+        produce(settings.kafka, topic, some(100, 100 * partition), partition=partition)
+    up, asked, other_asked = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    batches: list[int] = []
+
+    def down(inner: Sink, records: Sequence[SinkRecord]) -> None:
+        if not up.is_set():
+            asked.release()
+            raise RetryLater("the store is down", 0.05)
+        batches.append(len(records))
+        inner.write(records)
+
+    def also_down(_inner: Sink, _records: Sequence[SinkRecord]) -> None:
+        other_asked.release()
+        raise RetryLater("the store is down", 0.05)
+
+    small = replace(settings, batch_records=20)
+    with running(small, wrapped(down)) as runner:
+        assert asked.acquire(timeout=60)
+        with running(small, wrapped(also_down)):
+            assert other_asked.acquire(timeout=60)
+        # What the second one had comes back to the first, whose store is still down.
+        eventually(lambda: len(runner.partitions), 2)
+        for _ in range(20):
+            assert asked.acquire(timeout=60)
+        up.set()
+        eventually(count(file), 200)
+    assert max(batches) <= 20
 
 
 def test_a_store_that_is_down_does_not_keep_it_from_stopping(settings: Settings, file: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,9 +15,20 @@ import pytest
 
 from connectors.kafka import Cluster
 from connectors.runner import SinkSettings
+from connectors.sinks import Sink, SinkRecord
 from schemas.avro.records import Notification
 from tests.kafka_brokers import BrokerFactory
-from tests.sink_harness import PATIENCE_S, count, dead_letters, eventually, make_topics, produce, rows, running
+from tests.sink_harness import (
+    PATIENCE_S,
+    count,
+    dead_letters,
+    eventually,
+    make_topics,
+    produce,
+    rows,
+    running,
+    wrapped,
+)
 from tests.sink_samples import delete, new, notification, resource
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults]
@@ -131,6 +142,36 @@ def test_kafka_is_killed_and_comes_back_in_mid_flow(
         eventually(runner.waiting_for, None)
         eventually(lambda: {x.record.offset for x in dead_letters(broker.cluster, gateway_id)}, {1000})
     assert_exactly_once(file, 2000)
+
+
+def test_kafka_is_away_with_a_dead_letter_under_way_until_the_group_has_forgotten_the_sink(
+    broker_factory: BrokerFactory, gateway_id: str, tmp_path: Path
+) -> None:
+    broker = broker_factory("edge")
+    file = tmp_path / "headwater.db"
+    topics = make_topics(broker.cluster, gateway_id)
+    produce(broker.cluster, topics.observations, [*some(10, 0), b"poison"])
+    settings = SinkSettings(
+        sink="sqlite", gateway=gateway_id, kafka=broker.cluster, options={"file": str(file)}, session_s=6.0
+    )
+    written, killed = threading.Event(), threading.Event()
+
+    def hold(inner: Sink, records: Sequence[SinkRecord]) -> None:
+        inner.write(records)
+        written.set()
+        assert killed.wait(PATIENCE_S)
+
+    with running(settings, wrapped(hold)) as runner:
+        assert written.wait(PATIENCE_S)
+        broker.kill()
+        killed.set()
+        eventually(lambda: runner.partitions, frozenset())
+        broker.restart()
+        for partition in range(2):
+            produce(broker.cluster, topics.observations, some(10, 10 + 10 * partition), partition=partition)
+        eventually(count(file), 30)
+        eventually(lambda: {x.record.offset for x in dead_letters(broker.cluster, gateway_id)}, {10})
+    assert_exactly_once(file, 30)
 
 
 def test_it_stops_when_told_also_while_kafka_is_away(
