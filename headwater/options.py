@@ -46,8 +46,8 @@ class SensorVersion(Enum):
     V1_1 = "1.1"
 
 
-def address(text: str) -> str:
-    """HOST:PORT, ``[IPv6]:PORT`` as given.
+def listening_address(text: str) -> str:
+    """HOST:PORT, ``[IPv6]:PORT`` to listen at, as given; port 0 is any that is free.
 
     Raises:
         typer.BadParameter: no host, or no port between 0 and 65535.
@@ -57,6 +57,17 @@ def address(text: str) -> str:
         raise typer.BadParameter(f"{text!r} is not HOST:PORT, such as 127.0.0.1:9092 or [::1]:9092")
     if not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise typer.BadParameter(f"{text!r}: {port!r} is no port between 0 and 65535")
+    return text
+
+
+def address(text: str) -> str:
+    """As `listening_address`, to speak to: port 0 is nobody's.
+
+    Raises:
+        typer.BadParameter: no host, or no port between 1 and 65535.
+    """
+    if int(listening_address(text).rpartition(":")[2]) == 0:
+        raise typer.BadParameter(f"{text!r}: nobody can be reached at port 0")
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,15 @@ import typer
 from headwater.commands.base import command, settings_file
 from headwater.commands.verbs import CLOUD
 from headwater.exits import Exit, Stop
-from headwater.options import GatewayOption, KafkaOption, SensorVersion, address, addresses, gateway_id
+from headwater.options import (
+    GatewayOption,
+    KafkaOption,
+    SensorVersion,
+    address,
+    addresses,
+    gateway_id,
+    listening_address,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,7 +58,8 @@ def gateway(
     ],
     kafka: KafkaOption = EDGE,
     coap: Annotated[
-        str, typer.Option("--coap", metavar="HOST:PORT", parser=address, help="Where devices reach it, over UDP.")
+        str,
+        typer.Option("--coap", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it, over UDP."),
     ] = "0.0.0.0:5683",
     state: Annotated[
         Path | None,
@@ -311,4 +321,7 @@ def sensor(
             if isinstance(tally, JournalTally):
                 tally.close()
 
-    run_until_stopped(main)
+    try:
+        run_until_stopped(main)
+    except socket.gaierror as exc:
+        raise Stop(Exit.CANNOT_START, f"--server {server}: {exc.strerror}; is the host's name right?") from exc

@@ -128,7 +128,10 @@ def test_help_loads_neither_kafka_nor_coap_nor_avro() -> None:
         (["tail", "observations"], "--gateway"),
         (["tail", "nonsense", "--gateway", "gw"], "no topic"),
         (["sensor", "--endpoint", "s", "--server", "here"], "HOST:PORT"),
+        (["sensor", "--endpoint", "s", "--server", "127.0.0.1:0"], "port 0"),
+        (["read", "dev", "/3", "--gateway", "gw", "--kafka", "127.0.0.1:9092,127.0.0.1:00"], "port 0"),
         (["gateway", "--id", "gw", "--observe", "*/3"], "pattern"),
+        (["gateway", "--id", "gw", "--coap", "127.0.0.1:0", "--observe", "*/3"], "pattern"),
         (["kafka", "start", "--name", "third"], "--port"),
         (["reed"], "No such command"),
     ],
@@ -257,6 +260,12 @@ def test_completion_knows_the_commands() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=environment, check=False
     )
     assert {"read", "replicate", "request"} <= set(done.stdout.split())
+
+
+def test_server_whose_name_nobody_knows_is_named() -> None:
+    result = run("sensor", "--endpoint", "s", "--server", "no-such-host.invalid:5683")
+    assert result.exit_code == Exit.CANNOT_START
+    assert "no-such-host.invalid:5683" in result.output
 
 
 def test_sensor_stops_in_order_when_it_is_told_to(tmp_path: Path) -> None:
