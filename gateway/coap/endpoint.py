@@ -228,6 +228,10 @@ class Endpoint:
             message = parse(datagram)
         except Malformed as exc:
             self._drop(str(exc), address)
+            # RFC 7252 section 4.2: what is confirmable and cannot be processed is rejected. Another version is silently
+            # ignored (section 3).
+            if len(datagram) >= 4 and datagram[0] & 0xF0 == 0x40:
+                self.reject(address, datagram[2] << 8 | datagram[3])
             return
         try:
             self._dispatch(message, address, len(datagram))

@@ -284,8 +284,8 @@ def test_malformed_is_counted_and_the_next_good_datagram_is_answered() -> None:
             peer.send(b"\x40\x01")
             peer.send(b"")
             peer.send(b"\x80\x01\x00\x00")
-            peer.send(b"\x40\x01\x00\x01\xb2\xc3\x28")
-            peer.send(b"\x40\x01\x00\x01\xff" + b"x" * 3000)
+            peer.send(b"\x50\x01\x00\x01\xb2\xc3\x28")
+            peer.send(b"\x50\x01\x00\x01\xff" + b"x" * 3000)
             peer.send(build(Type.ACK, Code.GET, 1, b"", []))
             peer.send(build(Type.RST, Code.CONTENT, 1, b"", []))
             assert parse(await peer.ask(_request(7))).code == Code.CHANGED
@@ -364,6 +364,37 @@ def test_response_with_a_critical_option_that_is_not_understood_is_rejected() ->
             peer.send(build(Type.ACK, Code.CONTENT, request.mid, request.token, [], b"yes"))
             assert (await future).payload == b"yes"
             assert endpoint.dropped_datagrams["unrecognised critical option"] == 4
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "datagram",
+    [
+        b"\x49\x01\xab\xcd123456789",  # RFC 7252 section 3: "Lengths 9-15 are reserved"
+        b"\x48\x01\xab\xcd1234",
+        b"\x40\x01\xab\xcd\xff",
+        b"\x40\x01\xab\xcd\xf1a",
+        b"\x40\x01\xab\xcd\xb5abc",
+        b"\x40\x01\xab\xcd\xb1\xff",
+        b"\x40\x20\xab\xcd",  # code classes 1, 6 and 7
+        b"\x40\xc1\xab\xcd",
+        b"\x40\xe1\xab\xcd",
+        b"\x40\x00\xab\xcd\x01",  # empty, with content
+        b"\x40\x02\xab\xcd\xff" + b"x" * 3000,
+    ],
+)
+def test_malformed_is_rejected_where_it_is_confirmable_and_of_our_version(datagram: bytes) -> None:
+    async def run() -> None:
+        handler = Recorder()
+        async with _running(handler) as (endpoint, peer):
+            assert await peer.ask(datagram) == empty(Type.RST, 0xABCD)
+            for first in (0x50, 0x60, 0x70, 0x00, 0x80):  # NON, ACK, RST of version 1; CON of versions 0 and 2
+                peer.send(bytes((first | datagram[0] & 0x0F,)) + datagram[1:])
+            peer.send(b"\x40\x01\xab")
+            assert await peer.answers_before_ping() == []
+            assert endpoint.dropped_datagrams.total() == 7
+            assert handler.requests == [] and endpoint.open_requests == 0
 
     asyncio.run(run())
 
