@@ -31,13 +31,16 @@ _HELD_SECONDS = 2 * MAX_TRANSMIT_WAIT
 #: A device that sends blocks without end is given up here.
 MOST_DOWNLOADED = 256 << 10
 
-#: What aiocoap tells uploads apart by, and a little more: the address, the code, and the options but for the blocks.
+#: What aiocoap tells uploads apart by: the address, the code, and the options that are part of the cache key (RFC 7252
+#: section 5.4.6) but for Observe and the blocks.
 UploadKey = tuple[Address, int, tuple[tuple[int, bytes], ...]]
-_BLOCKS = (Option.BLOCK1, Option.BLOCK2)
+_NO_CACHE_KEY = 0x1C
+_NO_KEY = (Option.OBSERVE, Option.BLOCK1, Option.BLOCK2)
 
 
 @dataclass(slots=True)
 class _Upload:
+    #: What has come, without a gap, in bytes.
     size: int
     #: Loop time of the last block, seconds.
     at: float
@@ -141,23 +144,33 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
         if block.szx == 7:
             incoming.reply(Code.BAD_REQUEST, payload=b"block size 7 is for TCP")
             return False
-        size = block.number * block.size + len(message.payload)
+        if block.more and len(message.payload) != block.size:
+            incoming.reply(Code.BAD_REQUEST, payload=b"the payload is not of the block's size")
+            return False
+        start = block.number * block.size
+        size = start + len(message.payload)
         if size > MOST_ASSEMBLED:
             incoming.reply(Code.REQUEST_ENTITY_TOO_LARGE)
             return False
         now = asyncio.get_running_loop().time()
         while self._uploads and next(iter(self._uploads.values())).at < now - _HELD_SECONDS:
             self._uploaded -= self._uploads.popitem(last=False)[1].size
-        options = tuple(option for option in message.options if option[0] not in _BLOCKS)
+        options = tuple(
+            option for option in message.options if option[0] not in _NO_KEY and option[0] & 0x1E != _NO_CACHE_KEY
+        )
         key = (incoming.address, message.code, options)
         upload = self._uploads.get(key)
+        if start and (upload is None or upload.size != start):
+            # RFC 7959 section 2.9.2: told so, the client begins again.
+            incoming.reply(Code.REQUEST_ENTITY_INCOMPLETE)
+            return False
         if upload is None:
             if len(self._uploads) >= MOST_UPLOADS or self._uploaded + size > MOST_UPLOADED:
                 incoming.busy()
                 return False
             upload = self._uploads[key] = _Upload(0, now)
-        self._uploaded += max(size - upload.size, 0)
-        upload.size = max(size, upload.size)
+        self._uploaded += size - upload.size
+        upload.size = size
         upload.at = now
         self._uploads.move_to_end(key)
         return True

@@ -263,6 +263,43 @@ def test_upload_beyond_the_bound_is_refused(peer: Peer) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("wrong", [2, 3, 1, 0], ids=["gap", "wide gap", "again", "from the start"])
+def test_block_out_of_order_is_told_and_the_upload_can_begin_again(peer: Peer, wrong: int) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            # As clients do: the size is told with the first block alone (RFC 7959 section 4).
+            first: Options = [(Option.SIZE1, uint(3072))]
+            codes = []
+            for mid, number in enumerate((0, 1) if wrong == 1 else (0,)):
+                post = _post(mid, number, more=True, options=[] if number else first)
+                codes.append((await peer.ask(post, gateway.endpoint)).code)
+            answer = await peer.ask(_post(5, wrong, more=True, payload=b"w" * 1024), gateway.endpoint)
+            assert answer.code == (Code.REQUEST_ENTITY_INCOMPLETE if wrong else Code.CONTINUE)
+            for number in range(3):
+                post = _post(10 + number, number, more=number < 2, options=[] if number else first)
+                codes.append((await peer.ask(post, gateway.endpoint)).code)
+            assert codes[-3:] == [Code.CONTINUE, Code.CONTINUE, Code.CREATED]
+            assert set(codes[:-3]) == {Code.CONTINUE}
+            assert gateway.store.kept == [b"x" * 3072]
+            assert gateway.link._uploaded == 3072
+            # Its last block, once more, is no part of anything.
+            assert (await peer.ask(_post(20, 2, more=False), gateway.endpoint)).code == Code.REQUEST_ENTITY_INCOMPLETE
+
+    asyncio.run(run())
+
+
+def test_block_that_is_not_full_is_a_bad_request_unless_it_is_the_last(peer: Peer) -> None:
+    async def run() -> None:
+        async with _gateway() as gateway:
+            assert (await peer.ask(_post(1, 0, more=True, payload=b"x"), gateway.endpoint)).code == Code.BAD_REQUEST
+            assert (await peer.ask(_post(2, 0, more=True), gateway.endpoint)).code == Code.CONTINUE
+            assert (await peer.ask(_post(3, 1, more=True, payload=b"x"), gateway.endpoint)).code == Code.BAD_REQUEST
+            assert (await peer.ask(_post(4, 1, more=False, payload=b"x"), gateway.endpoint)).code == Code.CREATED
+            assert gateway.store.kept == [b"x" * 1025]
+
+    asyncio.run(run())
+
+
 def test_block_size_of_tcp_is_refused(peer: Peer) -> None:
     async def run() -> None:
         async with _gateway() as gateway:
