@@ -31,6 +31,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -220,9 +222,26 @@ class Lane:
         if mine.known.is_set():
             transactions.say_only()
             return
-        mine.generation = 1 if word is None else word.generation + 1
+        mine.generation = 1 + max((said.generation for said in (word, *self._other_words()) if said), default=0)
         transactions.say_only()
         mine.known.set()
+
+    def _other_words(self) -> list[Progress]:
+        """The last words of all lanes on both sides: a side that is new must not make us older than the other one says.
+
+        A ledger that cannot be read is left out; the lane whose it is says so and does not run.
+        """
+        words = []
+        for cluster, client in ((self.spec.target, self._target), (self.spec.source, self._source)):
+            facts = kafka.describe_topics(client, [self._ledger.topic], timeout=_CALL).get(self._ledger.topic)
+            for number in range(facts.partitions if facts else 0):
+                ledger = replace(self._ledger, cluster=cluster, client=client, partition=number)
+                with suppress(Unreadable):
+                    word = ledger.read(_CALL, settled=False)
+                    if word is not None:
+                        words.append(word)
+                self._go_on()
+        return words
 
     def _assign(self, transactions: Transactions) -> None:
         """Read every partition of every route from where the ledger says, as far as the source still has that."""

@@ -40,6 +40,12 @@ def _write(cluster: Cluster, topic: str, values: list[bytes], *, partition: int 
     assert source.flush(30) == 0
 
 
+def _delete(cluster: Cluster, topic: str) -> None:
+    client = admin(cluster)  # its answers end with it, so it is held
+    client.delete_topics([topic])[topic].result(30)
+    wait_until(lambda: not partition_counts(cluster, [topic]))
+
+
 @pytest.mark.kafka
 def test_records_arrive_as_they_were_in_both_directions(kafka: Cluster, cloud_kafka: Cluster, gateway_id: str) -> None:
     topics = Topics(gateway_id)
@@ -199,6 +205,24 @@ def test_of_two_replicators_that_start_at_once_exactly_one_stays(
 
 
 @pytest.mark.kafka
+def test_a_cloud_that_forgot_everything_is_no_other_replicator(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+    topics = Topics(gateway_id)
+    ensure_topics(cloud_kafka, {topics.requests: 1})
+    for turn in range(2):
+        _write(cloud_kafka, topics.requests, [b"%d" % turn])
+        with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+            wait_for_records(kafka, topics.requests, turn + 1)
+    # The edge's ledger, which says how far the commands have come, has seen two replicators by now.
+    _delete(cloud_kafka, f"headwater.replicator.{gateway_id}")
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        _write(cloud_kafka, topics.requests, [b"2"])
+        wait_for_records(kafka, topics.requests, 3)
+    assert content(kafka, topics.requests) == content(cloud_kafka, topics.requests)
+
+
+@pytest.mark.kafka
 def test_what_retention_deleted_is_counted_and_the_rest_is_carried(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
@@ -230,9 +254,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_start(
     _write(kafka, topic, [b"old %d" % n for n in range(5)])
     with replicating(_settings(gateway_id, kafka, cloud_kafka)):
         wait_for_records(cloud_kafka, topic, 5)
-    client = admin(kafka)
-    client.delete_topics([topic])[topic].result(30)
-    wait_until(lambda: not partition_counts(kafka, [topic]))
+    _delete(kafka, topic)
     ensure_topics(kafka, {topic: 1})
     _write(kafka, topic, [b"new %d" % n for n in range(8)])
     with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:
