@@ -255,9 +255,8 @@ def _java() -> str:
 def report(saved: Mapping[str, Any]) -> str:
     """Everything that was measured, as Markdown."""
     measured: Measured = saved["measured"]
-    plan = saved["plan"]
     facts = [f"- {name}: {value}" for name, value in saved["machine"].items()]
-    facts.append(f"- {plan['name']}, median of {plan['runs']} run{'' if plan['runs'] == 1 else 's'}; memory: one run")
+    facts.append(f"- {' and '.join(saved['plans'])}; medians of {_runs(measured)}")
     if (others := _others(measured)) is not None:
         facts.append(f"- programs outside the measurement used up to {others:.2f} cores during a step")
     peers = [name for name in (TUNED, DEFAULT) if name in measured]
@@ -271,6 +270,11 @@ def report(saved: Mapping[str, Any]) -> str:
         "\n".join(facts),
     ]
     return "\n\n".join(parts)
+
+
+def _runs(measured: Measured) -> str:
+    """How often each was measured: what is said of one run is less than what is said of three."""
+    return ", ".join(f"{len(runs)} run{'s'[: len(runs) != 1]} ({name})" for name, runs in measured.items())
 
 
 def _others(measured: Measured) -> float | None:
@@ -338,7 +342,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for part in options.parts:
             measured.update(PARTS[part](options, plan, Path(name)))
             saved = {
-                "plan": {"name": "quick" if options.quick else "full", "runs": plan.runs},
+                "plans": ["quick" if options.quick else "full"],
                 "machine": machine(),
                 "measured": measured,
             }
@@ -412,7 +416,11 @@ def main() -> int:
     try:
         if options.saved:
             files = [json.loads(file.read_text()) for file in options.saved]
-            saved = {**files[-1], "measured": {k: v for one in files for k, v in one["measured"].items()}}
+            saved = {
+                **files[-1],
+                "plans": sorted({plan for one in files for plan in one["plans"]}),
+                "measured": {k: v for one in files for k, v in one["measured"].items()},
+            }
         else:
             options.yardstick = options.yardstick.resolve()
             _needed(options)
