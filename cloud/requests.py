@@ -12,6 +12,7 @@ import uuid
 from dataclasses import dataclass
 
 from cloud.feed import SLICE, Feed, Start
+from cloud.interrupts import interruptible
 from connectors.kafka import Cluster, KafkaError, KafkaException, Message, TopicMissing, partition_counts, producer
 from schemas.avro.records import Key, Request, Response
 from schemas.avro.serde import encode
@@ -80,7 +81,7 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
     topics = Topics(gateway)
     reach = max(2.0, min(timeout, 10.0))
     wanted = [topics.requests, topics.replies]
-    there = partition_counts(cluster, wanted, timeout=reach)
+    there = interruptible(lambda: partition_counts(cluster, wanted, timeout=reach))
     for topic in wanted:
         if topic not in there:
             raise TopicMissing(
@@ -88,7 +89,7 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
                 f"this the right Kafka? `headwater topics create --gateway {gateway} --kafka {cluster.bootstrap}` "
                 "makes the topics"
             )
-    with Feed(cluster, [topics.replies], start=Start.END, timeout=reach) as replies:
+    with interruptible(lambda: Feed(cluster, [topics.replies], start=Start.END, timeout=reach)) as replies:
         began = time.monotonic()
         _produce(cluster, topics.requests, request, max(5.0, reach))
         deadline = time.monotonic() + timeout

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from headwater.commands.base import complain
-from headwater.exits import Exit
+from headwater.exits import Exit, Stop
 from headwater.options import Output
 from headwater.terminal import printable
 
@@ -55,7 +55,11 @@ def send(request: Request, gateway: str, kafka: str, timeout: float, output: Out
     from connectors.kafka import Cluster
     from schemas.avro.records import ResponseCode
 
-    exchange = ask(Cluster(bootstrap=kafka), gateway, request, timeout=timeout)
+    try:
+        exchange = ask(Cluster(bootstrap=kafka), gateway, request, timeout=timeout)
+    except KeyboardInterrupt:
+        told = f"interrupted; if the request was sent already it stays in its topic (ticket {request.ticket})"
+        raise Stop(Exit.INTERRUPTED, told) from None
     response = exchange.response
     good = response.rep.code in (
         ResponseCode.CONTENT,

@@ -204,7 +204,7 @@ def told(*, debug: bool) -> Iterator[None]:
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except KeyboardInterrupt:
-        complain("interrupted; a request that was sent already stays in its topic")
+        complain("interrupted")
         raise typer.Exit(Exit.INTERRUPTED) from None
     except BrokenPipeError:
         # Whoever read us (head, less) has had enough. Python would complain once more when it closes stdout.

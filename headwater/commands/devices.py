@@ -16,7 +16,7 @@ from headwater.options import EndpointArgument, GatewayOption, KafkaOption, Outp
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cloud.inventory import Device, LastValue, Picture
+    from cloud.inventory import Device, Inventory, LastValue, Picture
 
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show what changes; Ctrl-C ends.")]
 WaitOption = Annotated[
@@ -97,45 +97,62 @@ def _show(
     as_json: Callable[[Picture], Any],
 ) -> None:
     """``as_table`` is also told how many lines there are, where the picture is renewed in place."""
+    from cloud.interrupts import interruptible
     from cloud.inventory import Inventory
-    from connectors.kafka import Cluster, Unreachable
-    from headwater.output import console, print_json, print_line
+    from connectors.kafka import Cluster
+    from headwater.output import console, print_json
 
-    with Inventory(Cluster(bootstrap=kafka), gateway, timeout=min(timeout, 10.0)) as inventory:
-        deadline = time.monotonic() + timeout
-        while not inventory.caught_up:
-            if time.monotonic() > deadline:
-                raise Unreachable(
-                    f"the topics at {kafka} were not read to their ends within {timeout:g} s; see --timeout"
-                )
-            inventory.refresh()
-        screen = console()
-        if not watch:
-            if output is Output.JSON:
+    cluster = Cluster(bootstrap=kafka)
+    try:
+        with interruptible(lambda: Inventory(cluster, gateway, timeout=min(timeout, 10.0))) as inventory:
+            _catch_up(inventory, kafka, timeout)
+            if watch:
+                _follow(inventory, output, as_table, as_json)
+            elif output is Output.JSON:
                 print_json(as_json(inventory.picture))
             else:
-                screen.print(as_table(inventory.picture, None))
-            return
-        try:
-            if output is Output.JSON or not screen.is_terminal:
-                while True:
-                    # A line at the start and at every change, for programs that follow.
-                    if output is Output.JSON:
-                        print_line(as_json(inventory.picture))
-                    else:
-                        screen.print(as_table(inventory.picture, None))
-                    while not inventory.refresh(0.5):
-                        pass
-            from rich.live import Live
+                console().print(as_table(inventory.picture, None))
+    except KeyboardInterrupt:
+        if not watch:
+            raise
 
-            size = screen.size
-            with Live(as_table(inventory.picture, size.height), console=screen, auto_refresh=False) as live:
-                while True:
-                    if inventory.refresh(0.25) or size != screen.size:
-                        size = screen.size
-                        live.update(as_table(inventory.picture, size.height), refresh=True)
-        except KeyboardInterrupt:
-            return
+
+def _catch_up(inventory: Inventory, kafka: str, timeout: float) -> None:
+    from connectors.kafka import Unreachable
+
+    deadline = time.monotonic() + timeout
+    while not inventory.caught_up:
+        if time.monotonic() > deadline:
+            raise Unreachable(f"the topics at {kafka} were not read to their ends within {timeout:g} s; see --timeout")
+        inventory.refresh()
+
+
+def _follow(
+    inventory: Inventory,
+    output: Output,
+    as_table: Callable[[Picture, int | None], RenderableType],
+    as_json: Callable[[Picture], Any],
+) -> None:
+    """Until Ctrl-C: in place on a terminal, else the whole at the start and at every change."""
+    from rich.live import Live
+
+    from headwater.output import console, print_line
+
+    screen = console()
+    if output is Output.JSON or not screen.is_terminal:
+        while True:
+            if output is Output.JSON:
+                print_line(as_json(inventory.picture))
+            else:
+                screen.print(as_table(inventory.picture, None))
+            while not inventory.refresh(0.5):
+                pass
+    size = screen.size
+    with Live(as_table(inventory.picture, size.height), console=screen, auto_refresh=False) as live:
+        while True:
+            if inventory.refresh(0.25) or size != screen.size:
+                size = screen.size
+                live.update(as_table(inventory.picture, size.height), refresh=True)
 
 
 #: Lines of the terminal that a table of devices needs beside its rows: head, rule, margins and what is left out.

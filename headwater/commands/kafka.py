@@ -180,6 +180,7 @@ def create(
     headwater topics create --gateway rock64 --kafka edge:9082
     headwater topics create --gateway rock64 --kafka edge:9082 --observations 8
     """
+    from cloud.interrupts import interruptible
     from connectors.kafka import Cluster, ensure_topics, partition_counts
     from headwater.output import console, print_json, table
     from schemas.avro.topics import FAMILIES, TopicKind, Topics
@@ -195,8 +196,8 @@ def create(
     names = Topics(gateway)
     cluster = Cluster(bootstrap=kafka)
     wanted = {names.name(kind): count or FAMILIES[kind].partitions for kind, count in asked.items()}
-    created = ensure_topics(cluster, wanted)
-    counts = partition_counts(cluster, list(wanted))
+    created = interruptible(lambda: ensure_topics(cluster, wanted))
+    counts = interruptible(lambda: partition_counts(cluster, list(wanted)))
     # Metadata may lag a moment behind a creation.
     rows = [(topic, counts.get(topic, wanted[topic]), topic in created) for topic in wanted]
     if output is Output.JSON:

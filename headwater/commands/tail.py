@@ -54,6 +54,7 @@ def tail(
     headwater tail replies --gateway rock64 | jq -r '.ticket + " " + .rep.code'
     """
     from cloud.feed import Feed, Start
+    from cloud.interrupts import interruptible
     from connectors.kafka import Cluster
     from headwater.output import print_line
 
@@ -62,7 +63,7 @@ def tail(
     start = Start.BEGINNING if from_beginning else Start.END
     left = count
     try:
-        with Feed(Cluster(bootstrap=kafka), [name], start=start) as feed:
+        with interruptible(lambda: Feed(Cluster(bootstrap=kafka), [name], start=start)) as feed:
             while True:
                 for item in feed.poll():
                     if as_json:

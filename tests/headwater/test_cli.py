@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -279,6 +280,35 @@ def test_sensor_stops_in_order_when_it_is_told_to(tmp_path: Path) -> None:
                     assert process.poll() is None
                 process.send_signal(number)
                 assert process.wait(20) == 0
+            finally:
+                process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["read", "dev", "/3", "--ticket", "mine"], Exit.INTERRUPTED),
+        (["devices"], Exit.INTERRUPTED),
+        (["devices", "--watch"], Exit.OK),
+        (["tail", "observations"], Exit.OK),
+        (["topics", "create"], Exit.INTERRUPTED),
+    ],
+)
+def test_ctrl_c_is_answered_while_a_silent_kafka_is_waited_for(arguments: list[str], code: Exit) -> None:
+    """Kafka's client alone would wait for ten seconds, and hold Ctrl-C back for as long."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = ["--gateway", "gw", "--kafka", f"127.0.0.1:{silent.getsockname()[1]}"]
+        with subprocess.Popen(headwater(*arguments, *place), stderr=subprocess.PIPE, text=True) as process:
+            try:
+                silent.settimeout(30)
+                held, _ = silent.accept()
+                with held:
+                    process.send_signal(signal.SIGINT)
+                    assert process.wait(8) == code
+                assert process.stderr is not None
+                told = process.stderr.read()
+                assert ("mine" in told) is ("mine" in arguments)
+                assert ("interrupted" in told) is (code is Exit.INTERRUPTED)
             finally:
                 process.kill()
 
