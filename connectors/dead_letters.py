@@ -7,6 +7,8 @@ Owns how a dead letter is written and read back. Key, value and headers are the 
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
@@ -41,6 +43,8 @@ _OURS = frozenset({ERROR, STAGE, ORIGIN_TOPIC, ORIGIN_PARTITION, ORIGIN_OFFSET, 
 MAX_REASON_BYTES = 1000
 #: Above what any broker takes by default, so that it is the broker who says no, and not the client.
 _MAX_RECORD_BYTES = 100_000_000
+#: A pause after Kafka refused something: it says so at once, and again as often as it is asked.
+_REFUSED_S = 0.5
 _TOO_LARGE = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 
 
@@ -118,15 +122,23 @@ class DeadLetterOffice:
         returned: then nothing may be committed. A letter that is too large with its headers goes without its value.
         """
         open_letters = dict(enumerate(letters))
-        unsent = list(open_letters)
+        unsent = deque(open_letters)
         while open_letters:
             failed: list[tuple[int, KafkaError]] = []
             sender = self._sender()
-            unsent = [number for number in unsent if not self._send(sender, number, open_letters, failed)]
+            # The first that cannot go holds the others up: each of them would wait for the same thing as long.
+            while unsent and self._send(sender, unsent[0], open_letters, failed):
+                unsent.popleft()
             sender.flush(0.5)
+            kept: list[tuple[int, KafkaError]] = []
             for number, error in failed:
                 unsent.append(number)
-                open_letters[number] = self._next_form(open_letters[number], error)
+                if error.code() in _TOO_LARGE:
+                    open_letters[number] = _shorter(open_letters[number])
+                else:
+                    kept.append((number, error))
+            if kept:
+                self._not_yet(open_letters[kept[0][0]], kept[0][1], len(kept))
             if open_letters and not goes_on():
                 self.close()
                 return False
@@ -154,7 +166,7 @@ class DeadLetterOffice:
         open_letters: dict[int, DeadLetter],
         failed: list[tuple[int, KafkaError]],
     ) -> bool:
-        """True if the letter is on its way; its end is told by ``open_letters`` or ``failed``."""
+        """True if the letter is on its way; its end is told by ``open_letters`` or ``failed``. False: not yet."""
         letter = open_letters[number]
         record = letter.record
         topics, _ = Topics.of(record.topic)
@@ -170,27 +182,36 @@ class DeadLetterOffice:
             if topic not in self._ensured:
                 ensure_topics(self._cluster, {topic: FAMILIES[TopicKind.DEADLETTER].partitions}, timeout=2.0)
                 self._ensured.add(topic)
+        except KafkaException as exc:
+            self._not_yet(letter, exc.args[0], 1)
+            return False
+        except (Unreachable, FutureTimeout):
+            return False
+        try:
             sender.produce(topic, key=record.key, value=record.value, headers=_headers(letter), on_delivery=report)
         except KafkaException as exc:
             failed.append((number, exc.args[0]))
-            return True
-        except (Unreachable, BufferError, FutureTimeout):
+        except BufferError:
             return False
         return True
 
-    def _next_form(self, letter: DeadLetter, error: KafkaError) -> DeadLetter:
-        """What to send after ``error``: the same again, unless it is too large."""
-        record = letter.record
-        if error.code() in _TOO_LARGE:
-            note = f"{letter.error} [too large for a dead letter; look at its origin]"
-            if record.value is not None:
-                return replace(letter, record=replace(record, value=None), error=note)
-            return replace(letter, record=replace(record, key=None, headers=()), error=note)
-        _log.warning("dead letter not delivered yet", topic=record.topic, offset=record.offset, error=error.str())
+    def _not_yet(self, first: DeadLetter, error: KafkaError, count: int) -> None:
+        """Kafka refused ``count`` letters: say so once, and come again with all of it anew, but not at once."""
+        topic = Topics.of(first.record.topic)[0].deadletter
+        _log.warning("dead letters not delivered yet", topic=topic, count=count, error=error.str())
         self._ensured.clear()
         if error.fatal():
             self.close()
-        return letter
+        time.sleep(_REFUSED_S)
+
+
+def _shorter(letter: DeadLetter) -> DeadLetter:
+    """What to send of a letter that is too large: first without the value, then without key and headers as well."""
+    record = letter.record
+    note = f"{letter.error} [too large for a dead letter; look at its origin]"
+    if record.value is not None:
+        return replace(letter, record=replace(record, value=None), error=note)
+    return replace(letter, record=replace(record, key=None, headers=()), error=note)
 
 
 def _headers(letter: DeadLetter) -> list[Header]:

@@ -1,0 +1,54 @@
+"""Dead letters on their way: all arrive, and one that cannot go yet holds nobody who waits for it."""
+
+from __future__ import annotations
+
+import pytest
+import structlog
+
+from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord
+from connectors.kafka import Cluster, ensure_topics
+from headwater import processes
+from schemas.avro.topics import Topics
+from tests.sink_harness import dead_letters, make_topics
+
+
+def some(gateway: str, number: int) -> list[DeadLetter]:
+    topic = Topics(gateway).observations
+    return [
+        DeadLetter(
+            record=RawRecord(
+                topic=topic, partition=0, offset=offset, timestamp=offset, headers=(), key=None, value=b"junk"
+            ),
+            error="junk",
+            stage="decode",
+        )
+        for offset in range(number)
+    ]
+
+
+def test_with_kafka_away_it_asks_after_one_letter_whether_to_go_on() -> None:
+    # One letter waits two seconds for Kafka. All of these one after the other would not end before the test's timeout.
+    office = DeadLetterOffice(Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}"))
+    answers = [True, True, False]
+    assert not office.deliver(some("gw", 500), lambda: answers.pop(0))
+    assert answers == []
+
+
+@pytest.mark.kafka
+def test_every_letter_of_a_large_batch_arrives(kafka: Cluster, gateway_id: str) -> None:
+    make_topics(kafka, gateway_id)
+    office = DeadLetterOffice(kafka)
+    assert office.deliver(some(gateway_id, 300), lambda: True)
+    office.close()
+    assert sorted(letter.record.offset for letter in dead_letters(kafka, gateway_id)) == list(range(300))
+
+
+@pytest.mark.kafka
+def test_a_topic_that_kafka_refuses_to_make_is_asked_for_and_told_once_a_turn(kafka: Cluster, gateway_id: str) -> None:
+    # Kafka takes no two names that differ in dots and underscores alone.
+    ensure_topics(kafka, {Topics(gateway_id).deadletter.replace(".", "_"): 1})
+    office = DeadLetterOffice(kafka)
+    answers = [True, True, False]
+    with structlog.testing.capture_logs() as said:
+        assert not office.deliver(some(gateway_id, 300), lambda: answers.pop(0))
+    assert [line["event"] for line in said] == ["dead letters not delivered yet"] * 3
