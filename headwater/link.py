@@ -16,6 +16,8 @@ from typing import Any
 
 _CHUNK = 65_536
 _CALL = 10.0
+#: Chunks at once on one way of a connection: a line holds only so much.
+_UNDER_WAY = 64
 
 
 class Cut(Enum):
@@ -28,15 +30,17 @@ class Cut(Enum):
 class Link:
     """From ``127.0.0.1:port`` (0: a free one) to ``127.0.0.1:to_port``; carries from construction until `close`.
 
-    ``rate``: bytes a second in each direction, None for no limit. All methods may be called from any thread.
+    ``rate``: bytes a second in each direction, None for no limit. ``delay``: seconds that each byte takes, each way.
+    All methods may be called from any thread.
 
     Raises:
         OSError: the port is taken.
     """
 
-    def __init__(self, port: int, to_port: int, *, rate: float | None = None) -> None:
+    def __init__(self, port: int, to_port: int, *, rate: float | None = None, delay: float = 0.0) -> None:
         self._to_port = to_port
         self._rate = rate
+        self._delay = delay
         self._cut: Cut | None = None
         self._loop = asyncio.new_event_loop()
         self._whole = asyncio.Event()
@@ -132,16 +136,36 @@ class Link:
                         side.transport.abort()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+        # What is on its way, with the time of its arrival; None: the sender closed.
+        under_way: asyncio.Queue[tuple[float, bytes | None]] = asyncio.Queue(_UNDER_WAY)
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._take(reader, under_way, way))
+            both.create_task(self._deliver(under_way, writer))
+
+    async def _take(
+        self, reader: asyncio.StreamReader, under_way: asyncio.Queue[tuple[float, bytes | None]], way: str
+    ) -> None:
         while data := await reader.read(_CHUNK if self._rate is None else max(512, int(self._rate / 20))):
             if self._rate is not None:
                 # All connections of one way share the line.
                 begins = max(self._loop.time(), self._busy_until[way])
                 self._busy_until[way] = begins + len(data) / self._rate
                 await asyncio.sleep(self._busy_until[way] - self._loop.time())
+            await under_way.put((self._loop.time() + self._delay, data))
+        await under_way.put((self._loop.time() + self._delay, None))
+
+    async def _deliver(
+        self, under_way: asyncio.Queue[tuple[float, bytes | None]], writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            arrives, data = await under_way.get()
+            if (left := arrives - self._loop.time()) > 0:
+                await asyncio.sleep(left)
             await self._whole.wait()
+            if data is None:
+                raise _Ended
             writer.write(data)
             await writer.drain()
-        raise _Ended
 
 
 class _Ended(Exception):

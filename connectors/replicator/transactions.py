@@ -32,8 +32,11 @@ _PACE = 0.04  # between two commits under light load; the first after a pause do
 _HELD_BACK = 0.2
 _TELL_SOURCE = 1.0
 _LAST_TRANSACTION = 3.0  # for what is open when the process is asked to stop
+_PRICE_HOLDS = 30.0  # how long a measured price is believed: a line may get another latency
+_PRICE_LIMIT = 4.0  # more is not latency: others keep the line busy
 
-# Bytes of one transaction: at least and at most. In between: what the line takes in half a second.
+# Bytes of one transaction: at least and at most. In between: what the line takes in half a second, beside the price
+# that a transaction has on this line however little it carries.
 _BUDGET = (16_384, 2_097_152)
 _FIRST_BUDGET = 262_144
 _BATCH = 500
@@ -46,7 +49,21 @@ class Line:
 
     budget: int = _FIRST_BUDGET
     average: float = 0.0  # bytes of a record
+    price: float = 0.0  # seconds that a transaction of nothing but the lane's word took
     too_large: set[tuple[str, int, int]] = field(default_factory=set)  # topic, partition, offset
+
+    def fit(self, size: int, took: float) -> None:
+        """Fit the budget of the next transaction to this one, of ``size`` bytes, which took so many seconds.
+
+        The price is left out of it. It is waiting, not carrying: over a line with latency a budget that pays for it
+        would shrink with each transaction, down to the least, however wide the line is. Records and word each need a
+        partition to be added and a way there and back, so it counts twice.
+        """
+        carrying = took - min(_PRICE_LIMIT, 2 * self.price)
+        if carrying > 2 * _FULL_TRANSACTION:
+            self.budget = max(_BUDGET[0], min(_BUDGET[1], int(size / carrying / 2)))
+        elif size >= self.budget // 2:
+            self.budget = min(_BUDGET[1], self.budget * 2)
 
 
 @dataclass(slots=True)
@@ -83,6 +100,7 @@ class Transactions:
     routes: Mapping[str, Route] = field(default_factory=dict)
     committed: float = 0.0  # when the last transaction was
     told_source: float = 0.0
+    priced: float = 0.0  # when the price of a transaction was measured
 
     def assign(self, routes: Mapping[str, Route], placed: Mapping[Partition, Position]) -> None:
         """From now on read ``routes``, at ``placed``."""
@@ -141,6 +159,8 @@ class Transactions:
         self.committed = time.monotonic()
         self._tell_source()
         self._count(transaction, written, self.committed)
+        if self.committed - self.priced > _PRICE_HOLDS:
+            self.say_only()
         return rest
 
     def _write(self, transaction: _Transaction, messages: list[kafka.Message], *, paid: int) -> list[kafka.Message]:
@@ -237,11 +257,13 @@ class Transactions:
         self.producer.produce(self.ledger.topic, word.encode(), self.spec.name.encode(), self.ledger.partition)
 
     def say_only(self) -> None:
-        """A transaction of nothing but the lane's word."""
+        """A transaction of nothing but the lane's word; how long it takes is the price of every transaction."""
+        began = time.monotonic()
         self.producer.begin_transaction()
         self._say()
         self.producer.commit_transaction(_COMMIT)
-        self.committed = time.monotonic()
+        self.committed = self.priced = time.monotonic()
+        self.line.price = self.committed - began
 
     def _tell_source(self) -> None:
         """For people's tools, and for the retention alarm of a replicator that starts while the target is away.
@@ -256,11 +278,7 @@ class Transactions:
     def _count(self, transaction: _Transaction, written: float, committed: float) -> None:
         """Count what is committed, and fit the next transaction to what the line takes in half a second."""
         lane = self.spec.name
-        took = committed - transaction.began
-        if took > 2 * _FULL_TRANSACTION:
-            self.line.budget = max(_BUDGET[0], min(_BUDGET[1], int(transaction.size / took / 2)))
-        elif transaction.size >= self.line.budget // 2:
-            self.line.budget = min(_BUDGET[1], self.line.budget * 2)
+        self.line.fit(transaction.size, committed - transaction.began)
         if transaction.records:
             mean = transaction.size / transaction.records.total()
             self.line.average = mean if not self.line.average else 0.8 * self.line.average + 0.2 * mean

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Cluster, ensure_topics
+from connectors.kafka import Cluster, ensure_topics, producer
 from connectors.replicator import ReplicatorSettings
 from headwater import processes
 from headwater.broker import LinkListener
@@ -32,6 +32,13 @@ def _process(gateway: str, edge: Cluster, cloud: Cluster, log: Path) -> Iterator
     finally:
         if process.runs:
             process.kill()
+
+
+def _fill(cluster: Cluster, topic: str, values: list[bytes]) -> None:
+    source = producer(cluster)
+    for number, value in enumerate(values):
+        source.produce(topic, value, partition=number % PARTITIONS)
+    assert source.flush(60) == 0
 
 
 def test_killing_the_replicator_again_and_again_loses_and_doubles_nothing(
@@ -105,6 +112,26 @@ def test_cutting_the_wan_loses_and_doubles_nothing_and_commands_come_after_it(
         wait_for_records(edge.cluster, topics.requests, written[1])
     for topic in (topics.observations, topics.requests):
         assert content(cloud.cluster, topic) == content(edge.cluster, topic)
+
+
+def test_a_line_with_latency_carries_large_transactions(broker_factory: BrokerFactory, gateway_id: str) -> None:
+    topic = Topics(gateway_id).observations
+    listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
+    ensure_topics(edge.cluster, {topic: PARTITIONS})
+    chance = random.Random(9)
+    _fill(edge.cluster, topic, [chance.randbytes(1000) for _ in range(6000)])
+    with (
+        Link(listener.advertised_port, listener.port, delay=0.1),
+        replicating(ReplicatorSettings(gateway=gateway_id, edge=edge.cluster, cloud=cloud.linked)) as running,
+    ):
+        wait_for_records(cloud.cluster, topic, 6000)
+        wait_until(lambda: running.metric("records_total", lane="bulk", topic=topic) == 6000)
+        transactions = running.metric("transactions_total", lane="bulk")
+    assert transactions is not None
+    # A budget that pays for the latency is down to 16 KB after ten of them, and needs some 300.
+    assert transactions < 60
+    assert content(cloud.cluster, topic) == content(edge.cluster, topic)
 
 
 def test_a_replicator_that_froze_and_was_replaced_gives_way_when_it_wakes(

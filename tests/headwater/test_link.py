@@ -52,6 +52,24 @@ def test_link_passes_bytes_both_ways(echo: int) -> None:
         assert _say(connection, b"x" * 300_000) == b"x" * 300_000
 
 
+def test_delayed_link_passes_everything_in_order(echo: int) -> None:
+    data = b"".join(b"%06d" % n for n in range(100_000))
+    with (
+        Link(0, echo, delay=0.02) as link,
+        socket.create_connection(("127.0.0.1", link.port), timeout=10) as connection,
+    ):
+        connection.settimeout(0.02)
+        connection.sendall(b"late")
+        with pytest.raises(TimeoutError):
+            connection.recv(4)
+        connection.settimeout(10)
+        assert _take(connection, 4) == b"late"
+        sender = threading.Thread(target=connection.sendall, args=(data,))
+        sender.start()
+        assert _take(connection, len(data)) == data
+        sender.join()
+
+
 def test_silent_cut_holds_bytes_back_and_restoring_lets_them_through(echo: int) -> None:
     with Link(0, echo) as link, socket.create_connection(("127.0.0.1", link.port), timeout=10) as connection:
         assert _say(connection, b"before") == b"before"
