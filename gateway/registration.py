@@ -53,6 +53,10 @@ class Announcement:
     #: Objects and object instances, root cut off.
     paths: tuple[Path, ...] = ()
     object_versions: Mapping[int, str] = field(default_factory=dict)
+    #: Bytes of memory that all this takes, at most.
+    cost: int = 0
+    #: True if others may well say the same, so that what is made of it is worth remembering.
+    common: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,11 +131,16 @@ def parse_announcement(payload: bytes) -> Announcement:
     Raises:
         Refused: the payload is no link format.
     """
+    return _remembered(payload) if _is_common(payload) else _parse_announcement(payload)
+
+
+def _is_common(payload: bytes) -> bool:
     # Devices of one make say the same; a long text is rather one of a kind, and would only fill the memory.
-    return _remembered(payload) if len(payload) <= _LONGEST_REMEMBERED else _parse_announcement(payload)
+    return len(payload) <= _LONGEST_REMEMBERED and payload.count(b",") < _MOST_REMEMBERED
 
 
 _LONGEST_REMEMBERED = 1024
+_MOST_REMEMBERED = 64
 
 
 @lru_cache(maxsize=1024)
@@ -168,8 +177,35 @@ def _parse_announcement(payload: bytes) -> Announcement:
             if "ver" in link.at:
                 versions[path.object_id] = link.at["ver"].strip('"')
     return Announcement(
-        text=text, links=links, root=root, content_formats=formats, paths=tuple(paths), object_versions=versions
+        text=text,
+        links=links,
+        root=root,
+        content_formats=formats,
+        paths=tuple(paths),
+        object_versions=versions,
+        cost=_OBJECT
+        + _LINK * len(links)
+        + _ATTRIBUTE * sum(len(link.at) for link in links)
+        + _NUMBER * len(formats or ())
+        + _BYTE * len(payload),
+        common=_is_common(payload),
     )
+
+
+#: Bytes of memory, as measured: of an announcement, of each link (with its path, if it is one's own), of each attribute
+#: of a link or a device, of each content format, and of each byte of text.
+_OBJECT = 512
+_LINK = 400
+_ATTRIBUTE = 160
+_NUMBER = 128
+_BYTE = 12
+
+
+def attributes_cost(attributes: Mapping[str, str]) -> int:
+    """Bytes of memory that a device's own query parameters take, at most."""
+    if not attributes:
+        return 0
+    return _OBJECT + sum(_ATTRIBUTE + 4 * (len(name) + len(value)) for name, value in attributes.items())
 
 
 def _formats(text: str | None) -> frozenset[int] | None:

@@ -179,14 +179,17 @@ class Registrations:
                 )
                 return
         said = parse_announcement(payload)
-        if not self._registry.has_room(given.ep, said.text):
+        if not self._registry.has_room(given.ep, said, given.attributes):
             self._refuse_for_room(incoming)
             return
         device = self._new_device(given, said, incoming.address)
         self._state.put_registration(stored(device))
         self._coming[device.ep] = device.reg_id
+        # It takes memory from now on, not only when it holds.
+        device.announcement = self._registry.hold(said)
 
         def settled() -> None:
+            self._registry.release(said)
             if self._coming.get(device.ep) == device.reg_id:
                 del self._coming[device.ep]
 
@@ -201,7 +204,7 @@ class Registrations:
         self._make_durable(
             incoming,
             device,
-            encode_new(_new_record(device, self._server_id, self._local_address), _links(said.text)),
+            encode_new(_new_record(device, self._server_id, self._local_address), _links(said)),
             hold,
             settled,
         )
@@ -245,7 +248,7 @@ class Registrations:
             return
         given = parse_parameters(queries)
         said = parse_announcement(payload) if payload else None
-        if said is not None and not self._registry.has_room(device.ep, said.text):
+        if said is not None and not self._registry.has_room(device.ep, said, device.attributes):
             self._refuse_for_room(incoming)
             return
         update = RegistrationUpdate(
@@ -276,6 +279,12 @@ class Registrations:
             return row
 
         self._state.put_registration(change(stored(device)))
+        if said is not None:
+            self._registry.hold(said)
+
+        def settled() -> None:
+            if said is not None:
+                self._registry.release(said)
 
         def hold() -> None:
             self.updated += 1
@@ -299,7 +308,7 @@ class Registrations:
             incoming.reply(Code.CHANGED)
 
         value = serde.encode(Registration(kind=RegistrationKind.UPDATE, body=update))
-        self._make_durable(incoming, device, value, hold)
+        self._make_durable(incoming, device, value, hold, settled)
 
     def _touch(self, incoming: Incoming, device: Device, now: int) -> None:
         """The common update, that changes nothing but the clock: a record, and no write that is waited for."""
@@ -456,8 +465,12 @@ def _place(ep: str, observations: int, registrations: int, replies: int) -> Kafk
     )
 
 
+def _links(said: Announcement) -> bytes:
+    return _remembered_links(said.text) if said.common else encode_links(said.links)
+
+
 @lru_cache(maxsize=1024)
-def _links(announced: str) -> bytes:
+def _remembered_links(announced: str) -> bytes:
     return encode_links(parse_announcement(announced.encode()).links)
 
 

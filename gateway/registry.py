@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from gateway.coap.exchanges import Address
 from gateway.exchange import DeviceView
 from gateway.observations import Observation
-from gateway.registration import Announcement
+from gateway.registration import Announcement, attributes_cost
 from schemas.avro.compiled import CompiledUpdate
 from schemas.avro.records import Binding
 from schemas.lwm2m.path import Path
 
-#: Devices, and bytes of their links together, that may be registered at once: whoever can send datagrams can register.
+#: Devices that may be registered at once, and bytes of memory for what they say of themselves (links that are the same
+#: count once): whoever can send datagrams can register.
 MOST_DEVICES = 100_000
-MOST_ANNOUNCED = 16 << 20
+MOST_ANNOUNCED = 128 << 20
 #: Message ids that are remembered a device: as many as the tuned peer server of our benchmarks remembers.
 WINDOW = 64
 
@@ -195,6 +196,12 @@ class Device:
         return self.last_up + self.lifetime * 1000
 
 
+@dataclass(slots=True)
+class _Held:
+    said: Announcement
+    users: int = 0
+
+
 class Registry:
     """Devices by endpoint name, registration id and address; which of them have expired."""
 
@@ -205,6 +212,9 @@ class Registry:
         #: (epoch ms to look at, endpoint name); an entry counts if ``_looks`` says the same, one an endpoint.
         self._expiries: list[tuple[int, str]] = []
         self._looks: dict[str, int] = {}
+        #: What is announced, by its text, once for all who say the same.
+        self._held: dict[str, _Held] = {}
+        #: Bytes of memory of what devices said.
         self._announced = 0
 
     def __len__(self) -> int:
@@ -225,18 +235,42 @@ class Registry:
         """The device that registered or updated last from this address."""
         return self._by_address.get(address)
 
-    def has_room(self, ep: str, links: str) -> bool:
-        """False if a registration or update of ``ep`` with these links would be more than is held at once."""
+    def has_room(self, ep: str, said: Announcement, attributes: Mapping[str, str]) -> bool:
+        """False if a registration or update of ``ep`` that says this would be more than is held at once."""
         old = self._by_ep.get(ep)
         if old is None and len(self._by_ep) >= MOST_DEVICES:
             return False
-        before = 0 if old is None else len(old.announcement.text)
-        return self._announced - before + len(links) <= MOST_ANNOUNCED
+        more = attributes_cost(attributes)
+        if said.text not in self._held:
+            more += said.cost
+        if old is not None:
+            more -= attributes_cost(old.attributes)
+            if old.announcement.text != said.text and self._held[old.announcement.text].users == 1:
+                more -= old.announcement.cost
+        return more <= 0 or self._announced + more <= MOST_ANNOUNCED
+
+    def hold(self, said: Announcement) -> Announcement:
+        """Count what is announced until it is released; returns the one that all share who say the same."""
+        held = self._held.get(said.text)
+        if held is None:
+            held = self._held[said.text] = _Held(said)
+            self._announced += said.cost
+        held.users += 1
+        return held.said
+
+    def release(self, said: Announcement) -> None:
+        """One less says this."""
+        held = self._held[said.text]
+        held.users -= 1
+        if not held.users:
+            del self._held[said.text]
+            self._announced -= held.said.cost
 
     def announce(self, device: Device, said: Announcement) -> None:
         """The device has other links now."""
         if self._by_ep.get(device.ep) is device:
-            self._announced += len(said.text) - len(device.announcement.text)
+            old, said = device.announcement, self.hold(said)
+            self.release(old)
         device.announcement = said
 
     def add(self, device: Device) -> Device | None:
@@ -245,7 +279,8 @@ class Registry:
         self._by_ep[device.ep] = device
         self._by_reg_id[device.reg_id] = device
         self._by_address[device.address] = device
-        self._announced += len(device.announcement.text)
+        device.announcement = self.hold(device.announcement)
+        self._announced += attributes_cost(device.attributes)
         self.sooner(device)
         return old
 
@@ -254,7 +289,8 @@ class Registry:
         device = self._by_ep.pop(ep, None)
         if device is not None:
             self._looks.pop(ep, None)
-            self._announced -= len(device.announcement.text)
+            self.release(device.announcement)
+            self._announced -= attributes_cost(device.attributes)
             del self._by_reg_id[device.reg_id]
             if self._by_address.get(device.address) is device:
                 del self._by_address[device.address]

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.coap.message import Code
-from gateway.registration import Announcement, Parameters, Refused, is_queued, parse_announcement, parse_parameters
+from gateway.registration import (
+    Announcement,
+    Parameters,
+    Refused,
+    attributes_cost,
+    is_queued,
+    parse_announcement,
+    parse_parameters,
+)
 from schemas.avro.records import Binding
 from schemas.lwm2m.path import Path
 
@@ -169,3 +179,52 @@ def test_any_payload_is_read_or_refused(payload: bytes) -> None:
 def test_same_announcements_share_one_value() -> None:
     assert parse_announcement(b"</3/0>,</1/0>") is parse_announcement(b"</3/0>,</1/0>")
     assert parse_announcement(b"</3/0>").paths == (Path(3, 0),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "</1/0>",
+        ",".join(["<a>"] * 500),
+        ",".join(["<a>;a"] * 400),
+        ",".join(f"</3303/{number}>" for number in range(150)),
+        ",".join(f"</{number + 1000}/1>;ver=1.1" for number in range(110)),
+        '</>;rt="oma.lwm2m";ct="110 112",' + ",".join(f"</{3300 + number}/7>" for number in range(20)),
+        "<a>" + "".join(f";x{number}=y{number}" for number in range(180)),
+        '</>;rt="oma.lwm2m";ct="' + " ".join(str(number) for number in range(1000, 1390)) + '"',
+    ],
+    ids=["one", "short", "flags", "instances", "versions", "ordinary", "attributes", "formats"],
+)
+def test_cost_of_an_announcement_is_no_less_than_the_memory_that_it_takes(text: str) -> None:
+    payloads = [f"{text},</9/{number}>".encode() for number in range(1000, 1030)]
+    parse_announcement(b"</9/1>")
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        kept = [parse_announcement(payload) for payload in payloads]
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    cost = sum(said.cost for said in kept)
+    assert taken <= cost * 1.1 <= 6 * taken
+
+
+def test_cost_of_own_parameters_is_no_less_than_the_memory_that_they_take() -> None:
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        kept = [
+            parse_parameters([f"{number}name{at}={number}value" for at in range(60)]).attributes
+            for number in range(100, 130)
+        ]
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken <= sum(map(attributes_cost, kept)) <= 4 * taken
+    assert attributes_cost({}) == 0
+
+
+@pytest.mark.parametrize("text", [",".join(["</3/0>"] * 200), ",".join(["<a>"] * 100)])
+def test_announcement_of_many_links_is_not_remembered(text: str) -> None:
+    assert parse_announcement(text.encode()) is not parse_announcement(text.encode())
+    assert not parse_announcement(text.encode()).common

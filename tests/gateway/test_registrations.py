@@ -11,9 +11,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from typing import cast
 
+import pytest
+
+from gateway import registry as registry_module
 from gateway.coap.endpoint import BUSY_MAX_AGE
 from gateway.coap.exchanges import Address
 from gateway.coap.message import Code, Message, Option, Options, Type
+from gateway.registration import parse_announcement
 from gateway.registrations import Registrations, restored
 from gateway.registry import Device, Registry
 from gateway.state import State
@@ -172,6 +176,27 @@ def test_registration_that_kafka_does_not_take_is_refused_and_holds_nowhere_in_m
             assert request.answer == "busy"
             bench.uplink.closed = "down"
             assert bench.serve(Request(Code.POST, [], ["ep=a"], mid=3), LINKS).answer == "busy"
+
+    asyncio.run(run())
+
+
+def test_what_waits_to_become_durable_takes_room_until_it_holds_or_fails(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "MOST_ANNOUNCED", parse_announcement(LINKS).cost)
+
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            first = bench.serve(Request(Code.POST, [], ["ep=a"]), LINKS)
+            assert bench.serve(Request(Code.POST, [], ["ep=b"], mid=2), b"</3/0>").answer == "busy"
+            alike = bench.serve(Request(Code.POST, [], ["ep=c"], mid=3), LINKS)  # no memory of its own
+            await bench.settle(durable=False)
+            assert first.answer == alike.answer == "busy"
+            assert (await bench.register(mid=4)).answer == (Code.CREATED, [b"rd", b"id3"])
+            changing = bench.serve(Request(Code.POST, ["id3"], [], mid=5), b"</3/0>")
+            await bench.settle()
+            assert changing.answer == (Code.CHANGED, [])
+            assert bench.registry._announced == parse_announcement(b"</3/0>").cost
 
     asyncio.run(run())
 

@@ -154,34 +154,91 @@ def test_expiries_do_not_grow_with_updates_and_registrations() -> None:
     assert registry.expired(10**9) == [device]
 
 
+def _room(registry: Registry, ep: str, links: str = "", attributes: dict[str, str] | None = None) -> bool:
+    return registry.has_room(ep, parse_announcement(links.encode()), attributes or {})
+
+
 def test_devices_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "MOST_DEVICES", 2)
     registry = Registry()
     registry.add(_device("a", "r1"))
-    assert registry.has_room("b", "")
+    assert _room(registry, "b")
     registry.add(_device("b", "r2"))
-    assert not registry.has_room("c", "")
-    assert registry.has_room("a", "")  # who is registered may register anew
+    assert not _room(registry, "c")
+    assert _room(registry, "a")  # who is registered may register anew
     registry.remove("b")
-    assert registry.has_room("c", "")
+    assert _room(registry, "c")
 
 
-def test_links_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "MOST_ANNOUNCED", 20)
+def test_links_at_once_are_bounded_by_the_memory_that_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = "</3/0>", "</3/0>,</1/0>", "</3/0>,</1/0>,</5/0>"
+    monkeypatch.setattr(registry_module, "MOST_ANNOUNCED", parse_announcement(three.encode()).cost)
     registry = Registry()
-    device = _device("a", "r1", links="</3/0>,</1/0>")
+    device = _device("a", "r1", links=two)
     registry.add(device)
-    assert not registry.has_room("b", "</3/0>,</1/0>")
-    assert registry.has_room("b", "</3/0>")
-    assert registry.has_room("a", "</3/0>,</1/0>,</5/0>")
-    registry.announce(device, parse_announcement(b"</3/0>"))
-    assert device.announcement.text == "</3/0>"
-    assert registry.has_room("b", "</3/0>,</1/0>")
-    registry.add(_device("a", "r2", links="</3/0>,</1/0>"))
-    assert not registry.has_room("b", "</3/0>,</1/0>")
+    assert not _room(registry, "b", one)
+    assert _room(registry, "b", two)  # the same links take no more
+    assert _room(registry, "a", three)
+    assert not _room(registry, "a", three, {"mine": "x"})
+    registry.announce(device, parse_announcement(one.encode()))
+    assert device.announcement.text == one
+    assert not _room(registry, "b", two)
+    registry.add(_device("b", "r2", links=one))
+    assert not _room(registry, "a", three)  # what is "b"'s as well stays
+    registry.remove("b")
+    assert _room(registry, "a", three)
+    # What waits to become durable takes memory already.
+    coming = registry.hold(parse_announcement(two.encode()))
+    assert not _room(registry, "a", three)
+    registry.release(coming)
+    registry.add(_device("a", "r3", links=two))
     registry.announce(device, parse_announcement(b""))  # one that is registered no more counts for nothing
     registry.remove("a")
+    assert registry._announced == 0 and registry._held == {}
+
+
+def test_what_devices_say_alike_is_kept_once_however_long_it_is() -> None:
+    links = ",".join(f"</{3300 + number}/0>;ver=1.1" for number in range(200))
+    registry = Registry()
+    registry.add(_device("a", "r1", links=links))
+    registry.add(_device("b", "r2", links=links))
+    first, second = registry.device("a"), registry.device("b")
+    assert first is not None and second is not None and first.announcement is second.announcement
+    registry.announce(first, parse_announcement(b""))
+    registry.announce(first, parse_announcement(links.encode()))
+    assert first.announcement is second.announcement
+
+
+def test_own_parameters_count_and_a_device_with_the_same_again_is_never_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = Registry()
+    attributes = {f"name{number}": "value" for number in range(60)}
+    device = _device("a", "r1", links="</3/0>")
+    device.attributes = attributes
+    registry.add(device)
+    monkeypatch.setattr(registry_module, "MOST_ANNOUNCED", registry._announced)
+    assert _room(registry, "a", "</3/0>", attributes)
+    assert not _room(registry, "a", "</3/0>", {**attributes, "one": "more"})
+    assert not _room(registry, "b", "</3/0>", {"one": "more"})
+    assert _room(registry, "b", "</3/0>")
+    monkeypatch.setattr(registry_module, "MOST_ANNOUNCED", 0)
+    assert _room(registry, "a", "</3/0>", attributes)
+    registry.remove("a")
     assert registry._announced == 0
+
+
+def test_fleets_fit() -> None:
+    registry = Registry()
+    alike = '</>;rt="oma.lwm2m";ct="110 112",' + ",".join(f"</{3300 + number}/0>" for number in range(20))
+    for number in range(50_000):
+        assert _room(registry, f"a{number}", alike)
+        registry.add(_device(f"a{number}", f"a{number}", address=("127.0.0.1", number), links=alike))
+    for number in range(5_000):
+        links = "</1/0>,</3/0>,</4/0>,</5/0>" + "".join(f",</{3300 + at}/{number}>" for at in range(16))
+        assert _room(registry, f"b{number}", links)
+        registry.add(_device(f"b{number}", f"b{number}", links=links))
+    assert len(registry) == 55_000
 
 
 def test_uri_path_has_the_alternate_root_in_front() -> None:
