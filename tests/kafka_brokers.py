@@ -1,13 +1,41 @@
-"""A real broker in a test's hands: it can be killed and comes back on the same port with the same data."""
+"""A real broker in a test's hands: it can be killed and comes back on the same port with the same data.
+
+A broker lives on after the process that started it, as people want it. A test's must not, whatever ends pytest: so a
+reaper (`headwater.reaper`) is told of each, and ends them once its pipe from this process is closed.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
 from connectors.kafka import Cluster
 from headwater import broker, processes
+
+
+@cache
+def _reaper() -> subprocess.Popen[bytes]:
+    """One for this process; nothing is done with it but to tell it of brokers, so that the pipe is open as long."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "headwater.reaper"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def end_with_this_process(name: str, directory: Path) -> None:
+    """Let the broker ``name`` in ``directory``, started now or later, end when this process does."""
+    pipe = _reaper().stdin
+    assert pipe is not None
+    pipe.write(json.dumps({"broker": name, "directory": str(directory.absolute())}).encode() + b"\n")
+    pipe.flush()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,6 +85,7 @@ class BrokerFactory(Protocol):
 
 def new_broker(name: str, directory: Path, heap: str, link: broker.LinkListener | None) -> KafkaBroker:
     """A broker on a free port that answers already."""
+    end_with_this_process(name, directory)
     made = KafkaBroker(name=name, port=processes.free_port(), directory=directory, heap=heap, link=link)
     made.start()
     return made

@@ -18,7 +18,7 @@ import pytest
 from connectors import kafka
 from headwater import broker, kafka_jars, processes
 from headwater.broker import AlreadyRunning, BrokerError, Failed, LinkListener, PortTaken
-from tests.kafka_brokers import BrokerFactory
+from tests.kafka_brokers import BrokerFactory, end_with_this_process
 
 pytestmark = pytest.mark.kafka
 
@@ -191,6 +191,48 @@ def test_waiting_for_another_process_that_downloads_can_be_stopped(tmp_path: Pat
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(kafka_jars.DownloadStopped, match="another process"):
             kafka_jars.ensure_jars(tmp_path, stopped=lambda: True)
+
+
+def test_brokers_of_a_killed_test_run_end_by_themselves(tmp_path: Path) -> None:
+    """The fixtures' own brokers: a broker of `headwater kafka start` lives on, as the next test holds."""
+    inner = tmp_path / "test_inner.py"
+    inner.write_text(
+        "import time\n"
+        "def test_that_is_killed(kafka, broker_factory):\n"
+        "    own = broker_factory('own')\n"
+        "    print(kafka.bootstrap, own.cluster.bootstrap, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "--rootdir", str(root), "-c", str(root / "pyproject.toml")]
+    options = ["-p", "tests.conftest", "--basetemp", str(tmp_path / "base"), "-p", "no:cacheprovider", str(inner)]
+    with subprocess.Popen([*command, *options], cwd=root, stdout=subprocess.PIPE, text=True) as run:
+        try:
+            assert run.stdout is not None
+            places = next((line for line in run.stdout if line.startswith("127.0.0.1:")), "").split()
+            ports = [int(place.rpartition(":")[2]) for place in places]
+            brokers = [processes.listener(port) for port in ports]
+            assert len(brokers) == 2
+            assert all(brokers)
+        finally:
+            run.kill()
+    gone = time.monotonic() + 30
+    while any(processes.listener(port) for port in ports) and time.monotonic() < gone:
+        time.sleep(0.05)
+    assert [processes.listener(port) for port in ports] == [None, None]
+
+
+def test_broker_that_a_person_starts_lives_on_after_the_command(tmp_path: Path) -> None:
+    end_with_this_process("mine", tmp_path)  # only should this very process be killed before it has stopped it
+    port = processes.free_port()
+    command = ["kafka", "start", "--name", "mine", "--port", str(port), "--dir", str(tmp_path), "--heap", "128m"]
+    subprocess.run([sys.executable, "-m", "headwater.cli", *command], timeout=120, check=True, capture_output=True)
+    running = broker.status("mine", tmp_path)
+    try:
+        assert running is not None
+        assert kafka.partition_counts(running.cluster, []) == {}
+    finally:
+        assert broker.stop("mine", tmp_path, timeout=10)
 
 
 def test_a_free_port_is_free_and_a_listener_is_named() -> None:
