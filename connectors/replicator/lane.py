@@ -146,7 +146,8 @@ class Lane:
     def _session(self) -> None:
         spec = self.spec
         self._refuse_one_cluster()
-        self.routes = self._look(self.routes)
+        # Nothing is taken as known: perhaps a topic that is gone from the target is what ended the session before.
+        self.routes = self._look({})
         self._ledger.ensure(_CALL)
         while not (spec.leads or self._tenure.known.wait(_IDLE)):
             self._go_on()

@@ -22,9 +22,10 @@ from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, lanes
 from connectors.replicator.bandwidth import Bandwidth, Urgency
 from connectors.replicator.ledger import Position, Progress, Unreadable
 from connectors.replicator.meter import Backlog, hours_left
+from connectors.replicator.transactions import Line
 from headwater import processes
 from schemas.avro.topics import Topics
-from tests.replication import Replicating, content, replicating, wait_for_records, wait_until
+from tests.replication import Replicating, Writer, content, replicating, wait_for_records, wait_until
 
 HOUR_MS = 3_600_000
 
@@ -223,6 +224,26 @@ def test_a_cloud_that_forgot_everything_is_no_other_replicator(
 
 
 @pytest.mark.kafka
+@pytest.mark.parametrize("made_anew", [None, 1])
+def test_a_topic_that_is_deleted_at_the_target_is_made_again(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, made_anew: int | None
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 2})
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        _write(kafka, topic, [b"before"], partition=1)
+        wait_for_records(cloud_kafka, topic, 1)
+        _delete(cloud_kafka, topic)
+        if made_anew is not None:
+            ensure_topics(cloud_kafka, {topic: made_anew})
+        _write(kafka, topic, [b"after"], partition=1)
+        wait_for_records(cloud_kafka, topic, 1)
+    there = content(cloud_kafka, topic)
+    assert [value for records in there.values() for _, value, _, _ in records] == [b"after"]
+    assert partition_counts(cloud_kafka, [topic]) == {topic: made_anew or 2}
+
+
+@pytest.mark.kafka
 def test_what_retention_deleted_is_counted_and_the_rest_is_carried(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
 ) -> None:
@@ -342,6 +363,22 @@ def test_unreplicated_records_show_as_lag_and_as_hours_left(
 
 
 @pytest.mark.kafka
+def test_a_log_that_grows_towards_its_bound_of_bytes_shows_the_hours_left(kafka: Cluster, gateway_id: str) -> None:
+    topics = Topics(gateway_id)
+    bounds = {topics.observations: {"retention.ms": "-1", "retention.bytes": "1000000000"}}
+    # The lane of the replies has nothing to carry.
+    ensure_topics(kafka, {topics.observations: 1, topics.replies: 1}, config=bounds)
+    writer = Writer(kafka, topics.observations, 1, per_second=50, seed=10)
+    nowhere = Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}")
+    try:
+        with replicating(_settings(gateway_id, kafka, nowhere)) as running:
+            where = {"topic": topics.observations, "partition": "0"}
+            wait_until(lambda: 0 < (running.metric("retention_hours_left", **where) or 0) < math.inf)
+    finally:
+        writer.finish()
+
+
+@pytest.mark.kafka
 def test_edge_and_cloud_must_be_two_clusters(kafka: Cluster, gateway_id: str) -> None:
     one = Replicating(_settings(gateway_id, kafka, kafka))
     one.wait_ended()
@@ -372,6 +409,17 @@ def test_a_bandwidth_that_carries_nothing_is_refused(bandwidth: float) -> None:
     edge, cloud = Cluster(bootstrap="edge:1"), Cluster(bootstrap="cloud:1")
     with pytest.raises(ValueError, match="bandwidth"):
         _settings("gw", edge, cloud, bandwidth=bandwidth)
+
+
+def test_the_budget_grows_on_a_wide_line_with_latency_and_shrinks_on_a_thin_one() -> None:
+    wide = Line(price=0.7)
+    for _ in range(20):
+        wide.fit(wide.budget, 0.7 + 0.5 + wide.budget / 50_000_000)
+    assert wide.budget == 2_097_152
+    thin = Line(price=0.2)
+    for _ in range(20):
+        thin.fit(thin.budget, 0.2 + thin.budget / 60_000)
+    assert 20_000 < thin.budget < 80_000
 
 
 def test_progress_survives_its_encoding() -> None:
