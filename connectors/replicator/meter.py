@@ -99,8 +99,8 @@ class Meter:
                 behind[key] = (at, end)
             else:
                 self._metrics.hours_left.labels(key[0], str(key[1])).set(math.inf)
+                self._ends.pop(key, None)
         if not behind:
-            self._ends.clear()
             return
         settings = kafka.topic_configs(client, sorted({topic for topic, _ in behind}), timeout=_CALL)
         for key, (at, end) in behind.items():
