@@ -92,6 +92,9 @@ class Limits:
     #: Commands that may wait for one device, and for all.
     per_device: int = 256
     in_all: int = 20_000
+    #: Their bytes together: a request may have a megabyte, and waits in memory as well as in the state.
+    bytes_per_device: int = 16 << 20
+    bytes_in_all: int = 64 << 20
     #: How long to wait for a response: MAX_TRANSMIT_WAIT (RFC 7252, section 4.8.2).
     answer: float = 93.0
     #: How long a command waits for a sleeping device when it has no ``expires``.
@@ -148,6 +151,8 @@ class _Lane:
 
     ep: str
     waiting: deque[Command | CoroutineFactory] = field(default_factory=deque)
+    #: Bytes of the commands that wait.
+    size: int = 0
     busy: bool = False
     #: A device in queue mode that did not answer; until it is heard of again.
     asleep: bool = False
@@ -179,6 +184,8 @@ class Lanes:
         self._stopping = False
         #: Commands that wait for a device; that devices have now; that were sent since the start.
         self.waiting = 0
+        #: Bytes of those that wait.
+        self.size = 0
         self.in_flight = 0
         self.sent = 0
 
@@ -216,15 +223,30 @@ class Lanes:
         elif lane is not None and len(lane.waiting) >= limits.per_device:
             words = f"{len(lane.waiting)} commands wait for {command.ep} already; try again later"
             self._finish(command, Overloaded(words=words), None)
+        elif self._too_large(lane, len(command.raw)):
+            words = f"commands of {self.size} bytes wait at this gateway; try again later"
+            self._finish(command, Overloaded(words=words), None)
         else:
             if lane is None:
                 lane = self._lanes[command.ep] = _Lane(ep=command.ep)
             at_once = not lane.busy and not lane.waiting
             lane.waiting.append(command)
-            self.waiting += 1
+            self._count(lane, command, 1)
             self._kick(lane)
             if not (at_once and lane.busy):
                 self._wait(command, lane)
+
+    def _too_large(self, lane: _Lane | None, size: int) -> bool:
+        limits = self._limits
+        return self.size + size > limits.bytes_in_all or (
+            lane is not None and lane.size + size > limits.bytes_per_device
+        )
+
+    def _count(self, lane: _Lane, command: Command, change: int) -> None:
+        """One command more (1) or less (-1) waits."""
+        self.waiting += change
+        self.size += change * len(command.raw)
+        lane.size += change * len(command.raw)
 
     def submit_internal(self, ep: str, factory: CoroutineFactory) -> None:
         """Run something of the gateway's own in the device's order: ``factory`` is called when its turn has come.
@@ -260,7 +282,7 @@ class Lanes:
             del self._lanes[ep]
         for entry in waiting:
             if isinstance(entry, Command):
-                self.waiting -= 1
+                self._count(lane, entry, -1)
                 self._finish(entry, NotRegistered(), None)
 
     def _kick(self, lane: _Lane) -> None:
@@ -287,7 +309,7 @@ class Lanes:
                 if self._asleep(lane):
                     break
                 lane.waiting.popleft()
-                self.waiting -= 1
+                self._count(lane, entry, -1)
                 await self._carry_out(lane, entry)
         finally:
             lane.busy = False
@@ -362,7 +384,7 @@ class Lanes:
     def _put_back(self, lane: _Lane, command: Command) -> None:
         """The command is the next one again."""
         lane.waiting.appendleft(command)
-        self.waiting += 1
+        self._count(lane, command, 1)
         self._wait(command, lane)
 
     async def _exchange(self, request: Request, coap: CoapRequest) -> CoapResponse:
@@ -390,7 +412,7 @@ class Lanes:
             self._wait(command, lane)
             return
         lane.waiting.remove(command)
-        self.waiting -= 1
+        self._count(lane, command, -1)
         if not lane.waiting and not lane.busy:
             self._lanes.pop(lane.ep, None)
         self._finish(command, Expired(), None)

@@ -1,0 +1,141 @@
+"""The memory that waiting commands take: their bytes are bounded for each device and in all."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path as FilePath
+
+from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Failure, NotRegistered, Overloaded
+from gateway.lanes import Command, Lanes, Limits
+from gateway.state import State
+from schemas.avro import serde
+from schemas.avro.records import Request, RequestKind, RequestPayload
+from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.path import Path
+
+NOW = 1_000_000
+RAW = serde.encode(
+    Request(server_id="gw", ep="e", ticket="t", payload=RequestPayload(kind=RequestKind.READ, path="/3/0/0"))
+)
+
+
+class Devices:
+    """Devices in queue mode that sleep until they are woken, and then answer every request."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = set(names)
+        self.awoken: set[str] = set()
+
+    def view(self, ep: str) -> DeviceView | None:
+        return DeviceView(ep=ep, version="1.1") if ep in self.names else None
+
+    def queue_mode(self, ep: str) -> bool:
+        return True
+
+    def awake(self, ep: str) -> bool:
+        return ep in self.awoken
+
+    async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
+        return CoapResponse(code=0x45, content_format=0, payload=b"x")
+
+    async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
+        raise AssertionError("nothing is observed here")
+
+    async def cancel(self, ep: str, path: Path, request: CoapRequest, timeout: float) -> CoapResponse:
+        raise AssertionError("nothing is observed here")
+
+
+def test_bytes_that_wait_are_bounded_for_a_device_and_in_all(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        state = State.open(tmp_path)
+        devices = Devices("a", "b", "c")
+        finished: list[tuple[str, CoapResponse | Failure]] = []
+        all_answered = asyncio.Event()
+
+        def finish(command: Command, outcome: CoapResponse | Failure, _: DeviceView | None) -> None:
+            finished.append((command.ep, outcome))
+            if isinstance(outcome, CoapResponse):
+                all_answered.set()
+
+        def command(ep: str) -> Command:
+            return Command(
+                identity=b"i",
+                sequence=0,
+                ep=ep,
+                raw=RAW,
+                received_ms=NOW,
+                expires_ms=None,
+                deadline_ms=NOW + 60_000,
+            )
+
+        lanes = Lanes(
+            state=state,
+            link=devices,
+            definitions=Definitions.builtin(),
+            finish=finish,
+            now_ms=lambda: NOW,
+            limits=Limits(bytes_per_device=2 * len(RAW), bytes_in_all=3 * len(RAW)),
+        )
+        try:
+            for ep in ("a", "a", "a", "b", "b", "c"):
+                lanes.enqueue(command(ep))
+            assert [ep for ep, _ in finished] == ["a", "b", "c"]
+            assert all(isinstance(outcome, Overloaded) for _, outcome in finished)
+            assert (lanes.waiting, lanes.size) == (3, 3 * len(RAW))
+            finished.clear()
+            # Whoever leaves or wakes up makes room.
+            devices.names.discard("a")
+            lanes.device_gone("a")
+            assert [type(outcome) for _, outcome in finished] == [NotRegistered, NotRegistered]
+            assert lanes.size == len(RAW)
+            devices.awoken.add("b")
+            lanes.device_awake("b")
+            async with asyncio.timeout(20):
+                await all_answered.wait()
+            assert (lanes.waiting, lanes.size) == (0, 0)
+            finished.clear()
+            for _ in range(2):
+                lanes.enqueue(command("c"))
+            assert finished == [] and lanes.size == 2 * len(RAW)
+        finally:
+            await lanes.stop(timeout=0)
+            await state.close()
+
+    asyncio.run(run())
+
+
+def test_command_that_expires_while_it_waits_makes_room(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        state = State.open(tmp_path)
+        now = [NOW]
+        expired = asyncio.Event()
+        lanes = Lanes(
+            state=state,
+            link=Devices("a"),
+            definitions=Definitions.builtin(),
+            finish=lambda *_: expired.set(),
+            now_ms=lambda: now[0],
+            limits=Limits(),
+        )
+        try:
+            lanes.enqueue(
+                Command(
+                    identity=b"i",
+                    sequence=0,
+                    ep="a",
+                    raw=RAW,
+                    received_ms=NOW,
+                    expires_ms=NOW + 1,
+                    deadline_ms=NOW + 1,
+                )
+            )
+            assert lanes.size == len(RAW)
+            now[0] += 1
+            async with asyncio.timeout(20):
+                await expired.wait()
+            assert (lanes.waiting, lanes.size) == (0, 0)
+        finally:
+            await lanes.stop(timeout=0)
+            await state.close()
+
+    asyncio.run(run())
