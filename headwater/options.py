@@ -1,11 +1,13 @@
 """The options that several commands share, each in one place: its name, its help, its check.
 
-Owns no default that differs between commands; those stand at the command.
+Owns no default that differs between commands; those stand at the command. What always goes together is a dataclass: a
+command that has a parameter of such a type has an option for each of its fields.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
@@ -135,3 +137,24 @@ EndpointArgument = Annotated[
 PathArgument = Annotated[
     str, typer.Argument(metavar="PATH", parser=lwm2m_path, help="An LwM2M path, such as /3303/0/5700.")
 ]
+
+#: The contract's places of the two Kafkas, as seen from their own machine.
+CLOUD, EDGE = "127.0.0.1:9092", "127.0.0.1:9082"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Which gateway, and the Kafka through which it is spoken to."""
+
+    gateway: GatewayOption
+    kafka: KafkaOption = CLOUD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """How a request is sent and its answer shown; times in seconds."""
+
+    timeout: TimeoutOption = 30.0
+    ticket: TicketOption = None
+    expires: ExpiresOption = None
+    output: OutputOption = Output.TABLE

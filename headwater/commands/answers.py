@@ -10,7 +10,7 @@ import typer
 
 from headwater.commands.base import complain
 from headwater.exits import Exit, Stop
-from headwater.options import Output
+from headwater.options import Asking, Output, Where
 from headwater.terminal import printable
 
 if TYPE_CHECKING:
@@ -28,35 +28,31 @@ def do(
     ep: str,
     path: str,
     body: RequestBody | None,
-    gateway: str,
-    kafka: str,
-    timeout: float,
-    ticket: str | None,
-    expires: float | None,
-    output: Output,
+    where: Where,
+    asking: Asking,
 ) -> None:
     """Make the request of one verb, send it and show its answer; ends with exit code 1 where the answer is an error."""
     from cloud.requests import new_ticket
     from schemas.avro.records import Request, RequestPayload
 
     request = Request(
-        server_id=gateway,
+        server_id=where.gateway,
         ep=ep,
-        ticket=ticket or new_ticket(),
+        ticket=asking.ticket or new_ticket(),
         payload=RequestPayload(kind=kind, path=path, body=body),
-        expires=None if expires is None else from_now(expires),
+        expires=None if asking.expires is None else from_now(asking.expires),
     )
-    send(request, gateway, kafka, timeout, output)
+    send(request, where, asking)
 
 
-def send(request: Request, gateway: str, kafka: str, timeout: float, output: Output) -> None:
+def send(request: Request, where: Where, asking: Asking) -> None:
     """As `do`, with a request that is there already."""
     from cloud.requests import ask
     from connectors.kafka import Cluster
     from schemas.avro.records import ResponseCode
 
     try:
-        exchange = ask(Cluster(bootstrap=kafka), gateway, request, timeout=timeout)
+        exchange = ask(Cluster(bootstrap=where.kafka), where.gateway, request, timeout=asking.timeout)
     except KeyboardInterrupt:
         told = f"interrupted; if the request was sent already it stays in its topic (ticket {request.ticket})"
         raise Stop(Exit.INTERRUPTED, told) from None
@@ -67,7 +63,7 @@ def send(request: Request, gateway: str, kafka: str, timeout: float, output: Out
         ResponseCode.CREATED,
         ResponseCode.DELETED,
     )
-    if output is Output.JSON:
+    if asking.output is Output.JSON:
         from headwater.output import print_json
 
         print_json(_answer_json(exchange))

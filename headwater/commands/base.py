@@ -14,6 +14,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -128,6 +129,8 @@ def command(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Make a function a command of ``app``: its parameters are options, its docstring is the help.
 
+    A parameter whose type is a dataclass (`headwater.options.Where`) stands for one option a field.
+
     ``group`` is the name of the group that ``app`` is ("kafka" for ``headwater kafka start``). With ``logs`` the
     process logs (gateway, replicate, ...); other commands speak by their output only. With ``dashes`` an argument may
     begin with one, as negative numbers do.
@@ -135,14 +138,22 @@ def command(
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
+        together: dict[str, Any] = {
+            own.name: own.annotation for own in signature.parameters.values() if is_dataclass(own.annotation)
+        }
         parameters = [
-            *(_in_environment(parameter, group, name) for parameter in signature.parameters.values()),
-            *(_in_environment(parameter, group, name) for parameter in _EVERYWHERE),
+            _in_environment(parameter, group, name)
+            for own in (*signature.parameters.values(), *_EVERYWHERE)
+            for parameter in (_options_of(own.annotation) if own.name in together else [own])
         ]
+        # Called by name only; then one without a default may follow one that has it.
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
             given.pop("config")
+            for parameter, kind in together.items():
+                given[parameter] = kind(**{one.name: given.pop(one.name) for one in fields(kind)})
             debug, level = given.pop("debug"), given.pop("log_level")
             with told(debug=debug or os.environ.get("HEADWATER_DEBUG") in ("1", "true", "yes")):
                 if logs:
@@ -162,6 +173,11 @@ def command(
         return function
 
     return register
+
+
+def _options_of(kind: type) -> list[inspect.Parameter]:
+    """The fields of a dataclass of options, as parameters."""
+    return list(inspect.signature(kind, eval_str=True).parameters.values())
 
 
 def _help(function: Callable[..., None]) -> str:

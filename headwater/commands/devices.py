@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater.commands.base import command
-from headwater.commands.verbs import CLOUD, PANEL
+from headwater.commands.verbs import PANEL
 from headwater.exits import Exit, Stop
-from headwater.options import EndpointArgument, GatewayOption, KafkaOption, Output, OutputOption
+from headwater.options import EndpointArgument, Output, OutputOption, Where
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -31,8 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 def devices(
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
+    where: Where,
     watch: WatchOption = False,
     timeout: WaitOption = 30.0,
     output: OutputOption = Output.TABLE,
@@ -49,13 +48,12 @@ def devices(
     def as_json(picture: Picture) -> Any:
         return [_device_json(picture.devices[ep]) for ep in sorted(picture.devices)]
 
-    _show(gateway, kafka, watch, timeout, output, _devices_table, as_json)
+    _show(where, watch, timeout, output, _devices_table, as_json)
 
 
 def device(
     ep: EndpointArgument,
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
+    where: Where,
     watch: WatchOption = False,
     timeout: WaitOption = 30.0,
     output: OutputOption = Output.TABLE,
@@ -73,7 +71,7 @@ def device(
             near = ", ".join(sorted(picture.devices)[:5]) or "none"
             raise Stop(
                 Exit.REFUSED,
-                f"gateway {gateway} has no device {ep!r}; it has: {near}"
+                f"gateway {where.gateway} has no device {ep!r}; it has: {near}"
                 + ("" if len(picture.devices) <= 5 else ", …"),
             )
         return picture.devices[ep]
@@ -84,12 +82,11 @@ def device(
     def as_table(picture: Picture, _lines: int | None) -> RenderableType:
         return _device_view(known(picture), picture.values_of(ep))
 
-    _show(gateway, kafka, watch, timeout, output, as_table, as_json)
+    _show(where, watch, timeout, output, as_table, as_json)
 
 
 def _show(
-    gateway: str,
-    kafka: str,
+    where: Where,
     watch: bool,
     timeout: float,
     output: Output,
@@ -102,10 +99,10 @@ def _show(
     from connectors.kafka import Cluster
     from headwater.output import console, print_json
 
-    cluster = Cluster(bootstrap=kafka)
+    cluster = Cluster(bootstrap=where.kafka)
     try:
-        with interruptible(lambda: Inventory(cluster, gateway, timeout=min(timeout, 10.0))) as inventory:
-            _catch_up(inventory, kafka, timeout)
+        with interruptible(lambda: Inventory(cluster, where.gateway, timeout=min(timeout, 10.0))) as inventory:
+            _catch_up(inventory, where.kafka, timeout)
             if watch:
                 _follow(inventory, output, as_table, as_json)
             elif output is Output.JSON:

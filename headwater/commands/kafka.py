@@ -10,7 +10,7 @@ import typer
 
 from headwater.commands.base import command, complain
 from headwater.exits import Exit
-from headwater.options import GatewayOption, KafkaOption, Output, OutputOption
+from headwater.options import EDGE, GatewayOption, KafkaOption, Output, OutputOption
 
 #: The contract's ports by the names that everyone gives these two.
 PORTS = {"edge": 9082, "cloud": 9092}
@@ -160,7 +160,7 @@ Partitions1 = Annotated[int | None, typer.Option(min=1, max=1000, help="Partitio
 
 def create(
     gateway: GatewayOption,
-    kafka: KafkaOption = "127.0.0.1:9082",
+    kafka: KafkaOption = EDGE,
     partitions: Annotated[
         int | None,
         typer.Option(min=1, max=1000, help="Partitions of each topic that carries what devices say (those with 2)."),

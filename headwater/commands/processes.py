@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwater.commands.base import command, settings_file
-from headwater.commands.verbs import CLOUD
 from headwater.exits import Exit, Stop
 from headwater.options import (
+    CLOUD,
+    EDGE,
     GatewayOption,
     KafkaOption,
     SensorVersion,
@@ -38,7 +39,6 @@ MetricsHostOption = Annotated[
 DefinitionsOption = Annotated[
     Path | None, typer.Option("--definitions", metavar="DIR", help="A folder of OMA LwM2M XML files.")
 ]
-EDGE = "127.0.0.1:9082"
 
 
 def register(app: typer.Typer) -> None:

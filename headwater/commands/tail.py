@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater.commands.base import command
-from headwater.commands.verbs import CLOUD
 from headwater.exits import Exit, Stop
-from headwater.options import KafkaOption, Output, gateway_id
+from headwater.options import CLOUD, KafkaOption, Output, gateway_id
 from headwater.terminal import printable
 
 if TYPE_CHECKING:

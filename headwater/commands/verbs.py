@@ -12,20 +12,8 @@ import typer
 from headwater.commands.answers import do, from_now, send
 from headwater.commands.base import command
 from headwater.exits import Exit, Stop
-from headwater.options import (
-    EndpointArgument,
-    ExpiresOption,
-    GatewayOption,
-    KafkaOption,
-    Output,
-    OutputOption,
-    PathArgument,
-    TicketOption,
-    TimeoutOption,
-    ValueType,
-)
+from headwater.options import Asking, EndpointArgument, PathArgument, ValueType, Where
 
-CLOUD = "127.0.0.1:9092"
 PANEL = "Devices"
 
 
@@ -35,16 +23,7 @@ def register(app: typer.Typer) -> None:
         command(app, name, panel=PANEL, dashes=name in ("write", "create"))(function)
 
 
-def read(
-    ep: EndpointArgument,
-    path: PathArgument,
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+def read(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
     """Read an object, an instance, a resource or a resource instance of a device.
 
     \b
@@ -54,19 +33,10 @@ def read(
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.READ, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.READ, ep, path, None, where, asking)
 
 
-def observe(
-    ep: EndpointArgument,
-    path: PathArgument,
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+def observe(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
     """Observe: the device tells every change from now on, into the topic iot.GW.observations.
 
     \b
@@ -76,19 +46,10 @@ def observe(
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.OBSERVE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.OBSERVE, ep, path, None, where, asking)
 
 
-def cancel(
-    ep: EndpointArgument,
-    path: PathArgument,
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+def cancel(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
     """Cancel the observation of a path.
 
     \b
@@ -97,19 +58,10 @@ def cancel(
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.OBSERVE_CANCEL, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.OBSERVE_CANCEL, ep, path, None, where, asking)
 
 
-def discover(
-    ep: EndpointArgument,
-    path: PathArgument,
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+def discover(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
     """Ask a device what it has below a path, and which notification attributes are set there.
 
     \b
@@ -118,25 +70,22 @@ def discover(
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.DISCOVER, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.DISCOVER, ep, path, None, where, asking)
 
 
 def write(
     ep: EndpointArgument,
     path: PathArgument,
     value: Annotated[str, typer.Argument(metavar="VALUE", help="The value; ID=VALUE,… or JSON for an instance.")],
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
+    where: Where,
+    *,
     update: Annotated[
         bool, typer.Option("--update", help="Of an instance, leave resources alone that are not given (else: replace).")
     ] = False,
     type: Annotated[
         ValueType | None, typer.Option("--type", help="The type of the value, where no definition knows it.")
     ] = None,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
+    asking: Asking,
 ) -> None:
     """Write a resource, a resource instance or an object instance.
 
@@ -159,21 +108,17 @@ def write(
     reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
     node = reader.node(Path.parse(path), value)
     body = WriteRequest(mode=WriteMode.UPDATE if update else WriteMode.REPLACE, node=node)
-    do(RequestKind.WRITE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.WRITE, ep, path, body, where, asking)
 
 
 def execute(
     ep: EndpointArgument,
     path: PathArgument,
-    gateway: GatewayOption,
+    where: Where,
+    asking: Asking,
     arguments: Annotated[
         str, typer.Argument(metavar="[ARGS]", help="Arguments, as the device takes them: 0='a',1.")
     ] = "",
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
 ) -> None:
     """Execute a resource. It is never executed twice for one ticket.
 
@@ -185,22 +130,19 @@ def execute(
     from schemas.avro.records import ExecuteRequest, RequestKind
 
     body = ExecuteRequest(parameters=arguments)
-    do(RequestKind.EXECUTE, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.EXECUTE, ep, path, body, where, asking)
 
 
 def create(
     ep: EndpointArgument,
     path: PathArgument,
     values: Annotated[str, typer.Argument(metavar="VALUES", help="ID=VALUE,… or JSON.")],
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
+    where: Where,
+    *,
     type: Annotated[
         ValueType | None, typer.Option("--type", help="The type of the values, where no definition knows them.")
     ] = None,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
+    asking: Asking,
 ) -> None:
     """Create an object instance: at /object the device chooses the id, at /object/instance you do.
 
@@ -218,30 +160,10 @@ def create(
     reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
     instance = reader.new_instance(Path.parse(path), values)
     # The request goes to the object; the id of the new instance is in the body (OMA LwM2M Core 1.1, section 6.3.5).
-    do(
-        RequestKind.CREATE,
-        ep,
-        str(instance.path.parent),
-        CreateRequest(instance=instance),
-        gateway,
-        kafka,
-        timeout,
-        ticket,
-        expires,
-        output,
-    )
+    do(RequestKind.CREATE, ep, str(instance.path.parent), CreateRequest(instance=instance), where, asking)
 
 
-def delete(
-    ep: EndpointArgument,
-    path: PathArgument,
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
+def delete(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
     """Delete an object instance.
 
     \b
@@ -250,19 +172,15 @@ def delete(
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.DELETE, ep, path, None, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.DELETE, ep, path, None, where, asking)
 
 
 def attributes(
     ep: EndpointArgument,
     path: PathArgument,
     spec: Annotated[str, typer.Argument(metavar="ATTRIBUTES", help="pmin, pmax, gt, lt, st: 'pmin=1&pmax=10'.")],
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
+    where: Where,
+    asking: Asking,
 ) -> None:
     """Set notification attributes: how often, and on which change, a device tells.
 
@@ -273,17 +191,13 @@ def attributes(
     from schemas.avro.records import RequestKind, WriteAttributesRequest
 
     body = WriteAttributesRequest(observe_spec=spec)
-    do(RequestKind.WRITE_ATTRIBUTES, ep, path, body, gateway, kafka, timeout, ticket, expires, output)
+    do(RequestKind.WRITE_ATTRIBUTES, ep, path, body, where, asking)
 
 
 def request(
     file: Annotated[FilePath, typer.Option("--file", "-f", metavar="REQUEST.json", help="The request; - for stdin.")],
-    gateway: GatewayOption,
-    kafka: KafkaOption = CLOUD,
-    timeout: TimeoutOption = 30.0,
-    ticket: TicketOption = None,
-    expires: ExpiresOption = None,
-    output: OutputOption = Output.TABLE,
+    where: Where,
+    asking: Asking,
 ) -> None:
     """Send a request in the JSON form of an AvroRequest, as a console producer takes it.
 
@@ -303,9 +217,9 @@ def request(
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise Stop(Exit.USAGE, f"the request file {file} cannot be read: {reason}") from exc
-    parsed = request_from_json(_with_ticket(text, ticket))
-    until = parsed.expires if expires is None else from_now(expires)
-    send(replace(parsed, expires=until), gateway, kafka, timeout, output)
+    parsed = request_from_json(_with_ticket(text, asking.ticket))
+    until = parsed.expires if asking.expires is None else from_now(asking.expires)
+    send(replace(parsed, expires=until), where, asking)
 
 
 def _with_ticket(text: str, ticket: str | None) -> Any:
