@@ -112,6 +112,9 @@ class Registrations:
         #: Registrations on their way, by endpoint name. What is said of the one before is out of date: recorded behind
         #: the new one, it would end or overwrite that in Kafka and in the state.
         self._coming: dict[str, str] = {}
+        #: Ids of registrations of which a change is on its way. The next one would begin at what they were before it,
+        #: so it waits until it comes again.
+        self._changing: set[str] = set()
         self.registered = 0
         self.updated = 0
         self.deregistered = 0
@@ -241,6 +244,9 @@ class Registrations:
         if before is not None and before[0] is RegistrationKind.UPDATE:
             incoming.reply(Code.CHANGED)
             return
+        if reg_id in self._changing:
+            incoming.drop()
+            return
         now = self._wall_ms()
         queries = incoming.message.texts(Option.URI_QUERY)
         if not queries and not payload and device.address == incoming.address:
@@ -279,10 +285,12 @@ class Registrations:
             return row
 
         self._state.put_registration(change(stored(device)))
+        self._changing.add(reg_id)
         if said is not None:
             self._registry.hold(said)
 
         def settled() -> None:
+            self._changing.discard(reg_id)
             if said is not None:
                 self._registry.release(said)
 
@@ -324,6 +332,8 @@ class Registrations:
                 )
             )
 
+        reg_id = device.reg_id
+
         def done(durable: bool) -> None:
             if not durable:
                 incoming.drop()
@@ -331,7 +341,9 @@ class Registrations:
             self.updated += 1
             device.last_up = max(device.last_up, now)
             incoming.reply(Code.CHANGED)
-            self._state.touch_registration(device.ep, device.last_up, device.address[0], device.address[1])
+            # Else the row on its way to the disk says all, and with another address perhaps.
+            if reg_id not in self._changing and device.ep not in self._coming:
+                self._state.touch_registration(device.ep, device.last_up, device.address[0], device.address[1])
             self._listener.updated(device, objects_changed=False)
 
         value = device.update.encode(now)
@@ -351,7 +363,11 @@ class Registrations:
         if device.ep in self._coming:
             incoming.reply(Code.DELETED)
             return
+        if reg_id in self._changing:
+            incoming.drop()
+            return
         self._state.delete_registration(device.ep)
+        self._changing.add(reg_id)
 
         def hold() -> None:
             self.deregistered += 1
@@ -360,7 +376,7 @@ class Registrations:
 
         body = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=False, last_up=self._wall_ms())
         delete = Registration(kind=RegistrationKind.DELETE, body=body)
-        self._make_durable(incoming, device, serde.encode(delete), hold)
+        self._make_durable(incoming, device, serde.encode(delete), hold, lambda: self._changing.discard(reg_id))
 
     def _remove(self, device: Device) -> None:
         # A device that registered anew meanwhile stays: only this registration ends.
@@ -382,7 +398,7 @@ class Registrations:
             self._expire(device)
 
     def _expire(self, device: Device) -> None:
-        if device.ep in self._coming:
+        if device.ep in self._coming or device.reg_id in self._changing:
             self._registry.sooner(device)
             return
 
@@ -397,7 +413,8 @@ class Registrations:
         except StateError:
             self._registry.sooner(device)  # once more next time
             return
-        self._make_durable(None, device, serde.encode(delete), hold)
+        self._changing.add(device.reg_id)
+        self._make_durable(None, device, serde.encode(delete), hold, lambda: self._changing.discard(device.reg_id))
 
     # Durability
 

@@ -276,6 +276,78 @@ def test_update_that_fails_changes_nothing(tmp_path: FilePath) -> None:
     asyncio.run(run())
 
 
+def test_changes_hold_one_after_the_other_in_memory_and_in_the_state(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register("lt=86400", "b=U")
+            first = bench.serve(Request(Code.POST, ["id1"], ["lt=60"], mid=2))
+            # Neither of these can be worked on yet: they come again.
+            for mid, queries in ((3, ["b=UQ"]), (4, [])):
+                assert bench.serve(Request(Code.POST, ["id1"], queries, mid=mid)).answer == "dropped"
+            assert bench.serve(Request(Code.DELETE, ["id1"], [], mid=5)).answer == "dropped"
+            await bench.settle()
+            assert first.answer == (Code.CHANGED, [])
+            second = bench.serve(Request(Code.POST, ["id1"], ["b=UQ"], mid=3))
+            await bench.settle(durable=False)
+            assert second.answer == "busy"
+            second = bench.serve(Request(Code.POST, ["id1"], ["b=UQ"], mid=6))  # a failed change is out of the way
+            await bench.settle()
+            assert second.answer == (Code.CHANGED, [])
+            device = bench.registry.device("a")
+            assert device is not None and (device.lifetime, device.queue) == (60, True)
+            assert len(bench.records()) == 4
+
+    asyncio.run(run())
+    state = State.open(tmp_path)
+    try:
+        (row,) = state.load().registrations
+        assert (row.lifetime, row.queue) == (60, True)
+    finally:
+        asyncio.run(state.close())
+
+
+def test_nothing_changes_a_registration_that_is_ending(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            for ep, number in (("a", 1), ("b", 2)):
+                await bench.register("lt=60", ep=ep, mid=number, address=(HERE[0], 6000 + number))
+            leaving = bench.serve(Request(Code.DELETE, ["id1"], [], mid=3))
+            bench.now_ms += 60_000
+            bench.interface.expire()  # "b", and "a" too, were it not leaving
+            for reg_id in ("id1", "id2"):
+                for mid, queries in ((4, ["lt=90"]), (5, [])):
+                    assert bench.serve(Request(Code.POST, [reg_id], queries, mid=mid)).answer == "dropped"
+            await bench.settle()
+            assert leaving.answer == (Code.DELETED, [])
+            assert len(bench.registry) == 0 and bench.events[2:] == ["gone a", "gone b"]
+            assert bench.serve(Request(Code.POST, ["id1"], ["lt=90"], mid=6)).answer == (Code.NOT_FOUND, [])
+            bench.interface.expire()
+            assert [record.kind for record in bench.records()] == [RegistrationKind.NEW] * 2 + [
+                RegistrationKind.DELETE
+            ] * 2
+
+    asyncio.run(run())
+    assert _stored(tmp_path) == {}
+
+
+def test_bare_update_does_not_put_the_old_address_back_behind_a_change_of_it(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            await bench.register()
+            bench.serve(Request(Code.POST, ["id1"], [], mid=2))
+            moved = bench.serve(Request(Code.POST, ["id1"], [], address=THERE, mid=3))
+            await bench.settle()
+            assert moved.answer == (Code.CHANGED, [])
+
+    asyncio.run(run())
+    state = State.open(tmp_path)
+    try:
+        (row,) = state.load().registrations
+        assert (row.address, row.port) == THERE
+    finally:
+        asyncio.run(state.close())
+
+
 def test_deregistration_ends_it_and_comes_to_nothing_the_second_time(tmp_path: FilePath) -> None:
     async def run() -> None:
         async with _bench(tmp_path) as bench:
