@@ -40,6 +40,7 @@ _PRICE_LIMIT = 4.0  # more is not latency: others keep the line busy
 _BUDGET = (16_384, 2_097_152)
 _FIRST_BUDGET = 262_144
 _BATCH = 500
+_TRANSACTION_BYTES = 600  # of the requests and answers of a transaction, whatever is in it; for the cap
 _OVERHEAD = 24  # bytes of a record beside its payload, for the budget and the cap
 
 
@@ -137,10 +138,19 @@ class Transactions:
         transaction = _Transaction(time.monotonic(), dict(self.positions))
         self.producer.begin_transaction()
         rest = self._write(transaction, waiting, paid=1)
-        while not rest and transaction.size < self.line.budget and not self.stop.is_set():
+        while transaction.size < self.line.budget and not self.stop.is_set():
             now = time.monotonic()
             if now - transaction.began >= _FULL_TRANSACTION:
                 break
+            if rest:
+                size = _size(rest[0])
+                if transaction.size + size > self.line.budget:
+                    break
+                if (pause := self._held_back(size)) > 0:
+                    self.stop.wait(min(pause, _PACE))
+                else:
+                    rest = self._write(transaction, rest, paid=1)
+                continue
             wait = min(self.committed + _PACE, transaction.began + _FULL_TRANSACTION) - now
             more = self.next(wait)
             if not more:
@@ -253,8 +263,10 @@ class Transactions:
     def _say(self) -> None:
         """The lane's word, in the open transaction."""
         who = self.tenure
-        word = Progress(who.generation, who.instance, who.where, self.topic_ids, self.positions)
-        self.producer.produce(self.ledger.topic, word.encode(), self.spec.name.encode(), self.ledger.partition)
+        word = Progress(who.generation, who.instance, who.where, self.topic_ids, self.positions).encode()
+        self.producer.produce(self.ledger.topic, word, self.spec.name.encode(), self.ledger.partition)
+        if self.bandwidth is not None:
+            self.bandwidth.spend(len(word) + _TRANSACTION_BYTES)
 
     def say_only(self) -> None:
         """A transaction of nothing but the lane's word; how long it takes is the price of every transaction."""
@@ -279,6 +291,8 @@ class Transactions:
         """Count what is committed, and fit the next transaction to what the line takes in half a second."""
         lane = self.spec.name
         self.line.fit(transaction.size, committed - transaction.began)
+        if self.bandwidth is not None:
+            self.bandwidth.committed(lane, committed - transaction.began)
         if transaction.records:
             mean = transaction.size / transaction.records.total()
             self.line.average = mean if not self.line.average else 0.8 * self.line.average + 0.2 * mean

@@ -463,6 +463,21 @@ def test_bandwidth_holds_its_rate_and_lets_the_urgent_go_first() -> None:
     assert both <= 3
 
 
+def test_the_cap_is_reached_over_a_line_with_latency_and_counts_what_the_replicator_says() -> None:
+    now, rate, commit_s, word = 0.0, 100_000.0, 0.7, 500
+    bandwidth = Bandwidth(rate, lambda: now)
+    sent = 0
+    for _ in range(100):
+        while bandwidth.take(1000, Urgency.BULK) == 0:
+            sent += 1000
+        bandwidth.spend(word)
+        sent += word
+        now += commit_s
+        bandwidth.committed("bulk", commit_s)
+        bandwidth.committed("commands", 0.01)
+    assert sent == pytest.approx(rate * now, rel=0.02)
+
+
 def test_a_record_larger_than_the_rate_still_passes() -> None:
     now = 0.0
     bandwidth = Bandwidth(100.0, lambda: now)
