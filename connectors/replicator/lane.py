@@ -60,8 +60,6 @@ _PATIENCE = 15.0  # with a source that says that its log is shorter than it was;
 _PRODUCER: Mapping[str, Any] = {
     "transaction_timeout_ms": 60_000,
     "message_timeout_ms": 50_000,
-    "request_timeout_ms": 10_000,
-    "socket_timeout_ms": 12_000,
     "socket_keepalive_enable": True,
     # A transaction is the stronger promise: what fails in it fails all of it.
     "enable_gapless_guarantee": False,
@@ -159,6 +157,8 @@ class Lane:
             transactional_id=spec.transactional_id,
             compression_type=spec.compression,
             batch_size=batch_bytes,
+            request_timeout_ms=int(self._line.patience * 1000),
+            socket_timeout_ms=int(self._line.patience * 1000) + 2000,
             **_PRODUCER,
         )
         consumer: kafka.Consumer | None = None

@@ -25,8 +25,7 @@ _log = structlog.get_logger("headwater.replicator")
 
 # Seconds.
 _COMMIT = 4.0  # the end of a transaction whose records have all arrived
-_STALL = 10.0  # without a single record arriving at the target
-_LONGEST_TRANSACTION = 40.0  # the broker aborts it after 60
+_LONGEST_TRANSACTION = 45.0  # the broker aborts it after 60
 _FULL_TRANSACTION = 0.25  # under load
 _PACE = 0.04  # between two commits under light load; the first after a pause does not wait
 _HELD_BACK = 0.2
@@ -39,6 +38,9 @@ _PRICE_LIMIT = 4.0  # more is not latency: others keep the line busy
 # that a transaction has on this line however little it carries.
 _BUDGET = (16_384, 2_097_152)
 _FIRST_BUDGET = 262_144
+# Seconds without a single record arriving at the target: at first and at most. One large record on a thin line may need
+# more than the first; it gets twice as long each time.
+_PATIENCE = (10.0, 40.0)
 _BATCH = 500
 _TRANSACTION_BYTES = 600  # of the requests and answers of a transaction, whatever is in it; for the cap
 _OVERHEAD = 24  # bytes of a record beside its payload, for the budget and the cap
@@ -50,8 +52,14 @@ class Line:
 
     budget: int = _FIRST_BUDGET
     average: float = 0.0  # bytes of a record
+    patience: float = _PATIENCE[0]  # seconds without a record arriving, after which a transaction is given up
     price: float = 0.0  # seconds that a transaction of nothing but the lane's word took
     too_large: set[tuple[str, int, int]] = field(default_factory=set)  # topic, partition, offset
+
+    def give_up(self) -> None:
+        """A transaction took too long: the next one is smaller, and has longer."""
+        self.budget = max(_BUDGET[0], self.budget // 4)
+        self.patience = min(_PATIENCE[1], 2 * self.patience)
 
     def fit(self, size: int, took: float) -> None:
         """Fit the budget of the next transaction to this one, of ``size`` bytes, which took so many seconds.
@@ -60,6 +68,8 @@ class Line:
         would shrink with each transaction, down to the least, however wide the line is. Records and word each need a
         partition to be added and a way there and back, so it counts twice.
         """
+        if took < _PATIENCE[0] / 2:
+            self.patience = _PATIENCE[0]
         carrying = took - min(_PRICE_LIMIT, 2 * self.price)
         if carrying > 2 * _FULL_TRANSACTION:
             self.budget = max(_BUDGET[0], min(_BUDGET[1], int(size / carrying / 2)))
@@ -234,7 +244,7 @@ class Transactions:
 
     def _make_room(self, transaction: _Transaction) -> None:
         before = len(self.producer)
-        until = time.monotonic() + _STALL
+        until = time.monotonic() + self.line.patience
         while len(self.producer) >= before:
             self.producer.poll(0.01)
             self._not_too_long(transaction, until)
@@ -242,11 +252,11 @@ class Transactions:
     def _settle(self, transaction: _Transaction) -> None:
         """Wait until the target has all that was written, as long as it goes on arriving."""
         least = len(self.producer)
-        until = time.monotonic() + _STALL
+        until = time.monotonic() + self.line.patience
         stopped: float | None = None
         while (now_open := self.producer.flush(0.25)) > 0:
             if now_open < least:
-                least, until = now_open, time.monotonic() + _STALL
+                least, until = now_open, time.monotonic() + self.line.patience
             if self.stop.is_set():
                 stopped = stopped or time.monotonic()
                 until = min(until, stopped + _LAST_TRANSACTION)
@@ -257,7 +267,7 @@ class Transactions:
         if now > until or now - transaction.began > _LONGEST_TRANSACTION:
             if self.stop.is_set():
                 raise Stopped
-            self.line.budget = max(_BUDGET[0], self.line.budget // 4)
+            self.line.give_up()
             raise kafka.Unreachable(f"{self.spec.target.bootstrap} took too long to take {transaction.size} bytes")
 
     def _say(self) -> None:

@@ -114,23 +114,50 @@ def test_cutting_the_wan_loses_and_doubles_nothing_and_commands_come_after_it(
         assert content(cloud.cluster, topic) == content(edge.cluster, topic)
 
 
-def test_a_line_with_latency_carries_large_transactions(broker_factory: BrokerFactory, gateway_id: str) -> None:
+@pytest.mark.parametrize(
+    ("records", "bandwidth", "most"),
+    [
+        # A budget that pays for the latency is down to 16 KB after ten transactions, and needs some 300.
+        (6000, None, 60),
+        # A cap that forgets what a lane cannot send while it waits lets a quarter second's worth into each.
+        (3000, 300_000.0, 30),
+    ],
+)
+def test_a_line_with_latency_carries_large_transactions(
+    broker_factory: BrokerFactory, gateway_id: str, records: int, bandwidth: float | None, most: int
+) -> None:
     topic = Topics(gateway_id).observations
     listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
     edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
     ensure_topics(edge.cluster, {topic: PARTITIONS})
     chance = random.Random(9)
-    _fill(edge.cluster, topic, [chance.randbytes(1000) for _ in range(6000)])
-    with (
-        Link(listener.advertised_port, listener.port, delay=0.1),
-        replicating(ReplicatorSettings(gateway=gateway_id, edge=edge.cluster, cloud=cloud.linked)) as running,
-    ):
-        wait_for_records(cloud.cluster, topic, 6000)
-        wait_until(lambda: running.metric("records_total", lane="bulk", topic=topic) == 6000)
+    _fill(edge.cluster, topic, [chance.randbytes(1000) for _ in range(records)])
+    settings = ReplicatorSettings(gateway=gateway_id, edge=edge.cluster, cloud=cloud.linked, bandwidth=bandwidth)
+    with Link(listener.advertised_port, listener.port, delay=0.1), replicating(settings) as running:
+        wait_for_records(cloud.cluster, topic, records)
+        wait_until(lambda: running.metric("records_total", lane="bulk", topic=topic) == records)
         transactions = running.metric("transactions_total", lane="bulk")
     assert transactions is not None
-    # A budget that pays for the latency is down to 16 KB after ten of them, and needs some 300.
-    assert transactions < 60
+    assert transactions < most
+    assert content(cloud.cluster, topic) == content(edge.cluster, topic)
+
+
+def test_a_record_that_needs_longer_than_the_first_patience_arrives(
+    broker_factory: BrokerFactory, gateway_id: str
+) -> None:
+    topic = Topics(gateway_id).observations
+    listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
+    ensure_topics(edge.cluster, {topic: PARTITIONS})
+    with (
+        Link(listener.advertised_port, listener.port, rate=20_000),
+        replicating(ReplicatorSettings(gateway=gateway_id, edge=edge.cluster, cloud=cloud.linked)) as running,
+    ):
+        wait_until(lambda: running.metric("connected", lane="bulk") == 1)
+        # Fifteen seconds on this line, and ten without an arrival are too many at first.
+        _fill(edge.cluster, topic, [random.Random(11).randbytes(300_000)])
+        wait_for_records(cloud.cluster, topic, 1, timeout=200)
+        assert running.metric("restarts_total", lane="bulk") != 0
     assert content(cloud.cluster, topic) == content(edge.cluster, topic)
 
 
