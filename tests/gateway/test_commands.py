@@ -177,7 +177,7 @@ class Bench:
 
     async def answered(self, count: int) -> list[Response]:
         """The replies, when there are ``count`` of them and the state knows."""
-        await self.until(lambda: len(self.replies) >= count)
+        await self.until(lambda: len(self.replies) >= count and not self.loop.answering.publishing)
         await self.state.durable()
         assert len(self.replies) == count
         return self.replies
