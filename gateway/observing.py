@@ -3,7 +3,8 @@
 Owns which observations a device should have: those that the operator's patterns declare and those that requests asked
 for. A device forgets them when it registers anew (section 6.2.1), so they are asked for again then, with the same
 token, ticket and observation id; what the device did not answer is asked for at its next update.
-The first value, which answers the observe request, goes to the replies topic as the answer of any request does.
+The first value, which answers the observe request, goes to the replies topic as the answer of any request does. Where
+nobody else asks again for an answer that got lost, an observation counts as established only once that is durable.
 """
 
 from __future__ import annotations
@@ -117,8 +118,7 @@ class Observing:
         for path, observation in list(device.wanted.items()):
             if not self._announced(device, observation.path):
                 del device.wanted[path]
-                if path in device.observations:
-                    self._table.remove(observation)
+                self._drop(device, observation)
                 self._forget(observation.token)
             elif self._retype(device, observation) and path in device.observations:
                 self._table.add(observation, device)
@@ -203,10 +203,30 @@ class Observing:
             definitions=self._definitions,
             device=view,
         )
-        self._publish(answer, None)
+        self._keep_once_durable(device, observation, answer)
         return True
 
+    def _keep_once_durable(self, device: Device, observation: Observation, answer: Response) -> None:
+        """Publish the answer to an observe request of our own.
+
+        Only when it is durable the observation is stored as established: a gateway that starts again, or lost the
+        answer with its producer, asks again at the device's next update. Notifications are taken meanwhile.
+        """
+        path = str(observation.path)
+
+        def done(durable: bool) -> None:
+            if self._registry.device(device.ep) is not device or device.observations.get(path) is not observation:
+                return  # refused, or it has ended since
+            if durable:
+                self._remember(observation)
+            else:
+                del device.observations[path]
+
+        if not self._publish(answer, done):
+            done(False)
+
     async def _observe(self, device: Device, observation: Observation, coap: CoapRequest, timeout: float) -> Message:
+        """Ask, and take notifications if the device agrees; it is left to the caller to remember the observation."""
         address = device.address
         message = await self._link.send(address, coap, timeout=timeout, token=observation.token, defer=True)
         success = message.code >> 5 == 2
@@ -215,9 +235,9 @@ class Observing:
             own = message.type != Type.ACK
             observation.begin((number - own) & 0xFFFFFF, self._clock())
             observation.content_format = message.uint(Option.CONTENT_FORMAT)
+            observation.created_ms = self._wall_ms()
             self._table.add(observation, device)
             device.wanted[str(observation.path)] = observation
-            self._remember(observation)
             self.established += 1
             if own:
                 # What came as a message of its own may be a notification that overtook the answer: it is recorded
@@ -241,13 +261,15 @@ class Observing:
         Raises:
             ExchangeError: the device did not answer.
         """
-        before = device.observations.get(str(path))
+        before = device.wanted.get(str(path))
         observation = self._new(device, path, ticket, declared=False)
         message = await self._observe(device, observation, coap, timeout)
-        if before is not None and device.observations.get(str(path)) is not before:
-            # Another token now; the next message with the old one is answered with RST, which ends it.
-            self._table.by_token.pop(before.token, None)
-            self._forget(before.token)
+        if device.observations.get(str(path)) is observation:
+            self._remember(observation)
+            if before is not None:
+                # Another token now; the next message with the old one is answered with RST, which ends it.
+                self._table.suspend(before)
+                self._forget(before.token)
         return to_response(message)
 
     async def cancel(self, device: Device, path: Path, coap: CoapRequest, timeout: float) -> CoapResponse:
@@ -259,8 +281,7 @@ class Observing:
         observation = device.wanted.pop(str(path), None) or device.observations.get(str(path))
         if observation is None:
             raise RefusedRequest(f"{path} of {device.ep} is not observed, so there is nothing to cancel")
-        if str(path) in device.observations:
-            self._table.remove(observation)
+        self._drop(device, observation)
         self._forget(observation.token)
         address = device.address
         try:
@@ -282,6 +303,12 @@ class Observing:
 
     # Ends
 
+    def _drop(self, device: Device, observation: Observation) -> None:
+        """Take no notifications any more, also where the observation never counted as established."""
+        self._table.suspend(observation)
+        if device.observations.get(str(observation.path)) is observation:
+            del device.observations[str(observation.path)]
+
     def ended(self, observation: Observation) -> None:
         """The device ended the observation. What is declared is asked for again at the next update."""
         device = observation.device
@@ -302,7 +329,11 @@ class Observing:
     # State
 
     def restore(self, device: Device, row: StoredObservation) -> None:
-        """An observation from the state file: its notifications are taken from now on."""
+        """An observation from the state file: its notifications are taken from now on.
+
+        One from before the device's registration is asked for again: the gateway ended before the device had answered,
+        or before the answer was durable.
+        """
         path = Path.parse(row.path)
         observation = Observation(
             token=row.token,
@@ -315,6 +346,8 @@ class Observing:
         )
         self._table.add(observation, device)
         device.wanted[row.path] = observation
+        if row.created_ms < device.reg_date:
+            del device.observations[row.path]
 
     def restored(self, device: Device) -> None:
         """All of a device's observations are restored: what patterns declare beyond them is wanted as well."""
