@@ -1,6 +1,7 @@
 """The gateway's durable state: registrations, observations, commands and their answers, in one SQLite file.
 
-Owns the content of ``gateway.db`` in the state directory and the order of writing; `gateway.state_file` opens it.
+Owns the order of writing to ``gateway.db`` in the state directory; `gateway.state_rows` has its content and
+`gateway.state_file` opens it.
 Callers live on the event loop and never wait for the disk: what they put joins the next group, a thread writes the
 group in one transaction, and one callback a group tells that it is on disk. It never interprets what it stores.
 
@@ -18,10 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import IntEnum
 from pathlib import Path as FilePath
-from types import MappingProxyType
 from typing import Any, Final
 
 from gateway.state_file import (
@@ -33,6 +31,20 @@ from gateway.state_file import (
     corrupted,
     lock_directory,
     open_file,
+)
+from gateway.state_rows import (
+    Admitted,
+    AdmittedDone,
+    CommandState,
+    Done,
+    Group,
+    Row,
+    StoredCommand,
+    StoredObservation,
+    StoredRegistration,
+    StoredState,
+    load,
+    write,
 )
 
 __all__ = [
@@ -55,117 +67,6 @@ _INT64: Final = range(-(2**63), 2**63)
 _LAZY_SECONDS: Final = 1.0
 
 
-class CommandState(IntEnum):
-    """Where a command stands. ANSWERED rows hold the reply, so that a repeated request is answered again."""
-
-    QUEUED = 0
-    SENT = 1
-    ANSWERED = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredRegistration:
-    """A registered device. ``links_text`` is the payload of the registration as it came; times are epoch ms."""
-
-    ep: str
-    reg_id: str
-    address: str
-    port: int
-    lifetime: int
-    version: str
-    binding: str
-    sms: str | None
-    root: str
-    links_text: bytes
-    #: The other attributes of the registration, as a JSON object.
-    attributes: str
-    queue: bool
-    reg_date_ms: int
-    last_up_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredObservation:
-    """An established observation; ``declared`` ones come from the operator's patterns, the others from a request."""
-
-    token: bytes
-    ep: str
-    path: str
-    ticket: str
-    observation_id: str
-    content_format: int | None
-    declared: bool
-    created_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredCommand:
-    """A request on its way to a device. ``sequence`` ascends in the order of the topic and is unique."""
-
-    sequence: int
-    identity: bytes
-    ticket: str
-    ep: str
-    #: The record's value as it came.
-    request: bytes
-    state: CommandState
-    received_ms: int
-    expires_ms: int | None = None
-    reply: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredState:
-    """All that a gateway starts from. ``commands`` are the unanswered ones, in order."""
-
-    registrations: tuple[StoredRegistration, ...]
-    observations: tuple[StoredObservation, ...]
-    commands: tuple[StoredCommand, ...]
-    #: By partition of the requests topic, the offset of the first record that was not admitted yet.
-    positions: Mapping[int, int]
-    #: The number of answered commands that are kept, and the highest sequence among all that are stored (0: none).
-    answered: int
-    last_sequence: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
-    """What became of one call of `State.admit_commands`.
-
-    ``known`` has the commands that were stored before, by identity: the reply of an answered one, None for one that
-    is not answered yet. All others of the call are new, and durable now.
-    """
-
-    known: Mapping[bytes, bytes | None]
-
-
-Done = Callable[[StateUnavailable | None], None]
-AdmittedDone = Callable[[Admitted | StateUnavailable], None]
-_Row = tuple[Any, ...]
-
-
-@dataclass(slots=True)
-class _Group:
-    """What one transaction writes. Touched by the loop until it is handed over, then by the thread alone.
-
-    ``callbacks`` stays the loop's throughout: the thread never reads it.
-    """
-
-    registrations: dict[str, _Row | None] = field(default_factory=dict)
-    touches: dict[str, _Row] = field(default_factory=dict)
-    observations: dict[bytes, _Row | None] = field(default_factory=dict)
-    states: dict[bytes, int] = field(default_factory=dict)
-    answers: dict[bytes, _Row] = field(default_factory=dict)
-    forgotten: set[bytes] = field(default_factory=set)
-    admissions: list[tuple[list[_Row], AdmittedDone]] = field(default_factory=list)
-    positions: dict[int, int] = field(default_factory=dict)
-    forget_answered_before_ms: int | None = None
-    admitted: list[Admitted] = field(default_factory=list)
-    callbacks: list[Done] = field(default_factory=list)
-    size: int = 0
-    urgent: bool = False
-
-
 class State:
     """The open store. Everything but `open` and `load` belongs to the event loop's thread and returns at once.
 
@@ -183,11 +84,11 @@ class State:
         self._linger = linger
         self._keep_answered = keep
         self._answered: int = connection.execute("SELECT count(*) FROM commands WHERE state = 2").fetchone()[0]
-        self._pending = _Group()
-        self._writing: _Group | None = None
+        self._pending = Group()
+        self._writing: Group | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._work: queue.SimpleQueue[_Group | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._closed = False
         #: Groups written and groups refused by the disk, for the metrics.
         self.groups_written = 0
@@ -228,37 +129,9 @@ class State:
             StateCorrupted: the file is damaged.
         """
         try:
-            select = self._connection.execute
-            registrations = tuple(
-                StoredRegistration(**{**row, "queue": bool(row["queue"])})
-                for row in map(dict, select("SELECT * FROM registrations ORDER BY ep"))
-            )
-            observations = tuple(
-                StoredObservation(**{**row, "declared": bool(row["declared"])})
-                for row in map(dict, select("SELECT * FROM observations ORDER BY ep, path, created_ms"))
-            )
-            commands = tuple(
-                StoredCommand(**{**row, "state": CommandState(row["state"])})
-                for row in map(
-                    dict,
-                    select(
-                        "SELECT sequence, identity, ticket, ep, request, state, received_ms, expires_ms, reply "
-                        "FROM commands WHERE state < 2 ORDER BY sequence"
-                    ),
-                )
-            )
-            positions = {row[0]: row[1] for row in select("SELECT partition, next_offset FROM positions")}
-            last: int = select("SELECT coalesce(max(sequence), 0) FROM commands").fetchone()[0]
+            return load(self._connection)
         except sqlite3.DatabaseError as exc:
             raise corrupted(self._path, str(exc)) from exc
-        return StoredState(
-            registrations=registrations,
-            observations=observations,
-            commands=commands,
-            positions=MappingProxyType(positions),
-            answered=self._answered,
-            last_sequence=last,
-        )
 
     # What callers say. StateOverloaded when the backlog is full, ValueError when a value cannot be stored.
 
@@ -410,7 +283,7 @@ class State:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _admit_rows(self, count: int, *rows: _Row, lazy: bool = False) -> _Group:
+    def _admit_rows(self, count: int, *rows: Row, lazy: bool = False) -> Group:
         if self._closed:
             raise StateUnavailable(f"{self._path} is closed")
         group = self._pending
@@ -431,7 +304,7 @@ class State:
             self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
         return group
 
-    def _hurry(self, group: _Group) -> None:
+    def _hurry(self, group: Group) -> None:
         if not group.urgent:
             group.urgent = True
             if self._writing is None:
@@ -445,10 +318,10 @@ class State:
             self._timer = None
         if self._writing is None and self._pending.size:
             self._running_loop()
-            self._writing, self._pending = self._pending, _Group()
+            self._writing, self._pending = self._pending, Group()
             self._work.put(self._writing)
 
-    def _written(self, group: _Group, error: StateUnavailable | None) -> None:
+    def _written(self, group: Group, error: StateUnavailable | None) -> None:
         self._writing = None
         if error is None:
             self.groups_written += 1
@@ -475,7 +348,9 @@ class State:
         while (group := self._work.get()) is not None:
             error: StateUnavailable | None = None
             try:
-                self._write(group)
+                self._answered = write(
+                    self._connection, group, answered=self._answered, keep_answered=self._keep_answered
+                )
             except Exception as exc:  # noqa: BLE001  # whatever the disk does, the thread lives and tells the callers
                 error = StateUnavailable(f"{self._path} could not be written: {exc}")
                 error.__cause__ = exc
@@ -485,73 +360,3 @@ class State:
             with suppress(RuntimeError):
                 assert self._loop is not None
                 self._loop.call_soon_threadsafe(self._written, group, error)
-
-    def _write(self, group: _Group) -> None:
-        db = self._connection
-        db.execute("BEGIN IMMEDIATE")
-        _write_keyed(db, "registrations", "ep", 14, group.registrations)
-        if group.touches:
-            db.executemany(
-                "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
-            )
-        _write_keyed(db, "observations", "token", 8, group.observations)
-        if group.states:
-            db.executemany(
-                "UPDATE commands SET state = ? WHERE identity = ? AND state < 2",
-                [(state, identity) for identity, state in group.states.items()],
-            )
-        answered = self._answered
-        if group.answers:
-            answered += db.executemany(
-                "UPDATE commands SET state = 2, reply = ?, answered_ms = ?, request = x'' "
-                "WHERE identity = ? AND state < 2",
-                group.answers.values(),
-            ).rowcount
-        if group.forgotten:
-            db.executemany(
-                "DELETE FROM commands WHERE identity = ? AND state < 2", [(identity,) for identity in group.forgotten]
-            )
-        if group.positions:
-            db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", group.positions.items())
-        # After the answers: a request that is repeated while its answer is being written must find it.
-        admitted = [Admitted(known=MappingProxyType(_admit(db, rows))) for rows, _ in group.admissions]
-        if group.forget_answered_before_ms is not None:
-            answered -= db.execute(
-                "DELETE FROM commands WHERE state = 2 AND answered_ms < ?", (group.forget_answered_before_ms,)
-            ).rowcount
-        # In portions, so that not every group pays for the scan.
-        if answered > self._keep_answered + min(self._keep_answered, 10_000) // 10:
-            answered -= db.execute(
-                "DELETE FROM commands WHERE sequence IN "
-                "(SELECT sequence FROM commands WHERE state = 2 ORDER BY answered_ms, sequence LIMIT ?)",
-                (answered - self._keep_answered,),
-            ).rowcount
-        db.execute("COMMIT")
-        self._answered = answered
-        group.admitted = admitted
-
-
-def _write_keyed(
-    db: sqlite3.Connection, table: str, key: str, columns: int, changes: Mapping[Any, _Row | None]
-) -> None:
-    if not changes:
-        return
-    gone = [(name,) for name, row in changes.items() if row is None]
-    if gone:
-        db.executemany(f"DELETE FROM {table} WHERE {key} = ?", gone)
-    rows = [row for row in changes.values() if row is not None]
-    if rows:
-        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})", rows)
-
-
-def _admit(db: sqlite3.Connection, rows: list[_Row]) -> dict[bytes, bytes | None]:
-    known: dict[bytes, bytes | None] = {}
-    for row in rows:
-        stored = db.execute(
-            "INSERT INTO commands (sequence, identity, ticket, ep, request, state, received_ms, expires_ms) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (identity) DO NOTHING",
-            row,
-        )
-        if stored.rowcount == 0:
-            known[row[1]] = db.execute("SELECT reply FROM commands WHERE identity = ?", (row[1],)).fetchone()[0]
-    return known
