@@ -170,12 +170,13 @@ def ensure_topics(
         return []
     created = []
     for name, future in client.create_topics(wanted, operation_timeout=timeout).items():
-        try:
-            future.result(timeout)
-            created.append(name)
-        except KafkaException as exc:
-            if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise
+        with _answering(f"that topic {name} is made"):
+            try:
+                future.result(timeout)
+                created.append(name)
+            except KafkaException as exc:
+                if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
     # A broker acknowledges a topic before all of it knows it.
     until = time.monotonic() + timeout
     while not _all_led(client, [topic.topic for topic in wanted], timeout) and time.monotonic() < until:
