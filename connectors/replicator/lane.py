@@ -198,10 +198,21 @@ class Lane:
             raise Stopped
 
     def _refuse_one_cluster(self) -> None:
-        if kafka.cluster_id(self.spec.source, timeout=_CALL) == kafka.cluster_id(self.spec.target, timeout=_CALL):
+        source, target = self.spec.source, self.spec.target
+        if kafka.cluster_id(source, timeout=_CALL) != kafka.cluster_id(target, timeout=_CALL):
+            return
+        # Images with a fixed id and copied settings give several clusters the same one. A topic's id is always random.
+        ids = set()
+        for cluster, client in ((source, self._source), (target, self._target)):
+            ledger = replace(self._ledger, cluster=cluster, client=client)
+            ledger.ensure(_CALL)
+            facts = kafka.describe_topics(client, [ledger.topic], timeout=_CALL).get(ledger.topic)
+            if facts is None:
+                raise kafka.Unreachable(f"{cluster.bootstrap} does not tell of its new topic {ledger.topic} yet")
+            ids.add(facts.id)
+        if len(ids) == 1:
             raise SameCluster(
-                f"{self.spec.source.bootstrap} and {self.spec.target.bootstrap} are one Kafka cluster; "
-                f"--edge and --cloud have to be two"
+                f"{source.bootstrap} and {target.bootstrap} are one Kafka cluster; --edge and --cloud have to be two"
             )
 
     def _look(self, known: Mapping[str, Route]) -> dict[str, Route]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Cluster, ensure_topics, producer
+from connectors.kafka import Cluster, cluster_id, ensure_topics, producer
 from connectors.replicator import ReplicatorSettings
 from headwater import processes
 from headwater.broker import LinkListener
@@ -158,6 +158,22 @@ def test_a_record_that_needs_longer_than_the_first_patience_arrives(
         _fill(edge.cluster, topic, [random.Random(11).randbytes(300_000)])
         wait_for_records(cloud.cluster, topic, 1, timeout=200)
         assert running.metric("restarts_total", lane="bulk") != 0
+    assert content(cloud.cluster, topic) == content(edge.cluster, topic)
+
+
+def test_two_clusters_of_one_id_are_still_two(
+    broker_factory: BrokerFactory, gateway_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = Topics(gateway_id).observations
+    with monkeypatch.context() as chance:
+        # As brokers from an image that has a fixed id.
+        chance.setattr("secrets.token_bytes", lambda number: b"7" * number)
+        edge, cloud = broker_factory("edge"), broker_factory("cloud")
+    assert cluster_id(edge.cluster) == cluster_id(cloud.cluster)
+    ensure_topics(edge.cluster, {topic: PARTITIONS})
+    _fill(edge.cluster, topic, [b"one", b"two"])
+    with replicating(ReplicatorSettings(gateway=gateway_id, edge=edge.cluster, cloud=cloud.cluster)):
+        wait_for_records(cloud.cluster, topic, 2)
     assert content(cloud.cluster, topic) == content(edge.cluster, topic)
 
 
