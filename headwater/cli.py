@@ -6,6 +6,9 @@ loaded by the commands that need them, not here, so that help and completion are
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -74,6 +77,10 @@ for family in (demo, processes, kafka, devices, verbs, tail):
 
 def main() -> None:
     """The entry point of ``headwater``."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows no arrows gets question marks, and no traceback.
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="replace")
     app(prog_name="headwater")
 
 

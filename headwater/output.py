@@ -5,6 +5,7 @@ Owns widths and colours. A table that is piped is as wide as it needs to be and 
 
 from __future__ import annotations
 
+import codecs
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -42,14 +43,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
 
 def print_json(content: Any) -> None:
     """One JSON document on a line, or indented on a terminal."""
-    indent = 2 if sys.stdout.isatty() else None
-    sys.stdout.write(printable_json(json.dumps(content, ensure_ascii=False, indent=indent, allow_nan=False)) + "\n")
-    sys.stdout.flush()
+    _write(content, indent=2 if sys.stdout.isatty() else None)
 
 
 def print_line(content: Any) -> None:
     """One JSON object on one line, at once."""
-    sys.stdout.write(printable_json(json.dumps(content, ensure_ascii=False, allow_nan=False)) + "\n")
+    _write(content, indent=None)
+
+
+def _write(content: Any, indent: int | None) -> None:
+    # As it is where it can be shown, escaped for a stdout that is not UTF-8.
+    escape = codecs.lookup(sys.stdout.encoding or "utf-8").name != "utf-8"
+    sys.stdout.write(printable_json(json.dumps(content, ensure_ascii=escape, indent=indent, allow_nan=False)) + "\n")
     sys.stdout.flush()
 
 

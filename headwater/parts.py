@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 import threading
 import time
 import urllib.request
@@ -179,12 +180,24 @@ def to_paste(places: Places, sensors: int) -> list[str]:
     """Commands to paste into another terminal."""
     first = "sensor" if sensors == 1 else "sensor-1"
     at = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
-    headwater = shutil.which("headwater") or ".venv/bin/headwater"
+    headwater = command()
     return [
         f"{headwater} devices {at} --watch",
         f"{headwater} read {first} /3303/0 {at}",
         f"{headwater} write {first} /1/0/1 120 {at}",
+        f"{headwater} execute {first} /3/0/4 {at}",
         f"{headwater} tail observations {at}",
         f"{headwater} read {first} /3/0 --gateway {GATEWAY} --kafka {places.edge.bootstrap}   # the edge's",
         f"sqlite3 {places.database} 'select ep, path, value from latest'",
     ]
+
+
+def command() -> str:
+    """How a person in this folder calls ``headwater``: by its name where that is found, else by its place."""
+    if shutil.which("headwater"):
+        return "headwater"
+    place = Path(sys.executable).with_name("headwater")
+    if not place.exists():
+        return f"{sys.executable} -m headwater.cli"
+    here = Path.cwd()
+    return str(place.relative_to(here) if place.is_relative_to(here) else place)

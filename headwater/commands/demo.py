@@ -89,7 +89,7 @@ def _show(summary: Summary) -> None:
 
     found = summary.verdict
     rows = [
-        ("registrations", f"{found.registrations} of {found.devices} devices"),
+        ("registrations", f"{found.registrations} (devices: {found.devices} of {summary.sensors})"),
         ("notifications acknowledged", str(found.acknowledged)),
         ("notifications in the cloud", str(found.cloud_notifications)),
         ("records in the cloud", str(found.cloud_records)),

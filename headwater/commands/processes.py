@@ -247,6 +247,9 @@ def sqlite(
     from connectors.sinks import SinkConfigError
     from headwater.running import run_thread_until_stopped
 
+    if not file.absolute().parent.is_dir() or file.is_dir():
+        why = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
+        raise Stop(Exit.CANNOT_START, f"--file {file} cannot be used: {why}")
     options: dict[str, object] = {"file": file}
     if max_size_mb is not None:
         options["max_size_mb"] = max_size_mb

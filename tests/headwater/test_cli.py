@@ -103,6 +103,28 @@ def test_documentation_has_every_command_and_exit_code() -> None:
         assert f"| {code.value} |" in text
 
 
+def test_help_on_a_terminal_that_is_not_utf_8_is_no_traceback() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(headwater("--help"), capture_output=True, timeout=60, env=environment, check=False)
+    assert done.returncode == 0
+    assert b"Exit codes" in done.stdout
+    assert done.stderr == b""
+
+
+def test_json_for_a_stdout_that_is_not_utf_8_says_the_same() -> None:
+    program = "from headwater.output import print_json; print_json({'unit': '\\u00b0C'})"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, env=environment, check=True)
+    assert json.loads(done.stdout) == {"unit": "\u00b0C"}
+
+
+@pytest.mark.parametrize(("file", "words"), [("none/x.db", "there is no folder none"), (".", "it is a folder")])
+def test_store_that_cannot_be_there_is_told_before_anything_runs(file: str, words: str) -> None:
+    result = run("sink", "sqlite", "--gateway", "gw", "--kafka", "127.0.0.1:1", "--file", file)
+    assert result.exit_code == Exit.CANNOT_START
+    assert words in result.output
+
+
 def test_help_loads_neither_kafka_nor_coap_nor_avro() -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from headwater.cli import app; "
