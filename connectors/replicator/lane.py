@@ -259,7 +259,7 @@ class Lane:
         """Read every partition of every route from where the ledger says, as far as the source still has that."""
         now = time.monotonic()
         try:
-            placed = place(
+            placed, lost = place(
                 self._source,
                 self.routes,
                 transactions.topic_ids,
@@ -272,7 +272,7 @@ class Lane:
             self._short_since = self._short_since or now
             raise
         self._short_since = None
-        transactions.assign(self.routes, placed)
+        transactions.assign(self.routes, placed, lost)
         self.progress = dict(transactions.positions)
 
     def _carry(self, transactions: Transactions, batch_bytes: int) -> None:

@@ -5,6 +5,7 @@ Makes the topics that one side lacks. It moves no record.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,11 +104,12 @@ def place(
     *,
     timeout: float,
     believe_short: bool,
-) -> dict[Partition, Position]:
+) -> tuple[dict[Partition, Position], Counter[str]]:
     """Where to read each partition of ``routes`` on: at its position, if the source still has that.
 
-    What the source lost before it was replicated is counted and told loudly. ``topic_ids`` are those that the
-    ``positions`` are of.
+    What the source lost before it was replicated is told loudly and returned, as offsets by topic; whoever commits the
+    new positions counts it, or it would count again after each session that did not come to that. ``topic_ids`` are
+    those that the ``positions`` are of.
 
     Raises:
         LogShorter: the source's log ends before a position, and ``believe_short`` is not set.
@@ -116,6 +118,7 @@ def place(
     partitions = [(name, number) for name, route in routes.items() for number in range(route.partitions)]
     bounds = kafka.log_bounds(source, partitions, timeout=timeout)
     placed = {}
+    lost: Counter[str] = Counter()
     for topic in routes:
         if topic_ids.get(topic, routes[topic].topic_id) != routes[topic].topic_id:
             metrics.replaced.labels(topic).inc()
@@ -123,9 +126,9 @@ def place(
     for (topic, number), (first, end) in bounds.items():
         at = positions.get((topic, number))
         if at is None or topic_ids.get(topic) != routes[topic].topic_id:
-            at = Position(first, -1)
-        elif at.offset < first:
-            metrics.lost.labels(topic).inc(first - at.offset)
+            at = Position(0, -1)
+        if at.offset < first:
+            lost[topic] += first - at.offset
             _log.error(
                 "records were lost: the source's retention deleted them before they were replicated",
                 topic=topic,
@@ -151,4 +154,4 @@ def place(
             )
             at = Position(found, at.timestamp)
         placed[topic, number] = at
-    return placed
+    return placed, lost

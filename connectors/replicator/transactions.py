@@ -109,17 +109,21 @@ class Transactions:
     topic_ids: dict[str, str]
     positions: dict[Partition, Position]
     routes: Mapping[str, Route] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)  # offsets by topic that the next commit goes past
     committed: float = 0.0  # when the last transaction was
     told_source: float = 0.0
     priced: float = 0.0  # when the price of a transaction was measured
 
-    def assign(self, routes: Mapping[str, Route], placed: Mapping[Partition, Position]) -> None:
-        """From now on read ``routes``, at ``placed``."""
+    def assign(
+        self, routes: Mapping[str, Route], placed: Mapping[Partition, Position], lost: Mapping[str, int]
+    ) -> None:
+        """From now on read ``routes``, at ``placed``; what was ``lost`` before that counts with the next commit."""
         self.routes = routes
         for key in [key for key in self.positions if key[0] in routes]:
             del self.positions[key]
         self.positions.update(placed)
         self.topic_ids.update({name: route.topic_id for name, route in routes.items()})
+        self.lost.update(lost)
         self.consumer.assign([kafka.TopicPartition(*key, at.offset) for key, at in placed.items()])
 
     def next(self, wait: float) -> list[kafka.Message]:
@@ -177,6 +181,7 @@ class Transactions:
         self._settle(transaction)
         self.producer.commit_transaction(_COMMIT)
         self.committed = time.monotonic()
+        self._count_lost()
         self._tell_source()
         self._count(transaction, written, self.committed)
         if self.committed - self.priced > _PRICE_HOLDS:
@@ -286,6 +291,7 @@ class Transactions:
         self.producer.commit_transaction(_COMMIT)
         self.committed = self.priced = time.monotonic()
         self.line.price = self.committed - began
+        self._count_lost()
 
     def _tell_source(self) -> None:
         """For people's tools, and for the retention alarm of a replicator that starts while the target is away.
@@ -296,6 +302,11 @@ class Transactions:
             self.told_source = self.committed
             offsets = [kafka.TopicPartition(*key, at.offset) for key, at in self.positions.items()]
             self.consumer.commit(offsets=offsets, asynchronous=True)
+
+    def _count_lost(self) -> None:
+        for topic, count in self.lost.items():
+            self.metrics.lost.labels(topic).inc(count)
+        self.lost.clear()
 
     def _count(self, transaction: _Transaction, written: float, committed: float) -> None:
         """Count what is committed, and fit the next transaction to what the line takes in half a second."""

@@ -8,7 +8,7 @@ import time
 import urllib.request
 
 import pytest
-from confluent_kafka.admin import NewPartitions
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
 
 from connectors.kafka import (
     Cluster,
@@ -34,10 +34,18 @@ def _settings(gateway: str, edge: Cluster, cloud: Cluster, **more: object) -> Re
     return ReplicatorSettings(gateway=gateway, edge=edge, cloud=cloud, **more)  # type: ignore[arg-type]  # by name
 
 
-def _write(cluster: Cluster, topic: str, values: list[bytes], *, partition: int = -1, key: bytes | None = None) -> None:
+def _write(
+    cluster: Cluster,
+    topic: str,
+    values: list[bytes],
+    *,
+    partition: int = -1,
+    key: bytes | None = None,
+    timestamp: int = 0,
+) -> None:
     source = producer(cluster)
     for value in values:
-        source.produce(topic, value, key, partition)
+        source.produce(topic, value, key, partition, timestamp=timestamp)
     assert source.flush(30) == 0
 
 
@@ -45,6 +53,12 @@ def _delete(cluster: Cluster, topic: str) -> None:
     client = admin(cluster)  # its answers end with it, so it is held
     client.delete_topics([topic])[topic].result(30)
     wait_until(lambda: not partition_counts(cluster, [topic]))
+
+
+def _delete_before(cluster: Cluster, topic: str, offset: int) -> None:
+    """What retention does, at the moment that the test chooses."""
+    client = admin(cluster)
+    client.delete_records([TopicPartition(topic, 0, offset)])[TopicPartition(topic, 0, offset)].result(30)
 
 
 @pytest.mark.kafka
@@ -253,17 +267,38 @@ def test_what_retention_deleted_is_counted_and_the_rest_is_carried(
     with replicating(_settings(gateway_id, kafka, cloud_kafka)):
         wait_for_records(cloud_kafka, topic, 10)
     _write(kafka, topic, [b"%d" % n for n in range(10, 50)])
-    # What retention does, at the moment that the test chooses.
-    client = admin(kafka)
-    client.delete_records([TopicPartition(topic, 0, 30)])[TopicPartition(topic, 0, 30)].result(30)
+    _delete_before(kafka, topic, 30)
     with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:
         wait_for_records(cloud_kafka, topic, 30)
-        assert running.metric("records_lost_to_retention_total", topic=topic) == 20
+        wait_until(lambda: running.metric("records_lost_to_retention_total", topic=topic) == 20)
         _write(kafka, topic, [b"later"])
         wait_for_records(cloud_kafka, topic, 31)
         assert running.metric("records_lost_to_retention_total", topic=topic) == 20
     values = [value for _, value, _, _ in content(cloud_kafka, topic)[0]]
     assert values == [b"%d" % n for n in (*range(10), *range(30, 50))] + [b"later"]
+
+
+@pytest.mark.kafka
+def test_what_retention_deleted_before_the_first_connection_is_counted_once(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 1})
+    _write(kafka, topic, [b"%d" % n for n in range(50)], timestamp=time.time_ns() // 1_000_000 - 2 * HOUR_MS)
+    _delete_before(kafka, topic, 40)
+    # At first the cloud refuses what is older than an hour, so sessions end before they have committed anything.
+    oldest = "message.timestamp.before.max.ms"
+    ensure_topics(cloud_kafka, {topic: 1}, config={topic: {oldest: str(HOUR_MS)}})
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:
+        wait_until(lambda: (running.metric("restarts_total", lane="bulk") or 0) >= 2)
+        assert not running.metric("records_lost_to_retention_total", topic=topic)
+        change = ConfigEntry(oldest, str(24 * HOUR_MS), incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])
+        client = admin(cloud_kafka)
+        client.incremental_alter_configs([resource])[resource].result(30)
+        wait_for_records(cloud_kafka, topic, 10)
+        wait_until(lambda: running.metric("records_lost_to_retention_total", topic=topic) == 40)
+    assert [value for _, value, _, _ in content(cloud_kafka, topic)[0]] == [b"%d" % n for n in range(40, 50)]
 
 
 @pytest.mark.kafka
