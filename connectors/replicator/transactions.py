@@ -119,9 +119,8 @@ class Transactions:
     ) -> None:
         """From now on read ``routes``, at ``placed``; what was ``lost`` before that counts with the next commit."""
         self.routes = routes
-        for key in [key for key in self.positions if key[0] in routes]:
-            del self.positions[key]
-        self.positions.update(placed)
+        # A new one each time: the meter reads the last one, in its own thread.
+        self.positions = {key: at for key, at in self.positions.items() if key[0] not in routes} | dict(placed)
         self.topic_ids.update({name: route.topic_id for name, route in routes.items()})
         self.lost.update(lost)
         self.consumer.assign([kafka.TopicPartition(*key, at.offset) for key, at in placed.items()])

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 import time
 import urllib.request
 
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
+from prometheus_client import CollectorRegistry
 
 from connectors.kafka import (
     Cluster,
     TopicPartition,
     admin,
+    consumer,
     ensure_topics,
     partition_counts,
     producer,
 )
 from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, lanes
 from connectors.replicator.bandwidth import Bandwidth, Urgency
-from connectors.replicator.ledger import Position, Progress, Unreadable
+from connectors.replicator.ledger import Ledger, Position, Progress, Unreadable
 from connectors.replicator.meter import Backlog, hours_left
-from connectors.replicator.transactions import Line
+from connectors.replicator.metrics import Metrics
+from connectors.replicator.spec import Tenure
+from connectors.replicator.survey import Route
+from connectors.replicator.transactions import Line, Transactions
 from headwater import processes
 from schemas.avro.topics import Topics
 from tests.replication import Replicating, Writer, content, replicating, wait_for_records, wait_until
@@ -455,6 +461,35 @@ def test_the_budget_grows_on_a_wide_line_with_latency_and_shrinks_on_a_thin_one(
     for _ in range(20):
         thin.fit(thin.budget, 0.2 + thin.budget / 60_000)
     assert 20_000 < thin.budget < 80_000
+
+
+def test_a_new_assignment_leaves_the_positions_alone_that_others_read() -> None:
+    nowhere = Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}")
+    spec = lanes(_settings("gw", nowhere, nowhere))[1]
+    client = admin(nowhere)
+    transactions = Transactions(
+        spec=spec,
+        producer=producer(nowhere),
+        consumer=consumer(nowhere, "gw"),
+        ledger=Ledger(cluster=nowhere, client=client, gateway="gw", partition=1, partitions=3),
+        tenure=Tenure("i", "host"),
+        line=Line(),
+        bandwidth=None,
+        metrics=Metrics(CollectorRegistry()),
+        stop=threading.Event(),
+        topic_ids={"a": "id-a", "gone": "id-gone"},
+        positions={("a", 0): Position(7, 99), ("gone", 0): Position(3, 9)},
+    )
+    route = Route(topic_id="id-a", partitions=2, same_partitions=True, largest=1000)
+    seen = transactions.positions
+    transactions.assign({"a": route}, {("a", 0): Position(8, 99), ("a", 1): Position(0, -1)}, {})
+    transactions.consumer.close()
+    assert seen == {("a", 0): Position(7, 99), ("gone", 0): Position(3, 9)}
+    assert transactions.positions == {
+        ("a", 0): Position(8, 99),
+        ("a", 1): Position(0, -1),
+        ("gone", 0): Position(3, 9),
+    }
 
 
 def test_progress_survives_its_encoding() -> None:
