@@ -139,7 +139,8 @@ def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float 
 
 #: Records carry the time of where they come from. Kafka's default refuses what is an hour ahead of the broker's clock,
 #: and an edge whose clock is wrong must not be stopped by that.
-_ANY_CLOCK = {"message.timestamp.after.max.ms": str(2**63 - 1)}
+_CLOCK = "message.timestamp.after.max.ms"
+_ANY_CLOCK = {_CLOCK: str(2**63 - 1)}
 
 
 def ensure_topics(
@@ -159,27 +160,32 @@ def ensure_topics(
     """
     client = admin(cluster)
     known = _metadata(client, cluster, timeout)
-    wanted = [
-        NewTopic(
-            name, num_partitions=count, replication_factor=-1, config={**_ANY_CLOCK, **(config or {}).get(name, {})}
-        )
-        for name, count in partitions.items()
-        if name not in known
-    ]
+    wanted = {name: {**_ANY_CLOCK, **(config or {}).get(name, {})} for name in partitions if name not in known}
     if not wanted:
         return []
     created = []
-    for name, future in client.create_topics(wanted, operation_timeout=timeout).items():
-        with _answering(f"that topic {name} is made"):
+    asked = dict(wanted)
+    while asked:
+        topics = [
+            NewTopic(name, num_partitions=partitions[name], replication_factor=-1, config=dict(settings))
+            for name, settings in asked.items()
+        ]
+        asked = {}
+        for name, future in client.create_topics(topics, operation_timeout=timeout).items():
             try:
                 future.result(timeout)
                 created.append(name)
             except KafkaException as exc:
-                if exc.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                code = exc.args[0].code()
+                if code == KafkaError.INVALID_CONFIG and _CLOCK in wanted[name]:
+                    # A broker before 3.6 does not know the setting, and takes records of any clock without it.
+                    del wanted[name][_CLOCK]
+                    asked[name] = wanted[name]
+                elif code != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
     # A broker acknowledges a topic before all of it knows it.
     until = time.monotonic() + timeout
-    while not _all_led(client, [topic.topic for topic in wanted], timeout) and time.monotonic() < until:
+    while not _all_led(client, list(wanted), timeout) and time.monotonic() < until:
         time.sleep(0.02)
     return created
 
