@@ -32,7 +32,18 @@ from connectors import kafka
 from headwater import processes
 from headwater.kafka_jars import BrokerError, Progress, cache_folder, ensure_jars, java_binary
 
-__all__ = ["AlreadyRunning", "Broker", "BrokerError", "Failed", "LinkListener", "PortTaken", "start", "status", "stop"]
+__all__ = [
+    "AlreadyRunning",
+    "Broker",
+    "BrokerError",
+    "Failed",
+    "LinkListener",
+    "NotUsable",
+    "PortTaken",
+    "start",
+    "status",
+    "stop",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEAP = re.compile(r"[1-9][0-9]*[kKmMgG]")
@@ -45,6 +56,10 @@ _JVM_QUIET = (
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSZ",
 )
+
+
+class NotUsable(BrokerError):
+    """A name, port or heap that no broker can have."""
 
 
 class AlreadyRunning(BrokerError):
@@ -117,13 +132,14 @@ def start(
         PortTaken: something else listens on ``port``.
         DownloadFailed, JavaMissing: Kafka's jars or a Java runtime could not be had.
         Failed: Java ended or did not answer in time.
-        BrokerError: ``name``, ``port``, ``heap`` or ``directory`` cannot be used.
+        NotUsable: ``name``, ``port`` or ``heap`` is none.
+        BrokerError: ``directory`` cannot be used.
     """
     folder = _folder(name, directory)
     if not 0 < port < 65536:
-        raise BrokerError(f"port {port} is not between 1 and 65535")
+        raise NotUsable(f"port {port} is not between 1 and 65535")
     if not _HEAP.fullmatch(heap):
-        raise BrokerError(f"heap {heap!r} is not a size as Java takes it, such as 256m")
+        raise NotUsable(f"heap {heap!r} is not a size as Java takes it, such as 256m")
     told = advertised_host or (socket.gethostname() if host in ("0.0.0.0", "::", "") else host)
     jars = ensure_jars(cache or cache_folder(os.environ), progress)
     java = java_binary()
@@ -186,7 +202,7 @@ def kill(name: str, directory: Path) -> bool:
 
 def _folder(name: str, directory: Path) -> Path:
     if not _NAME.fullmatch(name):
-        raise BrokerError(f"{name!r} is not a broker name: letters, digits, '.', '_', '-', at most 64")
+        raise NotUsable(f"{name!r} is not a broker name: letters, digits, '.', '_', '-', at most 64")
     return directory.absolute() / name
 
 

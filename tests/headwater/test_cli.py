@@ -156,6 +156,8 @@ def test_help_loads_neither_kafka_nor_coap_nor_avro() -> None:
         (["gateway", "--id", "gw", "--observe", "*/3"], "pattern"),
         (["gateway", "--id", "gw", "--coap", "127.0.0.1:0", "--observe", "*/3"], "pattern"),
         (["kafka", "start", "--name", "third"], "--port"),
+        (["kafka", "stop", "--name", "../edge"], "not a broker name"),
+        (["kafka", "start", "--heap", "lots"], "not a size"),
         (["reed"], "No such command"),
     ],
 )
