@@ -185,6 +185,7 @@ def _parse_announcement(payload: bytes) -> Announcement:
         object_versions=versions,
         cost=_OBJECT
         + _LINK * len(links)
+        + _PATH * len(paths)
         + _ATTRIBUTE * sum(len(link.at) for link in links)
         + _NUMBER * len(formats or ())
         + _BYTE * len(payload),
@@ -192,13 +193,14 @@ def _parse_announcement(payload: bytes) -> Announcement:
     )
 
 
-#: Bytes of memory, as measured: of an announcement, of each link (with its path, if it is one's own), of each attribute
-#: of a link or a device, of each content format, and of each byte of text.
+#: Bytes of memory, as measured: of an announcement, of each link, of the path of an object or instance, of each
+#: attribute of a link or a device, of each content format, and of each byte of text.
 _OBJECT = 512
-_LINK = 400
-_ATTRIBUTE = 160
+_LINK = 160
+_PATH = 256
+_ATTRIBUTE = 140
 _NUMBER = 128
-_BYTE = 12
+_BYTE = 8
 
 
 def attributes_cost(attributes: Mapping[str, str]) -> int:
