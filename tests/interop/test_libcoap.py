@@ -132,6 +132,17 @@ def test_an_unknown_path_or_method_is_refused(send: Send, method: str, target: s
     assert answer.code in codes, answer.text
 
 
+def test_the_registration_interface_is_discovered_without_being_registered(send: Send) -> None:
+    answer = send("get", ".well-known/core")
+    assert answer.code == "2.05", answer.text
+    assert "</rd>" in answer.text and 'rt="core.rd"' in answer.text, answer.text
+
+
+def test_a_critical_option_that_nobody_knows_is_a_bad_option(send: Send, ep: str) -> None:
+    answer = send("post", f"rd?ep={ep}&lt=60&lwm2m=1.1", LINKS, "-O", "65001,x")
+    assert answer.code == "4.02", answer.text
+
+
 @pytest.mark.parametrize("block_size", [64, 256, 1024])
 def test_a_registration_with_many_links_comes_in_blocks(
     send: Send, gateway: GatewayProcess, ep: str, block_size: int
