@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,6 +38,7 @@ from connectors.kafka import (
     end_offsets,
 )
 from connectors.runner_metrics import RunnerMetrics
+from connectors.share import Partition, Share
 from connectors.sink_settings import ALL_GATEWAYS, SinkSettings, Source
 from connectors.sinks import SINKS
 from connectors.sinks.sink import RejectedRecords, RetryLater, Sink, SinkKind, SinkRecord
@@ -68,8 +69,6 @@ _NEEDS_PEOPLE = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
-
-Partition = tuple[str, int]
 
 
 def run_sink(settings: SinkSettings, stop: threading.Event) -> None:
@@ -149,10 +148,7 @@ class Runner:
         self._stop_seen: float | None = None
         self._batch: list[_Taken] = []
         self._work: list[_Taken] = []
-        self._written: dict[Partition, int] = {}
-        self._held: set[Partition] = set()
-        self._pausing = False
-        self._paused: set[Partition] = set()
+        self._share = Share(self._kind.name, self._metrics)
         #: For Source.DEAD_LETTERS: the ends at the start, by partition that has not reached it.
         self._ends: dict[Partition, int] | None = None
         self._looked = self._probed = 0.0
@@ -171,7 +167,7 @@ class Runner:
     @property
     def partitions(self) -> frozenset[Partition]:
         """Those that the group has given it, as of now."""
-        return frozenset(self._held)
+        return frozenset(self._share.held)
 
     def run(self, stop: threading.Event) -> None:
         """See `run_sink`."""
@@ -193,8 +189,9 @@ class Runner:
                 queued_max_messages_kbytes=8192,
                 fetch_message_max_bytes=1024 * 1024,
                 error_cb=self._on_error,
-                on_commit=self._on_commit,
+                on_commit=self._share.on_commit,
             )
+            self._share.consumer = self._consumer
             try:
                 self._consumer.subscribe(
                     settings.subscription(),
@@ -248,10 +245,7 @@ class Runner:
 
     def _take(self, raw: RawRecord) -> int:
         place = (raw.topic, raw.partition)
-        if self._pausing:
-            # It was assigned meanwhile. Only now is it sure to be under way: librdkafka may never begin to read a
-            # partition that is paused in the moment in which it is assigned.
-            self._pause_these({place})
+        self._share.arrived(place)
         try:
             _topics_of(raw.topic)
         except UnknownTopic:
@@ -281,7 +275,7 @@ class Runner:
         if self._ends is None or self._batch:
             return False
         # Partitions of other instances are theirs to finish.
-        return not self._ends or (bool(self._held) and self._held.isdisjoint(self._ends))
+        return not self._ends or (bool(self._share.held) and self._share.held.isdisjoint(self._ends))
 
     # ---- 2. decode
 
@@ -334,7 +328,7 @@ class Runner:
 
     def _wait(self, seconds: float) -> bool:
         """Stay in the group for so long without taking more; False if the process is to stop."""
-        self._pause()
+        self._share.pause()
         until = time.monotonic() + seconds
         while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
             self._poll(min(left, 0.2))
@@ -363,7 +357,7 @@ class Runner:
         return True
 
     def _kafka_may_come_back(self) -> bool:
-        self._pause()
+        self._share.pause()
         self._poll(0)
         return not self._stop.is_set() or self._stopping_for() < CLOSE_S / 2
 
@@ -377,49 +371,18 @@ class Runner:
         self._decode()
         if self._write(sink) and self._bury():
             for taken in self._work:
-                self._written[taken.place] = taken.offset + 1
+                self._share.wrote(taken.place, taken.offset + 1)
             self._metrics.batches.inc()
-            self._commit()
+            self._share.commit()
         # else the process stops: nothing of this is committed, and what follows it has not been taken up.
         self._work = []
-        self._resume()
-
-    def _commit(self) -> None:
-        """Send the offsets off; `_on_commit` strikes them out, and what Kafka did not take goes with the next."""
-        if self._written:
-            try:
-                self._consumer.commit(offsets=_positions(self._written), asynchronous=True)
-            except KafkaException as exc:
-                self._commit_failed(exc.args[0])
-
-    def _on_commit(self, error: KafkaError | None, positions: list[TopicPartition]) -> None:
-        if error is not None:
-            self._commit_failed(error)
-            return
-        for done in positions:
-            place = (done.topic, done.partition)
-            if done.error is None and self._written.get(place, 0) <= done.offset:
-                self._written.pop(place, None)
-
-    def _commit_failed(self, error: KafkaError) -> None:
-        self._metrics.commit_failures.inc()
-        _log.info("offsets not committed yet", sink=self._kind.name, error=error.str())
-
-    def _commit_now(self, places: Collection[Partition]) -> None:
-        """Commit what was written of ``places``, and wait for it."""
-        written = {place: self._written.pop(place) for place in places if place in self._written}
-        if written:
-            try:
-                self._consumer.commit(offsets=_positions(written), asynchronous=False)
-            except KafkaException as exc:
-                # Whoever has the partition next reads these again, and the store knows them.
-                self._commit_failed(exc.args[0])
+        self._share.resume()
 
     # ---- the group
 
     def _on_assign(self, reader: Consumer, positions: list[TopicPartition]) -> None:
         self._kafka_waits = None
-        self._held |= _places(positions)
+        self._share.gained(_places(positions))
         reader.incremental_assign(positions)
 
     def _on_revoke(self, _reader: Consumer, positions: list[TopicPartition]) -> None:
@@ -430,39 +393,17 @@ class Runner:
         self._forget(_places(positions), commit=False)
 
     def _forget(self, gone: set[Partition], *, commit: bool) -> None:
-        # librdkafka keeps a partition's pause while others have it: it would come back and never be read again.
-        self._resume_these(self._paused & gone)
-        self._held -= gone
+        self._share.losing(gone)
         self._batch = [taken for taken in self._batch if taken.place not in gone]
         self._work = [taken for taken in self._work if taken.place not in gone]
         if commit:
             # Without its coordinator librdkafka may hold a waiting commit for ever, and the whole loop with it. What is
             # not committed is read again, and the store knows it.
-            _within(CLOSE_S, lambda: self._commit_now(gone))
-        for place in gone:
-            self._written.pop(place, None)
-            self._metrics.lag_gone(*place)
-
-    def _pause(self) -> None:
-        if not self._pausing:
-            self._pausing = True
-            self._pause_these(self._held)
-
-    def _resume(self) -> None:
-        self._pausing = False
-        self._resume_these(self._paused)
-
-    def _pause_these(self, places: Collection[Partition]) -> None:
-        self._paused.update(places)
-        self._consumer.pause([TopicPartition(*place) for place in places])
-
-    def _resume_these(self, places: Collection[Partition]) -> None:
-        if places:
-            self._consumer.resume([TopicPartition(*place) for place in places])
-            self._paused = self._paused - set(places)
+            _within(CLOSE_S, lambda: self._share.commit_now(gone))
+        self._share.gone(gone)
 
     def _leave(self) -> None:
-        self._commit_now(list(self._written))
+        self._share.commit_now()
         self._consumer.close()
 
     # ---- the surroundings
@@ -487,8 +428,8 @@ class Runner:
         if now - self._looked < 1.0:
             return
         self._looked = now
-        self._commit()
-        for topic, partition in self._held:
+        self._share.commit()
+        for topic, partition in self._share.held:
             here = TopicPartition(topic, partition)
             try:
                 _, high = self._consumer.get_watermark_offsets(here, cached=True) or (0, 0)
@@ -537,10 +478,6 @@ def _decoded(raw: RawRecord) -> SinkRecord:
 
 def _places(positions: Sequence[TopicPartition]) -> set[Partition]:
     return {(position.topic, position.partition) for position in positions}
-
-
-def _positions(offsets: Mapping[Partition, int]) -> list[TopicPartition]:
-    return [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
 
 
 def _within(seconds: float, act: Callable[[], None]) -> None:
