@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from headwater.exits import Exit
 
 #: What a process has to stop after it was told to, in seconds.
 GRACE = 10.0
+#: What calls in threads have to return once everything else has stopped, in seconds.
+_LAST_CALLS = 1.0
 
 T = TypeVar("T")
 
@@ -56,18 +59,47 @@ def _give_up(grace: float) -> None:
     os._exit(Exit.BUG)
 
 
+class _Threads(ThreadPoolExecutor):
+    """The threads of an event loop, which knows what is under way in them."""
+
+    def __init__(self) -> None:
+        super().__init__(thread_name_prefix="headwater")
+        self.under_way: set[Future[Any]] = set()
+
+    def submit(self, call: Callable[..., T], /, *args: Any, **named: Any) -> Future[T]:
+        future = super().submit(call, *args, **named)
+        self.under_way.add(future)
+        future.add_done_callback(self.under_way.discard)
+        return future
+
+    def ended(self, timeout: float) -> bool:
+        """True if nothing is under way any more ``timeout`` seconds from now, or before."""
+        return not wait(set(self.under_way), timeout).not_done
+
+
 def run_until_stopped(make: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
-    """Run ``make(stop)`` in an event loop; a signal sets ``stop``, and the coroutine is then to return by itself."""
+    """Run ``make(stop)`` in an event loop; a signal sets ``stop``, and the coroutine is then to return by itself.
+
+    Once it has, a call that still waits in a thread (for a Kafka that is dead) does not hold up the end.
+    """
 
     async def main() -> T:
         loop = asyncio.get_running_loop()
+        threads = _Threads()
+        loop.set_default_executor(threads)
         stop = asyncio.Event()
 
         def tell() -> None:
             loop.call_soon_threadsafe(stop.set)
 
         with stopped_by_signals(tell):
-            return await make(stop)
+            result = await make(stop)
+            if stop.is_set() and not threads.ended(_LAST_CALLS):
+                # All is closed, and nobody waits for the answer; but Python would wait for the thread.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(Exit.OK)
+            return result
 
     return asyncio.run(main())
 

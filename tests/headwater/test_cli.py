@@ -337,6 +337,26 @@ def test_ctrl_c_is_answered_while_a_silent_kafka_is_waited_for(arguments: list[s
                 process.kill()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_gateway_that_waits_for_a_silent_kafka_stops_in_order(tmp_path: Path, number: signal.Signals) -> None:
+    """The thread in which it waits returns much later than a process has to end."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        kafka = f"127.0.0.1:{silent.getsockname()[1]}"
+        place = ["--coap", "127.0.0.1:0", "--metrics", "0", "--state", str(tmp_path / "state")]
+        command = headwater("gateway", "--id", "gw", "--kafka", kafka, *place)
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                silent.settimeout(30)
+                held, _ = silent.accept()
+                with held:
+                    process.send_signal(number)
+                    assert process.wait(30) == 0
+                assert process.stderr is not None
+                assert "did not stop" not in process.stderr.read()
+            finally:
+                process.kill()
+
+
 # --- with Kafka ------------------------------------------------------------------------------------------------------
 
 
