@@ -19,6 +19,7 @@ import structlog
 
 from gateway.coap.exchanges import (
     MAX_TRANSMIT_WAIT,
+    AcknowledgedResponses,
     Address,
     Exchange,
     ExchangeError,
@@ -162,6 +163,7 @@ class Endpoint:
         #: Requests without an answer yet.
         self._open: set[Incoming] = set()
         self._settling: set[tuple[Address, bytes]] = set()
+        self._acknowledged = AcknowledgedResponses()
         #: What was received and dropped, by reason; `metrics` shows it.
         self.dropped_datagrams: Counter[str] = Counter()
         self.received = 0
@@ -338,6 +340,11 @@ class Endpoint:
             if message.type == Type.CON:
                 self.acknowledge(address, message.mid)
             return
+        if message.type == Type.CON and self._acknowledged.has(address, message.mid, self._now()):
+            # RFC 7252 section 4.2: our acknowledgement was lost.
+            self.dropped_datagrams["duplicate response"] += 1
+            self._send(empty(Type.ACK, message.mid), address)
+            return
         if (address, message.token) in self._settling:
             self.dropped_datagrams["notification before its observation"] += 1
             return
@@ -355,7 +362,8 @@ class Endpoint:
     # Sending
 
     def acknowledge(self, address: Address, mid: int) -> None:
-        """Send an empty ACK."""
+        """Send an empty ACK, to a response that came as a message of its own."""
+        self._acknowledged.add(address, mid, self._now())
         self._send(empty(Type.ACK, mid), address)
 
     def reject(self, address: Address, mid: int) -> None:

@@ -201,6 +201,28 @@ class _Answered:
     response: bytes | None
 
 
+class AcknowledgedResponses:
+    """The message ids of separate responses that were acknowledged, for their copies (RFC 7252 section 4.2).
+
+    Bounded: the newest ``most`` of all devices.
+    """
+
+    def __init__(self, *, most: int = 16384) -> None:
+        self._most = most
+        self._until: OrderedDict[tuple[Address, int], float] = OrderedDict()
+
+    def add(self, address: Address, mid: int, now: float) -> None:
+        """Note an acknowledgement that is being sent."""
+        self._until[address, mid] = now + EXCHANGE_LIFETIME
+        self._until.move_to_end((address, mid))
+        if len(self._until) > self._most:
+            self._until.popitem(last=False)
+
+    def has(self, address: Address, mid: int, now: float) -> bool:
+        """True if the message was acknowledged within EXCHANGE_LIFETIME."""
+        return self._until.get((address, mid), now) > now
+
+
 class RequestLog:
     """Which requests came lately and what they were answered (RFC 7252 section 4.5).
 

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.coap import endpoint as endpoint_module
 from gateway.coap.endpoint import BATCH, BUSY_MAX_AGE, Busy, Endpoint, Incoming
-from gateway.coap.exchanges import Address, NoAnswer, Stopped, WasReset
+from gateway.coap.exchanges import EXCHANGE_LIFETIME, AcknowledgedResponses, Address, NoAnswer, Stopped, WasReset
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
 
 WAIT = 10.0
@@ -510,7 +510,7 @@ def test_request_is_answered_by_a_piggybacked_response() -> None:
     asyncio.run(run())
 
 
-def test_separate_response_is_acknowledged_and_its_copy_is_reset() -> None:
+def test_separate_response_is_acknowledged_and_its_copy_too() -> None:
     async def run() -> None:
         async with _running(Recorder()) as (endpoint, peer):
             future = _ask(endpoint, peer)
@@ -519,8 +519,20 @@ def test_separate_response_is_acknowledged_and_its_copy_is_reset() -> None:
             separate = build(Type.CON, Code.CONTENT, 4711, request.token, [], b"later")
             assert await peer.ask(separate) == empty(Type.ACK, 4711)
             assert (await future).payload == b"later"
+            # Our acknowledgement was lost; another response to nothing is reset all the same.
+            assert await peer.ask(separate) == empty(Type.ACK, 4711)
+            other = build(Type.CON, Code.CONTENT, 4712, request.token, [], b"later")
+            assert await peer.ask(other) == empty(Type.RST, 4712)
 
     asyncio.run(run())
+
+
+def test_acknowledged_responses_are_known_for_the_lifetime_of_an_exchange_and_bounded() -> None:
+    known = AcknowledgedResponses(most=2)
+    for mid in (1, 2, 3):
+        known.add(("127.0.0.1", 40000), mid, 10.0 * mid)
+    assert [known.has(("127.0.0.1", 40000), mid, 31.0) for mid in (1, 2, 3)] == [False, True, True]
+    assert [known.has(("127.0.0.1", 40000), mid, 21.0 + EXCHANGE_LIFETIME) for mid in (2, 3)] == [False, True]
 
 
 def test_separate_response_without_an_acknowledgement_ends_the_exchange_too() -> None:
