@@ -12,9 +12,9 @@ from collections.abc import Callable
 from connectors.kafka import Cluster
 from gateway.answering import Done, Headers
 from gateway.command_loop import CommandLoop
+from gateway.device_forms import kafka_place
 from gateway.intake import Intake, RawRequest
 from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceMoved, DeviceSentReset, DeviceTimeout, Limits
-from gateway.registrations import kafka_place
 from gateway.state import State, StoredState
 from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.lwm2m.objects import Definitions

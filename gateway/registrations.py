@@ -6,11 +6,8 @@ then it holds in memory, then the device gets its answer. What a crash interrupt
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from typing import Protocol
 
 import structlog
@@ -18,6 +15,7 @@ import structlog
 from gateway.coap.endpoint import BUSY_MAX_AGE
 from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
 from gateway.coap.message import Code, Message, Option, Options, name
+from gateway.device_forms import kafka_place, registered, stored
 from gateway.registration import (
     DEFAULT_LIFETIME,
     Announcement,
@@ -27,19 +25,17 @@ from gateway.registration import (
     parse_announcement,
     parse_parameters,
 )
-from gateway.registry import Device, KafkaPlace, Registry
+from gateway.registry import Device, Registry
 from gateway.short_path import HEADER_MID
 from gateway.state import State, StateError, StateUnavailable, StoredRegistration
 from gateway.uplink import Uplink
 from schemas.avro import serde
-from schemas.avro.compiled import CompiledUpdate, encode_links, encode_new
+from schemas.avro.compiled import CompiledUpdate
 from schemas.avro.records import (
     Binding,
-    Key,
     Registration,
     RegistrationDelete,
     RegistrationKind,
-    RegistrationNew,
     RegistrationUpdate,
 )
 
@@ -207,7 +203,7 @@ class Registrations:
         self._make_durable(
             incoming,
             device,
-            encode_new(_new_record(device, self._server_id, self._local_address), _links(said)),
+            registered(device, self._server_id, self._local_address),
             hold,
             settled,
         )
@@ -463,90 +459,3 @@ def _objects(said: Announcement) -> tuple[object, ...]:
 def _headers(incoming: Incoming) -> list[tuple[str, bytes]]:
     host, port = incoming.address[:2]
     return [(HEADER_MID, incoming.message.mid.to_bytes(2, "big")), (HEADER_PEER, f"{host} {port}".encode())]
-
-
-def kafka_place(ep: str, uplink: Uplink) -> KafkaPlace:
-    """Where a device's records go, by CRC-32 of the key as librdkafka's own partitioner does."""
-    return _place(ep, *uplink.device_partitions)
-
-
-@lru_cache(maxsize=16384)
-def _place(ep: str, observations: int, registrations: int, replies: int) -> KafkaPlace:
-    key = serde.encode(Key(ep=ep))
-    checksum = zlib.crc32(key)
-    return KafkaPlace(
-        key=key,
-        observations=checksum % observations,
-        registrations=checksum % registrations,
-        replies=checksum % replies,
-    )
-
-
-def _links(said: Announcement) -> bytes:
-    return _remembered_links(said.text) if said.common else encode_links(said.links)
-
-
-@lru_cache(maxsize=1024)
-def _remembered_links(announced: str) -> bytes:
-    return encode_links(parse_announcement(announced.encode()).links)
-
-
-def stored(device: Device) -> StoredRegistration:
-    """A device as the state file keeps it."""
-    return StoredRegistration(
-        ep=device.ep,
-        reg_id=device.reg_id,
-        address=device.address[0],
-        port=device.address[1],
-        lifetime=device.lifetime,
-        version=device.version,
-        binding=device.binding.value,
-        sms=device.sms,
-        root=device.announcement.root,
-        links_text=device.announcement.text.encode(),
-        attributes=json.dumps(dict(device.attributes)) if device.attributes else "{}",
-        queue=device.queue,
-        reg_date_ms=device.reg_date,
-        last_up_ms=device.last_up,
-    )
-
-
-def restored(row: StoredRegistration, uplink: Uplink) -> Device:
-    """A device from the state file."""
-    return Device(
-        ep=row.ep,
-        reg_id=row.reg_id,
-        # As the socket gives it: with flow information and scope in IPv6.
-        address=(row.address, row.port, 0, 0) if ":" in row.address else (row.address, row.port),
-        lifetime=row.lifetime,
-        version=row.version,
-        binding=Binding(row.binding),
-        queue=row.queue,
-        sms=row.sms,
-        announcement=parse_announcement(row.links_text),
-        attributes=json.loads(row.attributes),
-        reg_date=row.reg_date_ms,
-        last_up=row.last_up_ms,
-        place=kafka_place(row.ep, uplink),
-    )
-
-
-def _new_record(device: Device, server_id: str, local_address: tuple[str, int]) -> RegistrationNew:
-    return RegistrationNew(
-        ep=device.ep,
-        server_id=server_id,
-        reg_date=device.reg_date,
-        address=device.address[0],
-        port=device.address[1],
-        reg_addr=local_address[0],
-        reg_port=local_address[1],
-        lt=device.lifetime,
-        ver=device.version,
-        bnd=device.binding,
-        reg_id=device.reg_id,
-        links=device.announcement.links,
-        root=device.announcement.root,
-        last_up=device.last_up,
-        sms=device.sms,
-        attributes=device.attributes or None,
-    )

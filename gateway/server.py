@@ -24,13 +24,14 @@ from gateway.coap.endpoint import Busy, Endpoint, Incoming
 from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
 from gateway.command_link import CommandLink
 from gateway.commands import Commands
+from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
 from gateway.metrics import GatewayMetrics, describe
 from gateway.notifications import Notifications
 from gateway.observations import ObservationTable
 from gateway.observing import Declared, Observing
 from gateway.recovery import Recovered, recover
-from gateway.registrations import Registrations, kafka_place, restored
+from gateway.registrations import Registrations
 from gateway.registry import WINDOW, Device, Registry
 from gateway.resources import site
 from gateway.settings import GatewaySettings

@@ -20,12 +20,12 @@ from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Busy, Endpoint
 from gateway.coap.exchanges import Address
 from gateway.coap.message import Code, Message, Option, Options, Type, build, parse, uint
+from gateway.device_forms import kafka_place
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest, Method, RefusedRequest
 from gateway.observations import Observation, ObservationTable
 from gateway.observing import DECLARED_TICKET, Declared, Observing
 from gateway.registration import parse_announcement
-from gateway.registrations import kafka_place
 from gateway.registry import Device, Registry
 from gateway.short_path import decoders_for
 from gateway.state import State

@@ -17,8 +17,9 @@ from gateway import registry as registry_module
 from gateway.coap.endpoint import BUSY_MAX_AGE
 from gateway.coap.exchanges import Address
 from gateway.coap.message import Code, Message, Option, Options, Type
+from gateway.device_forms import restored
 from gateway.registration import parse_announcement
-from gateway.registrations import Registrations, restored
+from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
 from gateway.state import State
 from gateway.uplink import Uplink

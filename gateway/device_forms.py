@@ -1,0 +1,108 @@
+"""A device as others keep it: its place in Kafka, its row in the state file, the record of its registration."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from functools import lru_cache
+
+from gateway.registration import Announcement, parse_announcement
+from gateway.registry import Device, KafkaPlace
+from gateway.state import StoredRegistration
+from gateway.uplink import Uplink
+from schemas.avro import serde
+from schemas.avro.compiled import encode_links, encode_new
+from schemas.avro.records import Binding, Key, RegistrationNew
+
+
+def kafka_place(ep: str, uplink: Uplink) -> KafkaPlace:
+    """Where a device's records go, by CRC-32 of the key as librdkafka's own partitioner does."""
+    return _place(ep, *uplink.device_partitions)
+
+
+@lru_cache(maxsize=16384)
+def _place(ep: str, observations: int, registrations: int, replies: int) -> KafkaPlace:
+    key = serde.encode(Key(ep=ep))
+    checksum = zlib.crc32(key)
+    return KafkaPlace(
+        key=key,
+        observations=checksum % observations,
+        registrations=checksum % registrations,
+        replies=checksum % replies,
+    )
+
+
+def stored(device: Device) -> StoredRegistration:
+    """A device as the state file keeps it."""
+    return StoredRegistration(
+        ep=device.ep,
+        reg_id=device.reg_id,
+        address=device.address[0],
+        port=device.address[1],
+        lifetime=device.lifetime,
+        version=device.version,
+        binding=device.binding.value,
+        sms=device.sms,
+        root=device.announcement.root,
+        links_text=device.announcement.text.encode(),
+        attributes=json.dumps(dict(device.attributes)) if device.attributes else "{}",
+        queue=device.queue,
+        reg_date_ms=device.reg_date,
+        last_up_ms=device.last_up,
+    )
+
+
+def restored(row: StoredRegistration, uplink: Uplink) -> Device:
+    """A device from the state file."""
+    return Device(
+        ep=row.ep,
+        reg_id=row.reg_id,
+        # As the socket gives it: with flow information and scope in IPv6.
+        address=(row.address, row.port, 0, 0) if ":" in row.address else (row.address, row.port),
+        lifetime=row.lifetime,
+        version=row.version,
+        binding=Binding(row.binding),
+        queue=row.queue,
+        sms=row.sms,
+        announcement=parse_announcement(row.links_text),
+        attributes=json.loads(row.attributes),
+        reg_date=row.reg_date_ms,
+        last_up=row.last_up_ms,
+        place=kafka_place(row.ep, uplink),
+    )
+
+
+def registered(device: Device, server_id: str, local_address: tuple[str, int]) -> bytes:
+    """The record of its registration; ``local_address`` is where the gateway listens.
+
+    Raises:
+        InvalidRecord: a text or a number fits no record.
+    """
+    new = RegistrationNew(
+        ep=device.ep,
+        server_id=server_id,
+        reg_date=device.reg_date,
+        address=device.address[0],
+        port=device.address[1],
+        reg_addr=local_address[0],
+        reg_port=local_address[1],
+        lt=device.lifetime,
+        ver=device.version,
+        bnd=device.binding,
+        reg_id=device.reg_id,
+        links=device.announcement.links,
+        root=device.announcement.root,
+        last_up=device.last_up,
+        sms=device.sms,
+        attributes=device.attributes or None,
+    )
+    return encode_new(new, _links(device.announcement))
+
+
+def _links(said: Announcement) -> bytes:
+    return _remembered_links(said.text) if said.common else encode_links(said.links)
+
+
+@lru_cache(maxsize=1024)
+def _remembered_links(announced: str) -> bytes:
+    return encode_links(parse_announcement(announced.encode()).links)
