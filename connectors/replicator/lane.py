@@ -28,9 +28,10 @@ step 2 settles the old transaction one way or the other, and its step 3 tells wh
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -54,7 +55,12 @@ _SURVEY = 3.0
 _HEARTBEAT = 5.0
 _IDLE = 0.2
 _BACKOFF = (0.5, 5.0)
+_LONGEST_YIELD = 30.0  # to somebody who took our transactional id
+_SAME_DISPUTE = 120.0
 _PATIENCE = 15.0  # with a source that says that its log is shorter than it was; one that just came up may err
+
+#: Our transactional id is another producer's now.
+_TAKEN = (kafka.KafkaError._FENCED, kafka.KafkaError.PRODUCER_FENCED, kafka.KafkaError.INVALID_PRODUCER_EPOCH)
 
 # librdkafka's queues are bounded so that a process of three lanes stays small at full rate.
 _PRODUCER: Mapping[str, Any] = {
@@ -107,6 +113,9 @@ class Lane:
         self._stop = stop
         self._bandwidth = bandwidth
         self._short_since: float | None = None
+        #: Times in a row that our transactional id was taken, and when it was last.
+        self._fences = 0
+        self._fenced_at = -math.inf
         self._line = Line()
         self._source = kafka.admin(spec.source)
         self._target = kafka.admin(spec.target)
@@ -138,8 +147,22 @@ class Lane:
                     self._log.info("not connected", reason=str(exc))
                 self.trouble = str(exc)
                 self.turned = time.monotonic()
-                self._stop.wait(pause)
+                self._stop.wait(max(pause, self._give_time(exc)))
                 pause = min(pause * 2, longest)
+
+    def _give_time(self, exc: Exception) -> float:
+        """How long to let a newcomer be that took our transactional id, so that it can say so in the ledger.
+
+        Taken back at once, the id would be taken from it before it could, and so on for ever. It may as well have been
+        the coordinator, which ends a transaction that was left open in a cut: then the first wait is in vain.
+        """
+        fenced = isinstance(exc, kafka.KafkaException) and exc.args[0].code() in _TAKEN
+        if not (fenced and self._tenure.known.is_set()):
+            return 0.0
+        now = time.monotonic()
+        self._fences = self._fences + 1 if now - self._fenced_at < _SAME_DISPUTE else 1
+        self._fenced_at = now
+        return min(2.0**self._fences, _LONGEST_YIELD)
 
     def _session(self) -> None:
         spec = self.spec
@@ -151,6 +174,8 @@ class Lane:
             self._go_on()
         self._check_claim(self._ledger.read(_CALL, settled=False))
         self._go_on()
+        # Before the transactional id is ours: from then on until our word is said, every second counts.
+        others = [] if self._tenure.known.is_set() else self._other_words()
         batch_bytes = _batch_bytes(self.routes)
         producer = kafka.producer(
             spec.target,
@@ -180,7 +205,7 @@ class Lane:
                 topic_ids=dict(word.topic_ids) if word else {},
                 positions=dict(word.positions) if word else {},
             )
-            self._claim(word, transactions)
+            self._claim(word, others, transactions)
             self._go_on()
             self._assign(transactions)
             self._log.info("connected", topics=sorted(self.routes))
@@ -228,13 +253,13 @@ class Lane:
                 f"this one ({mine.where}) gives way"
             )
 
-    def _claim(self, word: Progress | None, transactions: Transactions) -> None:
+    def _claim(self, word: Progress | None, others: Sequence[Progress], transactions: Transactions) -> None:
         """Say in the ledger that the lane is ours; the first time the leading lane finds out our generation by that."""
         mine = self._tenure
         if mine.known.is_set():
             transactions.say_only()
             return
-        mine.generation = 1 + max((said.generation for said in (word, *self._other_words()) if said), default=0)
+        mine.generation = 1 + max((said.generation for said in (word, *others) if said), default=0)
         transactions.say_only()
         mine.known.set()
 
