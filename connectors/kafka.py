@@ -172,17 +172,18 @@ def ensure_topics(
         ]
         asked = {}
         for name, future in client.create_topics(topics, operation_timeout=timeout).items():
-            try:
-                future.result(timeout)
-                created.append(name)
-            except KafkaException as exc:
-                code = exc.args[0].code()
-                if code == KafkaError.INVALID_CONFIG and _CLOCK in wanted[name]:
-                    # A broker before 3.6 does not know the setting, and takes records of any clock without it.
-                    del wanted[name][_CLOCK]
-                    asked[name] = wanted[name]
-                elif code != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
+            with _answering(f"that topic {name} is made"):
+                try:
+                    future.result(timeout)
+                    created.append(name)
+                except KafkaException as exc:
+                    code = exc.args[0].code()
+                    if code == KafkaError.INVALID_CONFIG and _CLOCK in wanted[name]:
+                        # A broker before 3.6 does not know the setting, and takes records of any clock without it.
+                        del wanted[name][_CLOCK]
+                        asked[name] = wanted[name]
+                    elif code != KafkaError.TOPIC_ALREADY_EXISTS:
+                        raise
     # A broker acknowledges a topic before all of it knows it.
     until = time.monotonic() + timeout
     while not _all_led(client, list(wanted), timeout) and time.monotonic() < until:
