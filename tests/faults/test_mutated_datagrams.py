@@ -67,10 +67,10 @@ def test_a_gateway_outlives_200_000_mutated_datagrams(kafka: Cluster, gateway_id
         for ep in set(registered) - {"sensor-1", "sensor-2", "hostile", "newcomer"}:
             assert any(b"ep=" + ep.encode() in datagram for datagram in named), ep
 
+        sensors.kill()
         # Every record that was made of a mutated datagram can be read.
         stored = read_side(kafka, gateway.topics.uplink)
         assert all(one.record is not None for one in stored if one.topic != gateway.topics.deadletter)
-        sensors.kill()
         compare(sensors.entries(), [one for one in stored if _ep(one.record) != "hostile"])
 
 
