@@ -13,7 +13,6 @@ from schemas.avro.errors import InvalidRecord
 from schemas.avro.records import (
     Binding,
     GenericBody,
-    Link,
     Notification,
     ReadBody,
     Registration,
@@ -28,10 +27,9 @@ from schemas.avro.records import (
 from schemas.avro.serde import encode
 from schemas.lwm2m.nodes import ObjectLink, Resource, ResourceType, Value
 from schemas.lwm2m.path import Path, PathError
+from tests.record_strategies import longs, news, texts, updates
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 ids = st.integers(0, 65535)
-longs = st.integers(-(2**63), 2**63 - 1)
 times = st.integers(2**34 - 10, 2**34 + 10) | st.integers(2**41 - 10, 2**41 + 10) | longs
 paths = st.builds(Path, ids, ids, ids) | st.builds(Path, ids, ids, ids, ids)
 typed: st.SearchStrategy[tuple[ResourceType, Value]] = st.one_of(
@@ -86,54 +84,14 @@ def test_notification_has_the_bytes_of_the_plain_path(
 UPDATE = RegistrationUpdate(ep="EP", server_id="rock64", reg_id="r1", address="127.0.0.1", port=5683, last_up=7)
 
 
-@given(
-    st.builds(
-        RegistrationUpdate,
-        ep=texts,
-        server_id=texts,
-        reg_id=texts,
-        address=texts,
-        port=ids,
-        last_up=longs,
-        lt=st.none() | longs,
-        sms=st.none() | texts,
-        bnd=st.none() | st.sampled_from(Binding),
-        links=st.none() | st.just((Link(url="/3/0", at={}),)),
-        attributes=st.none() | st.just({"a": "b"}),
-    ),
-    times,
-)
+@given(updates, times)
 @example(UPDATE, 1_790_000_000_000)
 def test_update_has_the_bytes_of_the_plain_path(update: RegistrationUpdate, last_up: int) -> None:
     expected = Registration(kind=RegistrationKind.UPDATE, body=replace(update, last_up=last_up))
     assert CompiledUpdate(update).encode(last_up) == encode(expected)
 
 
-attributes = st.dictionaries(texts, texts, max_size=4)
-links = st.lists(st.builds(Link, url=texts, at=attributes), max_size=4).map(tuple)
-
-
-@given(
-    st.builds(
-        RegistrationNew,
-        ep=texts,
-        server_id=texts,
-        reg_date=longs,
-        address=texts,
-        port=ids,
-        reg_addr=texts,
-        reg_port=ids,
-        lt=longs,
-        ver=texts,
-        bnd=st.sampled_from(Binding),
-        reg_id=texts,
-        links=links,
-        root=texts,
-        last_up=longs,
-        sms=st.none() | texts,
-        attributes=st.none() | attributes,
-    )
-)
+@given(news)
 def test_registration_has_the_bytes_of_the_plain_path(new: RegistrationNew) -> None:
     assert encode_new(new, encode_links(new.links)) == encode(Registration(kind=RegistrationKind.NEW, body=new))
 
