@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 
 import structlog
@@ -185,7 +184,7 @@ class DeadLetterOffice:
         except KafkaException as exc:
             self._not_yet(letter, exc.args[0], 1)
             return False
-        except (Unreachable, FutureTimeout):
+        except Unreachable:
             return False
         try:
             sender.produce(topic, key=record.key, value=record.value, headers=_headers(letter), on_delivery=report)

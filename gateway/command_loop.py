@@ -44,9 +44,7 @@ _FORGET_EVERY_MS: Final = 600_000
 #: A reply repeats them, and has to fit a record.
 _LONGEST_TEXTS: Final = 10_000
 #: What the records of requests begin with.
-_REQUEST_FRAMES: Final = frozenset(
-    b"\0" + schema_of("request.AvroRequest", version).id.to_bytes(4, "big") for version in (1, 2)
-)
+_REQUEST_FRAMES: Final = frozenset(schema_of("request.AvroRequest", version).frame for version in (1, 2))
 
 
 class CommandLoop:

@@ -120,10 +120,9 @@ class ObservationTable:
         """Take no notifications while the observation is asked for again: the next message answers that request."""
         self.by_token.pop(observation.token, None)
 
-    def remove(self, observation: Observation) -> None:
-        """Forget an observation."""
+    def remove(self, observation: Observation, device: Device) -> None:
+        """Forget an observation of ``device``, also one that was never established."""
         self.by_token.pop(observation.token, None)
-        device = observation.device
         if device.observations.get(str(observation.path)) is observation:
             del device.observations[str(observation.path)]
 

@@ -118,7 +118,7 @@ class Observing:
         for path, observation in list(device.wanted.items()):
             if not self._announced(device, observation.path):
                 del device.wanted[path]
-                self._drop(device, observation)
+                self._table.remove(observation, device)
                 self._forget(observation.token)
             elif self._retype(device, observation) and path in device.observations:
                 self._table.add(observation, device)
@@ -281,7 +281,7 @@ class Observing:
         observation = device.wanted.pop(str(path), None) or device.observations.get(str(path))
         if observation is None:
             raise RefusedRequest(f"{path} of {device.ep} is not observed, so there is nothing to cancel")
-        self._drop(device, observation)
+        self._table.remove(observation, device)
         self._forget(observation.token)
         address = device.address
         try:
@@ -303,16 +303,10 @@ class Observing:
 
     # Ends
 
-    def _drop(self, device: Device, observation: Observation) -> None:
-        """Take no notifications any more, also where the observation never counted as established."""
-        self._table.suspend(observation)
-        if device.observations.get(str(observation.path)) is observation:
-            del device.observations[str(observation.path)]
-
     def ended(self, observation: Observation) -> None:
         """The device ended the observation. What is declared is asked for again at the next update."""
         device = observation.device
-        self._table.remove(observation)
+        self._table.remove(observation, device)
         if not observation.declared:
             device.wanted.pop(str(observation.path), None)
         self._forget(observation.token)

@@ -43,6 +43,7 @@ from gateway.state_rows import (
     StoredObservation,
     StoredRegistration,
     StoredState,
+    count_answered,
     load,
     write,
 )
@@ -83,7 +84,7 @@ class State:
         self._max_pending = max_pending
         self._linger = linger
         self._keep_answered = keep
-        self._answered: int = connection.execute("SELECT count(*) FROM commands WHERE state = 2").fetchone()[0]
+        self._answered = count_answered(connection)
         self._pending = Group()
         self._writing: Group | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -129,7 +130,7 @@ class State:
             StateCorrupted: the file is damaged.
         """
         try:
-            return load(self._connection)
+            return load(self._connection, answered=self._answered)
         except sqlite3.DatabaseError as exc:
             raise corrupted(self._path, str(exc)) from exc
 

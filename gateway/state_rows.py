@@ -127,8 +127,14 @@ class Group:
     urgent: bool = False
 
 
-def load(db: sqlite3.Connection) -> StoredState:
-    """All that is stored.
+def count_answered(db: sqlite3.Connection) -> int:
+    """How many answered commands are kept."""
+    count: int = db.execute("SELECT count(*) FROM commands WHERE state = 2").fetchone()[0]
+    return count
+
+
+def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
+    """All that is stored; ``answered`` is what `count_answered` and `write` told last.
 
     Raises:
         sqlite3.DatabaseError: the file is damaged.
@@ -153,7 +159,6 @@ def load(db: sqlite3.Connection) -> StoredState:
         )
     )
     positions = {row[0]: row[1] for row in select("SELECT partition, next_offset FROM positions")}
-    answered: int = select("SELECT count(*) FROM commands WHERE state = 2").fetchone()[0]
     last: int = select("SELECT coalesce(max(sequence), 0) FROM commands").fetchone()[0]
     return StoredState(
         registrations=registrations,

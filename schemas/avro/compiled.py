@@ -34,6 +34,7 @@ from schemas.avro.records import (
     ResponseCode,
     ResponsePayload,
 )
+from schemas.avro.registry import schema_of
 from schemas.avro.serde import encode
 from schemas.lwm2m.nodes import ObjectLink, Resource, ResourceType, Value
 from schemas.lwm2m.path import Path
@@ -170,7 +171,7 @@ def _around(path: str, resource_type: ResourceType) -> tuple[bytes, bytes]:
             observation_id="",
             server_id="",
             ep="",
-            path=path,
+            path="",
             timestamp=_MODEL_TIME,
             rep=ResponsePayload(
                 code=ResponseCode.CONTENT,
@@ -179,9 +180,12 @@ def _around(path: str, resource_type: ResourceType) -> tuple[bytes, bytes]:
             ),
         )
     )
-    empty_texts = 4
-    until_time = _FRAME + empty_texts + len(_text(path))
-    return model[:_FRAME], model[until_time + len(_long(_MODEL_TIME)) : -width]
+    return _cut(model, texts=5, width=width)
+
+
+def _cut(model: bytes, *, texts: int, width: int) -> tuple[bytes, bytes]:
+    """The frame, and what stands between time and value; the texts are empty, the value takes ``width`` bytes."""
+    return model[:_FRAME], model[_FRAME + texts + len(_long(_MODEL_TIME)) : -width]
 
 
 _FRAME = 5
@@ -265,35 +269,14 @@ def _around_reply(
     body = ReadBody(content=Resource(path=path, type=resource_type, value=value))
     rep = ResponsePayload(code=code, kind=kind, body=body)
     model = encode(Response(ticket="", server_id="", ep="", path="", timestamp=_MODEL_TIME, rep=rep))
-    empty_texts = 4
-    tail = model[_FRAME + empty_texts + len(_long(_MODEL_TIME)) : -width]
-    return model[:_FRAME], tail, _VALUE.get(resource_type, _DOUBLE.pack)
+    return *_cut(model, texts=4, width=width), _VALUE.get(resource_type, _DOUBLE.pack)
 
 
 # Registrations
 
 _BINDINGS = {binding: _long(number) for number, binding in enumerate(Binding)}
-_NEW_FRAME = encode(
-    Registration(
-        kind=RegistrationKind.NEW,
-        body=RegistrationNew(
-            ep="",
-            server_id="",
-            reg_date=0,
-            address="",
-            port=0,
-            reg_addr="",
-            reg_port=0,
-            lt=0,
-            ver="",
-            bnd=Binding.U,
-            reg_id="",
-            links=(),
-            root="",
-            last_up=0,
-        ),
-    )
-)[: _FRAME + 2]  # the kind and the branch of the body are a byte each
+#: The frame, the kind (NEW) and the branch of the body (the first), a byte each.
+_NEW_FRAME = schema_of("registration.AvroRegistrationResponse", 1).frame + b"\x00\x00"
 
 
 def encode_links(links: Iterable[Link]) -> bytes:

@@ -34,6 +34,11 @@ class Schema:
     text: str
     parsed: Any
 
+    @property
+    def frame(self) -> bytes:
+        """What every record of the schema begins with in Confluent's wire format: byte 0 and the id, big-endian."""
+        return b"\0" + self.id.to_bytes(4, "big")
+
 
 def _load() -> dict[int, Schema]:
     rows: list[dict[str, Any]] = json.loads((_FOLDER / "ids.json").read_text(encoding="utf-8"))

@@ -96,7 +96,7 @@ _ROWS: dict[type, _Row] = {
 
 #: (frame, parsed schema) by record class and version, and (parsed schema, dict → record) by schema id.
 _WRITERS = {
-    (kind, version): (_HEADER.pack(0, schema_of(row.record, version).id), schema_of(row.record, version).parsed)
+    (kind, version): (schema_of(row.record, version).frame, schema_of(row.record, version).parsed)
     for kind, row in _ROWS.items()
     for version in row.versions
 }
