@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from connectors.kafka import Cluster
 from headwater import broker
 from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
 
+# A shell that starts us in the background lets SIGINT be ignored, and every process of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts a time: a slow machine is no failure.
 settings.register_profile("headwater", deadline=None)
 settings.load_profile("headwater")
