@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
+from gateway.command import Command, request_in
 from gateway.exchange import (
     CoapResponse,
     DeviceView,
@@ -22,7 +23,7 @@ from gateway.exchange import (
     Overloaded,
     Refused,
 )
-from gateway.lanes import Command, Limits, request_in
+from gateway.lanes import Limits
 from gateway.replies import reply
 from gateway.state import State, StateOverloaded, StateUnavailable
 from gateway.uplink import MOST_RECORD_BYTES
@@ -39,7 +40,7 @@ from schemas.avro.records import (
 from schemas.avro.serde import SerdeError
 from schemas.lwm2m.objects import Definitions
 
-#: Header of every reply: `Command.request_id`, 16 bytes identity and 8 bytes sequence of the request.
+#: Header of every reply: `Command.request_id`, 16 bytes identity and 8 bytes occurrence of the request.
 HEADER_REQUEST_ID: Final = "request.id"
 
 Headers = list[tuple[str, bytes]]
@@ -163,9 +164,18 @@ class Answering:
         try:
             if command.keep:
                 assert command.reply is not None
-                self._state.answer_command(command.identity, command.reply, self._now_ms(), written)
-            else:
+                self._state.put_answer(
+                    command.identity,
+                    command.occurrence,
+                    command.reply,
+                    self._now_ms(),
+                    recorded=command.recorded,
+                    done=written,
+                )
+            elif command.recorded:
                 self._state.forget_command(command.identity, written)
+            else:
+                self._settled(command)
         except StateOverloaded:
             self._settle_later(command)
         except StateUnavailable:

@@ -3,12 +3,13 @@
 Owns which requests are new, which are known, and the steps of a command. So that a crash at any point neither loses a
 command nor does it twice:
 
-1. a batch of requests and its place in the topic are stored in one transaction (`State.admit_commands`);
-2. a command that must not be repeated is stored as SENT before its datagram leaves (`gateway.lanes`); found so after a
-   crash, it is answered "outcome unknown", while all others are simply asked again;
+1. a request stays in the requests topic until it is answered or recorded: the position from which the next start reads
+   is not behind it before (`gateway.progress`);
+2. a command that must not be repeated is recorded as SENT before its datagram leaves (`gateway.lanes`); found so after
+   a crash, it is answered "outcome unknown", while all others are simply asked again;
 3. the reply is produced with the header ``request.id`` (`gateway.answering`); after a crash the tail of the replies
    topic tells what was answered already (`mark_answered`);
-4. the reply is stored with the command. The same request, sent again, is answered again from there.
+4. the reply goes to the state. The same request, sent again, is answered again from there.
 
 A request that was certainly not sent to the device (not registered, expired, refused, overloaded) is forgotten after
 its reply: sent again, it is tried anew.
@@ -25,10 +26,21 @@ from typing import Final
 import structlog
 
 from gateway.answering import Answering, Done, Publish
+from gateway.command import Batch, Command, request_in
 from gateway.exchange import OutcomeUnknown
-from gateway.intake import RawRequest, identity_of, leading_strings, next_offsets
-from gateway.lanes import Command, DeviceLink, Lanes, Limits, request_in
-from gateway.state import Admitted, CommandState, State, StateOverloaded, StateUnavailable, StoredCommand, StoredState
+from gateway.intake import RawRequest, identity_of, leading_strings, next_offsets, occurrence_of, place_of
+from gateway.lanes import DeviceLink, Lanes, Limits
+from gateway.progress import Progress
+from gateway.state import (
+    Answer,
+    CommandState,
+    State,
+    StateError,
+    StateOverloaded,
+    StateUnavailable,
+    StoredCommand,
+    StoredState,
+)
 from schemas.avro.records import Request
 from schemas.avro.registry import schema_of
 from schemas.avro.serde import MalformedRecord, SerdeError
@@ -39,10 +51,16 @@ _log = structlog.get_logger("headwater.commands")
 #: Makes a dead letter durable: the record as it came, the reason; ``done`` is told how it went. False: not taken.
 Bury = Callable[[RawRequest, str, Done], bool]
 
+#: Told every position of the requests topic that a start would go on from.
+Passed = Callable[[Mapping[int, int]], None]
+
 #: How often answers that are too old are dropped from the state.
 _FORGET_EVERY_MS: Final = 600_000
 #: A reply repeats them, and has to fit a record.
 _LONGEST_TEXTS: Final = 10_000
+_REQUEST_ID_BYTES: Final = 24
+#: What the disk has at the end for what is not recorded yet.
+_RECORD_SECONDS: Final = 2.0
 #: What the records of requests begin with.
 _REQUEST_FRAMES: Final = frozenset(schema_of("request.AvroRequest", version).frame for version in (1, 2))
 
@@ -59,10 +77,12 @@ class CommandLoop:
         definitions: Definitions,
         publish: Publish,
         bury: Bury,
+        passed: Passed,
         now_ms: Callable[[], int],
         limits: Limits | None = None,
     ) -> None:
         self._state = state
+        self._progress = Progress(state, passed)
         self._bury = bury
         self._now_ms = now_ms
         self._limits = limits or Limits()
@@ -76,17 +96,23 @@ class CommandLoop:
             limits=self._limits,
         )
         self.lanes = Lanes(
-            state=state,
             link=link,
             definitions=definitions,
+            record_sent=self._progress.record_sent,
             finish=self.answering.finish,
             now_ms=now_ms,
             limits=self._limits,
         )
-        #: By identity, from admission until the reply is in the state.
+        #: By identity, from when it was read until the reply is in the state.
         self._active: dict[bytes, Command] = {}
         #: Of the last start: what to take up again, until `start`.
         self._restored: list[StoredCommand] = []
+        #: Replies of the last process, by ``request.id``, to requests that will be read again.
+        self._said: dict[bytes, bytes] = {}
+        #: By partition, the offset of the last of those.
+        self._said_until: dict[int, int] = {}
+        self._positions: Mapping[int, int] = {}
+        self._started = False
         self._sequence = 0
         self._forgot_ms = 0
         self._held_back: list[Callable[[], None]] = []
@@ -98,7 +124,7 @@ class CommandLoop:
 
     @property
     def unanswered(self) -> int:
-        """Commands that the state has and that have no durable reply yet."""
+        """Commands that were read and whose reply is not known to the state yet."""
         return len(self._active)
 
     # At the start and at the end.
@@ -106,9 +132,12 @@ class CommandLoop:
     def restore(self, stored: StoredState) -> None:
         """Know the commands of the state file. What the replies topic has of them is said by `mark_answered`."""
         self._sequence = stored.last_sequence
+        self._positions = stored.positions
         for row in stored.commands:
-            command = self._command(row.identity, row.sequence, row.ep, row.request, row.received_ms, row.expires_ms)
+            command = self._command(row.identity, row.occurrence, row.ep, row.request, row.received_ms, row.expires_ms)
+            command.sequence = row.sequence
             command.ticket = row.ticket
+            command.recorded = True
             self._active[command.identity] = command
             self._restored.append(row)
 
@@ -118,11 +147,18 @@ class CommandLoop:
         To be called for the topic's tail at the start, and again after the producer had to be made anew.
         """
         command = self._active.get(request_id[:16])
-        if command is not None and command.request_id == request_id and not command.published:
-            self.answering.is_in_kafka(command, said)
+        if command is not None and command.request_id == request_id:
+            if not command.published:
+                self.answering.is_in_kafka(command, said)
+        elif not self._started and len(request_id) == _REQUEST_ID_BYTES:
+            partition, offset = place_of(int.from_bytes(request_id[16:], "big"))
+            if offset >= self._positions.get(partition, 0):
+                self._said[request_id] = said
+                self._said_until[partition] = max(offset, self._said_until.get(partition, 0))
 
     def start(self) -> None:
         """Go on with what was restored; the registrations must be there again."""
+        self._started = True
         restored, self._restored = self._restored, []
         for row in restored:
             command = self._active.get(row.identity)
@@ -138,16 +174,20 @@ class CommandLoop:
         self._closed = True
         await self.lanes.stop(timeout=timeout)
         self.answering.close()
+        with suppress(StateError, TimeoutError):  # what is not recorded is read again
+            await asyncio.wait_for(self._progress.finish(), _RECORD_SECONDS)
 
     # Requests come in.
 
     def take(self, batch: list[RawRequest], done: Callable[[], None]) -> None:
-        """Take a batch; ``done`` is called when it is durable and there is room for the next."""
+        """Take a batch; ``done`` is called when there is room for the next."""
         parts = 1
+        here = self._progress.begin(next_offsets(batch))
 
         def part_done() -> None:
             nonlocal parts
             parts -= 1
+            self._progress.part_done(here)
             if not parts:
                 self._held_back.append(done)
                 self._release()
@@ -160,11 +200,17 @@ class CommandLoop:
                 command = self._readable(raw)
             except SerdeError as exc:
                 parts += 1
+                here.open += 1
                 self._undecodable(raw, str(exc), part_done)
                 command = self._unreadable(raw)
-            if command is not None and self._is_new(command, fresh):
+            if command is None:
+                continue
+            if self._said and self._answered_before(command, raw, here):
+                continue
+            if self._is_new(command, here, fresh):
+                self._progress.add(here, command)
                 fresh[command.identity] = self._active[command.identity] = command
-        self._admit(fresh, next_offsets(batch), part_done)
+        self._look_up(fresh, part_done)
         self._forget_old()
 
     def _readable(self, raw: RawRequest) -> Command:
@@ -174,7 +220,7 @@ class CommandLoop:
         if len(request.ep) + len(request.ticket) + len(request.payload.path) > _LONGEST_TEXTS:
             raise MalformedRecord(f"endpoint, ticket and path have more than {_LONGEST_TEXTS} characters")
         identity = identity_of(raw.value, request)
-        command = self._command(identity, self._next_sequence(), request.ep, raw.value, self._now_ms(), request.expires)
+        command = self._command(identity, occurrence_of(raw), request.ep, raw.value, self._now_ms(), request.expires)
         command.ticket = request.ticket
         command.request = request
         return command
@@ -191,17 +237,18 @@ class CommandLoop:
         if not ep or not ticket or len(ep) + len(ticket) > _LONGEST_TEXTS:
             return None
         identity = blake2b(value, digest_size=16).digest()
-        command = self._command(identity, self._next_sequence(), ep, value, self._now_ms(), None)
+        command = self._command(identity, occurrence_of(raw), ep, value, self._now_ms(), None)
         command.ticket = ticket
         return command
 
     def _command(
-        self, identity: bytes, sequence: int, ep: str, raw: bytes, received_ms: int, expires_ms: int | None
+        self, identity: bytes, occurrence: int, ep: str, raw: bytes, received_ms: int, expires_ms: int | None
     ) -> Command:
         deadline = received_ms + int(self._limits.longest_wait * 1000)
         return Command(
             identity=identity,
-            sequence=sequence,
+            occurrence=occurrence,
+            sequence=self._next_sequence(),
             ep=ep,
             raw=raw,
             received_ms=received_ms,
@@ -214,15 +261,33 @@ class CommandLoop:
         self._sequence = max(self._sequence + 1, self._now_ms() << 12)
         return self._sequence
 
-    def _is_new(self, command: Command, fresh: Mapping[bytes, Command]) -> bool:
+    def _answered_before(self, command: Command, raw: RawRequest, here: Batch) -> bool:
+        """True if the last process answered this very record, and could not say so in the state any more."""
+        said = self._said.pop(command.request_id, None)
+        if raw.offset >= self._said_until.get(raw.partition, 0):
+            self._said_until.pop(raw.partition, None)
+            if not self._said_until:
+                self._said.clear()
+        if said is None:
+            return False
+        self._progress.add(here, command)
+        self._active[command.identity] = command
+        self.answering.is_in_kafka(command, said)
+        return True
+
+    def _is_new(self, command: Command, here: Batch, fresh: Mapping[bytes, Command]) -> bool:
         before = fresh.get(command.identity) or self._active.get(command.identity)
         if before is None:
             return True
+        if before.occurrence == command.occurrence:
+            # The same record, read again: the state file had it already.
+            return False
         self.repeated += 1
         if not before.published:
             # On its way already: its reply answers both.
             return False
         if before.keep and before.reply is not None:
+            self._progress.add(here, command)
             self._answer_again(command, before.reply)
             return False
         return True
@@ -242,42 +307,42 @@ class CommandLoop:
         _log.warning("undecodable request", partition=raw.partition, offset=raw.offset, error=error)
         bury()
 
-    def _admit(self, fresh: dict[bytes, Command], positions: Mapping[int, int], done: Callable[[], None]) -> None:
-        def stored(outcome: Admitted | StateUnavailable) -> None:
-            if isinstance(outcome, StateUnavailable):
-                _log.warning("requests cannot be stored, trying again", error=str(outcome))
-                self._later(self._admit, fresh, positions, done)
-                return
-            for command in fresh.values():
-                said = outcome.known.get(command.identity)
-                if said is None:
-                    self.lanes.enqueue(command)
-                else:
-                    self.repeated += 1
-                    self._active.pop(command.identity, None)
-                    self._answer_again(command, said)
-            done()
+    def _look_up(self, fresh: dict[bytes, Command], done: Callable[[], None]) -> None:
+        """Begin with those of ``fresh`` that were not answered before."""
 
-        rows = [
-            StoredCommand(
-                sequence=command.sequence,
-                identity=command.identity,
-                ticket=command.ticket,
-                ep=command.ep,
-                request=command.raw,
-                state=CommandState.QUEUED,
-                received_ms=command.received_ms,
-                expires_ms=command.expires_ms,
-            )
-            for command in fresh.values()
-        ]
+        def found(outcome: Mapping[bytes, Answer] | StateUnavailable) -> None:
+            if isinstance(outcome, StateUnavailable):
+                _log.warning("the state cannot be read, trying again", error=str(outcome))
+                self._later(self._look_up, fresh, done)
+            else:
+                self._begin(fresh, outcome, done)
+
+        known = [identity for identity in fresh if self._state.may_know(identity)]
+        if not known:
+            self._begin(fresh, {}, done)
+            return
         try:
-            self._state.admit_commands(rows, stored, positions=positions)
+            self._state.find_answers(known, found)
         except StateOverloaded:
-            self._later(self._admit, fresh, positions, done)
+            self._later(self._look_up, fresh, done)
         except StateUnavailable:
             # The state is closed already: the process ends, and the next one reads the batch again.
             return
+
+    def _begin(self, fresh: dict[bytes, Command], known: Mapping[bytes, Answer], done: Callable[[], None]) -> None:
+        for command in fresh.values():
+            answer = known.get(command.identity)
+            if answer is None:
+                self.lanes.enqueue(command)
+                continue
+            del self._active[command.identity]
+            if answer.occurrence == command.occurrence:
+                # The same record, read again.
+                self._progress.release(command)
+            else:
+                self.repeated += 1
+                self._answer_again(command, answer.reply)
+        done()
 
     def _answer_again(self, command: Command, said: bytes) -> None:
         command.reply = said
@@ -288,6 +353,7 @@ class CommandLoop:
     def _settled(self, command: Command) -> None:
         if self._active.get(command.identity) is command:
             del self._active[command.identity]
+        self._progress.release(command)
         self._release()
 
     def _release(self) -> None:

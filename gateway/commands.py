@@ -7,7 +7,7 @@ Owns nothing but the wiring; see `gateway.intake` (requests come in), `gateway.c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from connectors.kafka import Cluster
 from gateway.answering import Done, Headers
@@ -47,7 +47,8 @@ class Commands:
         self._cluster = cluster
         self._uplink = uplink
         self._group = f"headwater-gateway-{server_id}"
-        self._positions: dict[int, int] = {}
+        #: Where the requests topic is read from at the start: the next offset by partition.
+        self.positions: dict[int, int] = {}
         self._intake: Intake | None = None
         self.loop = CommandLoop(
             server_id=server_id,
@@ -56,6 +57,7 @@ class Commands:
             definitions=definitions,
             publish=self._publish,
             bury=self._bury,
+            passed=self._passed,
             now_ms=wall_ms,
             limits=Limits(answer=timeout),
         )
@@ -70,7 +72,7 @@ class Commands:
 
     def restore(self, stored: StoredState) -> None:
         """Know the commands of the state file, and where to go on in the requests topic."""
-        self._positions = dict(stored.positions)
+        self.positions = dict(stored.positions)
         self.loop.restore(stored)
 
     def start(self) -> None:
@@ -78,7 +80,7 @@ class Commands:
         self.loop.start()
         topic = self._uplink.topics.requests
         partitions = self._uplink.partitions[topic]
-        self._intake = Intake(self._cluster, topic, partitions, self._group, self._positions, self.loop.take)
+        self._intake = Intake(self._cluster, topic, partitions, self._group, self.positions, self.loop.take)
         self._intake.start(asyncio.get_running_loop())
 
     async def stop(self) -> None:
@@ -87,8 +89,10 @@ class Commands:
         Their replies need the uplink: it is to be closed after this. What is not answered waits for the next start.
         """
         if self._intake is not None:
-            await self._intake.stop()
+            self._intake.pause()
         await self.loop.stop(timeout=_STOP_SECONDS)
+        if self._intake is not None:
+            await self._intake.stop()
 
     def submit_internal(self, ep: str, factory: CoroutineFactory) -> None:
         """Run something of the gateway's own in the device's order: ``factory`` is called when its turn has come."""
@@ -101,6 +105,10 @@ class Commands:
     def device_gone(self, ep: str) -> None:
         """The device de-registered or expired: what waits for it is answered so."""
         self.loop.lanes.device_gone(ep)
+
+    def _passed(self, positions: Mapping[int, int]) -> None:
+        if self._intake is not None:
+            self._intake.passed(positions)
 
     def _publish(self, ep: str, value: bytes, headers: Headers, done: Done) -> bool:
         if not self._uplink.accepting:

@@ -1,9 +1,9 @@
 """Requests come in: a thread reads ``iot.<gw>.management.req`` and hands batches to the event loop, one at a time.
 
-Owns the consumer, its position and back-pressure: the next batch is read when the loop says that the last one is
-durable, and its offsets are committed then. Where to go on is told by the gateway's own state, whose transaction holds
-the commands as well, so a record is admitted once; the offsets committed to Kafka are for people who watch the lag, and
-they tell whether the topic is the one that the state remembers. Never decides what becomes of a request.
+Owns the consumer, its position and back-pressure: the next batch is read when the loop has room for it. Where a start
+goes on is told by the gateway's own state (`gateway.progress`); the offsets committed to Kafka follow it. They are for
+people who watch the lag, and tell whether the topic is the one that the state remembers. Never decides what becomes of
+a request.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from schemas.avro.records import Request
 
 _log = structlog.get_logger("headwater.intake")
 
-#: Records a batch, at most: small enough that the loop is not held up, large enough to share one commit.
+#: Records a batch, at most: small enough that the loop is not held up.
 BATCH = 256
 _POLL = 0.1
 _COMMIT_EVERY = 1.0
@@ -45,7 +45,7 @@ class RawRequest:
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
-#: Takes a batch on the event loop, and calls the second argument there when the batch is durable.
+#: Takes a batch on the event loop, and calls the second argument there when there is room for the next.
 Take = Callable[[list[RawRequest], Callable[[], None]], None]
 
 
@@ -62,10 +62,12 @@ class Intake:
         self._group = group
         self._positions = positions
         self._take = take
+        self._pausing = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        #: What Kafka was not told yet, and when it was told last.
-        self._uncommitted: dict[int, int] = {}
+        #: What is done with, as the loop says and as Kafka was told; when it was told last.
+        self._passed: Mapping[int, int] = {}
+        self._committed: Mapping[int, int] = self._passed
         self._committed_at = 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -73,24 +75,34 @@ class Intake:
         self._thread = threading.Thread(target=self._run, args=(loop,), name="request-intake", daemon=True)
         self._thread.start()
 
+    def passed(self, positions: Mapping[int, int]) -> None:
+        """Everything before these offsets is done with: a start will go on from there."""
+        self._passed = {**self._passed, **positions}
+
+    def pause(self) -> None:
+        """Read no more; what is done with meanwhile is still committed by `stop`."""
+        self._pausing.set()
+
     async def stop(self, *, timeout: float = 5.0) -> None:
-        """End the thread; a batch that is not durable yet will be read again."""
+        """End the thread."""
+        self._pausing.set()
         self._stopping.set()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, timeout)
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        while not self._stopping.is_set():
+        while not self._pausing.is_set():
             reader = kafka.consumer(self._cluster, self._group)
             try:
                 self._assign(reader)
-                while not self._stopping.is_set():
+                while not self._pausing.is_set():
                     self._read(reader, loop)
+                self._stopping.wait()
                 self._commit(reader, every=0.0)
             except KafkaException as exc:
                 # Nothing is lost: the next consumer goes on at the same place.
                 _log.warning("requests cannot be read, trying again", topic=self._topic, error=str(exc))
-                self._stopping.wait(_RETRY)
+                self._pausing.wait(_RETRY)
             finally:
                 with suppress(KafkaException, RuntimeError):
                     reader.close()
@@ -122,7 +134,7 @@ class Intake:
         messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if _usable(message)]
         if not messages:
             return
-        durable = threading.Event()
+        room = threading.Event()
         batch = [
             RawRequest(
                 topic=self._topic,
@@ -135,26 +147,38 @@ class Intake:
             )
             for message in messages
         ]
-        loop.call_soon_threadsafe(self._take, batch, durable.set)
-        while not durable.wait(_POLL):
-            if self._stopping.is_set():
-                return
+        loop.call_soon_threadsafe(self._take, batch, room.set)
         self._positions = {**self._positions, **next_offsets(batch)}
-        self._uncommitted.update(next_offsets(batch))
+        while not room.wait(_POLL):
+            if self._pausing.is_set():
+                return
         self._commit(reader)
 
     def _commit(self, reader: Consumer, *, every: float = _COMMIT_EVERY) -> None:
         # Only the people who watch the lag need it, so it is said once a second and not for every batch.
         now = time.monotonic()
-        if self._uncommitted and now - self._committed_at >= every:
+        passed = self._passed
+        if passed is not self._committed and now - self._committed_at >= every:
             self._committed_at = now
-            reader.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in self._uncommitted.items()])
-            self._uncommitted.clear()
+            reader.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in passed.items()])
+            self._committed = passed
 
 
 def next_offsets(batch: Sequence[RawRequest]) -> dict[int, int]:
     """Where to go on after ``batch``, by partition."""
     return {raw.partition: raw.offset + 1 for raw in batch}
+
+
+def occurrence_of(raw: RawRequest) -> int:
+    """63 bits that tell a record from every other of the topic, also when the topic was made anew, and are the same
+    when it is read again: its offset, partition and time.
+    """
+    return (raw.offset & (1 << 39) - 1) << 24 | (raw.partition & 0xFF) << 16 | raw.timestamp & 0xFFFF
+
+
+def place_of(occurrence: int) -> tuple[int, int]:
+    """The partition and the offset of `occurrence_of`."""
+    return occurrence >> 16 & 0xFF, occurrence >> 24
 
 
 def _usable(message: Message) -> bool:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from gateway.command import Command, request_in
 from gateway.exchange import (
     CoapRequest,
     CoapResponse,
@@ -31,9 +32,9 @@ from gateway.exchange import (
     TimedOut,
 )
 from gateway.operations import build
-from gateway.state import CommandState, State, StateError
+from gateway.state import StateError
 from schemas.avro.records import Request, RequestKind
-from schemas.avro.serde import MalformedRecord, SerdeError, decode
+from schemas.avro.serde import SerdeError
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
 
@@ -105,44 +106,11 @@ class Limits:
     retry: float = 0.2
 
 
-@dataclass(slots=True, eq=False)
-class Command:
-    """A request on its way from the topic to its reply."""
-
-    identity: bytes
-    sequence: int
-    ep: str
-    raw: bytes
-    received_ms: int
-    expires_ms: int | None
-    #: When it is answered as expired if it was not sent: ``expires``, or the longest wait.
-    deadline_ms: int
-    ticket: str = ""
-    #: Decoded, unless it waits.
-    request: Request | None = None
-    timer: asyncio.TimerHandle | None = None
-    #: True once a command that must not be repeated may have left.
-    sent: bool = False
-    reply: bytes | None = None
-    #: False when it was certainly not sent: then the reply is not kept.
-    keep: bool = True
-    #: True when the reply is durable in Kafka, and when the store has it.
-    published: bool = False
-    stored: bool = False
-
-    def cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-
-    @property
-    def request_id(self) -> bytes:
-        return self.identity + self.sequence.to_bytes(8, "big")
-
-
 #: Takes what came of a command, and the registration it was sent by.
 Finish = Callable[[Command, CoapResponse | Failure, DeviceView | None], None]
 CoroutineFactory = Callable[[], Awaitable[object]]
+#: Makes durable that a command is being sent; raises StateError.
+RecordSent = Callable[[Command], Awaitable[None]]
 
 
 @dataclass(slots=True, eq=False)
@@ -166,14 +134,14 @@ class Lanes:
     def __init__(
         self,
         *,
-        state: State,
         link: DeviceLink,
         definitions: Definitions,
+        record_sent: RecordSent,
         finish: Finish,
         now_ms: Callable[[], int],
         limits: Limits,
     ) -> None:
-        self._state = state
+        self._record_sent = record_sent
         self._link = link
         self._definitions = definitions
         self._finish = finish
@@ -347,9 +315,8 @@ class Lanes:
             return exc.refused
         if not coap.repeatable:
             try:
-                self._state.mark_command(command.identity, CommandState.SENT)
                 async with asyncio.timeout(self._limits.answer):
-                    await self._state.durable()
+                    await self._record_sent(command)
             except (StateError, TimeoutError) as exc:
                 return GatewayFault(words=f"the command could not be stored, so it was not sent: {exc}")
         self.sent += 1
@@ -416,15 +383,3 @@ class Lanes:
         if not lane.waiting and not lane.busy:
             self._lanes.pop(lane.ep, None)
         self._finish(command, Expired(), None)
-
-
-def request_in(value: bytes) -> Request:
-    """The request in the value of a record.
-
-    Raises:
-        SerdeError: there is none.
-    """
-    record = decode(value)
-    if not isinstance(record, Request):
-        raise MalformedRecord(f"a {type(record).__name__} is no request")
-    return record

@@ -8,6 +8,7 @@ there (RFC 7252 section 4.5 survives the process). Reads only, and is bounded in
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
@@ -45,11 +46,19 @@ class Recovered:
     answered: dict[bytes, bytes] = field(default_factory=dict)
 
 
-def recover(cluster: Cluster, topics: Topics, *, window: int, now_ms: int, unanswered: bool = True) -> Recovered:
+def recover(
+    cluster: Cluster,
+    topics: Topics,
+    *,
+    window: int,
+    now_ms: int,
+    unanswered: bool = True,
+    positions: Mapping[int, int] | None = None,
+) -> Recovered:
     """Read the recent past; blocks, for a thread. ``window`` is how many message ids a device are of use.
 
-    With ``unanswered`` commands the last replies are read as well, however old they are: a gateway that was away for
-    days must still know what its predecessor answered last.
+    With ``unanswered`` commands, or requests behind ``positions`` (next offset by partition), the last replies are read
+    as well, however old they are: a gateway that was away for days must still know what its predecessor answered last.
 
     Raises:
         Unreachable: Kafka does not answer.
@@ -59,6 +68,10 @@ def recover(cluster: Cluster, topics: Topics, *, window: int, now_ms: int, unans
     found = Recovered(window=window)
     names = [*take, topics.replies]
     ends = end_offsets(cluster, names)
+    if not unanswered:
+        known = positions or {}
+        requests = end_offsets(cluster, [topics.requests])
+        unanswered = any(end > known.get(partition, 0) for (_, partition), end in requests.items())
     for _ in range(_MOST_LOOKS):
         if not any(ends.values()):
             break  # topics without a record, as at the first start

@@ -184,7 +184,7 @@ class Gateway:
         return counts
 
     async def _read_back(self, parts: Parts) -> None:
-        unanswered = parts.commands.unanswered
+        unanswered = parts.commands.unanswered > 0
         while True:
             try:
                 found = await asyncio.to_thread(
@@ -193,7 +193,8 @@ class Gateway:
                     self._topics,
                     window=WINDOW,
                     now_ms=wall_ms(),
-                    unanswered=unanswered > 0,
+                    unanswered=unanswered,
+                    positions=parts.commands.positions,
                 )
             except (Unreachable, KafkaException) as exc:
                 _log.warning("the edge Kafka went away while the recent past was read", reason=str(exc))

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any, Final
 
+from gateway.known import Known
 from gateway.state_file import (
     StateCorrupted,
     StateError,
@@ -33,23 +34,23 @@ from gateway.state_file import (
     open_file,
 )
 from gateway.state_rows import (
-    Admitted,
-    AdmittedDone,
+    Answer,
     CommandState,
     Done,
+    Found,
     Group,
     Row,
     StoredCommand,
     StoredObservation,
     StoredRegistration,
     StoredState,
-    count_answered,
+    answered_identities,
     load,
     write,
 )
 
 __all__ = [
-    "Admitted",
+    "Answer",
     "CommandState",
     "State",
     "StateCorrupted",
@@ -84,7 +85,12 @@ class State:
         self._max_pending = max_pending
         self._linger = linger
         self._keep_answered = keep
-        self._answered = count_answered(connection)
+        # Trimming is done in portions: a tenth more may be there.
+        self._known = Known(keep + keep // 10)
+        self._answered = 0
+        for identity in answered_identities(connection):
+            self._known.add(identity)
+            self._answered += 1
         self._pending = Group()
         self._writing: Group | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -141,13 +147,13 @@ class State:
         r = registration
         row = (r.ep, r.reg_id, r.address, r.port, r.lifetime, r.version, r.binding, r.sms, r.root, r.links_text,
                r.attributes, r.queue, r.reg_date_ms, r.last_up_ms)  # fmt: skip
-        group = self._admit_rows(1, row)
+        group = self._hurry(self._admit_rows(1, row))
         group.registrations[r.ep] = row
         group.touches.pop(r.ep, None)
 
     def delete_registration(self, ep: str) -> None:
         """Forget a registration; its observations are forgotten one by one with `delete_observation`."""
-        group = self._admit_rows(1, (ep,))
+        group = self._hurry(self._admit_rows(1, (ep,)))
         group.registrations[ep] = None
         group.touches.pop(ep, None)
 
@@ -169,56 +175,71 @@ class State:
         """Store an observation under its token."""
         o = observation
         row = (o.token, o.ep, o.path, o.ticket, o.observation_id, o.content_format, o.declared, o.created_ms)
-        self._admit_rows(1, row).observations[o.token] = row
+        self._hurry(self._admit_rows(1, row)).observations[o.token] = row
 
     def delete_observation(self, token: bytes) -> None:
         """Forget an observation."""
-        self._admit_rows(1, ()).observations[token] = None
+        self._hurry(self._admit_rows(1)).observations[token] = None
 
-    def admit_commands(
-        self, commands: Sequence[StoredCommand], done: AdmittedDone, *, positions: Mapping[int, int] | None = None
-    ) -> None:
-        """Store those of ``commands`` whose identity is new, and learn what is known of the others.
+    # All of a command is lazy: Kafka has it as well, so it waits for the next group, a second at most, and needs no
+    # transaction of its own. ``done`` is told when it is on disk.
 
-        ``positions`` are where to go on reading the requests topic (next offset by partition): stored in the same
-        transaction, so that no record is ever admitted twice. ``done`` gets the Admitted once it is durable, or the
-        StateUnavailable that kept all of it from the disk.
-        """
-        rows = [
-            (c.sequence, c.identity, c.ticket, c.ep, c.request, int(c.state), c.received_ms, c.expires_ms)
-            for c in commands
-        ]
-        group = self._admit_rows(max(1, len(rows)), *rows)
-        group.admissions.append((rows, done))
-        if positions:
-            group.positions.update(positions)
-
-    def mark_command(self, identity: bytes, state: CommandState) -> None:
-        """Note that a command is SENT, or QUEUED again."""
-        self._admit_rows(1, ()).states[identity] = int(state)
-
-    # What ends a command is lazy: the replies topic has it already, so it waits for the next group, a second at most,
-    # and needs no transaction of its own. ``done`` is told when it is on disk.
-
-    def answer_command(self, identity: bytes, reply: bytes, answered_ms: int, done: Done | None = None) -> None:
-        """Keep the reply (the record's bytes) of a command; the request itself is no longer kept. Lazy."""
-        group = self._admit_rows(1, (answered_ms,), lazy=True)
-        group.answers[identity] = (reply, answered_ms, identity)
-        group.states.pop(identity, None)
-        if done is not None:
-            group.callbacks.append(done)
+    def put_command(self, command: StoredCommand, done: Done | None = None) -> None:
+        """Store a command, in place of what its identity had before. Lazy."""
+        c = command
+        row = (
+            c.sequence,
+            c.identity,
+            c.occurrence,
+            c.ticket,
+            c.ep,
+            c.request,
+            int(c.state),
+            c.received_ms,
+            c.expires_ms,
+        )
+        self._admit_rows(1, row, done=done).commands[c.identity] = row
 
     def forget_command(self, identity: bytes, done: Done | None = None) -> None:
-        """Drop a command: it was not carried out, so the same request is a new one. Lazy."""
-        group = self._admit_rows(1, (), lazy=True)
-        group.forgotten.add(identity)
-        group.states.pop(identity, None)
-        if done is not None:
-            group.callbacks.append(done)
+        """Drop a command: it needs to be known no more. Lazy."""
+        self._admit_rows(1, done=done).commands[identity] = None
+
+    def put_answer(
+        self,
+        identity: bytes,
+        occurrence: int,
+        reply: bytes,
+        answered_ms: int,
+        *,
+        recorded: bool,
+        done: Done | None = None,
+    ) -> None:
+        """Keep the reply (the record's bytes) to a request; one that has a reply keeps its first. Lazy.
+
+        ``recorded`` tells that the request was stored with `put_command`: it is dropped.
+        """
+        row = (identity, occurrence, reply, answered_ms)
+        group = self._admit_rows(1, row, done=done)
+        group.answers.setdefault(identity, row)
+        if recorded:
+            group.commands[identity] = None
+        self._known.add(identity)
+
+    def put_positions(self, positions: Mapping[int, int], done: Done | None = None) -> None:
+        """Where to go on reading the requests topic: the next offset by partition. Lazy."""
+        self._admit_rows(1, *positions.items(), done=done).positions.update(positions)
 
     def forget_answered(self, before_ms: int) -> None:
         """Drop what was answered before ``before_ms``: a request that is repeated later is a new one."""
-        self._admit_rows(1, (before_ms,)).forget_answered_before_ms = before_ms
+        self._hurry(self._admit_rows(1, (before_ms,))).forget_answered_before_ms = before_ms
+
+    def may_know(self, identity: bytes) -> bool:
+        """False if there is certainly no answer to the request; else `find_answers` tells."""
+        return identity in self._known
+
+    def find_answers(self, identities: Sequence[bytes], found: Found) -> None:
+        """Look for answers, those that were just put among them; ``found`` gets them, or the error of the disk."""
+        self._hurry(self._admit_rows(1)).lookups.append((identities, found))
 
     def on_durable(self, callback: Done) -> None:
         """Call ``callback`` on the loop when all that was said so far is on disk, with the error if it is not.
@@ -284,7 +305,8 @@ class State:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _admit_rows(self, count: int, *rows: Row, lazy: bool = False) -> Group:
+    def _admit_rows(self, count: int, *rows: Row, done: Done | None = None) -> Group:
+        """Room for ``count`` rows in the next group, which goes to disk within a second; see `_hurry`."""
         if self._closed:
             raise StateUnavailable(f"{self._path} is closed")
         group = self._pending
@@ -299,19 +321,21 @@ class State:
                 elif type(value) is str and not value.isascii():
                     value.encode()
         group.size += count
-        if not lazy:
-            self._hurry(group)
-        elif self._timer is None and self._writing is None:
+        if done is not None:
+            group.callbacks.append(done)
+        if self._timer is None and self._writing is None:
             self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
         return group
 
-    def _hurry(self, group: Group) -> None:
+    def _hurry(self, group: Group) -> Group:
+        """Write the group as soon as the disk is free."""
         if not group.urgent:
             group.urgent = True
             if self._writing is None:
                 if self._timer is not None:
                     self._timer.cancel()
                 self._timer = self._running_loop().call_later(self._linger, self._hand_over)
+        return group
 
     def _hand_over(self) -> None:
         if self._timer is not None:
@@ -332,8 +356,8 @@ class State:
             self._hand_over()
         elif self._pending.size and self._timer is None:
             self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
-        for index, (_, done) in enumerate(group.admissions):
-            self._tell(done, error or group.admitted[index])
+        for index, (_, found) in enumerate(group.lookups):
+            self._tell(found, error or group.found[index])
         for callback in group.callbacks:
             self._tell(callback, error)
 

@@ -13,11 +13,21 @@ from pathlib import Path as FilePath
 from typing import Final
 
 #: ``PRAGMA user_version`` of the files this code writes, and the mark (``application_id``) that they are ours: "HdWt".
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 APPLICATION_ID: Final = 0x48645774
 
-_SCHEMA: Final = """
-CREATE TABLE registrations (
+_COMMANDS: Final = """
+CREATE TABLE commands (
+    sequence INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, occurrence INTEGER NOT NULL, ticket TEXT NOT NULL,
+    ep TEXT NOT NULL, request BLOB NOT NULL, state INTEGER NOT NULL, received_ms INTEGER NOT NULL, expires_ms INTEGER
+);
+CREATE TABLE answers (
+    number INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, occurrence INTEGER NOT NULL, reply BLOB NOT NULL,
+    answered_ms INTEGER NOT NULL
+);
+"""
+_SCHEMA: Final = f"""
+{_COMMANDS}CREATE TABLE registrations (
     ep TEXT PRIMARY KEY, reg_id TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL, lifetime INTEGER NOT NULL,
     version TEXT NOT NULL, binding TEXT NOT NULL, sms TEXT, root TEXT NOT NULL, links_text BLOB NOT NULL,
     attributes TEXT NOT NULL, queue INTEGER NOT NULL, reg_date_ms INTEGER NOT NULL, last_up_ms INTEGER NOT NULL
@@ -26,15 +36,20 @@ CREATE TABLE observations (
     token BLOB PRIMARY KEY, ep TEXT NOT NULL, path TEXT NOT NULL, ticket TEXT NOT NULL, observation_id TEXT NOT NULL,
     content_format INTEGER, declared INTEGER NOT NULL, created_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE commands (
-    sequence INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, ticket TEXT NOT NULL, ep TEXT NOT NULL,
-    request BLOB NOT NULL, state INTEGER NOT NULL, received_ms INTEGER NOT NULL, expires_ms INTEGER, reply BLOB,
-    answered_ms INTEGER
-);
 CREATE TABLE positions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
-CREATE INDEX commands_unanswered ON commands (sequence) WHERE state < 2;
-CREATE INDEX commands_answered ON commands (answered_ms) WHERE state = 2;
 """
+#: What brings a file to the next version, by the version that it has.
+_UPGRADES: Final = {
+    1: f"""
+ALTER TABLE commands RENAME TO old;
+{_COMMANDS}
+INSERT INTO commands SELECT sequence, identity, 0, ticket, ep, request, state, received_ms, expires_ms FROM old
+    WHERE state < 2;
+INSERT INTO answers (identity, occurrence, reply, answered_ms) SELECT identity, 0, reply, answered_ms FROM old
+    WHERE state = 2 ORDER BY answered_ms, sequence;
+DROP TABLE old;
+""",
+}
 
 
 class StateError(Exception):
@@ -116,6 +131,8 @@ def open_file(path: FilePath) -> sqlite3.Connection:
         if damage != "ok":
             raise corrupted(path, " ".join(damage.split()))
         _prepare(db)
+        for number in range(version, SCHEMA_VERSION):
+            db.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[number]} PRAGMA user_version = {number + 1}; COMMIT;")
     except sqlite3.OperationalError as exc:
         db.close()
         raise StateUnavailable(f"{path} cannot be opened: {exc}") from exc

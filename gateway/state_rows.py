@@ -7,7 +7,7 @@ is `gateway.state`'s.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
@@ -17,11 +17,11 @@ from gateway.state_file import StateUnavailable
 
 
 class CommandState(IntEnum):
-    """Where a command stands. ANSWERED rows hold the reply, so that a repeated request is answered again."""
+    """Where a command stands."""
 
     QUEUED = 0
+    #: It may have left, and must not be repeated.
     SENT = 1
-    ANSWERED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,9 @@ class StoredCommand:
     """A request on its way to a device. ``sequence`` ascends in the order of the topic and is unique."""
 
     sequence: int
+    #: What is the same for the same request, and which record of the topic it was (`gateway.intake`).
     identity: bytes
+    occurrence: int
     ticket: str
     ep: str
     #: The record's value as it came.
@@ -72,7 +74,6 @@ class StoredCommand:
     state: CommandState
     received_ms: int
     expires_ms: int | None = None
-    reply: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,26 +83,24 @@ class StoredState:
     registrations: tuple[StoredRegistration, ...]
     observations: tuple[StoredObservation, ...]
     commands: tuple[StoredCommand, ...]
-    #: By partition of the requests topic, the offset of the first record that was not admitted yet.
+    #: By partition of the requests topic, the offset behind which nothing is done with yet.
     positions: Mapping[int, int]
-    #: The number of answered commands that are kept, and the highest sequence among all that are stored (0: none).
+    #: The number of answers that are kept, and the highest sequence among the commands (0: none).
     answered: int
     last_sequence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Admitted:
-    """What became of one call of `State.admit_commands`.
+class Answer:
+    """The reply to a request, and which record of the requests topic it answered."""
 
-    ``known`` has the commands that were stored before, by identity: the reply of an answered one, None for one that
-    is not answered yet. All others of the call are new, and durable now.
-    """
-
-    known: Mapping[bytes, bytes | None]
+    occurrence: int
+    reply: bytes
 
 
 Done = Callable[[StateUnavailable | None], None]
-AdmittedDone = Callable[[Admitted | StateUnavailable], None]
+#: What is known of the identities that were asked for.
+Found = Callable[[Mapping[bytes, Answer] | StateUnavailable], None]
 Row = tuple[Any, ...]
 
 
@@ -115,26 +114,25 @@ class Group:
     registrations: dict[str, Row | None] = field(default_factory=dict)
     touches: dict[str, Row] = field(default_factory=dict)
     observations: dict[bytes, Row | None] = field(default_factory=dict)
-    states: dict[bytes, int] = field(default_factory=dict)
+    commands: dict[bytes, Row | None] = field(default_factory=dict)
     answers: dict[bytes, Row] = field(default_factory=dict)
-    forgotten: set[bytes] = field(default_factory=set)
-    admissions: list[tuple[list[Row], AdmittedDone]] = field(default_factory=list)
     positions: dict[int, int] = field(default_factory=dict)
     forget_answered_before_ms: int | None = None
-    admitted: list[Admitted] = field(default_factory=list)
+    lookups: list[tuple[Sequence[bytes], Found]] = field(default_factory=list)
+    found: list[Mapping[bytes, Answer]] = field(default_factory=list)
     callbacks: list[Done] = field(default_factory=list)
     size: int = 0
     urgent: bool = False
 
 
-def count_answered(db: sqlite3.Connection) -> int:
-    """How many answered commands are kept."""
-    count: int = db.execute("SELECT count(*) FROM commands WHERE state = 2").fetchone()[0]
-    return count
+def answered_identities(db: sqlite3.Connection) -> Iterator[bytes]:
+    """The requests whose answers are kept, oldest first."""
+    for row in db.execute("SELECT identity FROM answers ORDER BY number"):
+        yield row[0]
 
 
 def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
-    """All that is stored; ``answered`` is what `count_answered` and `write` told last.
+    """All that is stored; ``answered`` is how many answers are kept.
 
     Raises:
         sqlite3.DatabaseError: the file is damaged.
@@ -153,8 +151,8 @@ def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
         for row in map(
             dict,
             select(
-                "SELECT sequence, identity, ticket, ep, request, state, received_ms, expires_ms, reply "
-                "FROM commands WHERE state < 2 ORDER BY sequence"
+                "SELECT sequence, identity, occurrence, ticket, ep, request, state, received_ms, expires_ms "
+                "FROM commands ORDER BY sequence"
             ),
         )
     )
@@ -171,7 +169,7 @@ def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
 
 
 def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered: int) -> int:
-    """Write a group in one transaction, and tell its admissions; returns how many answered commands are kept then.
+    """Write a group in one transaction, and look up what it asks for; returns how many answers are kept then.
 
     ``answered`` is how many there were, ``keep_answered`` how many there may be.
 
@@ -185,37 +183,30 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
             "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
         )
     _write_keyed(db, "observations", "token", 8, group.observations)
-    if group.states:
-        db.executemany(
-            "UPDATE commands SET state = ? WHERE identity = ? AND state < 2",
-            [(state, identity) for identity, state in group.states.items()],
-        )
+    _write_keyed(db, "commands", "identity", 9, group.commands)
     if group.answers:
+        # The first answer stays.
         answered += db.executemany(
-            "UPDATE commands SET state = 2, reply = ?, answered_ms = ?, request = x'' WHERE identity = ? AND state < 2",
+            "INSERT INTO answers (identity, occurrence, reply, answered_ms) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (identity) DO NOTHING",
             group.answers.values(),
         ).rowcount
-    if group.forgotten:
-        db.executemany(
-            "DELETE FROM commands WHERE identity = ? AND state < 2", [(identity,) for identity in group.forgotten]
-        )
     if group.positions:
         db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", group.positions.items())
-    # After the answers: a request that is repeated while its answer is being written must find it.
-    admitted = [Admitted(known=MappingProxyType(_admit(db, rows))) for rows, _ in group.admissions]
     if group.forget_answered_before_ms is not None:
         answered -= db.execute(
-            "DELETE FROM commands WHERE state = 2 AND answered_ms < ?", (group.forget_answered_before_ms,)
+            "DELETE FROM answers WHERE number < coalesce("
+            "(SELECT number FROM answers WHERE answered_ms >= ? ORDER BY number LIMIT 1), 9223372036854775807)",
+            (group.forget_answered_before_ms,),
         ).rowcount
-    # In portions, so that not every group pays for the scan.
+    # In portions, so that not every group pays for it.
     if answered > keep_answered + min(keep_answered, 10_000) // 10:
         answered -= db.execute(
-            "DELETE FROM commands WHERE sequence IN "
-            "(SELECT sequence FROM commands WHERE state = 2 ORDER BY answered_ms, sequence LIMIT ?)",
+            "DELETE FROM answers WHERE number IN (SELECT number FROM answers ORDER BY number LIMIT ?)",
             (answered - keep_answered,),
         ).rowcount
     db.execute("COMMIT")
-    group.admitted = admitted
+    group.found = [_find(db, identities) for identities, _ in group.lookups]
     return answered
 
 
@@ -230,14 +221,10 @@ def _write_keyed(db: sqlite3.Connection, table: str, key: str, columns: int, cha
         db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})", rows)
 
 
-def _admit(db: sqlite3.Connection, rows: list[Row]) -> dict[bytes, bytes | None]:
-    known: dict[bytes, bytes | None] = {}
-    for row in rows:
-        stored = db.execute(
-            "INSERT INTO commands (sequence, identity, ticket, ep, request, state, received_ms, expires_ms) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (identity) DO NOTHING",
-            row,
-        )
-        if stored.rowcount == 0:
-            known[row[1]] = db.execute("SELECT reply FROM commands WHERE identity = ?", (row[1],)).fetchone()[0]
-    return known
+def _find(db: sqlite3.Connection, identities: Sequence[bytes]) -> Mapping[bytes, Answer]:
+    found = {}
+    for identity in identities:
+        row = db.execute("SELECT occurrence, reply FROM answers WHERE identity = ?", (identity,)).fetchone()
+        if row is not None:
+            found[identity] = Answer(occurrence=row[0], reply=row[1])
+    return MappingProxyType(found)

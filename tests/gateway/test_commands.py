@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -10,11 +12,12 @@ from pathlib import Path as FilePath
 
 import pytest
 
+from gateway import progress, state, state_rows
 from gateway.answering import HEADER_REQUEST_ID, Done, Headers
 from gateway.command_loop import CommandLoop
 from gateway.commands import DeviceGone, DeviceSentReset, DeviceTimeout, Limits
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Method
-from gateway.intake import RawRequest, identity_of
+from gateway.intake import RawRequest, identity_of, occurrence_of
 from gateway.state import CommandState, State
 from schemas.avro import serde
 from schemas.avro.records import (
@@ -27,6 +30,7 @@ from schemas.avro.records import (
     RequestPayload,
     Response,
     ResponseCode,
+    ResponsePayload,
     WriteMode,
     WriteRequest,
 )
@@ -123,8 +127,10 @@ class Bench:
         self.letters: list[tuple[RawRequest, str]] = []
         self.kafka_takes = True
         self.kafka_keeps = True
+        #: What of the requests topic is done with.
+        self.passed: dict[int, int] = {}
         self._changed = asyncio.Event()
-        self._offset = 0
+        self.topic: list[RawRequest] = []
         self.loop = CommandLoop(
             server_id="gw",
             state=state,
@@ -132,6 +138,7 @@ class Bench:
             definitions=Definitions.builtin(),
             publish=self._publish,
             bury=self._bury,
+            passed=self.passed.update,
             now_ms=lambda: self.now,
             limits=limits,
         )
@@ -150,20 +157,26 @@ class Bench:
         return True
 
     def _bury(self, raw: RawRequest, error: str, done: Done) -> bool:
+        if not self.kafka_takes:
+            return False
         self.letters.append((raw, error))
         asyncio.get_running_loop().call_soon(done, True)
         return True
 
     async def send(self, *requests: Request | bytes | None) -> None:
-        """Put records on the topic and wait until they are durable."""
-        durable = asyncio.Event()
-        self.loop.take([self.record(one) for one in requests], durable.set)
-        await asyncio.wait_for(durable.wait(), WAIT)
+        """Put records on the topic and wait until there is room for more."""
+        await self.read(*(self.record(one) for one in requests))
+
+    async def read(self, *records: RawRequest) -> None:
+        room = asyncio.Event()
+        self.loop.take(list(records), room.set)
+        await asyncio.wait_for(room.wait(), WAIT)
 
     def record(self, one: Request | bytes | None) -> RawRequest:
-        self._offset += 1
         value = serde.encode(one) if isinstance(one, Request) else one
-        return RawRequest(topic="t", partition=0, offset=self._offset - 1, timestamp=NOW, key=None, value=value)
+        raw = RawRequest(topic="t", partition=0, offset=len(self.topic), timestamp=NOW, key=None, value=value)
+        self.topic.append(raw)
+        return raw
 
     async def until(self, condition: Callable[[], object]) -> None:
         async with asyncio.timeout(WAIT):
@@ -183,16 +196,31 @@ class Bench:
         return self.replies
 
 
+def request_id(raw: RawRequest) -> bytes:
+    """What the reply to a record is marked with."""
+    assert raw.value is not None
+    asked = serde.decode(raw.value)
+    assert isinstance(asked, Request)
+    return identity_of(raw.value, asked) + occurrence_of(raw).to_bytes(8, "big")
+
+
+def copy_as_after_a_kill(directory: FilePath, to: FilePath) -> None:
+    """The state file as it is on the disk at this moment."""
+    to.mkdir(mode=0o700)
+    for file in directory.glob("gateway.db*"):
+        shutil.copy(file, to)
+
+
 @asynccontextmanager
 async def bench(directory: FilePath, limits: Limits | None = None) -> AsyncIterator[Bench]:
-    state = State.open(directory)
-    one = Bench(state, limits or Limits(answer=5.0, retry=0.01))
-    one.loop.restore(state.load())
+    opened = State.open(directory)
+    one = Bench(opened, limits or Limits(answer=5.0, retry=0.01))
+    one.loop.restore(opened.load())
     try:
         yield one
     finally:
         await one.loop.stop(timeout=0)
-        await state.close()
+        await opened.close()
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -253,7 +281,9 @@ def test_same_request_is_answered_again_and_not_executed_again(tmp_path: FilePat
             first, second = await b.answered(2)
             assert first == second
             assert len(device.got) == 1
+            topic = b.topic
         async with bench(tmp_path) as b:
+            b.topic = topic
             device = b.link.add("lamp")
             b.loop.start()
             await b.send(EXECUTE, EXECUTE)
@@ -603,9 +633,7 @@ def test_reply_reported_as_failed_that_is_in_the_topic_is_not_produced_again(tmp
             await b.send(request("t1"), request("t2", path="/3303/0/5601"))
             await b.until(lambda: b.loop.answering.unpublished == 2)
             b.kafka_takes = False
-            stored = {row.ticket: row for row in b.state.load().commands}
-            in_topic = stored["t1"].identity + stored["t1"].sequence.to_bytes(8, "big")
-            b.loop.mark_answered(in_topic, b"reply of t1")
+            b.loop.mark_answered(request_id(b.topic[0]), b"reply of t1")
             b.kafka_takes = b.kafka_keeps = True
             assert [r.ticket for r in await b.answered(1)] == ["t2"]
 
@@ -614,8 +642,7 @@ def test_reply_reported_as_failed_that_is_in_the_topic_is_not_produced_again(tmp
 
 def test_restart_goes_on_where_the_gateway_was(tmp_path: FilePath) -> None:
     async def scenario() -> None:
-        # A crash is played by a loop that is dropped with the commands in all of their states.
-        async with bench(tmp_path) as b:
+        async with bench(tmp_path / "first") as b:
             b.link.add("queued", queue=True, awake=False)
             for ep in ("reading", "executing", "published"):
                 b.link.add(ep, open_gate=False)
@@ -628,14 +655,19 @@ def test_restart_goes_on_where_the_gateway_was(tmp_path: FilePath) -> None:
             )
             await b.until(lambda: all(b.link.devices[ep].got for ep in ("reading", "executing", "published")))
             rows = {row.ep: row for row in b.state.load().commands}
-            assert rows["executing"].state is CommandState.SENT
-            assert rows["reading"].state is CommandState.QUEUED
+            # What may be repeated is in Kafka: it is on the disk only if it waits for long.
+            assert {ep: row.state for ep, row in rows.items()} == dict.fromkeys(
+                ("executing", "published"), CommandState.SENT
+            )
+            topic = b.topic
         assert b.replies == []
-        async with bench(tmp_path) as b:
-            devices = {ep: b.link.add(ep) for ep in rows}
-            # Its reply was produced before the crash: the topic's tail tells.
-            published = rows["published"]
-            b.loop.mark_answered(published.identity + published.sequence.to_bytes(8, "big"), b"said before")
+        # Stopped in order, so all of it is recorded.
+        assert b.passed == {0: 5}
+        async with bench(tmp_path / "first") as b:
+            assert b.state.load().positions == {0: 5}
+            devices = {ep: b.link.add(ep) for ep in ("queued", "reading", "executing", "published")}
+            # Its reply was produced all the same: the topic's tail tells.
+            b.loop.mark_answered(request_id(topic[4]), b"said before")
             b.loop.start()
             replies = {r.ticket + r.ep: r for r in await b.answered(4)}
             assert replies["q1queued"].rep.code is ResponseCode.CONTENT
@@ -644,11 +676,154 @@ def test_restart_goes_on_where_the_gateway_was(tmp_path: FilePath) -> None:
             assert devices["executing"].got == devices["published"].got == []
             assert len(devices["reading"].got) == 1
             assert [r.ticket for r in b.replies if r.ep == "queued"] == ["q1", "q2"]
-            # No number is used twice, or a reply could be taken for another's.
-            await b.send(request("later", ep="reading"))
-            await b.answered(5)
-            assert len(set(b.request_ids)) == 5
-            assert b.state.load().positions == {0: 1}
+            assert b.state.load().commands == ()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its reply is in the topic", "its reply is not there"])
+@pytest.mark.parametrize("asked", [request("t"), EXECUTE], ids=["read", "execute"])
+def test_request_that_was_under_way_in_a_crash_has_one_reply(tmp_path: FilePath, asked: Request, known: bool) -> None:
+    """The gateway is killed when the device was asked, and has answered or not; then it reads the topic again."""
+
+    async def scenario() -> None:
+        async with bench(tmp_path / "first") as b:
+            device = b.link.add("lamp", open_gate=known)
+            await b.send(asked)
+            await b.until(lambda: b.replies if known else device.got)
+            copy_as_after_a_kill(tmp_path / "first", tmp_path / "second")
+            topic, before = b.topic, [*zip(b.request_ids, b.replies, strict=True)]
+        async with bench(tmp_path / "second") as b:
+            b.topic = topic
+            device = b.link.add("lamp")
+            for identity, said in before[:known]:
+                b.loop.mark_answered(identity, serde.encode(said))
+            b.loop.start()
+            assert b.state.load().positions == {}
+            await b.read(*topic)
+            if not known:
+                [reply] = await b.answered(1)
+                assert (reply.rep.code is ResponseCode.CONTENT) is (asked is not EXECUTE)
+            assert len(device.got) == (not known and asked is not EXECUTE)
+            # Asked once more, it is answered once more, and without the device.
+            await b.until(lambda: not b.loop.unanswered)
+            await b.send(asked)
+            again = (await b.answered(1 if known else 2))[-1]
+            assert again == (before[0][1] if known else b.replies[0])
+            assert len(device.got) == (not known and asked is not EXECUTE)
+
+    run(scenario)
+
+
+def test_record_that_is_read_again_after_its_answer_was_stored_is_not_answered_again(tmp_path: FilePath) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            device = b.link.add("lamp")
+            await b.send(request("t1"), request("t2"))
+            await b.answered(2)
+            await b.until(lambda: not b.loop.unanswered)
+            await b.read(*b.topic)
+            await b.send(request("t3"))
+            assert [r.ticket for r in await b.answered(3)] == ["t1", "t2", "t3"]
+            assert len(device.got) == 3
+
+    run(scenario)
+
+
+def test_request_and_its_repetition_are_both_answered_when_read_again(tmp_path: FilePath) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            device = b.link.add("lamp")
+            first, second = b.record(request("t1")), b.record(request("t1"))
+            said = Response(
+                ticket="t1",
+                server_id="gw",
+                ep="lamp",
+                path="/3",
+                timestamp=NOW,
+                rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.READ),
+            )
+            b.loop.mark_answered(request_id(first), serde.encode(said))
+            b.loop.start()
+            # Only the first was answered before the crash.
+            await b.read(first, second)
+            await b.until(lambda: b.request_ids)
+            assert (b.request_ids, b.replies) == ([request_id(second)], [said])
+            assert device.got == []
+
+    run(scenario)
+
+
+def test_topic_is_passed_behind_what_is_done_with(tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "HOLD", 0.05)
+
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            b.link.add("lamp", open_gate=False)
+            b.link.add("asleep", queue=True, awake=False)
+            b.kafka_takes = False
+            b.loop.take([b.record(b"no request")], lambda: None)
+            await b.send(request("t1"), request("q", ep="asleep"))
+            # What waits is recorded, but before it is a dead letter that Kafka does not take.
+            await b.until(lambda: len(b.state.load().commands) == 2)
+            assert b.state.load().positions == {}
+            b.kafka_takes = True
+            await b.until(lambda: b.passed == {0: 3})
+            assert b.state.load().positions == {0: 3}
+            b.link.devices["lamp"].gate.set()
+            assert [r.ticket for r in await b.answered(1)] == ["t1"]
+            await b.until(lambda: [row.ticket for row in b.state.load().commands] == ["q"])
+
+    run(scenario)
+
+
+def test_what_is_recorded_is_done_before_what_is_read_again(
+    tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "HOLD", 0.05)
+
+    async def scenario() -> None:
+        async with bench(tmp_path / "first") as b:
+            b.link.add("lamp", open_gate=False)
+            await b.send(*(request(f"t{n}") for n in range(3)))
+            await b.until(lambda: b.passed == {0: 3})
+            monkeypatch.setattr(progress, "HOLD", 60)
+            await b.send(*(request(f"t{n}") for n in range(3, 6)))
+            copy_as_after_a_kill(tmp_path / "first", tmp_path / "second")
+            topic = b.topic
+        async with bench(tmp_path / "second") as b:
+            b.link.add("lamp")
+            b.loop.start()
+            await b.read(*topic[b.state.load().positions[0] :])
+            assert [r.ticket for r in await b.answered(6)] == [f"t{n}" for n in range(6)]
+
+    run(scenario)
+
+
+def test_disk_that_refuses_keeps_the_position_back(tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "HOLD", 0.05)
+    written = state_rows.write
+
+    def refuse(*args: object, **more: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            b.link.add("lamp")
+            b.link.add("asleep", queue=True, awake=False)
+            monkeypatch.setattr(state, "write", refuse)
+            await b.send(request("q", ep="asleep"), request("t1"), EXECUTE)
+            await b.until(lambda: b.state.groups_failed > 3)
+            replies = {r.ticket: r for r in b.replies}
+            assert replies["t1"].rep.code is ResponseCode.CONTENT
+            assert "not sent" in words(replies["reboot"])
+            assert b.passed == {}
+            monkeypatch.setattr(state, "write", written)
+            await b.until(lambda: b.passed == {0: 3})
+            assert [row.ticket for row in b.state.load().commands] == ["q"]
+            # It was not sent, so it is tried anew.
+            await b.send(EXECUTE)
+            assert (await b.answered(3))[-1].rep.code is ResponseCode.CHANGED
 
     run(scenario)
 

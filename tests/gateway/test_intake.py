@@ -1,4 +1,4 @@
-"""Requests are read from a real Kafka: in order, never past what is durable, and never twice."""
+"""Requests are read from a real Kafka: in order, and committed when they are done with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics, producer
-from gateway.intake import Intake, RawRequest, leading_strings
+from gateway.intake import Intake, RawRequest, leading_strings, next_offsets, occurrence_of, place_of
 from schemas.avro import serde
 from schemas.avro.records import Request, RequestKind, RequestPayload
 from schemas.avro.topics import Topics
@@ -36,7 +36,7 @@ def committed(cluster: Cluster, topic: str, group: str) -> int:
 
 
 class Reader:
-    """An Intake whose batches are made durable by hand."""
+    """An Intake whose batches are taken by hand."""
 
     def __init__(self, cluster: Cluster, topic: str, positions: Mapping[int, int]) -> None:
         self.taken: asyncio.Queue[tuple[list[RawRequest], Callable[[], None]]] = asyncio.Queue()
@@ -60,6 +60,7 @@ class Reader:
             batch, done = await self.next()
             found += [raw.value for raw in batch]
             done()
+            self.intake.passed(next_offsets(batch))
         return found
 
 
@@ -89,7 +90,7 @@ def test_requests_come_as_they_are_and_in_order(kafka: Cluster, topic: str) -> N
     asyncio.run(scenario())
 
 
-def test_batch_that_is_not_durable_is_read_again(kafka: Cluster, topic: str) -> None:
+def test_batch_that_is_not_done_with_is_read_again(kafka: Cluster, topic: str) -> None:
     async def scenario() -> None:
         fill(kafka, topic, b"1", b"2")
         async with Reader(kafka, topic, {}) as reader:
@@ -122,7 +123,7 @@ def test_what_the_state_has_is_not_read_again(kafka: Cluster, topic: str) -> Non
         fill(kafka, topic, b"1", b"2", b"3")
         async with Reader(kafka, topic, {}) as reader:
             await reader.next()
-        # The state knows that the first two were admitted; Kafka was not told before the crash.
+        # The state knows that the first two are done with; Kafka was not told before the crash.
         async with Reader(kafka, topic, {0: 2}) as reader:
             assert await reader.values(1) == [b"3"]
 
@@ -148,6 +149,17 @@ def test_position_beyond_the_end_goes_back_to_what_is_there(kafka: Cluster, topi
             assert await reader.values(1) == [b"1"]
 
     asyncio.run(scenario())
+
+
+def test_occurrence_tells_the_records_of_a_topic_apart() -> None:
+    def record(offset: int, partition: int, timestamp: int) -> RawRequest:
+        return RawRequest(topic="t", partition=partition, offset=offset, timestamp=timestamp, key=None, value=b"")
+
+    records = [record(o, p, t) for o in (0, 1, 2**38) for p in (0, 1, 255) for t in (0, 1_700_000_000_000)]
+    occurrences = [occurrence_of(raw) for raw in records]
+    assert len(set(occurrences)) == len(records)
+    assert [place_of(one) for one in occurrences] == [(raw.partition, raw.offset) for raw in records]
+    assert all(0 <= one < 2**63 for one in occurrences)
 
 
 def test_beginning_of_a_broken_request_is_read_as_far_as_it_goes() -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path as FilePath
 
+from gateway.command import Command
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Failure, NotRegistered, Overloaded
-from gateway.lanes import Command, Lanes, Limits
-from gateway.state import State
+from gateway.lanes import Lanes, Limits
 from schemas.avro import serde
 from schemas.avro.records import Request, RequestKind, RequestPayload
 from schemas.lwm2m.objects import Definitions
@@ -45,9 +44,12 @@ class Devices:
         raise AssertionError("nothing is observed here")
 
 
-def test_bytes_that_wait_are_bounded_for_a_device_and_in_all(tmp_path: FilePath) -> None:
+async def _nothing_is_sent(command: Command) -> None:
+    raise AssertionError("nothing here must not be repeated")
+
+
+def test_bytes_that_wait_are_bounded_for_a_device_and_in_all() -> None:
     async def run() -> None:
-        state = State.open(tmp_path)
         devices = Devices("a", "b", "c")
         finished: list[tuple[str, CoapResponse | Failure]] = []
         all_answered = asyncio.Event()
@@ -60,6 +62,7 @@ def test_bytes_that_wait_are_bounded_for_a_device_and_in_all(tmp_path: FilePath)
         def command(ep: str) -> Command:
             return Command(
                 identity=b"i",
+                occurrence=0,
                 sequence=0,
                 ep=ep,
                 raw=RAW,
@@ -69,9 +72,9 @@ def test_bytes_that_wait_are_bounded_for_a_device_and_in_all(tmp_path: FilePath)
             )
 
         lanes = Lanes(
-            state=state,
             link=devices,
             definitions=Definitions.builtin(),
+            record_sent=_nothing_is_sent,
             finish=finish,
             now_ms=lambda: NOW,
             limits=Limits(bytes_per_device=2 * len(RAW), bytes_in_all=3 * len(RAW)),
@@ -99,20 +102,18 @@ def test_bytes_that_wait_are_bounded_for_a_device_and_in_all(tmp_path: FilePath)
             assert finished == [] and lanes.size == 2 * len(RAW)
         finally:
             await lanes.stop(timeout=0)
-            await state.close()
 
     asyncio.run(run())
 
 
-def test_command_that_expires_while_it_waits_makes_room(tmp_path: FilePath) -> None:
+def test_command_that_expires_while_it_waits_makes_room() -> None:
     async def run() -> None:
-        state = State.open(tmp_path)
         now = [NOW]
         expired = asyncio.Event()
         lanes = Lanes(
-            state=state,
             link=Devices("a"),
             definitions=Definitions.builtin(),
+            record_sent=_nothing_is_sent,
             finish=lambda *_: expired.set(),
             now_ms=lambda: now[0],
             limits=Limits(),
@@ -121,6 +122,7 @@ def test_command_that_expires_while_it_waits_makes_room(tmp_path: FilePath) -> N
             lanes.enqueue(
                 Command(
                     identity=b"i",
+                    occurrence=0,
                     sequence=0,
                     ep="a",
                     raw=RAW,
@@ -136,6 +138,5 @@ def test_command_that_expires_while_it_waits_makes_room(tmp_path: FilePath) -> N
             assert (lanes.waiting, lanes.size) == (0, 0)
         finally:
             await lanes.stop(timeout=0)
-            await state.close()
 
     asyncio.run(run())

@@ -9,7 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from gateway.state import (
-    Admitted,
+    Answer,
     CommandState,
     State,
     StateCorrupted,
@@ -62,6 +62,7 @@ def command(number: int, *, state: CommandState = CommandState.QUEUED) -> Stored
     return StoredCommand(
         sequence=number,
         identity=number.to_bytes(16, "big"),
+        occurrence=number << 24,
         ticket=f"t{number}",
         ep="lamp-é",
         request=b"request",
@@ -71,17 +72,24 @@ def command(number: int, *, state: CommandState = CommandState.QUEUED) -> Stored
     )
 
 
-async def admit(state: State, *commands: StoredCommand) -> Admitted:
-    future: asyncio.Future[Admitted] = asyncio.get_running_loop().create_future()
+async def answers(state: State, *commands: StoredCommand) -> Mapping[bytes, Answer]:
+    """What the state file knows of their identities, and it does not deny any of it beforehand."""
+    future: asyncio.Future[Mapping[bytes, Answer]] = asyncio.get_running_loop().create_future()
 
-    def done(outcome: Admitted | StateUnavailable) -> None:
-        if isinstance(outcome, Admitted):
-            future.set_result(outcome)
-        else:
+    def found(outcome: Mapping[bytes, Answer] | StateUnavailable) -> None:
+        if isinstance(outcome, StateUnavailable):
             future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
-    state.admit_commands(commands, done)
-    return await asyncio.wait_for(future, 10)
+    state.find_answers([one.identity for one in commands], found)
+    known = await asyncio.wait_for(future, 10)
+    assert all(state.may_know(identity) for identity in known)
+    return known
+
+
+def answer(state: State, one: StoredCommand, reply: bytes, answered_ms: int, *, recorded: bool = False) -> None:
+    state.put_answer(one.identity, one.occurrence, reply, answered_ms, recorded=recorded)
 
 
 @asynccontextmanager
@@ -106,8 +114,11 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
         async with opened(tmp_path) as state:
             state.put_registration(REGISTRATION)
             state.put_observation(OBSERVATION)
-            await admit(state, command(1), command(2))
-            state.mark_command(command(2).identity, CommandState.SENT)
+            for one in (command(2), command(1)):
+                state.put_command(one)
+            state.put_command(command(2, state=CommandState.SENT))
+            state.put_positions({0: 7, 1: 3})
+            state.put_positions({0: 8})
             await state.durable()
 
     asyncio.run(write())
@@ -115,7 +126,7 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
         registrations=(REGISTRATION,),
         observations=(OBSERVATION,),
         commands=(command(1), command(2, state=CommandState.SENT)),
-        positions={},
+        positions={0: 8, 1: 3},
         answered=0,
         last_sequence=2,
     )
@@ -164,107 +175,130 @@ def test_deleted_registration_is_not_revived_by_a_touch(tmp_path: Path) -> None:
     assert stored(tmp_path).registrations == ()
 
 
-def test_answered_command_is_known_with_its_reply(tmp_path: Path) -> None:
-    async def scenario() -> tuple[Admitted, Admitted, Admitted]:
-        async with opened(tmp_path) as state:
-            first = await admit(state, command(1), command(2))
-            state.answer_command(command(1).identity, b"reply", 5_000)
-            # In the same group as the answer: it must already see it.
-            again = await admit(state, replace(command(3), identity=command(1).identity))
-        async with opened(tmp_path) as state:
-            later = await admit(
-                state, replace(command(4), identity=command(1).identity), replace(command(5), identity=b"2".zfill(16))
-            )
-            return first, again, later
-
-    first, again, later = asyncio.run(scenario())
-    assert first.known == {}
-    assert again.known == {command(1).identity: b"reply"}
-    assert later.known == {command(1).identity: b"reply"}
-    loaded = stored(tmp_path)
-    assert [c.sequence for c in loaded.commands] == [2, 5]
-    assert loaded.answered == 1
-
-
-def test_unanswered_command_is_known_without_reply_and_keeps_its_place(tmp_path: Path) -> None:
-    async def scenario() -> Admitted:
-        async with opened(tmp_path) as state:
-            await admit(state, command(1))
-            return await admit(state, replace(command(2), identity=command(1).identity))
-
-    assert asyncio.run(scenario()).known == {command(1).identity: None}
-    assert [c.sequence for c in stored(tmp_path).commands] == [1]
-
-
-def test_position_is_stored_with_what_was_admitted(tmp_path: Path) -> None:
+def test_answer_is_known_and_its_command_is_not_kept(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path) as state:
-            state.admit_commands([command(1)], lambda _: None, positions={0: 7, 1: 3})
-            state.admit_commands([], lambda _: None, positions={0: 8})
+            assert not state.may_know(command(1).identity)
+            state.put_command(command(1))
+            state.put_command(command(2))
             await state.durable()
+            answer(state, command(1), b"reply", 5_000, recorded=True)
+            answer(state, command(3), b"of one that was never stored", 5_000)
+            # In the same group as the answers: it must already see them.
+            again = await answers(state, command(1), command(2))
+        async with opened(tmp_path) as state:
+            later = await answers(state, command(1), command(3), command(4))
+        reply = Answer(occurrence=command(1).occurrence, reply=b"reply")
+        assert again == {command(1).identity: reply}
+        assert later == {
+            command(1).identity: reply,
+            command(3).identity: Answer(occurrence=command(3).occurrence, reply=b"of one that was never stored"),
+        }
 
     asyncio.run(scenario())
-    assert stored(tmp_path).positions == {0: 8, 1: 3}
+    loaded = stored(tmp_path)
+    assert loaded.commands == (command(2),)
+    assert loaded.answered == 2
 
 
-def test_forgotten_command_can_be_asked_again(tmp_path: Path) -> None:
-    async def scenario() -> tuple[Admitted, Admitted]:
+def test_forgotten_command_is_neither_kept_nor_known(tmp_path: Path) -> None:
+    async def scenario() -> None:
         async with opened(tmp_path) as state:
-            await admit(state, command(1), command(2))
-            state.answer_command(command(2).identity, b"reply", 1)
+            state.put_command(command(1))
             await state.durable()
             state.forget_command(command(1).identity)
+            state.put_command(command(2))
             state.forget_command(command(2).identity)
-            return await admit(state, replace(command(3), identity=command(1).identity)), await admit(state, command(2))
+            assert await answers(state, command(1), command(2)) == {}
 
-    forgotten, answered = asyncio.run(scenario())
-    assert forgotten.known == {}
-    assert answered.known == {command(2).identity: b"reply"}
+    asyncio.run(scenario())
+    assert stored(tmp_path).commands == ()
 
 
-def test_first_answer_of_a_command_stays(tmp_path: Path) -> None:
-    async def scenario() -> Admitted:
+def test_first_answer_of_a_request_stays(tmp_path: Path) -> None:
+    async def scenario() -> list[bytes]:
         async with opened(tmp_path) as state:
-            await admit(state, command(1))
-            state.answer_command(command(1).identity, b"first", 5_000)
+            answer(state, command(1), b"first", 5_000)
+            answer(state, command(1), b"second, at once", 5_000)
             await state.durable()
-            state.answer_command(command(1).identity, b"second", 6_000)
-            state.mark_command(command(1).identity, CommandState.QUEUED)
-            await state.durable()
-            return await admit(state, command(1))
+            answer(state, command(1), b"third", 6_000)
+            return [one.reply for one in (await answers(state, command(1))).values()]
 
-    assert asyncio.run(scenario()).known == {command(1).identity: b"first"}
+    assert asyncio.run(scenario()) == [b"first"]
 
 
-def test_answered_commands_beyond_the_bound_are_forgotten_oldest_first(tmp_path: Path) -> None:
-    async def scenario() -> Admitted:
+def test_answers_beyond_the_bound_are_forgotten_oldest_first(tmp_path: Path) -> None:
+    async def scenario() -> Mapping[bytes, Answer]:
         async with opened(tmp_path, keep_answered=10) as state:
             for number in range(1, 31):
-                await admit(state, command(number))
-                state.answer_command(command(number).identity, b"r", number)
+                answer(state, command(number), b"r", number)
                 await state.durable()
             assert state.load().answered <= 11
-            return await admit(state, *(command(number) for number in range(1, 31)))
+            return await answers(state, *(command(number) for number in range(1, 31)))
 
-    known = {int.from_bytes(identity, "big") for identity in asyncio.run(scenario()).known}
+    known = {int.from_bytes(identity, "big") for identity in asyncio.run(scenario())}
     assert known == set(range(31 - len(known), 31))
     assert 10 <= len(known) <= 11
 
 
 def test_answers_older_than_asked_are_forgotten(tmp_path: Path) -> None:
-    async def scenario() -> Admitted:
+    async def scenario() -> None:
         async with opened(tmp_path) as state:
-            await admit(state, command(1), command(2), command(3))
-            state.answer_command(command(1).identity, b"old", 1_000)
-            state.answer_command(command(2).identity, b"new", 2_000)
+            answer(state, command(1), b"old", 1_000)
+            answer(state, command(2), b"new", 2_000)
             await state.durable()
             state.forget_answered(2_000)
             await state.durable()
             assert state.load().answered == 1
-            return await admit(state, command(1), command(2), command(3))
+            assert [one.reply for one in (await answers(state, command(1), command(2))).values()] == [b"new"]
+            state.forget_answered(3_000)
+            assert await answers(state, command(1), command(2)) == {}
 
-    known = asyncio.run(scenario()).known
-    assert known == {command(2).identity: b"new", command(3).identity: None}
+    asyncio.run(scenario())
+
+
+def test_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    db = sqlite3.connect(tmp_path / "gateway.db")
+    db.executescript(
+        """
+        CREATE TABLE registrations (
+            ep TEXT PRIMARY KEY, reg_id TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL,
+            lifetime INTEGER NOT NULL, version TEXT NOT NULL, binding TEXT NOT NULL, sms TEXT, root TEXT NOT NULL,
+            links_text BLOB NOT NULL, attributes TEXT NOT NULL, queue INTEGER NOT NULL, reg_date_ms INTEGER NOT NULL,
+            last_up_ms INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE TABLE observations (
+            token BLOB PRIMARY KEY, ep TEXT NOT NULL, path TEXT NOT NULL, ticket TEXT NOT NULL,
+            observation_id TEXT NOT NULL, content_format INTEGER, declared INTEGER NOT NULL,
+            created_ms INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE TABLE commands (
+            sequence INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, ticket TEXT NOT NULL, ep TEXT NOT NULL,
+            request BLOB NOT NULL, state INTEGER NOT NULL, received_ms INTEGER NOT NULL, expires_ms INTEGER, reply BLOB,
+            answered_ms INTEGER);
+        CREATE TABLE positions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
+        CREATE INDEX commands_unanswered ON commands (sequence) WHERE state < 2;
+        CREATE INDEX commands_answered ON commands (answered_ms) WHERE state = 2;
+        INSERT INTO positions VALUES (0, 9);
+        INSERT INTO commands VALUES (5, x'00000000000000000000000000000005', 't5', 'lamp-é', x'01', 1, 3000, NULL,
+            NULL, NULL);
+        INSERT INTO commands VALUES (6, x'00000000000000000000000000000006', 't6', 'lamp-é', x'', 2, 3000, NULL, x'02',
+            7000);
+        PRAGMA application_id = 1214535540;
+        PRAGMA user_version = 1;
+        """
+    )
+    db.close()
+
+    async def scenario() -> None:
+        for _ in range(2):
+            async with opened(tmp_path) as state:
+                assert [(c.sequence, c.state, c.ticket) for c in state.load().commands] == [
+                    (5, CommandState.SENT, "t5")
+                ]
+                assert state.load().positions == {0: 9}
+                assert [one.reply for one in (await answers(state, command(6))).values()] == [b"\x02"]
+
+    asyncio.run(scenario())
 
 
 def test_one_callback_speaks_for_a_whole_batch(tmp_path: Path) -> None:
@@ -427,7 +461,7 @@ async def main():
         for _ in range(100):
             number += 1
             state.put_registration(replace(REGISTRATION, ep=f"ep-{{number}}"))
-        state.admit_commands([command(number)], lambda _: None)
+        state.put_command(command(number))
         await state.durable()
         print(number, flush=True)
 
@@ -457,7 +491,7 @@ import asyncio, resource, sys
 from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = {path!r}
-from test_state import REGISTRATION, command, admit
+from test_state import REGISTRATION, command, answers
 from gateway.state import State, StateUnavailable
 
 async def main():
@@ -472,7 +506,7 @@ async def main():
         except StateUnavailable as exc:
             print("refused", "gateway.db" in str(exc))
         try:
-            await admit(state, command(number))
+            await answers(state, command(number))
         except StateUnavailable as exc:
             print("refused", "gateway.db" in str(exc))
         else:
