@@ -53,7 +53,7 @@ class RawDevice:
         self.reset: Counter[int] = Counter()
         self._server = server
         self._mid = first_mid
-        self._asked: set[int] = set()
+        self._asked: set[tuple[int, bytes]] = set()
         self._responses: dict[bytes, Message] = {}
         self._changed = threading.Condition()
         self._ended = False
@@ -190,8 +190,9 @@ class RawDevice:
             self.reset[message.mid] += 1
         elif message.code.is_response():
             self._responses[message.token] = message
-        elif message.code.is_request() and message.mid not in self._asked:
-            self._asked.add(message.mid)
+        elif message.code.is_request() and (message.mid, message.token) not in self._asked:
+            # The token tells a copy from what a gateway that was started anew asks with the same message id.
+            self._asked.add((message.mid, message.token))
             self.requests.append(message)
             if message.code == Code.GET and message.opt.observe == 0:
                 self.observed["/" + "/".join(message.opt.uri_path)] = message.token
