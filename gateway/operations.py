@@ -161,13 +161,16 @@ def _create(asked: _Asked) -> CoapRequest:
         raise RefusedRequest(f"the instance in the body is {instance.path}, which is not below the target {asked.path}")
     node: Node = Object(path=asked.path, instances=(instance,))
     if instance.path.instance_id == MAX_ID:
-        # The device chooses the id: TLV then carries the resources alone (section 6.3.6); SenML names need an id.
-        if choose_format(asked.content_format, asked.device) not in (ContentFormat.TLV, ContentFormat.TLV_OLD):
+        # The device chooses the id: TLV then carries the resources alone (section 6.3.6); SenML names need an id. A
+        # ``ct`` without TLV is no hindrance: it need not be complete.
+        if asked.content_format is not RequestFormat.TLV:
             raise RefusedRequest(
-                f"{asked.device.ep} does not take TLV, and other formats cannot leave the new instance's id to the "
-                f"device; give an id, like {asked.path.child(0)}"
+                "only TLV can leave the new instance's id to the device; ask for TLV, or give an id, like "
+                f"{asked.path.child(0)}"
             )
-        node = instance
+        old = choose_format(asked.content_format, asked.device) is ContentFormat.TLV_OLD
+        chosen = ContentFormat.TLV_OLD if old else ContentFormat.TLV
+        return asked.to(content_format=chosen, payload=_payload(asked, chosen, instance))
     content_format, payload = _encoded(asked, node)
     return asked.to(content_format=content_format, payload=payload)
 
@@ -261,8 +264,12 @@ def _encoded(asked: _Asked, node: Node) -> tuple[ContentFormat, bytes]:
     chosen = choose_format(asked.content_format, asked.device)
     if chosen is ContentFormat.LINK:
         raise RefusedRequest("LINK_CODE is the format of discover; no value can be sent in it")
+    return chosen, _payload(asked, chosen, node)
+
+
+def _payload(asked: _Asked, content_format: ContentFormat, node: Node) -> bytes:
     try:
-        return chosen, formats.encode(chosen, node, asked.definitions)
+        return formats.encode(content_format, node, asked.definitions)
     except CodecError as exc:
         raise RefusedRequest(str(exc)) from exc
 

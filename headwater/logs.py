@@ -63,6 +63,6 @@ def set_up(level: LogLevel, *, terminal: bool | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.number)
     if level is not LogLevel.DEBUG:
-        # They tell every lost connection once a second; what matters the processes say themselves.
-        for noisy in ("coap", "coap-server", "asyncio", "headwater.kafka"):
+        # They tell every block and every lost connection; what matters the processes say themselves.
+        for noisy in ("coap", "coap-server", "asyncio", "headwater.aiocoap", "headwater.kafka"):
             logging.getLogger(noisy).setLevel(max(level.number, logging.ERROR))

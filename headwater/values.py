@@ -122,7 +122,7 @@ class Reader:
         try:
             return Resource(path=path, type=kind, value=_READ[kind](given))
         except (ValueError, TypeError, OverflowError) as exc:
-            raise ValueProblem(f"{path} is {_named(self.definitions, path)}{kind.value}: {exc}") from exc
+            raise ValueProblem(f"{_shown(path)} is {_named(self.definitions, path)}{kind.value}: {exc}") from exc
 
     def _single(self, path: Path) -> None:
         definition = self.definitions.resource(path)
@@ -138,11 +138,16 @@ class Reader:
         definition = self.definitions.resource(path)
         if definition is None:
             known = ", ".join(kind.value.lower() for kind in ResourceType)
-            raise ValueProblem(f"no definition knows {path}: say the type of the value with --type ({known})")
+            raise ValueProblem(f"no definition knows {_shown(path)}: say the type of the value with --type ({known})")
         if definition.type is None:
             hint = "; it is executed: headwater execute" if Operation.EXECUTE in definition.operations else ""
-            raise ValueProblem(f"{path} ({definition.name}) holds no value{hint}")
+            raise ValueProblem(f"{_shown(path)} ({definition.name}) holds no value{hint}")
         return definition.type
+
+
+def _shown(path: Path) -> str:
+    """The path for people: an instance that does not exist yet has no number."""
+    return str(path).replace(f"/{MAX_ID}/", "/*/")
 
 
 def _json(text: str, path: Path, otherwise: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +195,16 @@ TABLE: list[tuple[str, Request, CoapRequest]] = [
         CoapRequest(method=Method.POST, uri_path=("1",), content_format=11542, payload=LIFETIME_TLV, repeatable=False),
     ),
 ]
+
+
+def test_create_that_leaves_the_id_to_the_device_is_tlv_whatever_it_announces() -> None:
+    [asked] = [row[1] for row in TABLE if row[0] == "create, the device chooses the id"]
+    device = DeviceView(ep="lamp", version="1.1", content_formats=frozenset({110}))
+    sent = build(asked, device, DEFINITIONS)
+    assert (sent.content_format, sent.payload) == (11542, LIFETIME_TLV)
+    senml = replace(asked, payload=replace(asked.payload, content_format=RequestFormat.SENML_JSON))
+    with pytest.raises(RefusedRequest, match="ask for TLV, or give an id, like /1/0"):
+        build(senml, device, DEFINITIONS)
 
 
 @pytest.mark.parametrize("device", [OLD, NEW], ids=["1.0", "1.1"])

@@ -47,6 +47,8 @@ def test_value_has_the_type_of_its_definition(path: str, text: str, kind: Resour
 def test_value_of_an_unknown_resource_needs_a_type() -> None:
     with pytest.raises(ValueProblem, match=r"no definition knows /30000/0/1.*--type"):
         READER.node(Path.parse("/30000/0/1"), "1")
+    with pytest.raises(ValueProblem, match=r"no definition knows /30000/\*/1:"):
+        READER.new_instance(Path.parse("/30000"), '{"1": 1}')
     node = typed(ResourceType.OBJLNK).node(Path.parse("/30000/0/1"), "3303:0")
     assert node == Resource(path=Path(30000, 0, 1), type=ResourceType.OBJLNK, value=ObjectLink(3303, 0))
 
