@@ -219,8 +219,12 @@ class Gateway(Part):
         if feed is None:
             feed = Feed(self.cluster, [topic])
             self._feeds[topic] = feed, found
+        # Records may come without a pause.
+        end = time.monotonic() + 1
         while items := feed.poll(0.05):
             found += [one.record for one in items if one.record is not None]
+            if time.monotonic() > end:
+                break
         return found
 
     def replies(self, ticket: str) -> list[Response]:
