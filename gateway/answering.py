@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.command import Command, request_in
@@ -42,6 +42,8 @@ from schemas.lwm2m.objects import Definitions
 
 #: Header of every reply: `Command.request_id`, 16 bytes identity and 8 bytes occurrence of the request.
 HEADER_REQUEST_ID: Final = "request.id"
+#: Header of a reply that is not kept: the request was certainly not sent to the device.
+HEADER_NOT_SENT: Final = "request.unsent"
 
 Headers = list[tuple[str, bytes]]
 Done = Callable[[bool], None]
@@ -50,6 +52,15 @@ Publish = Callable[[str, bytes, Headers, Done], bool]
 
 #: Failures after which the device has certainly not executed the request: their replies are not kept.
 _NEVER_SENT = (NotRegistered, Expired, Refused, Overloaded, GatewayFault)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A reply that is in the topic."""
+
+    reply: bytes
+    #: False when the request was certainly not sent to the device.
+    sent: bool
 
 
 class Answering:
@@ -122,7 +133,10 @@ class Answering:
 
         assert command.reply is not None
         self.publishing += 1
-        if not self._publish(command.ep, command.reply, [(HEADER_REQUEST_ID, command.request_id)], done):
+        headers = [(HEADER_REQUEST_ID, command.request_id)]
+        if not command.keep:
+            headers.append((HEADER_NOT_SENT, b""))
+        if not self._publish(command.ep, command.reply, headers, done):
             self.publishing -= 1
             self._hold(command)
 
@@ -141,11 +155,11 @@ class Answering:
                 return
             self.send(command)
 
-    def is_in_kafka(self, command: Command, said: bytes) -> None:
+    def is_in_kafka(self, command: Command, said: Said) -> None:
         """The reply was found in the topic: it is not produced again."""
         if command in self._unpublished:
             self._unpublished.remove(command)
-        command.reply = said
+        command.reply, command.keep = said.reply, said.sent
         self.settle(command)
 
     def settle(self, command: Command) -> None:
@@ -162,19 +176,12 @@ class Answering:
                 self._settle_later(command)
 
         try:
+            if command.recorded:
+                self._state.forget_command(command.sequence, None if command.keep else written)
             if command.keep:
                 assert command.reply is not None
-                self._state.put_answer(
-                    command.identity,
-                    command.occurrence,
-                    command.reply,
-                    self._now_ms(),
-                    recorded=command.recorded,
-                    done=written,
-                )
-            elif command.recorded:
-                self._state.forget_command(command.identity, written)
-            else:
+                self._state.put_answer(command.identity, command.occurrence, command.reply, self._now_ms(), written)
+            elif not command.recorded:
                 self._settled(command)
         except StateOverloaded:
             self._settle_later(command)

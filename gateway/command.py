@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from gateway.state import CommandState, StoredCommand
+from gateway.state import CommandState, Positions, StoredCommand
 from schemas.avro.records import Request
 from schemas.avro.serde import MalformedRecord, decode
 
@@ -15,11 +14,13 @@ from schemas.avro.serde import MalformedRecord, decode
 class Batch:
     """Requests that were read together."""
 
-    #: Where to go on behind them, by partition.
-    positions: Mapping[int, int]
+    #: Where to go on behind them, and how many they were.
+    positions: Positions
+    records: int
     #: Seconds, monotonic.
     since: float
-    commands: list[Command]
+    #: Those that have begun, in order.
+    waiting: list[Command] = field(default_factory=list)
     #: How many things keep the requests topic from being done with up to here.
     open: int = 1
 
@@ -44,8 +45,10 @@ class Command:
     timer: asyncio.TimerHandle | None = None
     #: That which it keeps open.
     batch: Batch | None = None
-    #: True once the state file has its row, or is about to.
+    #: True once the state file may have a row of it.
     recorded: bool = False
+    #: The same request, sent again before it was known whether this one was answered.
+    repetition: Command | None = None
     #: True once a command that must not be repeated may have left.
     sent: bool = False
     reply: bytes | None = None

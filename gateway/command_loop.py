@@ -25,15 +25,16 @@ from typing import Final
 
 import structlog
 
-from gateway.answering import Answering, Done, Publish
+from gateway.answering import Answering, Done, Publish, Said
 from gateway.command import Batch, Command, request_in
 from gateway.exchange import OutcomeUnknown
-from gateway.intake import RawRequest, identity_of, leading_strings, next_offsets, occurrence_of, place_of
+from gateway.intake import RawRequest, identity_of, leading_strings, next_positions, occurrence_of, place_of
 from gateway.lanes import DeviceLink, Lanes, Limits
 from gateway.progress import Progress
 from gateway.state import (
     Answer,
     CommandState,
+    Positions,
     State,
     StateError,
     StateOverloaded,
@@ -52,7 +53,7 @@ _log = structlog.get_logger("headwater.commands")
 Bury = Callable[[RawRequest, str, Done], bool]
 
 #: Told every position of the requests topic that a start would go on from.
-Passed = Callable[[Mapping[int, int]], None]
+Passed = Callable[[Positions], None]
 
 #: How often answers that are too old are dropped from the state.
 _FORGET_EVERY_MS: Final = 600_000
@@ -82,7 +83,8 @@ class CommandLoop:
         limits: Limits | None = None,
     ) -> None:
         self._state = state
-        self._progress = Progress(state, passed)
+        self._told_passed = passed
+        self._progress = Progress(state, self._passed)
         self._bury = bury
         self._now_ms = now_ms
         self._limits = limits or Limits()
@@ -107,11 +109,12 @@ class CommandLoop:
         self._active: dict[bytes, Command] = {}
         #: Of the last start: what to take up again, until `start`.
         self._restored: list[StoredCommand] = []
-        #: Replies of the last process, by ``request.id``, to requests that will be read again.
-        self._said: dict[bytes, bytes] = {}
-        #: By partition, the offset of the last of those.
-        self._said_until: dict[int, int] = {}
-        self._positions: Mapping[int, int] = {}
+        #: Repetitions on their way to being answered again, by ``request.id``.
+        self._again: dict[bytes, Command] = {}
+        #: By ``request.id``, what may be read again though the last process did it: the reply that is in the topic, or
+        #: None for what the state file had. And by partition, the offset of the last of those.
+        self._before: dict[bytes, Said | None] = {}
+        self._before_until: dict[int, int] = {}
         self._started = False
         self._sequence = 0
         self._forgot_ms = 0
@@ -132,29 +135,39 @@ class CommandLoop:
     def restore(self, stored: StoredState) -> None:
         """Know the commands of the state file. What the replies topic has of them is said by `mark_answered`."""
         self._sequence = stored.last_sequence
-        self._positions = stored.positions
         for row in stored.commands:
             command = self._command(row.identity, row.occurrence, row.ep, row.request, row.received_ms, row.expires_ms)
             command.sequence = row.sequence
             command.ticket = row.ticket
             command.recorded = True
             self._active[command.identity] = command
+            self._before[command.request_id] = None
             self._restored.append(row)
 
-    def mark_answered(self, request_id: bytes, said: bytes) -> None:
-        """A reply that is in the replies topic: its ``request.id`` header and its value.
+    def mark_answered(self, request_id: bytes, said: Said) -> None:
+        """A reply that is in the replies topic, by its header ``request.id``.
 
         To be called for the topic's tail at the start, and again after the producer had to be made anew.
         """
         command = self._active.get(request_id[:16])
-        if command is not None and command.request_id == request_id:
+        if command is None or command.request_id != request_id:
+            command = self._again.get(request_id)
+        if command is not None:
             if not command.published:
                 self.answering.is_in_kafka(command, said)
         elif not self._started and len(request_id) == _REQUEST_ID_BYTES:
+            self._before.setdefault(request_id, said)
+
+    def reading(self, there: Mapping[int, range]) -> None:
+        """What the requests topic holds, by partition, before the first of it is taken."""
+        kept: dict[bytes, Said | None] = {}
+        self._before_until.clear()
+        for request_id, said in self._before.items():
             partition, offset = place_of(int.from_bytes(request_id[16:], "big"))
-            if offset >= self._positions.get(partition, 0):
-                self._said[request_id] = said
-                self._said_until[partition] = max(offset, self._said_until.get(partition, 0))
+            if offset in there.get(partition, range(0)):
+                kept[request_id] = said
+                self._before_until[partition] = max(offset, self._before_until.get(partition, 0))
+        self._before = kept
 
     def start(self) -> None:
         """Go on with what was restored; the registrations must be there again."""
@@ -182,7 +195,7 @@ class CommandLoop:
     def take(self, batch: list[RawRequest], done: Callable[[], None]) -> None:
         """Take a batch; ``done`` is called when there is room for the next."""
         parts = 1
-        here = self._progress.begin(next_offsets(batch))
+        here = self._progress.begin(next_positions(batch), len(batch))
 
         def part_done() -> None:
             nonlocal parts
@@ -203,12 +216,10 @@ class CommandLoop:
                 here.open += 1
                 self._undecodable(raw, str(exc), part_done)
                 command = self._unreadable(raw)
-            if command is None:
-                continue
-            if self._said and self._answered_before(command, raw, here):
+            if command is None or (self._before and self._done_before(command, raw, here)):
                 continue
             if self._is_new(command, here, fresh):
-                self._progress.add(here, command)
+                self._progress.hold(here, command)
                 fresh[command.identity] = self._active[command.identity] = command
         self._look_up(fresh, part_done)
         self._forget_old()
@@ -261,33 +272,34 @@ class CommandLoop:
         self._sequence = max(self._sequence + 1, self._now_ms() << 12)
         return self._sequence
 
-    def _answered_before(self, command: Command, raw: RawRequest, here: Batch) -> bool:
-        """True if the last process answered this very record, and could not say so in the state any more."""
-        said = self._said.pop(command.request_id, None)
-        if raw.offset >= self._said_until.get(raw.partition, 0):
-            self._said_until.pop(raw.partition, None)
-            if not self._said_until:
-                self._said.clear()
-        if said is None:
-            return False
-        self._progress.add(here, command)
-        self._active[command.identity] = command
-        self.answering.is_in_kafka(command, said)
-        return True
+    def _done_before(self, command: Command, raw: RawRequest, here: Batch) -> bool:
+        """True if the last process answered or stored this very record, and its position was not behind it yet."""
+        known = command.request_id in self._before
+        said = self._before.pop(command.request_id, None)
+        if raw.offset >= self._before_until.get(raw.partition, 0):
+            self._before_until.pop(raw.partition, None)
+            if not self._before_until:
+                self._before.clear()
+        if said is not None:
+            self._progress.hold(here, command)
+            self._active[command.identity] = command
+            self.answering.is_in_kafka(command, said)
+        return known
 
     def _is_new(self, command: Command, here: Batch, fresh: Mapping[bytes, Command]) -> bool:
         before = fresh.get(command.identity) or self._active.get(command.identity)
         if before is None:
             return True
-        if before.occurrence == command.occurrence:
-            # The same record, read again: the state file had it already.
-            return False
         self.repeated += 1
+        if command.identity in fresh:
+            # Its reply answers both, unless it turns out to be answered already.
+            before.repetition = command
+            return False
         if not before.published:
             # On its way already: its reply answers both.
             return False
         if before.keep and before.reply is not None:
-            self._progress.add(here, command)
+            self._progress.hold(here, command)
             self._answer_again(command, before.reply)
             return False
         return True
@@ -333,32 +345,46 @@ class CommandLoop:
         for command in fresh.values():
             answer = known.get(command.identity)
             if answer is None:
+                self._progress.waits(command)
                 self.lanes.enqueue(command)
                 continue
-            del self._active[command.identity]
+            if self._active.get(command.identity) is command:
+                del self._active[command.identity]
+            again: Command | None = command
             if answer.occurrence == command.occurrence:
                 # The same record, read again.
+                again = command.repetition
+                if again is not None and command.batch is not None:
+                    self._progress.hold(command.batch, again)
                 self._progress.release(command)
-            else:
+            if again is not None:
                 self.repeated += 1
-                self._answer_again(command, answer.reply)
+                self._answer_again(again, answer.reply)
         done()
 
     def _answer_again(self, command: Command, said: bytes) -> None:
         command.reply = said
         command.stored = True
         command.request = None
+        self._again[command.request_id] = command
         self.answering.send(command)
 
     def _settled(self, command: Command) -> None:
+        self._again.pop(command.request_id, None)
         if self._active.get(command.identity) is command:
             del self._active[command.identity]
         self._progress.release(command)
         self._release()
 
+    def _passed(self, positions: Positions) -> None:
+        self._told_passed(positions)
+        self._release()
+
     def _release(self) -> None:
-        # A reply that Kafka does not take stays here, so no more is read than can be kept.
-        while self._held_back and len(self._active) < 2 * self._limits.in_all:
+        # No more is read than can be kept while Kafka takes no replies, nor than a start can find in the replies topic
+        # while the disk takes no position.
+        most = 2 * self._limits.in_all
+        while self._held_back and len(self._active) + len(self._again) < most and self._progress.behind < most:
             self._held_back.pop()()
 
     def _forget_old(self) -> None:

@@ -7,7 +7,7 @@ Owns nothing but the wiring; see `gateway.intake` (requests come in), `gateway.c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from connectors.kafka import Cluster
 from gateway.answering import Done, Headers
@@ -15,7 +15,7 @@ from gateway.command_loop import CommandLoop
 from gateway.device_forms import kafka_place
 from gateway.intake import Intake, RawRequest
 from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceMoved, DeviceSentReset, DeviceTimeout, Limits
-from gateway.state import State, StoredState
+from gateway.state import Positions, State, StoredState
 from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.lwm2m.objects import Definitions
 
@@ -47,8 +47,8 @@ class Commands:
         self._cluster = cluster
         self._uplink = uplink
         self._group = f"headwater-gateway-{server_id}"
-        #: Where the requests topic is read from at the start: the next offset by partition.
-        self.positions: dict[int, int] = {}
+        #: Where the requests topic is read from at the start.
+        self.positions: Positions = {}
         self._intake: Intake | None = None
         self.loop = CommandLoop(
             server_id=server_id,
@@ -72,7 +72,7 @@ class Commands:
 
     def restore(self, stored: StoredState) -> None:
         """Know the commands of the state file, and where to go on in the requests topic."""
-        self.positions = dict(stored.positions)
+        self.positions = stored.positions
         self.loop.restore(stored)
 
     def start(self) -> None:
@@ -80,7 +80,9 @@ class Commands:
         self.loop.start()
         topic = self._uplink.topics.requests
         partitions = self._uplink.partitions[topic]
-        self._intake = Intake(self._cluster, topic, partitions, self._group, self.positions, self.loop.take)
+        self._intake = Intake(
+            self._cluster, topic, partitions, self._group, self.positions, self.loop.reading, self.loop.take
+        )
         self._intake.start(asyncio.get_running_loop())
 
     async def stop(self) -> None:
@@ -106,7 +108,7 @@ class Commands:
         """The device de-registered or expired: what waits for it is answered so."""
         self.loop.lanes.device_gone(ep)
 
-    def _passed(self, positions: Mapping[int, int]) -> None:
+    def _passed(self, positions: Positions) -> None:
         if self._intake is not None:
             self._intake.passed(positions)
 

@@ -1,9 +1,9 @@
 """Requests come in: a thread reads ``iot.<gw>.management.req`` and hands batches to the event loop, one at a time.
 
 Owns the consumer, its position and back-pressure: the next batch is read when the loop has room for it. Where a start
-goes on is told by the gateway's own state (`gateway.progress`); the offsets committed to Kafka follow it. They are for
-people who watch the lag, and tell whether the topic is the one that the state remembers. Never decides what becomes of
-a request.
+goes on is told by the gateway's own state (`gateway.progress`), which knows the topic by its id. The offsets committed
+to Kafka follow it, for people who watch the lag; a gateway without its state goes on from them. Never decides what
+becomes of a request.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from hashlib import blake2b
 import structlog
 
 from connectors import kafka
-from connectors.kafka import Cluster, Consumer, KafkaException, Message, TopicPartition
+from connectors.kafka import Cluster, Consumer, KafkaException, Message, TopicMissing, TopicPartition, Unreachable
+from gateway.state import Positions
 from schemas.avro.records import Request
 
 _log = structlog.get_logger("headwater.intake")
@@ -37,6 +38,8 @@ class RawRequest:
     """A record of the requests topic as it came; ``timestamp`` is Kafka's, epoch ms."""
 
     topic: str
+    #: What tells the topic from another of the same name (KIP-516).
+    topic_id: str
     partition: int
     offset: int
     timestamp: int
@@ -47,27 +50,38 @@ class RawRequest:
 
 #: Takes a batch on the event loop, and calls the second argument there when there is room for the next.
 Take = Callable[[list[RawRequest], Callable[[], None]], None]
+#: Told on the event loop, before the first batch, what is there to be read: by partition, from one offset to another.
+Reading = Callable[[Mapping[int, range]], None]
 
 
 class Intake:
     """The consumer thread. It lives from `start` to `stop`, whatever Kafka does meanwhile."""
 
     def __init__(
-        self, cluster: Cluster, topic: str, partitions: int, group: str, positions: Mapping[int, int], take: Take
+        self,
+        cluster: Cluster,
+        topic: str,
+        partitions: int,
+        group: str,
+        positions: Positions,
+        reading: Reading,
+        take: Take,
     ) -> None:
-        """``positions`` are the state's next offsets by partition; ``group`` names the committed offsets."""
+        """``positions`` are the state's; ``group`` names the committed offsets."""
         self._cluster = cluster
         self._topic = topic
         self._partitions = partitions
         self._group = group
         self._positions = positions
+        self._topic_id = ""
+        self._reading = reading
         self._take = take
         self._pausing = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         #: What is done with, as the loop says and as Kafka was told; when it was told last.
-        self._passed: Mapping[int, int] = {}
-        self._committed: Mapping[int, int] = self._passed
+        self._passed: Positions = {}
+        self._committed: Positions = self._passed
         self._committed_at = 0.0
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -75,9 +89,9 @@ class Intake:
         self._thread = threading.Thread(target=self._run, args=(loop,), name="request-intake", daemon=True)
         self._thread.start()
 
-    def passed(self, positions: Mapping[int, int]) -> None:
+    def passed(self, positions: Positions) -> None:
         """Everything before these offsets is done with: a start will go on from there."""
-        self._passed = {**self._passed, **positions}
+        self._passed = positions
 
     def pause(self) -> None:
         """Read no more; what is done with meanwhile is still committed by `stop`."""
@@ -94,12 +108,12 @@ class Intake:
         while not self._pausing.is_set():
             reader = kafka.consumer(self._cluster, self._group)
             try:
-                self._assign(reader)
+                self._assign(reader, loop)
                 while not self._pausing.is_set():
                     self._read(reader, loop)
                 self._stopping.wait()
                 self._commit(reader, every=0.0)
-            except KafkaException as exc:
+            except (KafkaException, Unreachable, TopicMissing) as exc:
                 # Nothing is lost: the next consumer goes on at the same place.
                 _log.warning("requests cannot be read, trying again", topic=self._topic, error=str(exc))
                 self._pausing.wait(_RETRY)
@@ -107,23 +121,26 @@ class Intake:
                 with suppress(KafkaException, RuntimeError):
                     reader.close()
 
-    def _assign(self, reader: Consumer) -> None:
+    def _assign(self, reader: Consumer, loop: asyncio.AbstractEventLoop) -> None:
         # No consumer group protocol: there is one gateway (its state is locked), and after a kill -9 it must not wait
         # for its predecessor's session to time out.
-        wanted = [TopicPartition(self._topic, p) for p in range(self._partitions)]
-        fresh = []
-        for place in reader.committed(wanted, timeout=_TIMEOUT):
-            if place.offset < 0:
-                # Never committed: the topic is new, or not the one that the state remembers.
-                low, _ = reader.get_watermark_offsets(place, timeout=_TIMEOUT, cached=False)
-                place.offset = low
-                fresh.append(place)
-            else:
-                place.offset = max(place.offset, self._positions.get(place.partition, 0))
-            wanted[place.partition] = place
-        if fresh:
-            reader.commit(offsets=fresh, asynchronous=False)
-        reader.assign(wanted)
+        facts = kafka.describe_topics(kafka.admin(self._cluster), [self._topic], timeout=_TIMEOUT).get(self._topic)
+        if facts is None:
+            raise TopicMissing(f"there is no topic {self._topic}")
+        self._topic_id = facts.id
+        places = reader.committed([TopicPartition(self._topic, p) for p in range(self._partitions)], timeout=_TIMEOUT)
+        there = {}
+        for place in places:
+            low, high = reader.get_watermark_offsets(place, timeout=_TIMEOUT, cached=False)
+            position = self._positions.get((facts.id, place.partition))
+            if position is None:
+                # The topic is new, or the state is.
+                position = place.offset
+            # What Kafka lost of its end was read already, and what it dropped at its beginning is gone.
+            place.offset = min(max(position, low), high)
+            there[place.partition] = range(place.offset, high)
+        loop.call_soon_threadsafe(self._reading, there)
+        reader.assign(places)
 
     def _read(self, reader: Consumer, loop: asyncio.AbstractEventLoop) -> None:
         # consume() waits for a full batch until its timeout; poll() comes back with the first record.
@@ -134,10 +151,13 @@ class Intake:
         messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if _usable(message)]
         if not messages:
             return
+        if any(message.offset() < self._next(message.partition()) for message in messages):
+            raise TopicMissing(f"the topic {self._topic} was made anew")
         room = threading.Event()
         batch = [
             RawRequest(
                 topic=self._topic,
+                topic_id=self._topic_id,
                 partition=message.partition(),
                 offset=message.offset(),
                 timestamp=message.timestamp()[1],
@@ -148,11 +168,14 @@ class Intake:
             for message in messages
         ]
         loop.call_soon_threadsafe(self._take, batch, room.set)
-        self._positions = {**self._positions, **next_offsets(batch)}
+        self._positions = {**self._positions, **next_positions(batch)}
         while not room.wait(_POLL):
             if self._pausing.is_set():
                 return
         self._commit(reader)
+
+    def _next(self, partition: int) -> int:
+        return self._positions.get((self._topic_id, partition), 0)
 
     def _commit(self, reader: Consumer, *, every: float = _COMMIT_EVERY) -> None:
         # Only the people who watch the lag need it, so it is said once a second and not for every batch.
@@ -160,13 +183,19 @@ class Intake:
         passed = self._passed
         if passed is not self._committed and now - self._committed_at >= every:
             self._committed_at = now
-            reader.commit(offsets=[TopicPartition(self._topic, p, offset) for p, offset in passed.items()])
+            offsets = [
+                TopicPartition(self._topic, p, offset)
+                for (topic, p), offset in passed.items()
+                if topic == self._topic_id
+            ]
+            if offsets:
+                reader.commit(offsets=offsets)
             self._committed = passed
 
 
-def next_offsets(batch: Sequence[RawRequest]) -> dict[int, int]:
-    """Where to go on after ``batch``, by partition."""
-    return {raw.partition: raw.offset + 1 for raw in batch}
+def next_positions(batch: Sequence[RawRequest]) -> Positions:
+    """Where to go on after ``batch``."""
+    return {(raw.topic_id, raw.partition): raw.offset + 1 for raw in batch}
 
 
 def occurrence_of(raw: RawRequest) -> int:

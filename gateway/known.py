@@ -17,25 +17,29 @@ class Known:
     def __init__(self, keep: int) -> None:
         self._keep = max(keep, 1)
         # Twenty bits each, of which four are set.
-        self._bits = 1 << (20 * self._keep - 1).bit_length()
+        self._mask = (1 << (20 * self._keep - 1).bit_length()) - 1
         self._newer, self._older = self._empty(), self._empty()
         self._added = 0
 
     def _empty(self) -> bytearray:
-        return bytearray((self._bits + 7) // 8)
+        return bytearray((self._mask >> 3) + 1)
 
     def add(self, identity: bytes) -> None:
         """Know it, at least until ``keep`` others were added."""
+        if self._has(self._newer, identity):
+            return
         if self._added == self._keep:
             self._older, self._newer = self._newer, self._empty()
             self._added = 0
         self._added += 1
-        mask = self._bits - 1
-        for word in _words(identity):
-            bit = word & mask
+        for bit in self._places(identity):
             self._newer[bit >> 3] |= 1 << (bit & 7)
 
     def __contains__(self, identity: bytes) -> bool:
-        mask = self._bits - 1
-        places = [word & mask for word in _words(identity)]
-        return any(all(bits[bit >> 3] >> (bit & 7) & 1 for bit in places) for bits in (self._newer, self._older))
+        return self._has(self._newer, identity) or self._has(self._older, identity)
+
+    def _places(self, identity: bytes) -> list[int]:
+        return [word & self._mask for word in _words(identity)]
+
+    def _has(self, bits: bytearray, identity: bytes) -> bool:
+        return all(bits[bit >> 3] >> (bit & 7) & 1 for bit in self._places(identity))

@@ -7,57 +7,72 @@ the state file is behind the last batch of which, and of all before it, every re
 - recorded: it has its row in the state file (a request that waits, or one that must not be repeated), or
 - buried as a dead letter.
 
-What is open for longer than `HOLD` is recorded, the oldest first. So the position lags behind by seconds only, and when
-the gateway is started again the recorded commands of a device are older than those that are read again.
+What waits for longer than `HOLD` is recorded, the oldest first, and nothing of a device while something older of it has
+neither a row nor a durable reply. So, while Kafka and the disk work, the position lags behind by seconds only; and what
+a start finds recorded for a device is older than what it reads again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 from gateway.command import Batch, Command
-from gateway.state import CommandState, State, StateError, StateOverloaded, StateUnavailable
+from gateway.state import CommandState, Positions, State, StateError, StateUnavailable
 
-#: Seconds that a request may be open before it is recorded.
+#: Seconds that a request may wait before it is recorded.
 HOLD: Final = 1.0
 
 
 class Progress:
     """The batches that are not done with. ``passed`` is told each position that is durable."""
 
-    def __init__(self, state: State, passed: Callable[[Mapping[int, int]], None]) -> None:
+    def __init__(self, state: State, passed: Callable[[Positions], None]) -> None:
         self._state = state
         self._passed = passed
         self._batches: deque[Batch] = deque()
-        #: Positions that the state was not told yet.
-        self._unsaid: dict[int, int] = {}
+        #: Where the topic is done with, and the records that were read up to there; that which is durable.
+        self._reached: Positions = {}
+        self._records_reached = 0
+        self._durable: Positions = {}
+        self._saying = False
+        #: Rows that are on their way to the disk.
+        self._recording = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        #: Records that were read and are not before the durable position.
+        self.behind = 0
 
-    def begin(self, positions: Mapping[int, int]) -> Batch:
-        """A batch was read; it is open until `part_done`."""
+    def begin(self, positions: Positions, records: int) -> Batch:
+        """``records`` were read, up to ``positions``; the batch is open until `part_done`."""
         loop = asyncio.get_running_loop()
-        batch = Batch(positions=positions, since=loop.time(), commands=[])
+        batch = Batch(positions=positions, records=records, since=loop.time())
         self._batches.append(batch)
+        self.behind += records
         self._arm(loop)
         return batch
 
-    def add(self, batch: Batch, command: Command) -> None:
+    def hold(self, batch: Batch, command: Command) -> None:
         """The batch is not done with before the command is released."""
         command.batch = batch
-        batch.commands.append(command)
         batch.open += 1
+
+    def waits(self, command: Command) -> None:
+        """The command has begun: from now on it may be recorded."""
+        if command.batch is not None:
+            command.batch.waiting.append(command)
 
     def part_done(self, batch: Batch) -> None:
         """There is one reason less to read the batch again."""
         batch.open -= 1
         if not batch.open:
-            batch.commands.clear()
-            if batch is self._batches[0]:
-                self._advance()
+            batch.waiting.clear()
+            while self._batches and not self._batches[0].open:
+                first = self._batches.popleft()
+                self._reached = {**self._reached, **first.positions}
+                self._records_reached += first.records
 
     def release(self, command: Command) -> None:
         """The command need not be read again: it is answered or recorded."""
@@ -71,13 +86,16 @@ class Progress:
         Raises:
             StateError: it is not.
         """
+        # Nothing may say QUEUED of it from now on.
+        command.recorded = True
+        if command.batch is not None and command in command.batch.waiting:
+            command.batch.waiting.remove(command)
         self._state.put_command(command.row(CommandState.SENT))
         await self._state.durable()
-        command.recorded = True
         self.release(command)
 
     async def finish(self) -> None:
-        """Record all that is open, and the position behind it.
+        """Record all that waits, and the position behind it.
 
         Raises:
             StateError: the state file takes it no more; it is read again at the next start.
@@ -85,7 +103,8 @@ class Progress:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._record_open(before=float("inf"))
+        await self._state.durable()
+        self._record_waiting(before=float("inf"))
         await self._state.durable()
         self._say()
         await self._state.durable()
@@ -97,56 +116,57 @@ class Progress:
     def _look(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        self._record_open(before=loop.time() - HOLD)
+        self._record_waiting(before=loop.time() - HOLD)
         self._say()
-        if self._batches or self._unsaid:
+        if self._batches or self._reached is not self._durable:
             self._arm(loop)
 
-    def _record_open(self, *, before: float) -> None:
+    def _record_waiting(self, *, before: float) -> None:
+        if self._recording:
+            # Should its group fail, nothing newer must be on the disk.
+            return
+        held: set[str] = set()
         for batch in self._batches:
             if batch.since >= before:
                 return
-            # A command that has a reply needs no row: the replies topic takes it, or the command is read again.
-            waiting = [one for one in batch.commands if one.batch is batch and not one.recorded and one.reply is None]
-            try:
-                for command in waiting:
-                    self._state.put_command(command.row(CommandState.QUEUED), self._recorder(command))
-                    command.recorded = True
-            except StateOverloaded:
-                return  # the next time, then
-            except StateUnavailable:
-                return  # closed: the process ends
-            batch.commands = [one for one in batch.commands if one.batch is batch]
+            for command in batch.waiting:
+                if command.batch is None or command.published:
+                    continue
+                if command.reply is not None:
+                    # Kafka does not take it at present. Until it does, a start would do the command again.
+                    held.add(command.ep)
+                elif command.ep not in held and not self._record(command):
+                    return  # the next time, then
 
-    def _recorder(self, command: Command) -> Callable[[StateUnavailable | None], None]:
+    def _record(self, command: Command) -> bool:
         def written(error: StateUnavailable | None) -> None:
+            self._recording -= 1
             if error is None:
                 self.release(command)
-            else:
-                command.recorded = False
 
-        return written
-
-    def _advance(self) -> None:
-        while self._batches and not self._batches[0].open:
-            self._unsaid.update(self._batches.popleft().positions)
+        try:
+            self._state.put_command(command.row(CommandState.QUEUED), written)
+        except StateError:
+            return False
+        command.recorded = True
+        self._recording += 1
+        return True
 
     def _say(self) -> None:
-        if not self._unsaid:
+        if self._saying or self._reached is self._durable:
             return
-        positions = dict(self._unsaid)
+        positions, records = self._reached, self._records_reached
 
         def written(error: StateUnavailable | None) -> None:
+            self._saying = False
             if error is None:
+                self._durable = positions
+                self._records_reached -= records
+                self.behind -= records
                 self._passed(positions)
-            else:
-                # What was said later stands.
-                self._unsaid = {**positions, **self._unsaid}
-                if not self._closed:
-                    self._arm(asyncio.get_running_loop())
 
         try:
             self._state.put_positions(positions, written)
-            self._unsaid.clear()
+            self._saying = True
         except StateError:
-            return  # said again with the next
+            return  # the next time, then

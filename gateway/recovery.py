@@ -8,16 +8,16 @@ there (RFC 7252 section 4.5 survives the process). Reads only, and is bounded in
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import structlog
 
-from connectors.kafka import Cluster, Message, end_offsets, read_to_end
-from gateway.answering import HEADER_REQUEST_ID
+from connectors.kafka import Cluster, Message, admin, describe_topics, end_offsets, read_to_end
+from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.registrations import HEADER_PEER
 from gateway.short_path import HEADER_MID, HEADER_MORE
+from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import Registration, RegistrationKind, RegistrationNew, RegistrationUpdate
 from schemas.avro.topics import Topics
@@ -26,7 +26,7 @@ _log = structlog.get_logger("headwater.recovery")
 
 #: At most so many records of a partition are read back: what a device may still send again was recorded last.
 MOST_RECORDS = 500_000
-#: More than a gateway can have under way at once.
+#: More than a gateway reads before it has noted that it is done with it (`gateway.command_loop`).
 MOST_REPLIES = 50_000
 #: A dead process's last bytes may still lie in the broker's socket. The topics are looked at again after this time.
 _SETTLE_SECONDS = 0.3
@@ -42,8 +42,8 @@ class Recovered:
     mids: dict[bytes, list[bytes]] = field(default_factory=dict)
     #: As `Registrations.recorded`.
     requests: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = field(default_factory=dict)
-    #: The reply record by the identity of its request.
-    answered: dict[bytes, bytes] = field(default_factory=dict)
+    #: The replies by the header ``request.id``.
+    answered: dict[bytes, Said] = field(default_factory=dict)
 
 
 def recover(
@@ -53,12 +53,12 @@ def recover(
     window: int,
     now_ms: int,
     unanswered: bool = True,
-    positions: Mapping[int, int] | None = None,
+    positions: Positions | None = None,
 ) -> Recovered:
     """Read the recent past; blocks, for a thread. ``window`` is how many message ids a device are of use.
 
-    With ``unanswered`` commands, or requests behind ``positions`` (next offset by partition), the last replies are read
-    as well, however old they are: a gateway that was away for days must still know what its predecessor answered last.
+    With ``unanswered`` commands, or requests behind ``positions``, the last replies are read as well, however old they
+    are: a gateway that was away for days must still know what its predecessor answered last.
 
     Raises:
         Unreachable: Kafka does not answer.
@@ -68,17 +68,14 @@ def recover(
     found = Recovered(window=window)
     names = [*take, topics.replies]
     ends = end_offsets(cluster, names)
-    if not unanswered:
-        known = positions or {}
-        requests = end_offsets(cluster, [topics.requests])
-        unanswered = any(end > known.get(partition, 0) for (_, partition), end in requests.items())
+    replies = unanswered or _requests_behind(cluster, topics.requests, positions or {})
     for _ in range(_MOST_LOOKS):
         if not any(ends.values()):
             break  # topics without a record, as at the first start
         found = Recovered(window=window)
         for message in read_to_end(cluster, list(take), since_ms=since_ms, newest=MOST_RECORDS):
             take[message.topic()](found, message)
-        if unanswered:
+        if replies:
             for message in read_to_end(cluster, [topics.replies], newest=MOST_REPLIES):
                 _take_reply(found, message)
         time.sleep(_SETTLE_SECONDS)
@@ -92,6 +89,12 @@ def recover(
         replies=len(found.answered),
     )
     return found
+
+
+def _requests_behind(cluster: Cluster, topic: str, positions: Positions) -> bool:
+    found = describe_topics(admin(cluster), [topic]).get(topic)
+    ends = end_offsets(cluster, [topic])
+    return found is not None and any(end > positions.get((found.id, p), 0) for (_, p), end in ends.items())
 
 
 def _take_mid(found: Recovered, message: Message) -> None:
@@ -125,7 +128,7 @@ def _take_request(found: Recovered, message: Message) -> None:
 def _take_reply(found: Recovered, message: Message) -> None:
     identity, value = _header(message, HEADER_REQUEST_ID), message.value()
     if identity is not None and value is not None:
-        found.answered[identity] = value
+        found.answered[identity] = Said(reply=value, sent=_header(message, HEADER_NOT_SENT) is None)
 
 
 def _header(message: Message, name: str) -> bytes | None:

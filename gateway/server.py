@@ -384,8 +384,8 @@ class Parts:
             for mid in found.mids.get(device.key, ()):
                 device.window.put(mid, self.short_path.recovered)
         self.registrations.recorded.update(found.requests)
-        for identity, reply in found.answered.items():
-            self.commands.mark_answered(identity, reply)
+        for request_id, said in found.answered.items():
+            self.commands.mark_answered(request_id, said)
 
     def _publish(self, reply: Response, done: Callable[[bool], None] | None) -> bool:
         device = self.registry.device(reply.ep)

@@ -17,7 +17,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import Any, Final
@@ -39,6 +39,7 @@ from gateway.state_rows import (
     Done,
     Found,
     Group,
+    Positions,
     Row,
     StoredCommand,
     StoredObservation,
@@ -52,6 +53,7 @@ from gateway.state_rows import (
 __all__ = [
     "Answer",
     "CommandState",
+    "Positions",
     "State",
     "StateCorrupted",
     "StateError",
@@ -72,8 +74,8 @@ _LAZY_SECONDS: Final = 1.0
 class State:
     """The open store. Everything but `open` and `load` belongs to the event loop's thread and returns at once.
 
-    A ``put``, ``delete``, ``mark`` or ``answer`` and an `on_durable` in the same stretch of code (no await between)
-    are in the same group, so the callback speaks for all of them.
+    What is put, deleted or forgotten and an `on_durable` in the same stretch of code (no await between) are in the same
+    group, so the callback speaks for all of them.
     """
 
     def __init__(
@@ -185,7 +187,7 @@ class State:
     # transaction of its own. ``done`` is told when it is on disk.
 
     def put_command(self, command: StoredCommand, done: Done | None = None) -> None:
-        """Store a command, in place of what its identity had before. Lazy."""
+        """Store a command, in place of what its sequence or identity had before. Lazy."""
         c = command
         row = (
             c.sequence,
@@ -198,36 +200,24 @@ class State:
             c.received_ms,
             c.expires_ms,
         )
-        self._admit_rows(1, row, done=done).commands[c.identity] = row
+        self._admit_rows(1, row, done=done).commands[c.sequence] = row
 
-    def forget_command(self, identity: bytes, done: Done | None = None) -> None:
+    def forget_command(self, sequence: int, done: Done | None = None) -> None:
         """Drop a command: it needs to be known no more. Lazy."""
-        self._admit_rows(1, done=done).commands[identity] = None
+        self._admit_rows(1, done=done).commands[sequence] = None
 
     def put_answer(
-        self,
-        identity: bytes,
-        occurrence: int,
-        reply: bytes,
-        answered_ms: int,
-        *,
-        recorded: bool,
-        done: Done | None = None,
+        self, identity: bytes, occurrence: int, reply: bytes, answered_ms: int, done: Done | None = None
     ) -> None:
-        """Keep the reply (the record's bytes) to a request; one that has a reply keeps its first. Lazy.
-
-        ``recorded`` tells that the request was stored with `put_command`: it is dropped.
-        """
+        """Keep the reply (the record's bytes) to a request; one that has a reply keeps its first. Lazy."""
         row = (identity, occurrence, reply, answered_ms)
-        group = self._admit_rows(1, row, done=done)
-        group.answers.setdefault(identity, row)
-        if recorded:
-            group.commands[identity] = None
+        self._admit_rows(1, row, done=done).answers.setdefault(identity, row)
         self._known.add(identity)
 
-    def put_positions(self, positions: Mapping[int, int], done: Done | None = None) -> None:
-        """Where to go on reading the requests topic: the next offset by partition. Lazy."""
-        self._admit_rows(1, *positions.items(), done=done).positions.update(positions)
+    def put_positions(self, positions: Positions, done: Done | None = None) -> None:
+        """Where to go on reading the requests topic. Lazy."""
+        rows = ((topic, partition, offset) for (topic, partition), offset in positions.items())
+        self._admit_rows(1, *rows, done=done).positions.update(positions)
 
     def forget_answered(self, before_ms: int) -> None:
         """Drop what was answered before ``before_ms``: a request that is repeated later is a new one."""

@@ -25,6 +25,9 @@ CREATE TABLE answers (
     number INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, occurrence INTEGER NOT NULL, reply BLOB NOT NULL,
     answered_ms INTEGER NOT NULL
 );
+CREATE TABLE positions (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL, PRIMARY KEY (topic, partition)
+) WITHOUT ROWID;
 """
 _SCHEMA: Final = f"""
 {_COMMANDS}CREATE TABLE registrations (
@@ -36,14 +39,15 @@ CREATE TABLE observations (
     token BLOB PRIMARY KEY, ep TEXT NOT NULL, path TEXT NOT NULL, ticket TEXT NOT NULL, observation_id TEXT NOT NULL,
     content_format INTEGER, declared INTEGER NOT NULL, created_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE positions (partition INTEGER PRIMARY KEY, next_offset INTEGER NOT NULL);
 """
 #: What brings a file to the next version, by the version that it has.
 _UPGRADES: Final = {
+    # Where to go on reading is told by the offset that was committed then; a reply was marked with the sequence.
     1: f"""
 ALTER TABLE commands RENAME TO old;
+DROP TABLE positions;
 {_COMMANDS}
-INSERT INTO commands SELECT sequence, identity, 0, ticket, ep, request, state, received_ms, expires_ms FROM old
+INSERT INTO commands SELECT sequence, identity, sequence, ticket, ep, request, state, received_ms, expires_ms FROM old
     WHERE state < 2;
 INSERT INTO answers (identity, occurrence, reply, answered_ms) SELECT identity, 0, reply, answered_ms FROM old
     WHERE state = 2 ORDER BY answered_ms, sequence;

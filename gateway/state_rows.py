@@ -15,6 +15,9 @@ from typing import Any
 
 from gateway.state_file import StateUnavailable
 
+#: The next offset by the id of the topic (which tells it from another of the same name, KIP-516) and the partition.
+Positions = Mapping[tuple[str, int], int]
+
 
 class CommandState(IntEnum):
     """Where a command stands."""
@@ -83,8 +86,8 @@ class StoredState:
     registrations: tuple[StoredRegistration, ...]
     observations: tuple[StoredObservation, ...]
     commands: tuple[StoredCommand, ...]
-    #: By partition of the requests topic, the offset behind which nothing is done with yet.
-    positions: Mapping[int, int]
+    #: From where on the requests topic is not done with.
+    positions: Positions
     #: The number of answers that are kept, and the highest sequence among the commands (0: none).
     answered: int
     last_sequence: int
@@ -114,12 +117,12 @@ class Group:
     registrations: dict[str, Row | None] = field(default_factory=dict)
     touches: dict[str, Row] = field(default_factory=dict)
     observations: dict[bytes, Row | None] = field(default_factory=dict)
-    commands: dict[bytes, Row | None] = field(default_factory=dict)
+    commands: dict[int, Row | None] = field(default_factory=dict)
     answers: dict[bytes, Row] = field(default_factory=dict)
-    positions: dict[int, int] = field(default_factory=dict)
+    positions: dict[tuple[str, int], int] = field(default_factory=dict)
     forget_answered_before_ms: int | None = None
     lookups: list[tuple[Sequence[bytes], Found]] = field(default_factory=list)
-    found: list[Mapping[bytes, Answer]] = field(default_factory=list)
+    found: list[Mapping[bytes, Answer] | StateUnavailable] = field(default_factory=list)
     callbacks: list[Done] = field(default_factory=list)
     size: int = 0
     urgent: bool = False
@@ -156,7 +159,7 @@ def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
             ),
         )
     )
-    positions = {row[0]: row[1] for row in select("SELECT partition, next_offset FROM positions")}
+    positions = {(row[0], row[1]): row[2] for row in select("SELECT topic, partition, next_offset FROM positions")}
     last: int = select("SELECT coalesce(max(sequence), 0) FROM commands").fetchone()[0]
     return StoredState(
         registrations=registrations,
@@ -183,7 +186,7 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
             "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
         )
     _write_keyed(db, "observations", "token", 8, group.observations)
-    _write_keyed(db, "commands", "identity", 9, group.commands)
+    _write_keyed(db, "commands", "sequence", 9, group.commands)
     if group.answers:
         # The first answer stays.
         answered += db.executemany(
@@ -192,7 +195,10 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
             group.answers.values(),
         ).rowcount
     if group.positions:
-        db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?)", group.positions.items())
+        rows = [(*place, offset) for place, offset in group.positions.items()]
+        db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", rows)
+        # The last word is of the topic that is there now.
+        db.execute("DELETE FROM positions WHERE topic <> ?", (rows[-1][0],))
     if group.forget_answered_before_ms is not None:
         answered -= db.execute(
             "DELETE FROM answers WHERE number < coalesce("
@@ -221,10 +227,13 @@ def _write_keyed(db: sqlite3.Connection, table: str, key: str, columns: int, cha
         db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})", rows)
 
 
-def _find(db: sqlite3.Connection, identities: Sequence[bytes]) -> Mapping[bytes, Answer]:
+def _find(db: sqlite3.Connection, identities: Sequence[bytes]) -> Mapping[bytes, Answer] | StateUnavailable:
     found = {}
-    for identity in identities:
-        row = db.execute("SELECT occurrence, reply FROM answers WHERE identity = ?", (identity,)).fetchone()
-        if row is not None:
-            found[identity] = Answer(occurrence=row[0], reply=row[1])
+    try:
+        for identity in identities:
+            row = db.execute("SELECT occurrence, reply FROM answers WHERE identity = ?", (identity,)).fetchone()
+            if row is not None:
+                found[identity] = Answer(occurrence=row[0], reply=row[1])
+    except sqlite3.Error as exc:
+        return StateUnavailable(f"answers cannot be read: {exc}")
     return MappingProxyType(found)

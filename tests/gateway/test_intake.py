@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics, producer
-from gateway.intake import Intake, RawRequest, leading_strings, next_offsets, occurrence_of, place_of
+from connectors.kafka import Cluster, TopicPartition, admin, consumer, describe_topics, ensure_topics, producer
+from gateway.intake import Intake, RawRequest, leading_strings, next_positions, occurrence_of, place_of
+from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import Request, RequestKind, RequestPayload
 from schemas.avro.topics import Topics
@@ -35,14 +36,31 @@ def committed(cluster: Cluster, topic: str, group: str) -> int:
         reader.close()
 
 
+def at(cluster: Cluster, topic: str, offset: int) -> Positions:
+    """A position in the topic that is there now."""
+    return {(describe_topics(admin(cluster), [topic])[topic].id, 0): offset}
+
+
 class Reader:
     """An Intake whose batches are taken by hand."""
 
-    def __init__(self, cluster: Cluster, topic: str, positions: Mapping[int, int]) -> None:
+    def __init__(self, cluster: Cluster, topic: str, positions: Positions) -> None:
+        self.there: list[Mapping[int, range]] = []
+        self.assigned = asyncio.Event()
         self.taken: asyncio.Queue[tuple[list[RawRequest], Callable[[], None]]] = asyncio.Queue()
         self.intake = Intake(
-            cluster, topic, 1, f"group-{topic}", positions, lambda batch, done: self.taken.put_nowait((batch, done))
+            cluster,
+            topic,
+            1,
+            f"group-{topic}",
+            positions,
+            self._reading,
+            lambda batch, done: self.taken.put_nowait((batch, done)),
         )
+
+    def _reading(self, there: Mapping[int, range]) -> None:
+        self.there.append(there)
+        self.assigned.set()
 
     async def __aenter__(self) -> Reader:
         self.intake.start(asyncio.get_running_loop())
@@ -60,7 +78,7 @@ class Reader:
             batch, done = await self.next()
             found += [raw.value for raw in batch]
             done()
-            self.intake.passed(next_offsets(batch))
+            self.intake.passed(next_positions(batch))
         return found
 
 
@@ -98,7 +116,7 @@ def test_batch_that_is_not_done_with_is_read_again(kafka: Cluster, topic: str) -
             # Nothing more comes while the first is open.
             await asyncio.to_thread(fill, kafka, topic, b"3")
         assert reader.taken.empty()
-        assert committed(kafka, topic, f"group-{topic}") == 0
+        assert committed(kafka, topic, f"group-{topic}") < 0
         async with Reader(kafka, topic, {}) as reader:
             assert await reader.values(3) == [b"1", b"2", b"3"]
         assert taken[0].value == b"1"
@@ -118,13 +136,24 @@ def test_what_was_taken_last_is_committed_at_the_end(kafka: Cluster, topic: str)
     asyncio.run(scenario())
 
 
-def test_what_the_state_has_is_not_read_again(kafka: Cluster, topic: str) -> None:
+def test_what_the_state_is_done_with_is_not_read_again(kafka: Cluster, topic: str) -> None:
     async def scenario() -> None:
         fill(kafka, topic, b"1", b"2", b"3")
+        # Kafka was never told, or has forgotten: it keeps the offsets of an idle group for a week.
+        async with Reader(kafka, topic, at(kafka, topic, 2)) as reader:
+            assert await reader.values(1) == [b"3"]
+            assert reader.there == [{0: range(2, 3)}]
+
+    asyncio.run(scenario())
+
+
+def test_gateway_without_its_state_goes_on_where_kafka_was_told(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        fill(kafka, topic, b"1", b"2")
         async with Reader(kafka, topic, {}) as reader:
-            await reader.next()
-        # The state knows that the first two are done with; Kafka was not told before the crash.
-        async with Reader(kafka, topic, {0: 2}) as reader:
+            assert await reader.values(2) == [b"1", b"2"]
+        fill(kafka, topic, b"3")
+        async with Reader(kafka, topic, {}) as reader:
             assert await reader.values(1) == [b"3"]
 
     asyncio.run(scenario())
@@ -133,27 +162,50 @@ def test_what_the_state_has_is_not_read_again(kafka: Cluster, topic: str) -> Non
 def test_topic_that_is_not_the_one_of_the_state_is_read_from_its_beginning(kafka: Cluster, topic: str) -> None:
     async def scenario() -> None:
         fill(kafka, topic, b"1", b"2")
-        async with Reader(kafka, topic, {0: 1}) as reader:
-            assert await reader.values(2) == [b"1", b"2"]
+        for _ in range(2):
+            # And again after a kill, before anything of it was done with.
+            async with Reader(kafka, topic, {("another", 0): 1}) as reader:
+                assert [raw.value for raw in (await reader.next())[0]] == [b"1", b"2"]
+                assert reader.there == [{0: range(2)}]
 
     asyncio.run(scenario())
 
 
-def test_position_beyond_the_end_goes_back_to_what_is_there(kafka: Cluster, topic: str) -> None:
+def test_topic_that_is_made_anew_meanwhile_is_read_from_its_beginning(kafka: Cluster, topic: str) -> None:
     async def scenario() -> None:
-        async with Reader(kafka, topic, {}):
-            fill(kafka, topic, b"1")
+        fill(kafka, topic, b"1", b"2", b"3")
         async with Reader(kafka, topic, {}) as reader:
-            await reader.values(1)
-        async with Reader(kafka, topic, {0: 500}) as reader:
-            assert await reader.values(1) == [b"1"]
+            assert await reader.values(3) == [b"1", b"2", b"3"]
+            before = at(kafka, topic, 0)
+            for future in admin(kafka).delete_topics([topic]).values():
+                await asyncio.to_thread(future.result, WAIT)
+            await asyncio.to_thread(ensure_topics, kafka, {topic: 1})
+            await asyncio.to_thread(fill, kafka, topic, b"4")
+            assert await reader.values(1) == [b"4"]
+            assert at(kafka, topic, 0) != before
+            assert reader.there[-1] in ({0: range(0)}, {0: range(1)})
+        assert committed(kafka, topic, f"group-{topic}") == 1
+
+    asyncio.run(scenario())
+
+
+def test_position_beyond_the_end_waits_for_what_comes(kafka: Cluster, topic: str) -> None:
+    async def scenario() -> None:
+        fill(kafka, topic, b"1")
+        # A broker that lost the end of its log: what is left was read.
+        async with Reader(kafka, topic, at(kafka, topic, 500)) as reader:
+            await asyncio.wait_for(reader.assigned.wait(), WAIT)
+            await asyncio.to_thread(fill, kafka, topic, b"2")
+            assert await reader.values(1) == [b"2"]
 
     asyncio.run(scenario())
 
 
 def test_occurrence_tells_the_records_of_a_topic_apart() -> None:
     def record(offset: int, partition: int, timestamp: int) -> RawRequest:
-        return RawRequest(topic="t", partition=partition, offset=offset, timestamp=timestamp, key=None, value=b"")
+        return RawRequest(
+            topic="t", topic_id="id", partition=partition, offset=offset, timestamp=timestamp, key=None, value=b""
+        )
 
     records = [record(o, p, t) for o in (0, 1, 2**38) for p in (0, 1, 255) for t in (0, 1_700_000_000_000)]
     occurrences = [occurrence_of(raw) for raw in records]

@@ -21,6 +21,15 @@ def test_newest_are_never_denied(keep: int) -> None:
         assert all(identity(newest) in known for newest in range(max(0, number - keep + 1), number + 1, 1 + keep // 20))
 
 
+def test_adding_the_same_again_and_again_makes_nothing_forgotten() -> None:
+    known = Known(100)
+    for number in range(100):
+        known.add(identity(number))
+    for _ in range(500):
+        known.add(identity(99))
+    assert all(identity(number) in known for number in range(100))
+
+
 def test_others_are_seldom_taken_for_known() -> None:
     known = Known(1_000)
     for number in range(10_000):

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from connectors.kafka import Cluster, Producer, ensure_topics, producer
-from gateway.answering import HEADER_REQUEST_ID
+from connectors.kafka import Cluster, Producer, admin, describe_topics, ensure_topics, producer
+from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.recovery import Recovered, recover
 from gateway.registrations import HEADER_PEER
 from gateway.short_path import HEADER_MID, HEADER_MORE, HEADER_OBSERVE
+from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import (
     Binding,
@@ -44,8 +45,12 @@ class Log:
     ) -> None:
         self._producer.produce(topic, value, key, at, headers=list(headers), timestamp=self.now_ms - round(age * 1000))
 
+    def flush(self) -> int:
+        left: int = self._producer.flush(30)
+        return left
+
     def recover(self, window: int = 64) -> Recovered:
-        assert self._producer.flush(30) == 0
+        assert self.flush() == 0
         return recover(self.cluster, self.topics, window=window, now_ms=self.now_ms)
 
 
@@ -164,6 +169,28 @@ def test_registration_requests_come_back_with_their_answers(log: Log) -> None:
 
 def test_replies_come_back_by_the_identity_of_their_request(log: Log) -> None:
     log.write(log.topics.replies, b"a", b"first", [(HEADER_REQUEST_ID, b"id-1")], at=0)
-    log.write(log.topics.replies, b"a", b"second", [(HEADER_REQUEST_ID, b"id-2")], at=1)
+    log.write(log.topics.replies, b"a", b"second", [(HEADER_REQUEST_ID, b"id-2"), (HEADER_NOT_SENT, b"")], at=1)
     log.write(log.topics.replies, b"a", b"declared", [])
-    assert log.recover().answered == {b"id-1": b"first", b"id-2": b"second"}
+    assert log.recover().answered == {
+        b"id-1": Said(reply=b"first", sent=True),
+        b"id-2": Said(reply=b"second", sent=False),
+    }
+
+
+def test_replies_are_read_only_where_requests_may_have_been_answered(log: Log) -> None:
+    log.write(log.topics.replies, b"a", b"first", [(HEADER_REQUEST_ID, b"id-1")], at=0)
+    log.write(log.topics.requests, None, b"any")
+    [facts] = describe_topics(admin(log.cluster), [log.topics.requests]).values()
+
+    def replies(unanswered: bool, positions: Positions) -> int:
+        assert log.flush() == 0
+        found = recover(
+            log.cluster, log.topics, window=64, now_ms=log.now_ms, unanswered=unanswered, positions=positions
+        )
+        return len(found.answered)
+
+    assert replies(unanswered=False, positions={(facts.id, 0): 1}) == 0
+    assert replies(unanswered=True, positions={(facts.id, 0): 1}) == 1
+    assert replies(unanswered=False, positions={(facts.id, 0): 0}) == 1
+    # What is known of a topic that was deleted says nothing of the one that is there.
+    assert replies(unanswered=False, positions={("another", 0): 500}) == 1

@@ -88,8 +88,8 @@ async def answers(state: State, *commands: StoredCommand) -> Mapping[bytes, Answ
     return known
 
 
-def answer(state: State, one: StoredCommand, reply: bytes, answered_ms: int, *, recorded: bool = False) -> None:
-    state.put_answer(one.identity, one.occurrence, reply, answered_ms, recorded=recorded)
+def answer(state: State, one: StoredCommand, reply: bytes, answered_ms: int) -> None:
+    state.put_answer(one.identity, one.occurrence, reply, answered_ms)
 
 
 @asynccontextmanager
@@ -117,8 +117,9 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
             for one in (command(2), command(1)):
                 state.put_command(one)
             state.put_command(command(2, state=CommandState.SENT))
-            state.put_positions({0: 7, 1: 3})
-            state.put_positions({0: 8})
+            state.put_positions({("old", 0): 900})
+            state.put_positions({("topic", 0): 7, ("topic", 1): 3})
+            state.put_positions({("topic", 0): 8})
             await state.durable()
 
     asyncio.run(write())
@@ -126,7 +127,7 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
         registrations=(REGISTRATION,),
         observations=(OBSERVATION,),
         commands=(command(1), command(2, state=CommandState.SENT)),
-        positions={0: 8, 1: 3},
+        positions={("topic", 0): 8, ("topic", 1): 3},
         answered=0,
         last_sequence=2,
     )
@@ -182,7 +183,8 @@ def test_answer_is_known_and_its_command_is_not_kept(tmp_path: Path) -> None:
             state.put_command(command(1))
             state.put_command(command(2))
             await state.durable()
-            answer(state, command(1), b"reply", 5_000, recorded=True)
+            state.forget_command(1)
+            answer(state, command(1), b"reply", 5_000)
             answer(state, command(3), b"of one that was never stored", 5_000)
             # In the same group as the answers: it must already see them.
             again = await answers(state, command(1), command(2))
@@ -206,13 +208,28 @@ def test_forgotten_command_is_neither_kept_nor_known(tmp_path: Path) -> None:
         async with opened(tmp_path) as state:
             state.put_command(command(1))
             await state.durable()
-            state.forget_command(command(1).identity)
+            state.forget_command(1)
             state.put_command(command(2))
-            state.forget_command(command(2).identity)
+            state.forget_command(2)
             assert await answers(state, command(1), command(2)) == {}
 
     asyncio.run(scenario())
     assert stored(tmp_path).commands == ()
+
+
+def test_forgetting_late_leaves_the_same_request_that_came_again(tmp_path: Path) -> None:
+    again = replace(command(2), identity=command(1).identity)
+
+    async def scenario() -> None:
+        async with opened(tmp_path) as state:
+            state.put_command(command(1))
+            await state.durable()
+            state.put_command(again)
+            await state.durable()
+            state.forget_command(1)
+
+    asyncio.run(scenario())
+    assert stored(tmp_path).commands == (again,)
 
 
 def test_first_answer_of_a_request_stays(tmp_path: Path) -> None:
@@ -295,7 +312,7 @@ def test_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
                 assert [(c.sequence, c.state, c.ticket) for c in state.load().commands] == [
                     (5, CommandState.SENT, "t5")
                 ]
-                assert state.load().positions == {0: 9}
+                assert state.load().positions == {}
                 assert [one.reply for one in (await answers(state, command(6))).values()] == [b"\x02"]
 
     asyncio.run(scenario())
