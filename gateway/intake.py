@@ -139,6 +139,7 @@ class Intake:
             # What Kafka lost of its end was read already, and what it dropped at its beginning is gone.
             place.offset = min(max(position, low), high)
             there[place.partition] = range(place.offset, high)
+            self._positions = {**self._positions, (facts.id, place.partition): place.offset}
         loop.call_soon_threadsafe(self._reading, there)
         reader.assign(places)
 

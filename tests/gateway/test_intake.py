@@ -177,7 +177,8 @@ def test_topic_that_is_made_anew_meanwhile_is_read_from_its_beginning(kafka: Clu
         async with Reader(kafka, topic, {}) as reader:
             assert await reader.values(3) == [b"1", b"2", b"3"]
             before = at(kafka, topic, 0)
-            for future in admin(kafka).delete_topics([topic]).values():
+            client = admin(kafka)
+            for future in client.delete_topics([topic]).values():
                 await asyncio.to_thread(future.result, WAIT)
             await asyncio.to_thread(ensure_topics, kafka, {topic: 1})
             await asyncio.to_thread(fill, kafka, topic, b"4")
