@@ -13,29 +13,23 @@ acknowledged survives a power cut, because the offsets that are committed afterw
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path as FilePath
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from connectors.sinks.graph import Event, held_objects, is_newer, object_name
+from connectors.sinks.options import SinkOptions, parse_options
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
-from connectors.sinks.sqlite_rows import (
-    APPLICATION_ID,
-    INSERT_HISTORY,
-    MIGRATIONS,
-    endpoint_columns,
-    held_objects,
-    history_rows,
-    is_stale,
-)
+from connectors.sinks.sqlite_rows import APPLICATION_ID, INSERT_HISTORY, MIGRATIONS, endpoint_columns, history_rows
 from schemas.avro.records import (
     Notification,
     Registration,
     RegistrationDelete,
     RegistrationNew,
-    RegistrationUpdate,
     Response,
 )
 from schemas.avro.topics import TopicKind
@@ -60,34 +54,18 @@ _RECORD_ERRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SqliteOptions:
-    """The options of the sink, checked."""
+def _named(file: FilePath) -> FilePath:
+    if not file.name:
+        raise ValueError("a file is needed")
+    return file
 
-    file: FilePath
-    max_size_mb: float | None = None
+
+class SqliteOptions(SinkOptions):
+    """The options of the sink."""
+
+    file: Annotated[FilePath, AfterValidator(_named)] = Field(description="where the database is, or is to be")
+    max_size_mb: float | None = Field(None, gt=0, allow_inf_nan=False)
     definitions: FilePath | None = None
-
-    @staticmethod
-    def parse(options: Mapping[str, object]) -> SqliteOptions:
-        """Raises SinkConfigError: an option is unknown, missing or not of its type."""
-        unknown = set(options) - {"file", "max_size_mb", "definitions"}
-        if unknown:
-            raise SinkConfigError(
-                f"the SQLite sink has no option {min(unknown)!r}; it has file, max_size_mb, definitions"
-            )
-        file, size, folder = options.get("file"), options.get("max_size_mb"), options.get("definitions")
-        if not isinstance(file, str | FilePath) or not str(file):
-            raise SinkConfigError("the SQLite sink needs the option file: where the database is, or is to be")
-        if size is not None and (
-            isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf
-        ):
-            raise SinkConfigError(f"max_size_mb of the SQLite sink is a number above 0, not {size!r}")
-        if folder is not None and not isinstance(folder, str | FilePath):
-            raise SinkConfigError(f"definitions of the SQLite sink is a folder, not {folder!r}")
-        return SqliteOptions(
-            file=FilePath(file), max_size_mb=size, definitions=None if folder is None else FilePath(folder)
-        )
 
 
 class SqliteSink:
@@ -260,14 +238,16 @@ class SqliteSink:
         self,
         db: sqlite3.Connection,
         record: SinkRecord,
-        body: RegistrationNew | RegistrationUpdate | RegistrationDelete,
+        body: Event,
         source: int,
     ) -> None:
         who = (body.server_id, body.ep)
         applied = db.execute(
             'SELECT source, "offset", event_time_ms FROM endpoints WHERE server = ? AND name = ?', who
         ).fetchone()
-        if applied is not None and is_stale(applied, source, record):
+        if applied is not None and not is_newer(
+            record, same_source=applied[0] == source, offset=applied[1], event_time_ms=applied[2]
+        ):
             return
         columns = endpoint_columns(body) | {
             "source": source,
@@ -291,14 +271,9 @@ class SqliteSink:
         db.executemany(
             "INSERT INTO objects (id, version, name) VALUES (?, ?, ?)"
             " ON CONFLICT (id, version) DO UPDATE SET name = coalesce(excluded.name, name)",
-            sorted({(an_id, version, self._object_name(an_id, version)) for an_id, version, _ in held}),
+            sorted({(an_id, version, object_name(self._definitions, an_id, version)) for an_id, version, _ in held}),
         )
         db.executemany("INSERT INTO has_object VALUES (?, ?, ?, ?, ?)", [(*who, *edge) for edge in held])
-
-    def _object_name(self, object_id: int, version: str) -> str | None:
-        # The name does not change with the version, so a version that no definition knows still has one.
-        known = self._definitions.object(object_id, version) or self._definitions.object(object_id)
-        return known.name if known else None
 
 
 def _root(db: sqlite3.Connection, who: tuple[str, str]) -> str:
@@ -312,7 +287,7 @@ def open_sqlite(options: Mapping[str, object]) -> SqliteSink:
     Raises:
         SinkConfigError: wrong options, or the file is something else.
     """
-    sink = SqliteSink(SqliteOptions.parse(options))
+    sink = SqliteSink(parse_options("sqlite", SqliteOptions, options))
     with suppress(RetryLater):
         sink.connect()
     return sink

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.sinks import RetryLater, SinkConfigError
+from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError
 from connectors.sinks.sqlite import open_sqlite
 from schemas.lwm2m.nodes import ResourceType
 from tests.sink_samples import at, delete, new, notification, resource
@@ -99,6 +99,21 @@ def test_a_file_that_is_no_database_asks_for_patience_and_stays_untouched(file: 
 def test_wrong_options_are_told_before_anything_is_opened(options: dict[str, object]) -> None:
     with pytest.raises(SinkConfigError):
         open_sqlite(options)
+
+
+def test_a_number_that_sqlite_cannot_hold_is_refused_alone(file: Path) -> None:
+    sink = open_sqlite({"file": str(file)})
+    with pytest.raises(RejectedRecords) as refused:
+        sink.write(
+            [
+                at(0, notification(resource("/3303/0/5700", 1.0))),
+                at(1, notification(resource("/3303/0/5605", 2**70, ResourceType.INTEGER))),
+                at(0, new()),
+            ]
+        )
+    assert [record.offset for record, _ in refused.value.rejected] == [1]
+    assert [row[0] for row in ask(file, "SELECT value FROM history")] == [1.0]
+    assert len(ask(file, "SELECT * FROM endpoints")) == 1
 
 
 def test_another_writer_makes_it_wait_and_it_goes_on_afterwards(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,44 @@
+"""The options of a sink: a pydantic model a sink, and one way to tell people what is wrong with theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from connectors.sinks.sink import SinkConfigError
+
+
+class SinkOptions(BaseModel):
+    """What every sink's options have in common: nothing unknown is let through, and no secret is shown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+OptionsT = TypeVar("OptionsT", bound=SinkOptions)
+
+
+def parse_options(sink: str, model: type[OptionsT], options: Mapping[str, object]) -> OptionsT:
+    """``options`` as ``model`` has them.
+
+    Raises:
+        SinkConfigError: an option is unknown, missing or not what it should be; the text names it.
+    """
+    try:
+        return model.model_validate(dict(options))
+    except ValidationError as exc:
+        raise SinkConfigError("; ".join(_words(sink, model, error) for error in exc.errors())) from exc
+
+
+def _words(sink: str, model: type[SinkOptions], error: Mapping[str, object]) -> str:
+    where = error["loc"]
+    name = ".".join(map(str, where)) if isinstance(where, tuple) else str(where)
+    match error["type"]:
+        case "extra_forbidden":
+            return f"the sink {sink} has no option {name!r}; it has {', '.join(model.model_fields)}"
+        case "missing":
+            described = model.model_fields[name].description if name in model.model_fields else None
+            return f"the sink {sink} needs the option {name}" + (f": {described}" if described else "")
+    said = str(error["msg"])
+    return f"{name} of the sink {sink}: {said[0].lower()}{said[1:]}"

@@ -1,0 +1,24 @@
+"""The stores of the contract suite: one file and one row each, beside the sink's own in `connectors.sinks.SINKS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.stores.sqlite import SqliteStore
+from tests.stores.store import Keeps, Store
+
+
+class StoreKind(NamedTuple):
+    """How a test comes by an empty store (in its folder, or on the session's server), and what it keeps."""
+
+    make: Callable[[Path], Store]
+    keeps: frozenset[Keeps]
+
+
+BOTH = frozenset(Keeps)
+
+STORES: Mapping[str, StoreKind] = {
+    "sqlite": StoreKind(SqliteStore, BOTH),
+}
