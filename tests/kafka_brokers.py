@@ -38,6 +38,14 @@ def end_with_this_process(name: str, directory: Path) -> None:
     pipe.flush()
 
 
+def end_child_with_this_process(pid: int) -> None:
+    """Let the process group that ``pid`` leads, a server of a test, end when this process does."""
+    pipe = _reaper().stdin
+    assert pipe is not None
+    pipe.write(json.dumps({"child": pid, "started": processes.start_time(pid)}).encode() + b"\n")
+    pipe.flush()
+
+
 @dataclass(slots=True, kw_only=True)
 class KafkaBroker:
     """One real Kafka; ``running`` is None between a kill or stop and the restart."""
