@@ -30,7 +30,7 @@ class Command:
     """A request on its way from the topic to its reply."""
 
     identity: bytes
-    #: Which record of the topic it is: see `gateway.intake.occurrence_of`.
+    #: Which record of the topic it is: see `gateway.request_records.occurrence_of`.
     occurrence: int
     sequence: int
     ep: str

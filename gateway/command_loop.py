@@ -28,9 +28,9 @@ import structlog
 from gateway.answering import Answering, Done, Publish, Said
 from gateway.command import Batch, Command, request_in
 from gateway.exchange import OutcomeUnknown
-from gateway.intake import RawRequest, identity_of, leading_strings, next_positions, occurrence_of, place_of
 from gateway.lanes import DeviceLink, Lanes, Limits
 from gateway.progress import Progress
+from gateway.request_records import RawRequest, identity_of, leading_strings, next_positions, occurrence_of, place_of
 from gateway.state import (
     Answer,
     CommandState,
@@ -109,8 +109,9 @@ class CommandLoop:
         self._active: dict[bytes, Command] = {}
         #: Of the last start: what to take up again, until `start`.
         self._restored: list[StoredCommand] = []
-        #: Repetitions on their way to being answered again, by ``request.id``.
-        self._again: dict[bytes, Command] = {}
+        #: Beside those, by ``request.id``: repetitions that are being answered again, and what is read again and was
+        #: answered before.
+        self._replied: dict[bytes, Command] = {}
         #: By ``request.id``, what may be read again though the last process did it: the reply that is in the topic, or
         #: None for what the state file had. And by partition, the offset of the last of those.
         self._before: dict[bytes, Said | None] = {}
@@ -151,7 +152,7 @@ class CommandLoop:
         """
         command = self._active.get(request_id[:16])
         if command is None or command.request_id != request_id:
-            command = self._again.get(request_id)
+            command = self._replied.get(request_id)
         if command is not None:
             if not command.published:
                 self.answering.is_in_kafka(command, said)
@@ -282,7 +283,7 @@ class CommandLoop:
                 self._before.clear()
         if said is not None:
             self._progress.hold(here, command)
-            self._active[command.identity] = command
+            self._replied[command.request_id] = command
             self.answering.is_in_kafka(command, said)
         return known
 
@@ -366,11 +367,11 @@ class CommandLoop:
         command.reply = said
         command.stored = True
         command.request = None
-        self._again[command.request_id] = command
+        self._replied[command.request_id] = command
         self.answering.send(command)
 
     def _settled(self, command: Command) -> None:
-        self._again.pop(command.request_id, None)
+        self._replied.pop(command.request_id, None)
         if self._active.get(command.identity) is command:
             del self._active[command.identity]
         self._progress.release(command)
@@ -384,7 +385,7 @@ class CommandLoop:
         # No more is read than can be kept while Kafka takes no replies, nor than a start can find in the replies topic
         # while the disk takes no position.
         most = 2 * self._limits.in_all
-        while self._held_back and len(self._active) + len(self._again) < most and self._progress.behind < most:
+        while self._held_back and len(self._active) + len(self._replied) < most and self._progress.behind < most:
             self._held_back.pop()()
 
     def _forget_old(self) -> None:

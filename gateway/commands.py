@@ -13,8 +13,9 @@ from connectors.kafka import Cluster
 from gateway.answering import Done, Headers
 from gateway.command_loop import CommandLoop
 from gateway.device_forms import kafka_place
-from gateway.intake import Intake, RawRequest
+from gateway.intake import Intake
 from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceMoved, DeviceSentReset, DeviceTimeout, Limits
+from gateway.request_records import RawRequest
 from gateway.state import Positions, State, StoredState
 from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.lwm2m.objects import Definitions

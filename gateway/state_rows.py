@@ -67,7 +67,7 @@ class StoredCommand:
     """A request on its way to a device. ``sequence`` ascends in the order of the topic and is unique."""
 
     sequence: int
-    #: What is the same for the same request, and which record of the topic it was (`gateway.intake`).
+    #: What is the same for the same request, and which record of the topic it was (`gateway.request_records`).
     identity: bytes
     occurrence: int
     ticket: str

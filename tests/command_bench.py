@@ -13,7 +13,7 @@ from gateway.answering import HEADER_REQUEST_ID, Done, Headers
 from gateway.command_loop import CommandLoop
 from gateway.commands import DeviceGone, Limits
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Method
-from gateway.intake import RawRequest, identity_of, occurrence_of
+from gateway.request_records import RawRequest, identity_of, occurrence_of
 from gateway.state import Positions, State
 from schemas.avro import serde
 from schemas.avro.records import (

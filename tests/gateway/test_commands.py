@@ -10,7 +10,7 @@ import pytest
 from gateway.answering import Said
 from gateway.commands import DeviceGone, DeviceSentReset, DeviceTimeout, Limits
 from gateway.exchange import CoapRequest, CoapResponse, Method
-from gateway.intake import identity_of
+from gateway.request_records import identity_of
 from gateway.state import CommandState
 from schemas.avro import serde
 from schemas.avro.records import (

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 import pytest
 
 from connectors.kafka import Cluster, TopicPartition, admin, consumer, describe_topics, ensure_topics, producer
-from gateway.intake import Intake, RawRequest, leading_strings, next_positions, occurrence_of, place_of
+from gateway.intake import Intake
+from gateway.request_records import RawRequest, leading_strings, next_positions, occurrence_of, place_of
 from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import Request, RequestKind, RequestPayload
