@@ -23,7 +23,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import structlog
 
@@ -39,12 +38,12 @@ from connectors.kafka import (
 )
 from connectors.runner_metrics import RunnerMetrics
 from connectors.share import Partition, Share
+from connectors.sink_records import owner, sink_record
 from connectors.sink_settings import ALL_GATEWAYS, SinkSettings, Source
 from connectors.sinks import SINKS
-from connectors.sinks.sink import RejectedRecords, RetryLater, Sink, SinkKind, SinkRecord
+from connectors.sinks.sink import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro import serde
-from schemas.avro.records import Key
-from schemas.avro.topics import TopicKind, Topics, UnknownTopic
+from schemas.avro.topics import UnknownTopic
 
 __all__ = ["ALL_GATEWAYS", "Runner", "SinkSettings", "Source", "run_sink", "run_sinks"]
 
@@ -93,6 +92,10 @@ def run_sinks(every: Sequence[SinkSettings], stop: threading.Event) -> None:
     def run(runner: Runner) -> None:
         try:
             runner.run(stop)
+        except SinkConfigError as exc:
+            where = runner.settings.where
+            failures.append(SinkConfigError(f"{where}: {exc}") if where else exc)
+            stop.set()
         except Exception as exc:  # noqa: BLE001  raised again in the caller's thread
             failures.append(exc)
             stop.set()
@@ -140,6 +143,8 @@ class Runner:
         self._kind = kind or SINKS[settings.sink]
         self._stage = f"sink:{self._kind.name}"
         self._metrics = RunnerMetrics(self._kind.name, settings.group_id)
+        #: Records that the store took (again, where they came again), and those that became dead letters.
+        self.stored = self.buried = 0
         self._turned = time.monotonic()
         self._store_waits: str | None = None
         self._kafka_waits: str | None = _NOT_CONNECTED
@@ -247,7 +252,7 @@ class Runner:
         place = (raw.topic, raw.partition)
         self._share.arrived(place)
         try:
-            _topics_of(raw.topic)
+            owner(raw.topic)
         except UnknownTopic:
             # It matched the pattern of all gateways, but is nobody's.
             self._batch.append(_Taken(place=place, offset=raw.offset, raw=None))
@@ -260,9 +265,7 @@ class Runner:
             # A dead letter newer than the start: perhaps made by this very run, so it is the next run's.
             return 0
         letter = read_back(raw)
-        ours = (
-            letter and letter.stage in (DECODE, self._stage) and _topics_of(letter.record.topic)[1] in self._kind.topics
-        )
+        ours = letter and letter.stage in (DECODE, self._stage) and owner(letter.record.topic)[1] in self._kind.topics
         self._batch.append(_Taken(place=place, offset=raw.offset, raw=letter.record if letter and ours else None))
         self._reached(place, raw.offset + 1)
         return raw.size
@@ -284,7 +287,7 @@ class Runner:
             if taken.raw is None or taken.decoded is not None or taken.letter is not None:
                 continue
             try:
-                taken.decoded = _decoded(taken.raw)
+                taken.decoded = sink_record(taken.raw)
             except serde.SerdeError as exc:
                 taken.letter = DeadLetter(record=taken.raw, error=str(exc), stage=DECODE)
 
@@ -301,10 +304,10 @@ class Runner:
             try:
                 with self._metrics.write_seconds.time():
                     sink.write(records)
-                self._metrics.records.inc(len(records))
+                self._took(len(records))
                 break
             except RejectedRecords as exc:
-                self._metrics.records.inc(len(records) - len(exc.rejected))
+                self._took(len(records) - len(exc.rejected))
                 reasons = {(r.topic, r.partition, r.offset): reason for r, reason in exc.rejected}
                 for taken in self._work:
                     origin = taken.decoded and (taken.decoded.topic, taken.decoded.partition, taken.decoded.offset)
@@ -326,6 +329,10 @@ class Runner:
             self._metrics.waiting.set(0)
         return True
 
+    def _took(self, records: int) -> None:
+        self.stored += records
+        self._metrics.records.inc(records)
+
     def _wait(self, seconds: float) -> bool:
         """Stay in the group for so long without taking more; False if the process is to stop."""
         self._share.pause()
@@ -340,6 +347,7 @@ class Runner:
         letters = [taken.letter for taken in self._work if taken.letter is not None]
         if letters and not self._office.deliver(letters, self._kafka_may_come_back):
             return False
+        self.buried += len(letters)
         for letter in letters:
             self._metrics.dead_letter(letter.stage)
         if letters:
@@ -451,29 +459,6 @@ class Runner:
         if self._stop_seen is None:
             self._stop_seen = time.monotonic()
         return time.monotonic() - self._stop_seen
-
-
-@lru_cache(maxsize=1024)
-def _topics_of(topic: str) -> tuple[str, TopicKind]:
-    topics, kind = Topics.of(topic)
-    return topics.gateway, kind
-
-
-def _decoded(raw: RawRecord) -> SinkRecord:
-    """Raises SerdeError: the key or the value is no record of ours."""
-    key = None if raw.key is None else serde.decode(raw.key)
-    if key is not None and not isinstance(key, Key):
-        raise serde.SerdeError(f"the key is a {type(key).__name__}")
-    return SinkRecord(
-        topic=raw.topic,
-        partition=raw.partition,
-        offset=raw.offset,
-        timestamp=raw.timestamp,
-        headers=raw.headers,
-        key=key,
-        record=serde.decode(raw.value or b""),
-        gateway=_topics_of(raw.topic)[0],
-    )
 
 
 def _places(positions: Sequence[TopicPartition]) -> set[Partition]:

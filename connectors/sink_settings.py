@@ -1,19 +1,26 @@
 """What one sink of one process is told: which store, whose topics, which group, how large its batches are.
 
-Owns the settings and the file form in which several sinks are given at once. Opens no connection.
+Owns the settings and the file form in which several sinks are given at once. Opens no connection; of the surroundings
+it reads only the files of secrets that the configuration names.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
+
+from pydantic import ConfigDict, Field
 
 from connectors.kafka import Cluster
+from connectors.sink_secrets import with_secrets
 from connectors.sinks import SINKS, SinkConfigError
-from schemas.avro.topics import FAMILIES, TopicKind, Topics, validate_gateway_id
+from connectors.sinks.options import SinkOptions, parse_options
+from schemas.avro.topics import FAMILIES, InvalidGatewayId, TopicKind, Topics, validate_gateway_id
 
 #: As the gateway: every gateway's topics, those too that appear later.
 ALL_GATEWAYS = "*"
@@ -38,7 +45,8 @@ class SinkSettings:
     sink: str
     gateway: str
     kafka: Cluster
-    options: Mapping[str, object] = field(default_factory=dict)
+    #: Not shown: they may hold a password.
+    options: Mapping[str, object] = field(default_factory=dict, repr=False)
     #: The consumer group; a new name reads everything from the beginning, so it also replays into any store.
     group: str | None = None
     source: Source = Source.TOPICS
@@ -51,6 +59,8 @@ class SinkSettings:
     #: Where /healthz, /readyz and /metrics are served; None: nowhere. Port 0 takes a free one.
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    #: The table of the configuration file that says this, for errors; empty where there is none.
+    where: str = ""
 
     def __post_init__(self) -> None:
         if self.sink not in SINKS:
@@ -64,9 +74,10 @@ class SinkSettings:
 
     @property
     def group_id(self) -> str:
-        """``headwater-sink-<sink>-<gateway>`` unless one was given."""
+        """``headwater-sink-<sink>-<gateway>`` unless one was given; that of dead letters is always one of its own."""
         if self.group:
-            return self.group
+            # In the group of the running sink it would take partitions from it, and leave its topics.
+            return self.group if self.source is Source.TOPICS else f"{self.group}-deadletters"
         prefix = "headwater-sink" if self.source is Source.TOPICS else "headwater-deadletters"
         return f"{prefix}-{self.sink}-{self.gateway}"
 
@@ -78,13 +89,30 @@ class SinkSettings:
         return [f"^{FAMILIES[k].prefix}\\.{_ANY_ID}\\.{re.escape(FAMILIES[k].suffix)}$" for k in kinds]
 
 
-def sinks_from_toml(text: str, *, gateway: str, kafka: Cluster) -> list[SinkSettings]:
+class RunnerOptions(SinkOptions):
+    """What every table of the configuration file may say beside the sink's own options; as in `SinkSettings`."""
+
+    model_config = ConfigDict(strict=True)
+
+    gateway: str = ""
+    group: str = Field("", min_length=1)
+    batch_records: int = Field(0, ge=1)
+    batch_bytes: int = Field(0, ge=1)
+    linger_s: float = Field(0.0, ge=0, le=60, allow_inf_nan=False)
+
+
+def sinks_from_toml(
+    text: str, *, gateway: str | None, kafka: Cluster, environment: Mapping[str, str] | None = None
+) -> list[SinkSettings]:
     """The sinks of a configuration file: a table for each, named as the sink, as in its ``sample_config``.
 
-    Two of one kind are an array of tables (``[[sqlite]]``), each with a ``group`` of its own.
+    Two of one kind are an array of tables (``[[sqlite]]``), each with a ``group`` of its own. A table may also hold
+    `RunnerOptions`, whose ``gateway`` goes before the one given here, and `SECRETS` by file or variable of
+    ``environment``.
 
     Raises:
-        SinkConfigError: no TOML, no sink in it, a sink that does not exist, or two that share a group.
+        SinkConfigError: no TOML, no sink in it, a sink that does not exist, an option of the runner that is none, a
+            secret that is not there, no gateway, or two that share a group; the text names the table and the key.
     """
     try:
         document = tomllib.loads(text)
@@ -92,17 +120,43 @@ def sinks_from_toml(text: str, *, gateway: str, kafka: Cluster) -> list[SinkSett
         raise SinkConfigError(f"the configuration of the sinks is no TOML: {exc}") from exc
     found = []
     for name, content in document.items():
-        for table in content if isinstance(content, list) else [content]:
-            if not isinstance(table, dict):
-                raise SinkConfigError(f"{name!r} should be a table of a sink's options: [{name}]")
-            options = dict(table)
-            group = options.pop("group", None)
-            if group is not None and not isinstance(group, str):
-                raise SinkConfigError(f"group of {name} is a text, not {group!r}")
-            found.append(SinkSettings(sink=name, gateway=gateway, kafka=kafka, options=options, group=group))
-    groups = [settings.group_id for settings in found]
+        tables = content if isinstance(content, list) else [content]
+        for number, table in enumerate(tables, 1):
+            where = f"[{name}]" if content is not tables else f"[[{name}]] number {number}"
+            try:
+                found.append(_sink(name, where, table, gateway, kafka, environment or {}))
+            except (SinkConfigError, InvalidGatewayId) as exc:
+                raise SinkConfigError(f"{where}: {exc}") from exc
     if not found:
         raise SinkConfigError(f"no sink is configured; there are: {', '.join(sorted(SINKS))}")
-    if len(set(groups)) < len(groups):
-        raise SinkConfigError("two sinks share a consumer group, so each would get only a part: give each a group")
+    by_group: dict[str, SinkSettings] = {}
+    for settings in found:
+        other = by_group.setdefault(settings.group_id, settings)
+        if other is not settings:
+            raise SinkConfigError(
+                f"{other.where} and {settings.where} share a consumer group, {settings.group_id}, so each would get "
+                'only a part: give one of them another, such as group = "archive"'
+            )
     return found
+
+
+def _sink(
+    name: str, where: str, table: object, gateway: str | None, kafka: Cluster, environment: Mapping[str, str]
+) -> SinkSettings:
+    if not isinstance(table, dict):
+        if name in SINKS:
+            raise SinkConfigError(f"{name!r} should be a table of the sink's options, headed by [{name}]")
+        raise SinkConfigError(f"{name!r} stands in no sink's table; put it below the line of one, such as [sqlite]")
+    if name not in SINKS:
+        near = difflib.get_close_matches(name, SINKS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SinkConfigError(
+            f"there is no sink {name!r}; {hint}there are: {', '.join(sorted(SINKS))} (each is a table of its options)"
+        )
+    own: Mapping[str, Any] = {key: table[key] for key in table if key in RunnerOptions.model_fields}
+    told = parse_options(name, RunnerOptions, own).model_dump(exclude_unset=True)
+    whose = told.pop("gateway", gateway)
+    if whose is None:
+        raise SinkConfigError(f'no gateway: say gateway = "rock64" there ("{ALL_GATEWAYS}" for all), or --gateway')
+    options = with_secrets({key: value for key, value in table.items() if key not in own}, environment)
+    return SinkSettings(sink=name, gateway=whose, kafka=kafka, options=options, where=where, **told)

@@ -98,4 +98,12 @@ class SinkKind:
     #: The topic families that it stores.
     topics: tuple[TopicKind, ...]
     #: TOML with every option, its default and a comment; the documentation and the configuration file start from it.
+    #: Its first line is a comment that says what the store keeps.
     sample_config: str
+    #: The module that opening it imports, which comes with the extra of the sink's name; None: nothing beyond our own.
+    library: str | None = None
+
+    @property
+    def stores(self) -> str:
+        """What the store keeps, in one sentence."""
+        return self.sample_config.partition("\n")[0].lstrip("# ").rstrip()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from connectors.kafka import Cluster
-from connectors.sink_settings import ALL_GATEWAYS, SinkSettings, Source, sinks_from_toml
+from connectors.sink_settings import ALL_GATEWAYS, RunnerOptions, SinkSettings, Source, sinks_from_toml
 from connectors.sinks import SINKS, SinkConfigError
 
 KAFKA = Cluster(bootstrap="127.0.0.1:1")
@@ -59,6 +61,57 @@ def test_several_sinks_in_one_file() -> None:
     assert (second.options, second.group_id) == ({"file": "b.db"}, "archive")
 
 
+def test_a_table_may_say_its_own_gateway_group_and_batches() -> None:
+    text = """
+    [[sqlite]]
+    file = "a.db"
+    [[sqlite]]
+    file = "b.db"
+    gateway = "rock64"
+    batch_records = 10
+    batch_bytes = 100000
+    linger_s = 1
+    """
+    first, second = sinks_from_toml(text, gateway="gw1", kafka=KAFKA)
+    assert (first.gateway, first.batch_records, first.options) == ("gw1", 2000, {"file": "a.db"})
+    assert (second.gateway, second.batch_records, second.batch_bytes, second.linger_s) == ("rock64", 10, 100_000, 1.0)
+    assert second.options == {"file": "b.db"}
+    assert second.where == "[[sqlite]] number 2"
+
+
+def test_without_any_gateway_it_says_where_to_name_one() -> None:
+    with pytest.raises(SinkConfigError, match=r"^\[sqlite\]: no gateway: .*--gateway"):
+        sinks_from_toml("[sqlite]\n", gateway=None, kafka=KAFKA)
+
+
+def test_secrets_come_from_files_and_the_environment_and_are_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(" to'ken \n")
+    text = f"[sqlite]\npassword_env = 'STORE'\ntoken_file = '{tmp_path / 'token'}'\nsecret = 'inline'\n"
+    (found,) = sinks_from_toml(text, gateway="gw1", kafka=KAFKA, environment={"STORE": "geheim"})
+    assert found.options == {"password": "geheim", "token": " to'ken ", "secret": "inline"}
+    assert not any(word in repr(found) for word in ("geheim", "to'ken", "inline"))
+
+
+def test_a_file_that_holds_no_text_is_no_secret(tmp_path: Path) -> None:
+    for content, says in ((b"\n", "is empty"), (b"\xff\xfe", "no UTF-8")):
+        (tmp_path / "token").write_bytes(content)
+        with pytest.raises(SinkConfigError, match=says):
+            sinks_from_toml(f"[sqlite]\ntoken_file = '{tmp_path / 'token'}'\n", gateway="gw1", kafka=KAFKA)
+
+
+def test_dead_letters_are_never_read_in_the_group_of_the_running_sink() -> None:
+    running = replace(settings(), group="archive")
+    again = replace(running, source=Source.DEAD_LETTERS)
+    assert (running.group_id, again.group_id) == ("archive", "archive-deadletters")
+
+
+@pytest.mark.parametrize("name", sorted(SINKS))
+def test_no_sink_has_an_option_of_the_name_of_one_of_the_runner(name: str) -> None:
+    own = set(re.findall(r"^(?:# )?(\w+) =", SINKS[name].sample_config, re.MULTILINE))
+    assert own
+    assert not own & RunnerOptions.model_fields.keys()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -66,7 +119,24 @@ def test_several_sinks_in_one_file() -> None:
         ("[sqlite", "is no TOML"),
         ("sqlite = 3", "should be a table"),
         ("[oracle]\n", "no sink 'oracle'"),
-        ("[sqlite]\ngroup = 3\n", "group of sqlite"),
+        ("[sqlite]\ngroup = 3\n", r"^\[sqlite\]: group of the sink sqlite: .*string"),
+        ('kafka = "x:1"\n[sqlite]\n', "'kafka' stands in no sink's table"),
+        ("[sqlight]\n", r"^\[sqlight\]: there is no sink 'sqlight'; did you mean 'sqlite'"),
+        ("[sqlite]\ngateway = 'a b'\n", r"^\[sqlite\]: gateway id 'a b'"),
+        (
+            "[sqlite]\nbatch_records = 0\n",
+            r"^\[sqlite\]: batch_records of the sink sqlite: .*greater than or equal to 1",
+        ),
+        ("[sqlite]\nbatch_bytes = true\n", r"^\[sqlite\]: batch_bytes of the sink sqlite: .*integer"),
+        ("[sqlite]\nlinger_s = nan\n", r"^\[sqlite\]: linger_s of the sink sqlite: "),
+        ("[[sqlite]]\n[[sqlite]]\ngroup = ''\n", r"^\[\[sqlite\]\] number 2: group of the sink sqlite: "),
+        (
+            "[sqlite]\ntoken_env = 'NO_SUCH'\n",
+            r"^\[sqlite\]: token_env = 'NO_SUCH': the environment has no such variable",
+        ),
+        ("[sqlite]\npassword_file = 'no/such'\n", r"password_file = 'no/such' cannot be read: No such file"),
+        ("[sqlite]\npassword_file = 3\n", "password_file is the name of a file"),
+        ("[sqlite]\nsecret = 'a'\nsecret_file = 'b'\n", "secret and secret_file are the same secret"),
         ('[[sqlite]]\nfile = "a"\n[[sqlite]]\nfile = "b"\n', "share a consumer group"),
     ],
 )
