@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import sqlite
+from connectors.sinks import parquet, sqlite
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -32,5 +32,6 @@ __all__ = [
 ]
 
 SINKS: Mapping[str, SinkKind] = {
+    "parquet": parquet.KIND,
     "sqlite": sqlite.KIND,
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.stores.parquet import ParquetStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.store import Keeps, Store
 
@@ -20,5 +21,6 @@ class StoreKind(NamedTuple):
 BOTH = frozenset(Keeps)
 
 STORES: Mapping[str, StoreKind] = {
+    "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
     "sqlite": StoreKind(SqliteStore, BOTH),
 }
