@@ -33,5 +33,6 @@ __all__ = [
 
 SINKS: Mapping[str, SinkKind] = {
     "parquet": parquet.KIND,
+    "influxdb": influxdb.KIND,
     "sqlite": sqlite.KIND,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.stores.parquet import ParquetStore
+from tests.stores.influxdb import InfluxdbStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.store import Keeps, Store
 
@@ -22,5 +23,6 @@ BOTH = frozenset(Keeps)
 
 STORES: Mapping[str, StoreKind] = {
     "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
+    "influxdb": StoreKind(InfluxdbStore, frozenset({Keeps.HISTORY})),
     "sqlite": StoreKind(SqliteStore, BOTH),
 }
