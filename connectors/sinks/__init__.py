@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import parquet, sqlite
+from connectors.sinks import influxdb, parquet, sqlite
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 SINKS: Mapping[str, SinkKind] = {
-    "parquet": parquet.KIND,
     "influxdb": influxdb.KIND,
+    "parquet": parquet.KIND,
     "sqlite": sqlite.KIND,
 }

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.stores.parquet import ParquetStore
 from tests.stores.influxdb import InfluxdbStore
+from tests.stores.parquet import ParquetStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.store import Keeps, Store
 
@@ -22,7 +22,7 @@ class StoreKind(NamedTuple):
 BOTH = frozenset(Keeps)
 
 STORES: Mapping[str, StoreKind] = {
-    "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
     "influxdb": StoreKind(InfluxdbStore, frozenset({Keeps.HISTORY})),
+    "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
     "sqlite": StoreKind(SqliteStore, BOTH),
 }
