@@ -45,7 +45,8 @@ _ADVICE = {
 
 def _http_url(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    # Reading the port is what checks it.
+    if parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("an address such as http://127.0.0.1:8086 is needed")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("it is only the server's address; name and password belong into the token")

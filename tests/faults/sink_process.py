@@ -1,10 +1,12 @@
-"""A SQLite sink as a process of its own, which may kill itself between the write and the commit.
+"""A sink as a process of its own, which may kill itself between the write and the commit.
 
-Arguments: bootstrap, gateway id, file, records a batch, and how many writes it lives for (0: for good).
+Arguments: bootstrap, gateway id, sink, its options (JSON), records a batch, and how many writes it lives for (0: for
+good).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -14,8 +16,7 @@ from dataclasses import replace
 
 from connectors.kafka import Cluster
 from connectors.runner import Runner, SinkSettings
-from connectors.sinks import Sink, SinkRecord
-from connectors.sinks.sqlite import KIND, open_sqlite
+from connectors.sinks import SINKS, Sink, SinkRecord
 
 
 class Mortal:
@@ -35,24 +36,25 @@ class Mortal:
         self._inner.close()
 
 
-def main(bootstrap: str, gateway: str, file: str, batch: str, lives: str) -> None:
+def main(bootstrap: str, gateway: str, sink: str, options: str, batch: str, lives: str) -> None:
+    kind = SINKS[sink]
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _signal, _frame: stop.set())
 
     def open_mortal(options: Mapping[str, object]) -> Sink:
-        return Mortal(open_sqlite(options), int(lives))
+        return Mortal(kind.open(options), int(lives))
 
     settings = SinkSettings(
-        sink="sqlite",
+        sink=sink,
         gateway=gateway,
         kafka=Cluster(bootstrap=bootstrap),
-        options={"file": file},
+        options=json.loads(options),
         batch_records=int(batch),
         linger_s=0.05,
         # The shortest that Kafka takes: here, members die all the time.
         session_s=6.0,
     )
-    Runner(settings, replace(KIND, open=open_mortal)).run(stop)
+    Runner(settings, replace(kind, open=open_mortal)).run(stop)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
@@ -41,8 +42,9 @@ ROOT = Path(__file__).parents[2]
 def process(
     cluster: Cluster, gateway: str, file: Path, *, batch: int, lives: int = 0
 ) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "tests.faults.sink_process", cluster.bootstrap, gateway, str(file), str(batch)]
-    started = subprocess.Popen([*command, str(lives)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "tests.faults.sink_process", cluster.bootstrap, gateway, "sqlite"]
+    command += [json.dumps({"file": str(file)}), str(batch), str(lives)]
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield started
     finally:
