@@ -36,7 +36,8 @@ ORIGIN_TOPIC = "origin.topic"
 ORIGIN_PARTITION = "origin.partition"
 ORIGIN_OFFSET = "origin.offset"
 ORIGIN_TIMESTAMP = "origin.timestamp"
-_OURS = frozenset({ERROR, STAGE, ORIGIN_TOPIC, ORIGIN_PARTITION, ORIGIN_OFFSET, ORIGIN_TIMESTAMP})
+#: The headers of a dead letter that are not its record's.
+OURS = frozenset({ERROR, STAGE, ORIGIN_TOPIC, ORIGIN_PARTITION, ORIGIN_OFFSET, ORIGIN_TIMESTAMP})
 
 #: Of the ``error`` header; a reason may quote what a device sent.
 MAX_REASON_BYTES = 1000
@@ -89,7 +90,7 @@ def raw_record(message: Message) -> RawRecord:
 
 def read_back(letter: RawRecord) -> DeadLetter | None:
     """The record that a dead letter was made from, with its own identity; None if the headers do not tell it."""
-    said = {name: (value or b"").decode("utf-8", "replace") for name, value in letter.headers if name in _OURS}
+    said = {name: (value or b"").decode("utf-8", "replace") for name, value in letter.headers if name in OURS}
     try:
         Topics.of(said[ORIGIN_TOPIC])
         origin = RawRecord(
@@ -97,7 +98,7 @@ def read_back(letter: RawRecord) -> DeadLetter | None:
             partition=int(said[ORIGIN_PARTITION]),
             offset=int(said[ORIGIN_OFFSET]),
             timestamp=int(said[ORIGIN_TIMESTAMP]),
-            headers=tuple(header for header in letter.headers if header[0] not in _OURS),
+            headers=tuple(header for header in letter.headers if header[0] not in OURS),
             key=letter.key,
             value=letter.value,
         )

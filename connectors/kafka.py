@@ -55,6 +55,7 @@ __all__ = [
     "producer",
     "read_to_end",
     "topic_configs",
+    "topic_counts",
 ]
 
 _log = logging.getLogger("headwater.kafka")
@@ -135,6 +136,12 @@ def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float 
     """
     known = _metadata(admin(cluster), cluster, timeout)
     return {name: len(known[name].partitions) for name in topics if name in known and known[name].error is None}
+
+
+def topic_counts(cluster: Cluster, *, timeout: float = 10.0) -> dict[str, int]:
+    """The number of partitions by topic, of every topic that there is. Raises as `partition_counts`."""
+    known = _metadata(admin(cluster), cluster, timeout)
+    return {name: len(topic.partitions) for name, topic in known.items() if topic.error is None}
 
 
 #: Records carry the time of where they come from. Kafka's default refuses what is an hour ahead of the broker's clock,
