@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from connectors.sinks.influxdb_lines import Formatter, Lines, PointTime, Unkeepable
+from connectors.sinks.influxdb_lines import Formatter, Lines, PointTime
 from connectors.sinks.options import SinkOptions, parse_options
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.topics import TopicKind
@@ -35,6 +35,9 @@ _ABOUT_POINTS = re.compile("partial write|parse|type conflict|key length")
 #: What it says when it is full: the points are fine, and people must raise a limit.
 _FULL = re.compile(r"max-(values-per-tag|series-per-database) limit exceeded")
 _DROPPED = re.compile(r"dropped=(\d+)")
+
+#: After so many answers that are not about points, and not one batch taken, the search for the guilty ends.
+_DOUBTS = 40
 
 _ADVICE = {
     401: "it refuses the token: check it (for InfluxDB 1.8: user:password)",
@@ -115,7 +118,7 @@ class InfluxdbSink:
         for record in records:
             try:
                 made.append(self._formatter.lines(record))
-            except Unkeepable as exc:
+            except ValueError as exc:
                 rejected.append((record, str(exc)))
         if made:
             rejected += self._write(made)
@@ -159,22 +162,23 @@ class InfluxdbSink:
     def _write(self, made: Sequence[Lines]) -> list[tuple[SinkRecord, str]]:
         """The records that InfluxDB refuses; all others are written. Raises RetryLater."""
         refused: list[tuple[SinkRecord, str]] = []
-        doubtful, taken = "", False
+        taken, doubts = False, 0
         todo = [made]
         while todo:
             some = todo.pop()
             refusal = self._send(some)
             if refusal is None:
                 taken = True
-            elif len(some) == 1 or refusal.dropped == sum(lines.number for lines in some):
+                continue
+            doubts += not refusal.points
+            if len(some) == 1 or refusal.dropped == sum(lines.number for lines in some):
                 refused += [(lines.record, f"InfluxDB: {refusal.words}") for lines in some]
-                doubtful = doubtful if refusal.points else refusal.words
             else:
                 half = len(some) // 2
                 todo += [some[half:], some[:half]]
-        if doubtful and not taken:
-            # It took nothing at all, for a reason that we do not know: that is hardly the fault of every record.
-            raise RetryLater(f"{self._where}: {doubtful}")
+            if doubts and not taken and (doubts >= _DOUBTS or not todo):
+                # It takes nothing at all, for a reason that we do not know: that is hardly the fault of the records.
+                raise RetryLater(f"{self._where}: {refusal.words}")
         return refused
 
     def _send(self, some: Sequence[Lines]) -> _Refusal | None:
@@ -182,7 +186,11 @@ class InfluxdbSink:
         from influxdb_client.rest import ApiException
         from urllib3.exceptions import HTTPError
 
-        client, writing = self._connection or self.connect()
+        try:
+            client, writing = self._connection or self.connect()
+        except SinkConfigError as exc:
+            # The token's file was there when we began; it is being replaced.
+            raise RetryLater(str(exc)) from exc
         try:
             writing.write(self._options.bucket, record=b"\n".join(lines.text for lines in some))
         except ApiException as exc:
@@ -267,7 +275,7 @@ bucket = "headwater/autogen"
 # The organization; InfluxDB 1.8 has none.
 # org = "home"
 # The token; for InfluxDB 1.8 it is user:password. Default: none, for a server that asks for none.
-# token = "reader:secret"
+# token = "writer:secret"
 # Instead of token: a file that holds it, such as a secret of the stack.
 # token_file = "/run/secrets/influxdb_token"
 # How long InfluxDB may take for an answer, in seconds.

@@ -27,8 +27,8 @@ OLDEST_NS, NEWEST_NS = -(2**63) + 2, 2**63 - 2
 #: Nanoseconds of a millisecond, and how many of them each offset has to itself.
 _MS, _LANES = 1_000_000, 8
 
-#: Beginnings of lines that are remembered: one a series.
-_HEADS = 50_000
+#: Beginnings of lines that are remembered, one a series, and how long one may be: together this bounds the memory.
+_HEADS, _LONGEST_HEAD = 20_000, 1_000
 
 _TAG = str.maketrans({",": "\\,", "=": "\\=", " ": "\\ "})
 _STRING = str.maketrans({'"': '\\"', "\\": "\\\\"})
@@ -118,7 +118,8 @@ class Formatter:
         head = f"{MEASUREMENT}{''.join(f',{name}={_tag(name, str(value))}' for name, value in named.items() if value)} "
         if len(self._heads) >= _HEADS:
             self._heads.clear()
-        self._heads[tags] = head
+        if len(head) <= _LONGEST_HEAD:
+            self._heads[tags] = head
         return head
 
 

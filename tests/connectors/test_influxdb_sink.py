@@ -370,6 +370,9 @@ def test_a_wrong_password_is_told_and_a_mended_file_goes_on(store: InfluxdbStore
     with pytest.raises(RetryLater, match="refuses the token") as refused:
         sink.write([reading(0)])
     assert "not the password" not in str(refused.value)
+    file.write_text("")
+    with pytest.raises(RetryLater, match="empty"):
+        sink.write([reading(0)])
     file.write_text(f"{store.server.token}\n")
     sink.write([reading(0)])
     sink.close()
@@ -458,6 +461,42 @@ def test_what_version_2_says_is_understood(store: InfluxdbStore) -> None:
         sink.close()
     assert [record.offset for record, _ in refused.value.rejected] == [1]
     assert len(store.rows("SELECT * FROM century.resources")) == 2
+
+
+@pytest.mark.parametrize("guilty", [set(), {0}, {3, 700}])
+def test_an_unknown_refusal_is_the_records_fault_only_if_others_are_taken(
+    store: InfluxdbStore, guilty: set[int]
+) -> None:
+    asked: list[int] = []
+
+    def strange(body: bytes, theirs: Answer | None) -> Answer | None:
+        asked.append(len(body))
+        words = [b'svalue="bad %d"' % offset in body for offset in guilty]
+        return Answer(400, {}, b"computer says no") if theirs is None and (any(words) or not guilty) else None
+
+    batch = [text(i, f"bad {i}" if i in guilty else "good", timestamp=i) for i in range(1_000)]
+    with proxy(store, strange) as options:
+        sink = open_influxdb({**options, "gzip": False})
+        if guilty:
+            with pytest.raises(RejectedRecords, match="computer says no") as refused:
+                sink.write(batch)
+            assert {record.offset for record, _ in refused.value.rejected} == guilty
+        else:
+            with pytest.raises(RetryLater, match="computer says no"):
+                sink.write(batch)
+            assert len(asked) <= 40
+        sink.close()
+    assert len(store.rows()) == (1_000 - len(guilty) if guilty else 0)
+
+
+@pytest.mark.parametrize("digits", [400, 5_000])
+def test_a_number_beyond_all_floats_is_refused_alone(store: InfluxdbStore, digits: int) -> None:
+    sink = open_influxdb(store.options())
+    with pytest.raises(RejectedRecords) as refused:
+        sink.write([reading(0), at(1, notification(resource("/3/0/9", 10**digits, ResourceType.INTEGER))), reading(2)])
+    sink.close()
+    assert [record.offset for record, _ in refused.value.rejected] == [1]
+    assert len(store.rows()) == 2
 
 
 def test_batches_are_compressed(store: InfluxdbStore) -> None:
