@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import influxdb, orientdb, parquet, sqlite
+from connectors.sinks import influxdb, orientdb, parquet, sqlite, webhook
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -36,4 +36,5 @@ SINKS: Mapping[str, SinkKind] = {
     "orientdb": orientdb.KIND,
     "parquet": parquet.KIND,
     "sqlite": sqlite.KIND,
+    "webhook": webhook.KIND,
 }

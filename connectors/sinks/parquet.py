@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from connectors.sinks.parquet_rows import Batches
 
 #: About how many bytes of memory may wait to be published.
-MAX_HELD = 32 * 1024 * 1024
+MAX_HELD = 16 * 1024 * 1024
 #: Publishing that took a second comes again after four.
 _REST = 4.0
 _HIDDEN = "_headwater"
@@ -58,7 +58,7 @@ class ParquetOptions(SinkOptions):
 
     folder: FilePath = Field(description="where the files are to be")
     compression: Compression = Compression.ZSTD
-    max_rows: int = Field(200_000, ge=100, le=10_000_000)
+    max_rows: int = Field(100_000, ge=100, le=10_000_000)
     publish_s: float = Field(5.0, ge=0, le=3600, allow_inf_nan=False)
 
 
@@ -236,7 +236,7 @@ folder = "history"
 # zstd, snappy, gzip, lz4 or none.
 # compression = "zstd"
 # A file gets no more rows than these.
-# max_rows = 200000
+# max_rows = 100000
 # What was written appears in the files after at most about so many seconds; it is on disk at once. 0: with every batch.
 # publish_s = 5
 """,

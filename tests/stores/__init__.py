@@ -11,6 +11,7 @@ from tests.stores.orientdb import OrientdbStore
 from tests.stores.parquet import ParquetStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.store import Keeps, Store
+from tests.stores.webhook import WebhookStore
 
 
 class StoreKind(NamedTuple):
@@ -27,4 +28,5 @@ STORES: Mapping[str, StoreKind] = {
     "orientdb": StoreKind(OrientdbStore, frozenset({Keeps.GRAPH})),
     "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
     "sqlite": StoreKind(SqliteStore, BOTH),
+    "webhook": StoreKind(WebhookStore, BOTH),
 }
