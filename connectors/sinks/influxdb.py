@@ -265,6 +265,7 @@ KIND = SinkKind(
     name="influxdb",
     open=open_influxdb,
     topics=(TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    library="influxdb_client",
     sample_config="""\
 # History in InfluxDB 1.8 or 2.
 [influxdb]

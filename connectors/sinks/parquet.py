@@ -228,6 +228,7 @@ KIND = SinkKind(
     name="parquet",
     open=open_parquet,
     topics=(TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    library="pyarrow",
     sample_config="""\
 # History as hourly Parquet files, partitioned by gateway and day.
 [parquet]
