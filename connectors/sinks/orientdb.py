@@ -13,8 +13,6 @@ So a record that comes again changes nothing, and of two writers with the same e
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path as FilePath
@@ -26,6 +24,7 @@ from connectors.sinks import orientdb_graph as sql
 from connectors.sinks.graph import Event, object_name
 from connectors.sinks.options import SinkOptions, parse_options
 from connectors.sinks.orientdb_client import BinaryClient, OrientError, OrientRefused, OrientUnreachable
+from connectors.sinks.orientdb_database import ATTEMPTS, NO_ACCESS, Conflict, GraphDatabase, pause
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.records import Notification, Registration, Response
 from schemas.avro.topics import TopicKind
@@ -33,12 +32,8 @@ from schemas.lwm2m.objects import DefinitionError, Definitions
 
 #: Endpoints a transaction.
 CHUNK = 50
-#: How often a transaction that met another writer's is tried, and the wait between, at most doubled each time.
-ATTEMPTS, PAUSE_S = 8, 0.02
 #: Making a database takes longer than any other request.
 CREATE_S = 30.0
-#: Vertices of servers and objects that are known by heart.
-REMEMBERED = 50_000
 
 #: What OrientDB says when another writer was faster, or has removed what we knew.
 _CONFLICTS = frozenset(
@@ -47,7 +42,6 @@ _CONFLICTS = frozenset(
         "OConcurrentCreateException",
         "ORecordDuplicatedException",
         "ORecordNotFoundException",
-        "OCommandExecutionException",
         "ONeedRetryException",
     }
 )
@@ -62,8 +56,9 @@ _ABOUT_RECORDS = frozenset(
         "ClassCastException",
     }
 )
+#: Says nothing itself: its causes do. Alone it is, for one, an edge to a vertex that is not there any more.
+_WRAPPER = "OCommandExecutionException"
 _NO_DATABASE = "OStorageDoesNotExistException"
-_NO_ACCESS = frozenset({"OSecurityAccessException", "OSecurityException"})
 
 
 class OrientdbOptions(SinkOptions):
@@ -109,10 +104,6 @@ class _Endpoint(NamedTuple):
 _Batch = Mapping[str, _Endpoint]
 
 
-class _Conflict(Exception):
-    """Another writer was faster: read again, write again."""
-
-
 class _Unfit(Exception):
     """OrientDB refuses something for what it holds."""
 
@@ -130,9 +121,7 @@ class OrientdbSink:
             except DefinitionError as exc:
                 raise SinkConfigError(str(exc)) from exc
         options.secret()
-        self._client: BinaryClient | None = None
-        #: Identity to record id of servers and objects that are in the database.
-        self._known: dict[str, str] = {}
+        self._database: GraphDatabase | None = None
 
     def write(self, records: Sequence[SinkRecord]) -> None:
         """See `Sink.write`: a transaction for every `CHUNK` endpoints."""
@@ -152,36 +141,38 @@ class OrientdbSink:
 
     def close(self) -> None:
         """See `Sink.close`."""
-        client, self._client = self._client, None
-        self._known.clear()
-        if client is not None:
-            client.close()
+        database, self._database = self._database, None
+        if database is not None:
+            database.close()
 
-    def connect(self) -> BinaryClient:
-        """The connection; if there is none, it is made, and so are the database and its classes if need be.
+    def connect(self) -> GraphDatabase:
+        """The open database; if there is none, it is opened, and made with its classes if need be.
 
         Raises:
-            RetryLater: not now. SinkConfigError: pyorient is missing, or the password's file.
+            RetryLater: not now. SinkConfigError: pyorient is missing.
         """
-        if self._client is not None:
-            return self._client
-        client = self._opened()
+        if self._database is not None:
+            return self._database
+        database = GraphDatabase(self._opened())
         try:
-            self._prepare(client)
-        except OrientError as exc:
-            client.close()
-            if isinstance(exc, OrientRefused) and exc.names & _NO_ACCESS:
+            database.prepare()
+        except BaseException as exc:
+            database.close()
+            if isinstance(exc, OrientRefused) and exc.names & NO_ACCESS:
                 raise RetryLater(f"{self._where}: the user {self._options.user} may not make the classes") from exc
-            raise RetryLater(f"{self._where}: {exc}") from exc
-        except BaseException:
-            client.close()
+            if isinstance(exc, OrientError):
+                raise RetryLater(f"{self._where}: {exc}") from exc
             raise
-        self._client = client
-        return client
+        self._database = database
+        return database
 
     def _opened(self) -> BinaryClient:
         options = self._options
-        login = {"database": options.database, "user": options.user, "password": options.secret()}
+        try:
+            login = {"database": options.database, "user": options.user, "password": options.secret()}
+        except SinkConfigError as exc:
+            # It could be read when the sink was opened: somebody is changing it.
+            raise RetryLater(str(exc)) from exc
         client = BinaryClient(host=options.host, port=options.port, timeout=options.timeout_s, **login)
         try:
             try:
@@ -196,38 +187,13 @@ class OrientdbSink:
                 client.create()
         except OrientError as exc:
             client.close()
-            if isinstance(exc, OrientRefused) and exc.names & _NO_ACCESS:
+            if isinstance(exc, OrientRefused) and exc.names & NO_ACCESS:
                 raise RetryLater(
                     f"{self._where}: it refuses the user {options.user} with this password; where the database does"
                     " not exist, it takes a user of the server to make it"
                 ) from exc
             raise RetryLater(f"{self._where}: {exc}") from exc
         return client
-
-    @staticmethod
-    def _prepare(client: BinaryClient) -> None:
-        for attempt in range(ATTEMPTS):
-            classes = client.query(
-                "SELECT name, properties.name AS fields FROM (SELECT EXPAND(classes) FROM metadata:schema)"
-            )
-            indexes = client.query("SELECT name FROM (SELECT EXPAND(indexes) FROM metadata:indexmanager)")
-            missing = list(
-                sql.missing_schema(
-                    frozenset(str(row["name"]) for row in classes),
-                    frozenset(f"{row['name']}.{field}" for row in classes for field in row.get("fields") or ()),
-                    frozenset(str(row["name"]) for row in indexes),
-                )
-            )
-            if not missing:
-                return
-            try:
-                for statement in missing:
-                    client.script(statement)
-            except OrientRefused as exc:
-                # Perhaps another sink makes them right now: look again.
-                if exc.names & _NO_ACCESS or attempt == ATTEMPTS - 1:
-                    raise
-                _pause(attempt)
 
     def _write(self, batch: _Batch) -> list[tuple[SinkRecord, str]]:
         """Write ``batch``, without what OrientDB refuses, which is returned with its reasons."""
@@ -253,53 +219,62 @@ class OrientdbSink:
                 return
             except UnicodeEncodeError as exc:
                 raise _Unfit(f"a text in it is none: {exc}") from exc
-            except _Conflict:
-                self._known.clear()
+            except Conflict:
+                refusal = None
+                if self._database is not None:
+                    self._database.forget()
             except OrientRefused as exc:
                 # What became of a transaction that broke off is the server's affair: start with a new session.
                 self.close()
-                if exc.names & _ABOUT_RECORDS:
+                names = exc.names - {_WRAPPER}
+                if names & _ABOUT_RECORDS:
                     raise _Unfit(str(exc)) from exc
-                if not exc.names & _CONFLICTS:
+                if names and not names & _CONFLICTS:
                     raise
-                refusal = exc
-            _pause(attempt)
-        if refusal is not None and refusal.names <= {"OCommandExecutionException"}:
+                refusal = None if names else exc
+            pause(attempt)
+        if refusal is not None:
             raise _Unfit(str(refusal))
         raise RetryLater(f"{self._where}: other writers change the same endpoints all the time")
 
     def _try(self, batch: _Batch) -> None:
-        client = self.connect()
-        rows = client.query(sql.select_by_identity(sql.FIELDS, "Endpoints", batch))
-        known = {str(row["identity"]): sql.Known.from_row(row) for row in rows}
+        database = self.connect()
+        known = database.endpoints(batch)
         changes = {name: sql.fold(known.get(name), endpoint.events) for name, endpoint in batch.items()}
         changes = {name: change for name, change in changes.items() if change.properties}
         if not changes:
             return
-        self._ensure("Servers", {sql.identity(batch[n].server_id): {"serverId": batch[n].server_id} for n in changes})
-        self._ensure("Objects", self._objects(held for change in changes.values() for held in change.held or ()))
-        edges = self._edges([known[n].rid for n, change in changes.items() if n in known and change.held is not None])
-        statements, abandoned = [], set()
+        database.trim()
+        database.ensure(
+            "Servers", {sql.identity(batch[n].server_id): {"serverId": batch[n].server_id} for n in changes}
+        )
+        database.ensure("Objects", self._objects(held for change in changes.values() for held in change.held or ()))
+        edges = database.edges([known[n].rid for n, one in changes.items() if n in known and one.held is not None])
+        statements: list[str] = []
+        abandoned: set[str] = set()
         for number, (name, change) in enumerate(changes.items()):
-            wanted = {
-                (self._known[sql.identity(an_id, version)], instance) for an_id, version, instance in change.held or ()
-            }
+            server_id, ep, _ = batch[name]
+            wanted = {(database.rid(sql.identity(an_id, version)), at) for an_id, version, at in change.held or ()}
             if name not in known:
-                server_id, ep, _ = batch[name]
                 content = {"name": ep, "identity": name, **change.properties}
-                statements.append(
-                    sql.creation(number, content, self._known[sql.identity(server_id)], sorted(wanted, key=str))
-                )
+                server = database.rid(sql.identity(server_id))
+                statements.append(sql.creation(number, content, server, wanted))
                 continue
-            has = edges.get(known[name].rid, {}) if change.held is not None else {}
+            has = edges.get(known[name].rid, {})
             gone = [edge for edge, what in has.items() if what not in wanted]
             abandoned |= {has[edge][0] for edge in gone}
-            new = sorted(wanted.difference(has.values()), key=str)
+            new = wanted.difference(has.values())
             statements.append(sql.change(number, known[name], change.properties, new, gone))
-        if client.script(sql.transaction(statements)) == sql.STALE:
-            raise _Conflict
+        database.transact(statements)
         if abandoned:
-            self._remove_objects(client, abandoned)
+            self._remove(database, abandoned)
+
+    def _remove(self, database: GraphDatabase, abandoned: set[str]) -> None:
+        try:
+            database.remove_objects(abandoned)
+        except OrientRefused:
+            # Somebody has just got one of them, or removed it too. One that stays for nobody does no harm.
+            self.close()
 
     def _objects(self, held: Iterable[sql.Held]) -> dict[str, dict[str, object]]:
         return {
@@ -310,60 +285,6 @@ class OrientdbSink:
             }
             for an_id, version, _ in held
         }
-
-    def _ensure(self, vertex: str, wanted: Mapping[str, Mapping[str, object]]) -> None:
-        """Let these servers or objects be in the database and in ``_known``."""
-        unknown = {name: content for name, content in wanted.items() if name not in self._known}
-        if not unknown:
-            return
-        if len(self._known) > REMEMBERED:
-            self._known.clear()
-            unknown = dict(wanted)
-        client = self.connect()
-        rows = {
-            str(row["identity"]): row
-            for row in client.query(sql.select_by_identity("@rid AS rid, identity, name", vertex, unknown))
-        }
-        statements = []
-        for name, content in unknown.items():
-            if name not in rows:
-                statements.append(sql.vertex(vertex, {"identity": name, **content}))
-            elif content.get("name") not in (None, rows[name].get("name")):
-                # A definition has come since.
-                statements.append(sql.renamed(sql.record_id(rows[name]["rid"]), content["name"]))
-        if statements:
-            client.script(sql.transaction(statements))
-            rows = {
-                str(row["identity"]): row
-                for row in client.query(sql.select_by_identity("@rid AS rid, identity", vertex, unknown))
-            }
-        for name in unknown:
-            if name not in rows:
-                raise _Conflict
-            self._known[name] = sql.record_id(rows[name]["rid"])
-
-    def _edges(self, endpoints: Sequence[str]) -> dict[str, dict[str, tuple[str, int | None]]]:
-        """Endpoint to edge to (object, instance), by record ids."""
-        found: dict[str, dict[str, tuple[str, int | None]]] = {}
-        if endpoints:
-            for row in self.connect().query(sql.select_edges(endpoints)):
-                instance = row.get("instance")
-                found.setdefault(sql.record_id(row["ofEndpoint"]), {})[sql.record_id(row["rid"])] = (
-                    sql.record_id(row["ofObject"]),
-                    None if instance is None else int(str(instance)),
-                )
-        return found
-
-    def _remove_objects(self, client: BinaryClient, abandoned: Iterable[str]) -> None:
-        """Remove those of the objects that no endpoint has any more."""
-        try:
-            client.script(sql.removal(abandoned))
-        except OrientRefused:
-            # Somebody has just got one of them, or removed it too.
-            self.close()
-        else:
-            # Which of them are gone is not told.
-            self._known.clear()
 
 
 def _by_endpoint(records: Sequence[SinkRecord]) -> tuple[dict[str, _Endpoint], list[tuple[SinkRecord, str]]]:
@@ -386,11 +307,6 @@ def _by_endpoint(records: Sequence[SinkRecord]) -> tuple[dict[str, _Endpoint], l
     return batch, rejected
 
 
-def _pause(attempt: int) -> None:
-    # Different for each writer, so that two of them do not meet again and again.
-    time.sleep(random.uniform(0, PAUSE_S * 2**attempt))
-
-
 def open_orientdb(options: Mapping[str, object]) -> OrientdbSink:
     """The sink of `KIND`. A server that does not answer now is tried again by the first write.
 
@@ -407,6 +323,7 @@ KIND = SinkKind(
     name="orientdb",
     open=open_orientdb,
     topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    library="pyorient",
     sample_config="""\
 # The asset graph in an OrientDB database.
 [orientdb]

@@ -73,6 +73,7 @@ FIELDS = (
 
 #: The script's answer where a vertex has changed since it was read; nothing of the script was done then.
 STALE = "stale"
+DONE = "done"
 
 Held = tuple[int, str, int | None]
 """(object id, version, instance) of an edge."""
@@ -238,7 +239,7 @@ def creation(number: int, content: Mapping[str, object], server: str, objects: I
         (
             f"LET v{number} = CREATE VERTEX Endpoints CONTENT {as_json(content)};",
             f"CREATE EDGE hasEndpoint FROM {server} TO {made};",
-            *(_edge(made, an_object, instance) for an_object, instance in objects),
+            *(_edge(made, an_object, instance) for an_object, instance in sorted(objects, key=str)),
         )
     )
 
@@ -257,7 +258,7 @@ def change(
             f" WHERE @version = {known.version};",
             f'IF ($v{number} = 0) {{ ROLLBACK; RETURN "{STALE}"; }}',
             *(f"DELETE EDGE {edge};" for edge in gone),
-            *(_edge(known.rid, an_object, instance) for an_object, instance in objects),
+            *(_edge(known.rid, an_object, instance) for an_object, instance in sorted(objects, key=str)),
         )
     )
 
@@ -269,7 +270,7 @@ def _edge(endpoint: str, an_object: str, instance: int | None) -> str:
 
 def transaction(statements: Iterable[str]) -> str:
     """All of ``statements`` or none."""
-    return f'BEGIN;{"".join(statements)}COMMIT;RETURN "done";'
+    return f'BEGIN;{"".join(statements)}COMMIT;RETURN "{DONE}";'
 
 
 def select_by_identity(fields: str, vertex: str, identities: Iterable[str]) -> str:
