@@ -234,7 +234,7 @@ def test_timeout_puts_a_device_in_queue_mode_to_sleep_and_keeps_the_command(tmp_
             device = b.link.add("lamp", queue=True)
             device.answers = [DeviceTimeout()]
             await b.send(request("t1"), request("t2"))
-            await b.until(lambda: b.loop.lanes.waiting == 2 and not b.loop.lanes.in_flight)
+            await b.until(lambda: device.got and b.loop.lanes.waiting == 2 and not b.loop.lanes.in_flight)
             assert len(device.got) == 1
             b.loop.lanes.device_awake("lamp")
             assert [r.ticket for r in await b.answered(2)] == ["t1", "t2"]
