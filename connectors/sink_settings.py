@@ -1,7 +1,6 @@
 """What one sink of one process is told: which store, whose topics, which group, how large its batches are.
 
-Owns the settings and the file form in which several sinks are given at once. Opens no connection; of the surroundings
-it reads only the files of secrets that the configuration names.
+Owns the settings and the file form in which several sinks are given at once. Opens no connection.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from connectors.kafka import Cluster
-from connectors.sink_secrets import with_secrets
 from connectors.sinks import SINKS, SinkConfigError
 from connectors.sinks.options import SinkOptions, parse_options
 from schemas.avro.topics import FAMILIES, InvalidGatewayId, TopicKind, Topics, validate_gateway_id
@@ -107,12 +105,12 @@ def sinks_from_toml(
     """The sinks of a configuration file: a table for each, named as the sink, as in its ``sample_config``.
 
     Two of one kind are an array of tables (``[[sqlite]]``), each with a ``group`` of its own. A table may also hold
-    `RunnerOptions`, whose ``gateway`` goes before the one given here, and `SECRETS` by file or variable of
-    ``environment``.
+    `RunnerOptions`, whose ``gateway`` goes before the one given here, and any option by the name of a variable of
+    ``environment`` that holds it: ``password_env = "STORE_PASSWORD"`` stands for ``password``.
 
     Raises:
         SinkConfigError: no TOML, no sink in it, a sink that does not exist, an option of the runner that is none, a
-            secret that is not there, no gateway, or two that share a group; the text names the table and the key.
+            variable that is not there, no gateway, or two that share a group; the text names the table and the key.
     """
     try:
         document = tomllib.loads(text)
@@ -158,5 +156,22 @@ def _sink(
     whose = told.pop("gateway", gateway)
     if whose is None:
         raise SinkConfigError(f'no gateway: say gateway = "rock64" there ("{ALL_GATEWAYS}" for all), or --gateway')
-    options = with_secrets({key: value for key, value in table.items() if key not in own}, environment)
+    options = _from_environment({key: value for key, value in table.items() if key not in own}, environment)
     return SinkSettings(sink=name, gateway=whose, kafka=kafka, options=options, where=where, **told)
+
+
+def _from_environment(options: Mapping[str, object], environment: Mapping[str, str]) -> dict[str, object]:
+    """``options`` with those in their places that ``…_env`` says where to find. No text that it raises holds one."""
+    found: dict[str, object] = {}
+    for key, value in options.items():
+        name = key.removesuffix("_env")
+        if name == key:
+            found[key] = value
+            continue
+        if name in options:
+            raise SinkConfigError(f"{name} and {key} say the same: keep one of them")
+        if not isinstance(value, str) or not environment.get(value):
+            # Not its name: people put the secret itself there.
+            raise SinkConfigError(f"{key}: the environment has no variable of that name, or an empty one")
+        found[name] = environment[value]
+    return found

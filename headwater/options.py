@@ -7,8 +7,10 @@ command that has a parameter of such a type has an option for each of its fields
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -89,6 +91,11 @@ def gateway_id(text: str) -> str:
     return text
 
 
+def gateway_or_all(text: str) -> str:
+    """A gateway id, or ``*``."""
+    return text if text == "*" else gateway_id(text)
+
+
 def lwm2m_path(text: str) -> str:
     """A path such as /3303/0/5700, in its canonical form; ``3303/0`` is /3303/0."""
     from schemas.lwm2m.path import Path, PathError
@@ -98,6 +105,20 @@ def lwm2m_path(text: str) -> str:
     except PathError as exc:
         raise typer.BadParameter(str(exc)) from exc
     return str(path)
+
+
+def moment(text: str) -> int:
+    """A point in time as epoch milliseconds.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    from headwater.moments import parse_moment
+
+    try:
+        return parse_moment(text, round(time.time() * 1000))
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc)) from exc
 
 
 def endpoint_name(text: str) -> str:
@@ -113,6 +134,22 @@ GatewayOption = Annotated[
 ]
 KafkaOption = Annotated[
     str, typer.Option("--kafka", metavar="HOST:PORT", parser=addresses, help="Kafka, of the cloud or of the edge.")
+]
+AnyGatewayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--gateway", metavar="GW", parser=gateway_or_all, help="The gateway's id, '*' for all; else as in the file."
+    ),
+]
+MetricsOption = Annotated[
+    int | None,
+    typer.Option("--metrics", metavar="PORT", min=0, max=65535, help="Serve /metrics, /healthz and /readyz there."),
+]
+MetricsHostOption = Annotated[
+    str, typer.Option("--metrics-host", metavar="HOST", help="The address of the metrics; 0.0.0.0 in a container.")
+]
+DefinitionsOption = Annotated[
+    Path | None, typer.Option("--definitions", metavar="DIR", help="A folder of OMA LwM2M XML files.")
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="A table for people, or JSON.")]
 TimeoutOption = Annotated[

@@ -1,4 +1,4 @@
-"""The processes of the way: gateway, replicator, sinks, virtual sensors. Each runs until it is told to stop."""
+"""The processes of the way beside the sinks: gateway, replicator, virtual sensors. Each runs until told to stop."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from headwater.exits import Exit, Stop
 from headwater.options import (
     CLOUD,
     EDGE,
+    DefinitionsOption,
     GatewayOption,
     KafkaOption,
+    MetricsHostOption,
+    MetricsOption,
     SensorVersion,
     address,
     addresses,
@@ -27,27 +30,11 @@ if TYPE_CHECKING:
 
 PANEL = "Processes"
 
-MetricsOption = Annotated[
-    int | None,
-    typer.Option("--metrics", metavar="PORT", min=0, max=65535, help="Serve /metrics, /healthz and /readyz there."),
-]
-
-
-MetricsHostOption = Annotated[
-    str, typer.Option("--metrics-host", metavar="HOST", help="The address of the metrics; 0.0.0.0 in a container.")
-]
-DefinitionsOption = Annotated[
-    Path | None, typer.Option("--definitions", metavar="DIR", help="A folder of OMA LwM2M XML files.")
-]
-
 
 def register(app: typer.Typer) -> None:
     """Add the processes to ``app``."""
     command(app, "gateway", panel=PANEL, logs=True)(gateway)
     command(app, "replicate", panel=PANEL, logs=True)(replicate)
-    sinks = typer.Typer(help="Carry records into a store.", no_args_is_help=True)
-    command(sinks, "sqlite", group="sink", logs=True)(sqlite)
-    app.add_typer(sinks, name="sink", rich_help_panel=PANEL)
     command(app, "sensor", panel=PANEL, logs=True)(sensor)
 
 
@@ -207,67 +194,6 @@ def replicate(
     except Fenced as exc:
         raise Stop(Exit.REFUSED, str(exc)) from exc
     except SameCluster as exc:
-        raise Stop(Exit.USAGE, str(exc)) from exc
-
-
-def _gateway_or_all(text: str) -> str:
-    return text if text == "*" else gateway_id(text)
-
-
-def sqlite(
-    file: Annotated[Path, typer.Option("--file", metavar="FILE", help="The database; made if it is not there.")],
-    gateway: Annotated[
-        str,
-        typer.Option("--gateway", metavar="GW", parser=_gateway_or_all, help="The gateway's id; '*' for all."),
-    ],
-    kafka: KafkaOption = CLOUD,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="Consumer group; a new name reads everything from the beginning."),
-    ] = None,
-    max_size_mb: Annotated[
-        float | None, typer.Option("--max-size-mb", min=0.1, help="Take no more where the database has this size.")
-    ] = None,
-    definitions: DefinitionsOption = None,
-    dead_letters: Annotated[
-        bool, typer.Option("--dead-letters", help="Read again what this sink refused, once, and end.")
-    ] = False,
-    metrics: MetricsOption = None,
-    metrics_host: MetricsHostOption = "127.0.0.1",
-) -> None:
-    """Store history and the devices in one SQLite file, which needs no server.
-
-    \b
-    Examples:
-    headwater sink sqlite --gateway rock64 --kafka cloud:9092 --file headwater.db
-    sqlite3 headwater.db 'select ep, path, value from latest'
-    """
-    from connectors.kafka import Cluster
-    from connectors.runner import SinkSettings, Source, run_sink
-    from connectors.sinks import SinkConfigError
-    from headwater.running import run_thread_until_stopped
-
-    if not file.absolute().parent.is_dir() or file.is_dir():
-        why = "it is a folder" if file.is_dir() else f"there is no folder {file.parent}"
-        raise Stop(Exit.CANNOT_START, f"--file {file} cannot be used: {why}")
-    options: dict[str, object] = {"file": file}
-    if max_size_mb is not None:
-        options["max_size_mb"] = max_size_mb
-    if definitions is not None:
-        options["definitions"] = definitions
-    try:
-        settings = SinkSettings(
-            sink="sqlite",
-            gateway=gateway,
-            kafka=Cluster(bootstrap=kafka),
-            options=options,
-            group=group,
-            source=Source.DEAD_LETTERS if dead_letters else Source.TOPICS,
-            metrics_port=metrics,
-            metrics_host=metrics_host,
-        )
-        run_thread_until_stopped(lambda stop: run_sink(settings, stop))
-    except SinkConfigError as exc:
         raise Stop(Exit.USAGE, str(exc)) from exc
 
 

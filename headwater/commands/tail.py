@@ -115,12 +115,13 @@ def item_json(item: Item) -> dict[str, Any]:
         "offset": item.offset,
         "timestamp": item.timestamp,
         "key": None if item.key is None else to_json(item.key),
-        "headers": {name: _header(name, value) for name, value in item.headers},
+        "headers": {name: header_value(name, value) for name, value in item.headers},
     }
     return content | {"_kafka": place}
 
 
-def _header(name: str, value: bytes | None) -> str | int | None:
+def header_value(name: str, value: bytes | None) -> str | int | None:
+    """A header as it is shown."""
     # The gateway notes CoAP's message id and Observe number as unsigned integers; all other headers of ours are text.
     if value is not None and name.startswith("coap."):
         return int.from_bytes(value, "big")
@@ -133,7 +134,9 @@ def item_line(item: Item) -> str:
 
     when = moment(item.timestamp)[11:] if item.timestamp >= 0 else "-"
     words = f"cannot be decoded: {item.error}" if item.record is None else summary(item.record)
-    told = "".join(f" [{name}: {_header(name, value)}]" for name, value in item.headers if name in ("error", "stage"))
+    told = "".join(
+        f" [{name}: {header_value(name, value)}]" for name, value in item.headers if name in ("error", "stage")
+    )
     return printable(f"{when}  {item.partition}/{item.offset}  {words}{told}")
 
 

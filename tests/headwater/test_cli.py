@@ -31,7 +31,14 @@ COMMANDS = [
     "topics create",
     "gateway",
     "replicate",
+    "sink run",
     "sink sqlite",
+    "sink list",
+    "sink describe",
+    "replay",
+    "deadletter list",
+    "deadletter show",
+    "deadletter retry",
     "sensor",
     "devices",
     "device",
@@ -155,6 +162,18 @@ def test_help_loads_neither_kafka_nor_coap_nor_avro() -> None:
         (["read", "dev", "/3", "--gateway", "gw", "--kafka", "127.0.0.1:9092,127.0.0.1:00"], "port 0"),
         (["gateway", "--id", "gw", "--observe", "*/3"], "pattern"),
         (["gateway", "--id", "gw", "--coap", "127.0.0.1:0", "--observe", "*/3"], "pattern"),
+        (["replay", "--from", "soon"], "no time"),
+        (["replay", "--from", "-1h", "--to", "-2h"], "--from is not before --to"),
+        (["replay", "--sink", "sqlite", "--gateway", "gw"], "--sinks"),
+        (["replay", "--sink", "oracle", "--gateway", "gw"], "no sink 'oracle'"),
+        (["replay", "--sink", "influxdb", "--file", "x.db", "--gateway", "gw"], "--file is the sink sqlite"),
+        (["replay", "--max-size-mb", "5", "--gateway", "gw"], "--max-size-mb"),
+        (["replay", "--file", "x.db"], "--gateway"),
+        (["deadletter", "show", "1:x", "--gateway", "gw"], "PARTITION:OFFSET"),
+        (["deadletter", "list", "--gateway", "*"], "gateway id"),
+        (["sink", "describe", "sqlight"], "did you mean 'sqlite'"),
+        (["sink", "run", "nowhere.toml"], "headwater sink describe"),
+        (["sink", "run"], "no file sinks.toml"),
         (["kafka", "start", "--name", "third"], "--port"),
         (["kafka", "stop", "--name", "../edge"], "not a broker name"),
         (["kafka", "start", "--heap", "lots"], "not a size"),
@@ -316,6 +335,10 @@ def test_sensor_stops_in_order_when_it_is_told_to(tmp_path: Path) -> None:
         (["devices", "--watch"], Exit.OK),
         (["tail", "observations"], Exit.OK),
         (["topics", "create"], Exit.INTERRUPTED),
+        (["deadletter", "list"], Exit.INTERRUPTED),
+        (["deadletter", "show", "0:1"], Exit.INTERRUPTED),
+        (["deadletter", "retry", "--file", "x.db"], Exit.INTERRUPTED),
+        (["replay", "--file", "x.db"], Exit.INTERRUPTED),
     ],
 )
 def test_ctrl_c_is_answered_while_a_silent_kafka_is_waited_for(arguments: list[str], code: Exit) -> None:
@@ -495,7 +518,8 @@ def test_devices_without_any_and_an_unknown_device(kafka: Cluster, gateway: str)
 
 @pytest.mark.kafka
 def test_missing_topic_names_what_makes_it(kafka: Cluster, gateway_id: str) -> None:
-    for arguments in (["devices"], ["read", "dev", "/3"], ["tail", "replies"]):
+    dead = [["deadletter", "list"], ["deadletter", "show", "0"], ["deadletter", "retry", "--file", "x.db"]]
+    for arguments in (["devices"], ["read", "dev", "/3"], ["tail", "replies"], ["replay", "--file", "x.db"], *dead):
         result = run(*arguments, "--gateway", gateway_id, "--kafka", kafka.bootstrap)
         assert result.exit_code == Exit.UNREACHABLE
-        assert f"iot.{gateway_id}" in result.output
+        assert gateway_id in result.output
