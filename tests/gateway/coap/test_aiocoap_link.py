@@ -117,7 +117,7 @@ async def _device() -> AsyncIterator[tuple[Store, Address]]:
     store, port = Store(), _free_udp_port()
     site = resource.Site()
     site.add_resource(["19", "0", "0"], store)
-    context = await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port))
+    context = await aiocoap.Context.create_server_context(site, bind=("127.0.0.1", port), transports=["udp6"])
     try:
         yield store, ("127.0.0.1", port)
     finally:
