@@ -41,4 +41,4 @@ def _words(sink: str, model: type[SinkOptions], error: Mapping[str, object]) -> 
             described = model.model_fields[name].description if name in model.model_fields else None
             return f"the sink {sink} needs the option {name}" + (f": {described}" if described else "")
     said = str(error["msg"])
-    return f"{name} of the sink {sink}: {said[0].lower()}{said[1:]}"
+    return f"{f'{name} of ' if name else ''}the sink {sink}: {said[0].lower()}{said[1:]}"
