@@ -157,6 +157,8 @@ class Runner:
         #: For Source.DEAD_LETTERS: the ends at the start, by partition that has not reached it.
         self._ends: dict[Partition, int] | None = None
         self._looked = self._probed = 0.0
+        #: The topics that were said to be missing.
+        self._told_missing: set[str] = set()
         self._consumer: Consumer = None
         self._office = DeadLetterOffice(settings.kafka)
 
@@ -243,10 +245,24 @@ class Runner:
         if error.code() == KafkaError._PARTITION_EOF:
             self._reached((message.topic(), message.partition()), message.offset())
             return 0
-        self._on_error(error)
+        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self._missing(message.topic())
+        else:
+            self._on_error(error)
         if error.fatal():
             raise KafkaException(error)
         return 0
+
+    def _missing(self, topic: str) -> None:
+        if topic not in self._told_missing:
+            self._told_missing.add(topic)
+            _log.warning(
+                "waiting for a topic that is not there",
+                sink=self._kind.name,
+                topic=topic,
+                kafka=self.settings.kafka.bootstrap,
+                hint="it comes with the gateway or its replicator; is the gateway's id right?",
+            )
 
     def _take(self, raw: RawRecord) -> int:
         place = (raw.topic, raw.partition)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics
 from connectors.runner import ALL_GATEWAYS, Source, run_sink, run_sinks
@@ -64,8 +65,11 @@ def test_records_reach_the_store_and_offsets_follow(settings: Settings, file: Pa
         eventually(runner.waiting_for, None)
 
 
-def test_it_may_start_before_its_topics(settings: Settings, file: Path) -> None:
-    with running(settings):
+def test_it_may_start_before_its_topics_and_says_what_it_waits_for(settings: Settings, file: Path) -> None:
+    with capture_logs() as said, running(settings):
+        names = Topics(settings.gateway)
+        wanted = {names.registrations, names.observations, names.replies}
+        eventually(lambda: {line["topic"] for line in said if "topic that is not there" in line["event"]}, wanted)
         topics = make_topics(settings.kafka, settings.gateway)
         produce(settings.kafka, topics.observations, some(3))
         eventually(count(file), 3)
