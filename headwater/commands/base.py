@@ -53,7 +53,8 @@ def _read_settings(ctx: typer.Context, given: Path | None) -> Path | None:
             if name in options
         }
     except SettingsError as exc:
-        raise typer.BadParameter(str(exc)) from exc
+        hint = " (the file of the sinks is given with --sinks)" if "sinks" in _options(ctx.command) else ""
+        raise typer.BadParameter(f"{exc}{hint}") from exc
     ctx.meta[SETTINGS] = settings
     return path
 

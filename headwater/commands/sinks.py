@@ -76,10 +76,7 @@ def run(
     """
     every = sinks_of(file, gateway, kafka)
     every[0] = replace(every[0], metrics_port=metrics, metrics_host=metrics_host)
-    try:
-        _carry(every)
-    except Stop as exc:
-        raise Stop(exc.code, f"{file}: {exc}") from exc
+    _carry(every, f"{file}: ")
 
 
 def sqlite(
@@ -132,8 +129,8 @@ def sqlite(
     _carry([settings])
 
 
-def _carry(every: Sequence[SinkSettings]) -> None:
-    """Run sinks until they are told to stop.
+def _carry(every: Sequence[SinkSettings], where: str = "") -> None:
+    """Run sinks until they are told to stop; ``where`` stands in front of what is wrong with their options.
 
     Raises:
         Stop: their options are wrong, or the port of the metrics cannot be had.
@@ -145,7 +142,7 @@ def _carry(every: Sequence[SinkSettings]) -> None:
     try:
         run_thread_until_stopped(lambda stop: run_sinks(every, stop))
     except SinkConfigError as exc:
-        raise Stop(Exit.USAGE, str(exc)) from exc
+        raise Stop(Exit.USAGE, f"{where}{exc}") from exc
     except OSError as exc:
         face = every[0]
         if face.metrics_port is None or not (isinstance(exc, socket.gaierror) or exc.errno in _NO_SUCH_PORT):

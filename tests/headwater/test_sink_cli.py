@@ -181,6 +181,13 @@ def test_a_file_without_a_gateway_anywhere_asks_for_one(tmp_path: Path) -> None:
     assert "--gateway" in result.output
 
 
+def test_a_file_of_sinks_that_is_taken_for_the_settings_is_told_where_it_goes(tmp_path: Path) -> None:
+    (tmp_path / "sinks.toml").write_text('[sqlite]\nfile = "x.db"\n')
+    result = run("replay", "--config", "sinks.toml", "--sink", "sqlite", "--gateway", "gw")
+    assert result.exit_code == Exit.USAGE
+    assert "given with --sinks" in " ".join(result.output.replace("│", " ").split())
+
+
 def test_a_metrics_port_that_is_taken_is_told(tmp_path: Path) -> None:
     (tmp_path / "sinks.toml").write_text('[sqlite]\nfile = "x.db"\n')
     with socket.create_server(("127.0.0.1", 0)) as taken:
