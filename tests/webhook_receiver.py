@@ -12,6 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -46,6 +47,8 @@ class Said:
     keep: bool = False
     #: No answer at all: the connection is ended.
     hang_up: bool = False
+    #: The connection is ended after the answer, which does not say so.
+    end_after: bool = False
 
 
 class Inbox:
@@ -84,6 +87,7 @@ class Receiver:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -101,7 +105,10 @@ class Receiver:
                 if said.status != 204:
                     self.send_header("Content-Length", str(len(said.body)))
                 self.end_headers()
-                self.wfile.write(said.body)
+                with suppress(ConnectionError):
+                    # Whoever has read enough hangs up.
+                    self.wfile.write(said.body)
+                self.close_connection = self.close_connection or said.end_after
 
             def log_message(self, format: str, *args: object) -> None:
                 """Quiet."""

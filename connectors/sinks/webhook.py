@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path as FilePath
@@ -31,6 +31,10 @@ from schemas.lwm2m.path import PathPattern
 
 #: A receiver may ask for patience, but not for ever; seconds.
 _LONGEST_S = 3600.0
+
+#: After so long, `WebhookSink.write` lets go and goes on when the batch is offered again: the runner must stay in its
+#: group and stop in time, however slow the receiver is.
+PATIENCE_S = 3.0
 
 #: Answers that are about the request and not about what it holds, and what people can do about them.
 _ADVICE: Mapping[int, str] = {
@@ -76,7 +80,7 @@ class WebhookOptions(SinkOptions):
     max_bytes: int = Field(1_000_000, ge=1)
     kinds: frozenset[EventKind] = Field(frozenset(EventKind), min_length=1)
     paths: tuple[str, ...] = ()
-    timeout_s: float = Field(10.0, ge=0.1, le=100.0)
+    timeout_s: float = Field(5.0, ge=0.1, le=100.0)
     ca_file: FilePath | None = None
 
     @field_validator("paths")
@@ -126,6 +130,8 @@ class WebhookSink:
             raise SinkConfigError(f"ca_file of the sink webhook, {options.ca_file}: {exc.strerror or exc}") from exc
         #: Of a batch that could not be ended: by id, None if it was taken, or why it was refused.
         self._done: dict[str, str | None] = {}
+        #: And the ids of the requests that were left.
+        self._left: list[list[str]] = []
         self._not_before = 0.0
 
     def write(self, records: Sequence[SinkRecord]) -> None:
@@ -140,8 +146,7 @@ class WebhookSink:
                 continue
             if made is not None:
                 events[made.id] = made
-        for request in self._requests([one for name, one in events.items() if name not in self._done]):
-            self._deliver(request)
+        self._deliver(self._requests(events))
         done, self._done = self._done, {}
         rejected += [(events[name].record, why) for name, why in done.items() if why is not None and name in events]
         if rejected:
@@ -151,30 +156,41 @@ class WebhookSink:
         """See `Sink.close`."""
         self._poster.close()
 
-    def _requests(self, events: Sequence[Event]) -> Iterator[list[Event]]:
+    def _requests(self, events: Mapping[str, Event]) -> list[list[Event]]:
+        """What is still to be sent of ``events``: the requests that were left, then those that are new."""
+        left = [[events[name] for name in names if name in events] for names in self._left]
+        seen = self._done.keys() | {one.id for request in left for one in request}
         number = 1 if self._options.send is Send.SINGLE else self._options.max_events
-        request: list[Event] = []
-        size = 0
-        for one in events:
-            if request and (len(request) >= number or size + len(one.body) > self._options.max_bytes):
-                yield request
-                request, size = [], 0
-            request.append(one)
+        requests, size = [request for request in left if request], 0
+        fresh: list[Event] = []
+        for one in events.values():
+            if one.id in seen:
+                continue
+            if fresh and (len(fresh) >= number or size + len(one.body) > self._options.max_bytes):
+                requests.append(fresh)
+                fresh, size = [], 0
+            fresh.append(one)
             size += len(one.body) + 1
-        if request:
-            yield request
+        return [*requests, fresh] if fresh else requests
 
-    def _deliver(self, request: list[Event]) -> None:
-        """Until each of them is taken or refused alone. Raises RetryLater."""
-        todo = [request]
-        while todo:
-            some = todo.pop()
-            refusal = self._post(some)
-            if refusal is None or len(some) == 1:
-                self._done.update((one.id, refusal) for one in some)
-            else:
-                half = len(some) // 2
-                todo += [some[half:], some[:half]]
+    def _deliver(self, requests: list[list[Event]]) -> None:
+        """Until each event is taken or refused alone. Raises RetryLater."""
+        until = time.monotonic() + PATIENCE_S
+        todo = requests[::-1]
+        try:
+            while todo:
+                some = todo[-1]
+                refusal = self._post(some)
+                todo.pop()
+                if refusal is None or len(some) == 1:
+                    self._done.update((one.id, refusal) for one in some)
+                else:
+                    half = len(some) // 2
+                    todo += [some[half:], some[:half]]
+                if todo and time.monotonic() > until:
+                    raise RetryLater(f"{self._where}: it is slow; {len(self._done)} events of the batch are done", 0.05)
+        finally:
+            self._left = [[one.id for one in request] for request in reversed(todo)]
 
     def _post(self, some: Sequence[Event]) -> str | None:
         """One request: None if it was taken, or why not for what it holds. Raises RetryLater."""
@@ -251,8 +267,8 @@ secret_file = "/run/secrets/webhook_secret"
 # kinds = ["history", "registrations"]
 # Of history only the values at or below these paths; * stands for any id. Default: all.
 # paths = ["/3303/*/5700", "/3"]
-# How long a request may take, from the connection to the end of the answer.
-# timeout_s = 10
+# How many seconds connecting, and then a request to the end of its answer, may take.
+# timeout_s = 5
 # Certificates (PEM) of a private certification authority. Default: those of the system.
 # ca_file = "/etc/ssl/private-ca.pem"
 """,

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
 from pathlib import Path
 from urllib.parse import SplitResult
 
@@ -55,7 +55,7 @@ class Poster:
         self._connection: HTTPConnection | None = None
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Raises NoAnswer: after `timeout_s` at the latest, from the connection to the end of the answer."""
+        """Raises NoAnswer: after ``timeout_s`` for the whole request, once it is connected."""
         kept = self._connection is not None
         try:
             return self._post(body, headers)
@@ -72,13 +72,18 @@ class Poster:
         if connection is not None:
             connection.close()
 
+    def _connected(self) -> HTTPConnection:
+        if self._tls is None:
+            connection = HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        else:
+            connection = HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
+        connection.connect()
+        self._connection = connection
+        return connection
+
     def _post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        if self._connection is None:
-            if self._tls is None:
-                self._connection = HTTPConnection(self._host, self._port, timeout=self._timeout_s)
-            else:
-                self._connection = HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._tls)
-        connection, late = self._connection, threading.Event()
+        connection = self._connection or self._connected()
+        late = threading.Event()
 
         def end() -> None:
             late.set()
@@ -94,7 +99,10 @@ class Poster:
             connection.request("POST", self._target, body, dict(headers))
             response = connection.getresponse()
             told = response.read(_ANSWER_BYTES)
-            if not response.isclosed() or late.is_set():
+            if late.is_set():
+                # http.client takes a head that was cut off for a whole one.
+                raise HTTPException
+            if response.will_close or not response.isclosed():
                 self.close()
             location = response.getheader("Location")
             return Answer(
@@ -132,6 +140,8 @@ def _server(location: str) -> str:
 def _told(exc: Exception) -> str:
     if isinstance(exc, TimeoutError):
         return str(exc) if str(exc).startswith("no answer") else "no answer in time"
+    if isinstance(exc, RemoteDisconnected):
+        return "no answer: the connection was ended"
     if isinstance(exc, HTTPException):
         return f"no HTTP: {type(exc).__name__}"
     return str(exc.strerror or exc) if isinstance(exc, OSError) else type(exc).__name__
