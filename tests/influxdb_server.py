@@ -55,8 +55,6 @@ bind-address = "127.0.0.1:{backup_port}"
   bind-address = "127.0.0.1:{port}"
   auth-enabled = {auth}
   log-enabled = false
-  flux-enabled = true
-  {http}
 [logging]
   level = "warn"
   suppress-logo = true
@@ -116,9 +114,8 @@ class InfluxServer:
     directory: Path
     port: int
     auth: bool = True
-    #: Lines of the configuration's sections.
+    #: Lines of the configuration's section ``[data]``.
     data: str = ""
-    http: str = ""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -140,7 +137,6 @@ class InfluxServer:
                 backup_port=processes.free_port(),
                 auth=str(self.auth).lower(),
                 data=self.data,
-                http=self.http,
             )
         )
         with (self.directory / "influxd.log").open("ab") as log:

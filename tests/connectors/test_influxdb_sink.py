@@ -243,11 +243,19 @@ def test_hostile_names_and_texts_come_back_as_they_were(store: InfluxdbStore) ->
     assert [row["svalue"] for row in rows if row["svalue"] is not None] == texts
 
 
-@pytest.mark.parametrize("name", ["ends with \\", "two\nlines", "backslash \\ space", "\ud800", "x" * 70_000])
+#: What InfluxDB says when it is full; its refusal of a line quotes the line.
+FULL = "partial write: max-series-per-database limit exceeded dropped=3"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ends with \\", "two\nlines", "backslash \\ space", "\ud800", "x" * 70_000, FULL * 2_000],
+    ids=["backslash", "newline", "space", "surrogate", "long", "lie"],
+)
 def test_what_influxdb_has_no_form_for_is_refused_alone(store: InfluxdbStore, name: str) -> None:
     sink = open_influxdb(store.options())
     with pytest.raises(RejectedRecords) as refused:
-        sink.write([reading(0), reading(1, ep=name), reading(2)])
+        sink.write([reading(0), reading(1, ep=name), reading(2, timestamp=2_000)])
     sink.close()
     assert [record.offset for record, _ in refused.value.rejected] == [1]
     assert len(refused.value.rejected[0][1]) < 1_000
@@ -301,10 +309,7 @@ def test_points_beyond_the_retention_policy_are_refused_and_younger_ones_are_kep
 
 
 def test_a_full_influxdb_is_waited_for(own_server: ServerFactory, tmp_path: Path) -> None:
-    server = own_server()
-    server.data = "max-series-per-database = 2"
-    server.kill()
-    server.start()
+    server = own_server(data="max-series-per-database = 2")
     store = InfluxdbStore(tmp_path, server)
     sink = open_influxdb(store.options())
     batch = [reading(offset, ep=f"ep-{offset}") for offset in range(4)]
