@@ -5,11 +5,12 @@ Owns one folder, ``docs/sinks/parquet.md`` describes it: what is published (``ga
 Never deletes history.
 
 What is acknowledged must be on disk, five times a second maybe; Parquet wants thousands of rows a file. So a batch is
-appended to a journal and synced (one write and one fsync, 2 ms), and `publish_s` later all that came meanwhile goes
-into Parquet in one piece. A row is encoded about once when much comes, and the bound on files is theirs, not that of
-the batches. Publishing takes at most a fifth of the time, however many files there are to write: then it comes less
-often; and at most `MAX_HELD` bytes wait for it, then the writer does. Measured on two cores: a batch of 2,000 readings
-takes 14 ms, of which making rows of them is 10; 200,000 rows are published in 0.3 s.
+appended to a journal and synced (one write, one fsync), and up to `publish_s` later all that came meanwhile goes into
+Parquet in one piece. Where much comes a row is encoded about once, and how many files there are is decided by their
+size and not by that of the batches. Publishing takes at most a fifth of the time, however many files there are to
+write: then it comes less often. At most `MAX_HELD` bytes wait for it, then the writer does. Measured on two cores: a
+batch of 2,000 readings takes 12 ms, of which making rows of them is 8; 120,000 readings a second of one gateway, 11,000
+of a hundred gateways in one process, which then publishes 200 files in 1.5 s; no more than 250 MB in all.
 
 It needs no order, and no owner: journals may hold what was published or what another's holds too (a crash between the
 write and the commit, a partition that changed hands), and what is published is compared with what is there, by the
@@ -135,6 +136,7 @@ class ParquetSink:
                 self._failed = f"Parquet folder {self._root}: {exc}"
                 raise RetryLater(self._failed) from exc
             finally:
+                self._files.rest()
                 now = self._clock()
                 if found or self._failed is not None:
                     self._due = now + max(self._publish_s, _REST * (now - began))
