@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,12 +18,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from connectors.kafka import Cluster
+from connectors.runner import SinkSettings
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
-from connectors.sinks.parquet import open_parquet
+from connectors.sinks.parquet import KIND, open_parquet
 from connectors.sinks.parquet_rows import SCHEMA
 from schemas.lwm2m.nodes import Instance, Resource, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
-from tests.sink_harness import PATIENCE_S, eventually
+from tests.sink_harness import PATIENCE_S, eventually, make_topics, produce, running
 from tests.sink_samples import at, notification, resource
 
 SEED = 20_261_122
@@ -417,3 +420,55 @@ def test_without_its_library_it_says_what_to_install(folder: Path) -> None:
         [sys.executable, "-c", program, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert "pip install 'headwater[parquet]'" in told.stdout
+
+
+@pytest.mark.kafka
+def test_partitions_that_change_hands_in_mid_flow_are_stored_once(
+    kafka: Cluster, gateway_id: str, folder: Path
+) -> None:
+    topics = make_topics(kafka, gateway_id)
+    settings = SinkSettings(
+        sink="parquet",
+        gateway=gateway_id,
+        kafka=kafka,
+        options={"folder": str(folder), "max_rows": 200, "publish_s": 0.1},
+        batch_records=30,
+        linger_s=0.05,
+    )
+
+    def pour(first: int) -> None:
+        for partition in range(2):
+            start = first + 500 * partition
+            readings = [
+                notification(resource("/3303/0/5700", float(n)), timestamp=n) for n in range(start, start + 500)
+            ]
+            produce(kafka, topics.observations, readings, partition=partition)
+
+    pour(0)
+    with running(settings) as first:
+        eventually(lambda: len(numbers(folder)) > 0, True)
+        with running(settings) as second:
+            pour(1000)
+            eventually(lambda: bool(first.partitions and second.partitions), True)
+            pour(2000)
+            eventually(lambda: numbers(folder), [float(n) for n in range(3000)])
+        pour(3000)
+        eventually(lambda: numbers(folder), [float(n) for n in range(4000)])
+    # A new group reads everything again.
+    seen: list[int] = []
+
+    class Counting:
+        def __init__(self, options: Mapping[str, object]) -> None:
+            self._inner = open_parquet(options)
+
+        def write(self, records: Sequence[SinkRecord]) -> None:
+            self._inner.write(records)
+            seen.extend(record.offset for record in records)
+
+        def close(self) -> None:
+            self._inner.close()
+
+    with running(replace(settings, group=f"{settings.group_id}-again"), replace(KIND, open=Counting)):
+        eventually(lambda: len(seen), 4000)
+    assert numbers(folder) == [float(n) for n in range(4000)]
+    assert not hidden(folder, "*.journal")

@@ -355,7 +355,7 @@ def test_health_and_metrics_are_served(settings: Settings, file: Path) -> None:
 
 
 def test_wrong_settings_are_told_before_anything_starts(settings: Settings, file: Path) -> None:
-    with pytest.raises(SinkConfigError, match="there are: .*sqlite"):
+    with pytest.raises(SinkConfigError, match=r"there are: .*sqlite"):
         replace(settings, sink="oracle")
     with pytest.raises(InvalidGatewayId):
         replace(settings, gateway="no such/thing")

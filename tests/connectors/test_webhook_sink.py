@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from connectors.kafka import Cluster
+from connectors.runner import SinkSettings
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.options import parse_options
 from connectors.sinks.webhook import WebhookOptions, WebhookSink, open_webhook
@@ -21,6 +23,7 @@ from connectors.sinks.webhook_events import sign
 from schemas.avro.records import GenericBody, ResponseCode
 from schemas.lwm2m.nodes import Instance, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
+from tests.sink_harness import dead_letters, eventually, make_topics, produce, running
 from tests.sink_samples import at, delete, new, notification, reply, resource
 from tests.webhook_receiver import SECRET, Asked, Inbox, Receiver, Said, receiver
 
@@ -482,3 +485,26 @@ def test_neither_the_secret_nor_the_address_is_told(hook: Hook, tmp_path: Path) 
 def test_wrong_options_are_told(options: Mapping[str, object]) -> None:
     with pytest.raises(SinkConfigError):
         open_webhook(options)
+
+
+@pytest.mark.kafka
+def test_what_the_receiver_refuses_is_a_dead_letter_and_what_it_waits_with_comes_later(
+    kafka: Cluster, gateway_id: str, hook: Hook
+) -> None:
+    topics = make_topics(kafka, gateway_id)
+    produce(kafka, topics.observations, [record.record for record in some(0, 50)])
+    settings = SinkSettings(
+        sink="webhook",
+        gateway=gateway_id,
+        kafka=kafka,
+        options={"url": hook.url, "secret": SECRET, "kinds": ["history"]},
+        batch_records=20,
+    )
+    hook.inbox.answer = lambda _asked: Said(status=503, headers={"Retry-After": "1"}, body=b"in a moment")
+    with running(settings) as runner:
+        eventually(lambda: "in a moment" in (runner.waiting_for() or ""), True)
+        hook.inbox.answer = refuses(lambda value: value == 7.0, 422)
+        eventually(lambda: sorted(map(str, hook.values)), sorted(str(float(n)) for n in range(50) if n != 7))
+        eventually(lambda: [letter.record.offset for letter in dead_letters(kafka, gateway_id)], [7])
+    (letter,) = dead_letters(kafka, gateway_id)
+    assert (letter.stage, letter.error) == ("sink:webhook", "the receiver answers 422 bad value !")
