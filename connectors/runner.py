@@ -156,6 +156,7 @@ class Runner:
         self._share = Share(self._kind.name, self._metrics)
         #: For Source.DEAD_LETTERS: the ends at the start, by partition that has not reached it.
         self._ends: dict[Partition, int] | None = None
+        self._tried: set[tuple[str, int, int, int]] = set()
         self._looked = self._probed = 0.0
         #: The topics that were said to be missing.
         self._told_missing: set[str] = set()
@@ -281,10 +282,21 @@ class Runner:
             # A dead letter newer than the start: perhaps made by this very run, so it is the next run's.
             return 0
         letter = read_back(raw)
-        ours = letter and letter.stage in (DECODE, self._stage) and owner(letter.record.topic)[1] in self._kind.topics
-        self._batch.append(_Taken(place=place, offset=raw.offset, raw=letter.record if letter and ours else None))
+        to_try = letter is not None and self._is_to_try(letter)
+        self._batch.append(_Taken(place=place, offset=raw.offset, raw=letter.record if letter and to_try else None))
         self._reached(place, raw.offset + 1)
         return raw.size
+
+    def _is_to_try(self, letter: DeadLetter) -> bool:
+        """Whether it is this sink's, and its record was not tried by this run already."""
+        if letter.stage not in (DECODE, self._stage) or owner(letter.record.topic)[1] not in self._kind.topics:
+            return False
+        # One record may have several letters: of several sinks, of a crash, of earlier runs. Each of them would make
+        # another, and with every sink that tries they would double.
+        origin = (letter.record.topic, letter.record.partition, letter.record.offset, letter.record.timestamp)
+        fresh = origin not in self._tried
+        self._tried.add(origin)
+        return fresh
 
     def _reached(self, place: Partition, offset: int) -> None:
         if self._ends is not None and offset >= self._ends.get(place, 0):
@@ -420,6 +432,8 @@ class Runner:
         self._share.losing(gone)
         self._batch = [taken for taken in self._batch if taken.place not in gone]
         self._work = [taken for taken in self._work if taken.place not in gone]
+        # What is forgotten was not tried; if it comes back, it is once more.
+        self._tried.clear()
         if commit:
             # Without its coordinator librdkafka may hold a waiting commit for ever, and the whole loop with it. What is
             # not committed is read again, and the store knows it.

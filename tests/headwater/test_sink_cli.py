@@ -378,6 +378,18 @@ def test_retry_stores_what_can_be_and_counts_what_is_refused_again(kafka: Cluste
 
 
 @pytest.mark.kafka
+def test_several_letters_of_one_record_are_one_try_and_do_not_multiply(kafka: Cluster, gateway_id: str) -> None:
+    topics = make_topics(kafka, gateway_id)
+    raw = RawRecord(topic=topics.observations, partition=0, offset=7, timestamp=1, headers=(), key=None, value=b"junk")
+    office = DeadLetterOffice(kafka)
+    assert office.deliver([DeadLetter(record=raw, error="no", stage="decode")] * 4, lambda: True)
+    office.close()
+    again = run("deadletter", "retry", *at_kafka(kafka, gateway_id), "--file", "x.db", "-o", "json")
+    assert json.loads(again.stdout)["refused"] == 1
+    assert len(dead_letters(kafka, gateway_id)) == 5
+
+
+@pytest.mark.kafka
 def test_retry_of_a_sink_that_cannot_be_opened_names_table_and_key(kafka: Cluster, buried: str, tmp_path: Path) -> None:
     (tmp_path / "sinks.toml").write_text('[sqlite]\nfile = "x.db"\ncolour = 1\n')
     for words in (["deadletter", "retry"], ["replay"]):
