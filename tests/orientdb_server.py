@@ -157,7 +157,8 @@ class OrientServer:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", method=method)
         request.add_header("Authorization", f"Basic {b64encode(f'{ADMIN}:{PASSWORD}'.encode()).decode()}")
         if body is not None:
-            request.data = json.dumps(body).encode()
+            # OrientDB decodes the body as if it came from a form, and only then reads it as JSON.
+            request.data = json.dumps(body).replace("%", r"\u0025").replace("+", r"\u002b").encode()
         with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:
             return json.loads(answer.read() or b"null")
 
@@ -185,6 +186,13 @@ class OrientServer:
     def go_on(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """As people stop it: all is on the disk then."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(ANSWER_S)
+        self.process = None
 
     def kill(self) -> None:
         """SIGKILL, as a power cut; returns when it is gone."""

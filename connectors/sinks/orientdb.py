@@ -9,11 +9,15 @@ The steps for some `CHUNK` endpoints, in one transaction of OrientDB:
  3. write    it under the condition that the vertex still has that version
 
 So a record that comes again changes nothing, and of two writers with the same endpoint one starts again from step 1.
+
+OrientDB acknowledges a transaction before it is on its disk (see `SETTLE_S`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path as FilePath
 from typing import NamedTuple
@@ -30,8 +34,11 @@ from schemas.avro.records import Notification, Registration, Response
 from schemas.avro.topics import TopicKind
 from schemas.lwm2m.objects import DefinitionError, Definitions
 
-#: Endpoints a transaction.
-CHUNK = 50
+#: A transaction: so many endpoints, or fewer with so many links.
+CHUNK, CHUNK_LINKS = 50, 1_000
+#: OrientDB says that a transaction is done up to ``storage.wal.commitTimeout`` (1 s) before its log is on the disk. So
+#: what was written in these last seconds, and this is ample, is written again once the server went away and is back.
+SETTLE_S = 5.0
 #: Making a database takes longer than any other request.
 CREATE_S = 30.0
 
@@ -122,22 +129,38 @@ class OrientdbSink:
                 raise SinkConfigError(str(exc)) from exc
         options.secret()
         self._database: GraphDatabase | None = None
+        #: What was written lately, with the (monotonic) time; OrientDB may still forget it.
+        self._unsettled: deque[tuple[float, Sequence[SinkRecord]]] = deque()
+        self._doubtful = False
 
     def write(self, records: Sequence[SinkRecord]) -> None:
         """See `Sink.write`: a transaction for every `CHUNK` endpoints."""
-        batch, rejected = _by_endpoint(records)
-        names = list(batch)
+        rejected: list[tuple[SinkRecord, str]] = []
         try:
-            for start in range(0, len(names), CHUNK):
-                rejected += self._write({name: batch[name] for name in names[start : start + CHUNK]})
+            if self._doubtful:
+                for _, before in self._unsettled:
+                    self._write_all(before)
+                self._doubtful = False
+            rejected = self._write_all(records)
         except OrientUnreachable as exc:
             self.close()
+            self._doubtful = True
             raise RetryLater(f"{self._where}: {exc}") from exc
         except OrientRefused as exc:
             self.close()
             raise RetryLater(f"{self._where} refuses: {exc}") from exc
+        now = time.monotonic()
+        self._unsettled.append((now, tuple(records)))
+        while self._unsettled[0][0] < now - SETTLE_S:
+            self._unsettled.popleft()
         if rejected:
             raise RejectedRecords(rejected)
+
+    def _write_all(self, records: Sequence[SinkRecord]) -> list[tuple[SinkRecord, str]]:
+        batch, rejected = _by_endpoint(records)
+        for chunk in _chunks(batch):
+            rejected += self._write(chunk)
+        return rejected
 
     def close(self) -> None:
         """See `Sink.close`."""
@@ -250,6 +273,7 @@ class OrientdbSink:
         )
         database.ensure("Objects", self._objects(held for change in changes.values() for held in change.held or ()))
         edges = database.edges([known[n].rid for n, one in changes.items() if n in known and one.held is not None])
+        changed: list[tuple[str, str, int]] = []
         statements: list[str] = []
         abandoned: set[str] = set()
         for number, (name, change) in enumerate(changes.items()):
@@ -257,15 +281,15 @@ class OrientdbSink:
             wanted = {(database.rid(sql.identity(an_id, version)), at) for an_id, version, at in change.held or ()}
             if name not in known:
                 content = {"name": ep, "identity": name, **change.properties}
-                server = database.rid(sql.identity(server_id))
-                statements.append(sql.creation(number, content, server, wanted))
+                statements.append(sql.creation(number, content, database.rid(sql.identity(server_id)), wanted))
                 continue
-            has = edges.get(known[name].rid, {})
+            rid = known[name].rid
+            changed.append((sql.update(rid, change.properties), rid, known[name].version))
+            has = edges.get(rid, {})
             gone = [edge for edge, what in has.items() if what not in wanted]
             abandoned |= {has[edge][0] for edge in gone}
-            new = wanted.difference(has.values())
-            statements.append(sql.change(number, known[name], change.properties, new, gone))
-        database.transact(statements)
+            statements.append(sql.edges(rid, wanted.difference(has.values()), gone))
+        database.transact(statements, changed)
         if abandoned:
             self._remove(database, abandoned)
 
@@ -305,6 +329,20 @@ def _by_endpoint(records: Sequence[SinkRecord]) -> tuple[dict[str, _Endpoint], l
             name = sql.identity(event.server_id, event.ep)
             batch.setdefault(name, _Endpoint(event.server_id, event.ep, [])).events.append((record, event))
     return batch, rejected
+
+
+def _chunks(batch: _Batch) -> Iterator[_Batch]:
+    chunk: dict[str, _Endpoint] = {}
+    links = 0
+    for name, endpoint in batch.items():
+        here = max(len(getattr(event, "links", None) or ()) for _, event in endpoint.events)
+        if chunk and (len(chunk) == CHUNK or links + here > CHUNK_LINKS):
+            yield chunk
+            chunk, links = {}, 0
+        chunk[name] = endpoint
+        links += here
+    if chunk:
+        yield chunk
 
 
 def open_orientdb(options: Mapping[str, object]) -> OrientdbSink:

@@ -110,7 +110,7 @@ class GraphDatabase:
                 statements.append(sql.vertex(vertex, {"identity": identity, **content}))
             elif content.get("name") not in (None, rows[identity].get("name")):
                 # A definition has come since.
-                statements.append(sql.renamed(sql.record_id(rows[identity]["rid"]), content["name"]))
+                statements.append(sql.update(sql.record_id(rows[identity]["rid"]), {"name": content["name"]}))
         if statements:
             self.transact(statements)
             rows = self._rows(vertex, unknown)
@@ -128,13 +128,13 @@ class GraphDatabase:
         if len(self._known) > REMEMBERED:
             self._known.clear()
 
-    def transact(self, statements: Sequence[str]) -> None:
-        """All of them or none.
+    def transact(self, statements: Iterable[str], changed: Sequence[tuple[str, str, int]] = ()) -> None:
+        """See `orientdb_graph.transaction`.
 
         Raises:
             Conflict: one of the vertices was not in the version that was read.
         """
-        match self._client.script(sql.transaction(statements)):
+        match self._client.script(sql.transaction(statements, changed)):
             case sql.DONE:
                 return
             case sql.STALE:
