@@ -45,6 +45,8 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
+    # `run` is in the process of all tests, whose logging is not to be set up for good; `process` has its own.
+    monkeypatch.setattr("headwater.logs.set_up", lambda _level: None)
 
 
 def run(*arguments: str, env: dict[str, str] | None = None) -> Any:
@@ -68,6 +70,13 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 def ended(started: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = started.communicate(timeout=PATIENCE_S)
     return started.returncode, out, err
+
+
+def retried(*arguments: str) -> tuple[int, str]:
+    """Exit code and stdout of a retry; it logs, so it is a process of its own."""
+    with process("deadletter", "retry", *arguments) as started:
+        code, out, _ = ended(started)
+    return code, out
 
 
 def some(number: int, start: int = 0) -> list[Notification]:
@@ -362,18 +371,17 @@ def test_a_gateway_without_dead_letters_has_none(kafka: Cluster, gateway_id: str
 def test_retry_stores_what_can_be_and_counts_what_is_refused_again(kafka: Cluster, buried: str, tmp_path: Path) -> None:
     (tmp_path / "sinks.toml").write_text('[sqlite]\nfile = "x.db"\ngateway = "*"\ngroup = "archive"\n')
     again = [*at_kafka(kafka, buried), "--sink", "sqlite", "-o", "json"]
-    first = run("deadletter", "retry", *again)
-    told = json.loads(first.stdout)
+    code, out = retried(*again)
+    told = json.loads(out)
     assert told == {"sink": "sqlite", "gateway": buried, "stored": 1, "refused": 1, "complete": True}
-    assert first.exit_code == Exit.REFUSED
+    assert code == Exit.REFUSED
     origin = 'SELECT topic, "partition", "offset" FROM history JOIN sources s ON s.id = source'
     assert rows(tmp_path / "x.db", origin) == [(f"iot.{buried}.observations", 1, 101)]
     # What was refused again is a letter of its own, for the next time; the other sink's is left alone.
     assert [letter.stage for letter in dead_letters(kafka, buried)] == ["decode", "sink:sqlite", "sink:other", "decode"]
-    second = json.loads(run("deadletter", "retry", *again).stdout)
+    second = json.loads(retried(*again)[1])
     assert (second["stored"], second["refused"]) == (0, 1)
-    words = run("deadletter", "retry", *at_kafka(kafka, buried), "--sink", "archive").output
-    assert "0 stored, 1 refused again" in words
+    assert "0 stored, 1 refused again" in retried(*at_kafka(kafka, buried), "--sink", "archive")[1]
     assert rows(tmp_path / "x.db", "SELECT count(*) FROM history") == [(1,)]
 
 
@@ -384,8 +392,8 @@ def test_several_letters_of_one_record_are_one_try_and_do_not_multiply(kafka: Cl
     office = DeadLetterOffice(kafka)
     assert office.deliver([DeadLetter(record=raw, error="no", stage="decode")] * 4, lambda: True)
     office.close()
-    again = run("deadletter", "retry", *at_kafka(kafka, gateway_id), "--file", "x.db", "-o", "json")
-    assert json.loads(again.stdout)["refused"] == 1
+    _, out = retried(*at_kafka(kafka, gateway_id), "--file", "x.db", "-o", "json")
+    assert json.loads(out)["refused"] == 1
     assert len(dead_letters(kafka, gateway_id)) == 5
 
 
