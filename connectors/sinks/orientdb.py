@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from enum import Enum
 from pathlib import Path as FilePath
 from typing import NamedTuple
 
@@ -27,8 +28,9 @@ from pydantic import Field, SecretStr, model_validator
 from connectors.sinks import orientdb_graph as sql
 from connectors.sinks.graph import Event, object_name
 from connectors.sinks.options import SinkOptions, parse_options
-from connectors.sinks.orientdb_client import BinaryClient, OrientError, OrientRefused, OrientUnreachable
+from connectors.sinks.orientdb_client import BinaryClient, Client, OrientError, OrientRefused, OrientUnreachable
 from connectors.sinks.orientdb_database import ATTEMPTS, NO_ACCESS, Conflict, GraphDatabase, pause
+from connectors.sinks.orientdb_http import HttpClient
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.records import Notification, Registration, Response
 from schemas.avro.topics import TopicKind
@@ -68,11 +70,26 @@ _WRAPPER = "OCommandExecutionException"
 _NO_DATABASE = "OStorageDoesNotExistException"
 
 
+class Protocol(Enum):
+    """How to speak with OrientDB."""
+
+    BINARY = "binary"
+    HTTP = "http"
+
+
+#: The client and the usual port.
+_PROTOCOLS: Mapping[Protocol, tuple[type[BinaryClient | HttpClient], int]] = {
+    Protocol.BINARY: (BinaryClient, 2424),
+    Protocol.HTTP: (HttpClient, 2480),
+}
+
+
 class OrientdbOptions(SinkOptions):
     """The options of the sink."""
 
     host: str = Field("127.0.0.1", min_length=1)
-    port: int = Field(2424, ge=1, le=65535)
+    protocol: Protocol = Protocol.BINARY
+    port: int | None = Field(None, ge=1, le=65535)
     database: str = Field("headwater", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
     user: str = Field(min_length=1, description="a user of the database, or of the server")
     password: SecretStr | None = None
@@ -120,7 +137,8 @@ class OrientdbSink:
 
     def __init__(self, options: OrientdbOptions) -> None:
         self._options = options
-        self._where = f"OrientDB {options.host}:{options.port}/{options.database}"
+        self._port = options.port or _PROTOCOLS[options.protocol][1]
+        self._where = f"OrientDB {options.host}:{self._port}/{options.database}"
         self._definitions = Definitions.builtin()
         if options.definitions is not None:
             try:
@@ -189,14 +207,9 @@ class OrientdbSink:
         self._database = database
         return database
 
-    def _opened(self) -> BinaryClient:
+    def _opened(self) -> Client:
         options = self._options
-        try:
-            login = {"database": options.database, "user": options.user, "password": options.secret()}
-        except SinkConfigError as exc:
-            # It could be read when the sink was opened: somebody is changing it.
-            raise RetryLater(str(exc)) from exc
-        client = BinaryClient(host=options.host, port=options.port, timeout=options.timeout_s, **login)
+        client = self._new_client(options.timeout_s)
         try:
             try:
                 client.open()
@@ -204,9 +217,7 @@ class OrientdbSink:
                 client.close()
                 if _NO_DATABASE not in exc.names:
                     raise
-                client = BinaryClient(
-                    host=options.host, port=options.port, timeout=max(CREATE_S, options.timeout_s), **login
-                )
+                client = self._new_client(max(CREATE_S, options.timeout_s))
                 client.create()
         except OrientError as exc:
             client.close()
@@ -217,6 +228,23 @@ class OrientdbSink:
                 ) from exc
             raise RetryLater(f"{self._where}: {exc}") from exc
         return client
+
+    def _new_client(self, timeout: float) -> Client:
+        options = self._options
+        try:
+            password = options.secret()
+        except SinkConfigError as exc:
+            # It could be read when the sink was opened: somebody is changing it.
+            raise RetryLater(str(exc)) from exc
+        client, _ = _PROTOCOLS[options.protocol]
+        return client(
+            host=options.host,
+            port=self._port,
+            database=options.database,
+            user=options.user,
+            password=password,
+            timeout=timeout,
+        )
 
     def _write(self, batch: _Batch) -> list[tuple[SinkRecord, str]]:
         """Write ``batch``, without what OrientDB refuses, which is returned with its reasons."""
@@ -365,9 +393,12 @@ KIND = SinkKind(
     sample_config="""\
 # The asset graph in an OrientDB database.
 [orientdb]
-# Where OrientDB listens for its binary protocol.
+# Where OrientDB listens.
 host = "127.0.0.1"
-port = 2424
+# "binary" (with pyorient), or "http", which is faster.
+protocol = "binary"
+# Default: 2424 for binary, 2480 for http.
+# port = 2424
 # It is made if it does not exist and the user may, and so are its classes.
 database = "headwater"
 # A user of the database, or of the server; there is no default.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import socket
 import warnings
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from connectors.sinks.sink import SinkConfigError
 
@@ -29,6 +29,30 @@ _PROTOCOL = 38
 _ERROR = 1
 #: What is told of a message, in characters.
 _WORDS = 300
+
+
+class Client(Protocol):
+    """One connection to one database, over whichever protocol. All but `close` raise `OrientError`."""
+
+    def open(self) -> None:
+        """Connect and open the database."""
+        ...
+
+    def create(self) -> None:
+        """Create the database, which the server allows its own users only; then open it."""
+        ...
+
+    def query(self, sql: str) -> list[dict[str, Any]]:
+        """The rows of a SELECT."""
+        ...
+
+    def script(self, sql: str) -> object:
+        """Run statements, each ended by a semicolon, one after the other; what they RETURN."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        ...
 
 
 class OrientError(Exception):

@@ -1,6 +1,6 @@
 """What the OrientDB sink asks of its database: its classes, vertices by what they stand for, transactions.
 
-Owns no connection but uses one, `BinaryClient`, and remembers the record ids of servers and objects. Decides nothing.
+Owns no connection but uses one, `Client`, and remembers the record ids of servers and objects. Decides nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from connectors.sinks import orientdb_graph as sql
-from connectors.sinks.orientdb_client import BinaryClient, OrientRefused
+from connectors.sinks.orientdb_client import Client, OrientRefused
 
 #: How often something that met another writer is tried, and the wait between, at most doubled each time.
 ATTEMPTS, PAUSE_S = 8, 0.02
@@ -33,7 +33,7 @@ class GraphDatabase:
     """An open database. All methods raise `orientdb_client.OrientError`; after an `OrientRefused` open it anew, for
     what became of a transaction that broke off is the server's affair."""
 
-    def __init__(self, client: BinaryClient) -> None:
+    def __init__(self, client: Client) -> None:
         self._client = client
         #: Identity to record id of servers and objects.
         self._known: dict[str, str] = {}
@@ -49,17 +49,22 @@ class GraphDatabase:
     def prepare(self) -> None:
         """Make the classes, properties and indexes that are missing; others may do the same right now."""
         for attempt in range(ATTEMPTS):
-            missing = self._missing()
-            if not missing:
-                return
             try:
-                for statement in missing:
-                    self._client.script(statement)
+                for statement in self._missing():
+                    self._make(statement)
+                return
             except OrientRefused as exc:
-                # Perhaps it is there meanwhile.
                 if exc.names & NO_ACCESS or attempt == ATTEMPTS - 1:
                     raise
                 pause(attempt)
+
+    def _make(self, statement: str) -> None:
+        try:
+            self._client.script(statement)
+        except OrientRefused as exc:
+            # Over HTTP, a user who may not change the schema does not see it either.
+            if "already exists" not in str(exc):
+                raise
 
     def _missing(self) -> list[str]:
         classes = self._client.query(

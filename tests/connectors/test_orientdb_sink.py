@@ -68,9 +68,14 @@ HOSTILE = [
 ]
 
 
+@pytest.fixture(params=["binary", "http"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> OrientdbStore:
-    return OrientdbStore(tmp_path)
+def store(tmp_path: Path, protocol: str) -> OrientdbStore:
+    return OrientdbStore(tmp_path, protocol=protocol)
 
 
 @pytest.fixture
@@ -307,8 +312,8 @@ def test_facts_have_the_same_end_in_any_order() -> None:
     assert fold(known._replace(told={"model": (10, 2)}), [(one, first), (two, second)]) == Change({}, None)
 
 
-def test_a_server_that_goes_down_and_comes_back(server: OrientServer, tmp_path: Path) -> None:
-    store = OrientdbStore(tmp_path, server)
+def test_a_server_that_goes_down_and_comes_back(server: OrientServer, tmp_path: Path, protocol: str) -> None:
+    store = OrientdbStore(tmp_path, server, protocol)
     open_orientdb(store.options()).close()
     # OrientDB itself does not survive to be killed within a second after its classes were made.
     server.stop()
@@ -332,8 +337,10 @@ def test_a_server_that_goes_down_and_comes_back(server: OrientServer, tmp_path: 
     }
 
 
-def test_a_server_that_hangs_is_waited_for_no_longer_than_it_may(server: OrientServer, tmp_path: Path) -> None:
-    store = OrientdbStore(tmp_path, server)
+def test_a_server_that_hangs_is_waited_for_no_longer_than_it_may(
+    server: OrientServer, tmp_path: Path, protocol: str
+) -> None:
+    store = OrientdbStore(tmp_path, server, protocol)
     open_orientdb(store.options()).close()
     sink = open_orientdb(store.options() | {"timeout_s": 0.5})
     server.pause()
@@ -553,7 +560,8 @@ def test_options_that_cannot_work_are_told(changes: dict[str, object], words: st
     assert "S3cret" not in str(told.value)
 
 
-def test_a_missing_library_is_told(store: OrientdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = OrientdbStore(tmp_path)
     orientdb_client._pyorient.cache_clear()
     monkeypatch.setitem(sys.modules, "pyorient", None)
     with pytest.raises(SinkConfigError, match=r"pip install 'headwater\[orientdb\]'"):

@@ -14,14 +14,16 @@ from tests.orientdb_server import ADMIN, PASSWORD, OrientServer, shared_server
 class OrientdbStore:
     """See `tests.stores.store.Store`; it keeps the graph only."""
 
-    def __init__(self, _folder: Path, server: OrientServer | None = None) -> None:
+    def __init__(self, _folder: Path, server: OrientServer | None = None, protocol: str = "binary") -> None:
         self.server = server or shared_server()
+        self.protocol = protocol
         self.database = f"test-{secrets.token_hex(6)}"
 
     def options(self) -> dict[str, object]:
         return {
             "host": "127.0.0.1",
-            "port": self.server.port,
+            "protocol": self.protocol,
+            "port": self.server.port if self.protocol == "binary" else self.server.http_port,
             "database": self.database,
             "user": ADMIN,
             "password": PASSWORD,
