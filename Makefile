@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Where `make bench` finds the independent load generator and the peer servers.
 YARDSTICK ?= ../shared/bench
+COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
 
-.PHONY: help env demo test check format lock bench clean
+.PHONY: help env dev demo test check format lock bench clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(VENV)/.installed ## Make the environment .venv/ with everything that is locked in requirements.lock
+env: $(VENV)/.installed ## Make the environment .venv/ with what requirements.lock pins: all that the demo needs
 
 $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
@@ -20,30 +21,37 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps -e .
 	@touch $@
 
+dev: $(VENV)/.installed-dev ## Add what requirements-dev.lock pins: the tools, every store's client library, what the tests' servers need
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
+	@touch $@
+
 demo: env ## Run the whole way on this machine: two Kafkas, gateway, replicator, sink, sensors (ARGS="--for 60 --wan-cut 20")
 	$(BIN)/headwater demo $(ARGS)
 
-test: env ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
+test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
 	$(BIN)/python -m pytest $(ARGS)
 
-check: env ## Format, lint, types, import rules, pinned schema ids
+check: dev ## Format, lint, types, import rules, pinned schema ids
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q tests/schemas/avro/test_ids.py
 
-format: env ## Rewrite the code in the house format
+format: dev ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: ## Resolve the dependencies anew into requirements.lock
+lock: ## Resolve the dependencies anew into requirements.lock and requirements-dev.lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
-	.venv-lock/bin/uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 --extra dev pyproject.toml -o requirements.lock
+	.venv-lock/bin/$(COMPILE) --extra dev -o requirements-dev.lock
+	.venv-lock/bin/$(COMPILE) --extra kafka --constraint requirements-dev.lock -o requirements.lock
 	rm -rf .venv-lock
 
-bench: env ## Measure against the yardstick, each figure beside its peer in the same run (over an hour; ARGS="--quick")
+bench: dev ## Measure against the yardstick, each figure beside its peer in the same run (over an hour; ARGS="--quick")
 	$(BIN)/python -m tests.bench.run --yardstick $(YARDSTICK) $(ARGS)
 
 clean: ## Remove the environment, caches and whatever the demo left
