@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from connectors.sinks import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkRecord, orientdb_client
-from connectors.sinks.orientdb import KIND, open_orientdb
-from connectors.sinks.orientdb_graph import Change, Facts, Known, attribute_name, fold
+from connectors.sinks.orientdb import KIND, OrientdbSink, open_orientdb
+from connectors.sinks.orientdb_database import Conflict
+from connectors.sinks.orientdb_graph import Change, Facts, Known, attribute_name, fold, identity
 from schemas.avro.records import Key, Link, ReadBody, Registration, RegistrationNew
 from schemas.lwm2m.nodes import Instance, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
@@ -79,7 +80,7 @@ def store(tmp_path: Path, protocol: str) -> OrientdbStore:
 
 
 @pytest.fixture
-def sink(store: OrientdbStore) -> Iterator[Sink]:
+def sink(store: OrientdbStore) -> Iterator[OrientdbSink]:
     opened = open_orientdb(store.options())
     yield opened
     opened.close()
@@ -483,6 +484,30 @@ def test_two_sinks_with_the_same_endpoints_make_each_once(store: OrientdbStore, 
     other.write(everything)
     other.close()
     assert content(store) == content(alone)
+
+
+def test_nothing_of_a_transaction_is_done_if_a_vertex_is_not_as_it_was_read(
+    sink: OrientdbSink, store: OrientdbStore
+) -> None:
+    sink.write(some(3))
+    database = sink.connect()
+    known = list(database.endpoints(identity(GATEWAY, f"ep-{number}") for number in range(3)).values())
+    assert len(known) == 3
+    vertex = "CREATE VERTEX Servers CONTENT {};"
+
+    def changed(*versions: int) -> list[tuple[str, str, int]]:
+        return [(f"UPDATE {one.rid} MERGE {{}};", one.rid, v) for one, v in zip(known, versions, strict=True)]
+
+    right = [one.version for one in known]
+    for wrong in ([right[0] - 1, *right[1:]], [*right[:2], right[2] + 1]):
+        with pytest.raises(Conflict):
+            database.transact([vertex], changed(*wrong))
+    store.sql(f"DELETE VERTEX {known[0].rid}")
+    with pytest.raises(Conflict):
+        database.transact([vertex], changed(*right))
+    assert counts(store)["Servers"] == 1
+    database.transact([vertex], changed(*right)[1:])
+    assert counts(store)["Servers"] == 2
 
 
 def write_at_last(sink: Sink, records: Sequence[SinkRecord]) -> None:
