@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from connectors.kafka import Cluster
 from headwater import broker
+from tests import influxdb_server, orientdb_server
 from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
 
 # A shell that starts us in the background lets SIGINT be ignored, and every process of the tests would inherit that.
@@ -19,6 +20,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asserts a time: a slow machine is no failure.
 settings.register_profile("headwater", deadline=None)
 settings.load_profile("headwater")
+
+
+#: Servers that take minutes to come by, once: by a word of the ids of the tests that need them.
+_SERVERS: dict[str, Callable[[], object]] = {"influxdb": influxdb_server.influxd, "orientdb": orientdb_server.jars}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have the stores' servers at hand before the first test begins: its time is bounded, a build's is not."""
+    if not session.config.option.collectonly:
+        for word, install in _SERVERS.items():
+            if any(word in item.nodeid for item in session.items):
+                install()
 
 
 @pytest.fixture(scope="session")
