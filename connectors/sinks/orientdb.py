@@ -19,18 +19,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from enum import Enum
-from pathlib import Path as FilePath
 from typing import NamedTuple
-
-from pydantic import Field, SecretStr, model_validator
 
 from connectors.sinks import orientdb_graph as sql
 from connectors.sinks.graph import Event, object_name
-from connectors.sinks.options import SinkOptions, parse_options
+from connectors.sinks.options import parse_options
 from connectors.sinks.orientdb_client import BinaryClient, Client, OrientError, OrientRefused, OrientUnreachable
 from connectors.sinks.orientdb_database import ATTEMPTS, NO_ACCESS, Conflict, GraphDatabase, pause
 from connectors.sinks.orientdb_http import HttpClient
+from connectors.sinks.orientdb_options import OrientdbOptions, Protocol
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.records import Notification, Registration, Response
 from schemas.avro.topics import TopicKind
@@ -70,51 +67,11 @@ _WRAPPER = "OCommandExecutionException"
 _NO_DATABASE = "OStorageDoesNotExistException"
 
 
-class Protocol(Enum):
-    """How to speak with OrientDB."""
-
-    BINARY = "binary"
-    HTTP = "http"
-
-
 #: The client and the usual port.
 _PROTOCOLS: Mapping[Protocol, tuple[type[BinaryClient | HttpClient], int]] = {
     Protocol.BINARY: (BinaryClient, 2424),
     Protocol.HTTP: (HttpClient, 2480),
 }
-
-
-class OrientdbOptions(SinkOptions):
-    """The options of the sink."""
-
-    host: str = Field("127.0.0.1", min_length=1)
-    protocol: Protocol = Protocol.BINARY
-    port: int | None = Field(None, ge=1, le=65535)
-    database: str = Field("headwater", pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")
-    user: str = Field(min_length=1, description="a user of the database, or of the server")
-    password: SecretStr | None = None
-    password_file: FilePath | None = None
-    timeout_s: float = Field(5.0, ge=0.1, le=100.0)
-    definitions: FilePath | None = None
-
-    @model_validator(mode="after")
-    def _one_password(self) -> OrientdbOptions:
-        if (self.password is None) == (self.password_file is None):
-            raise ValueError("it needs password or password_file, and not both")
-        return self
-
-    def secret(self) -> str:
-        """The password, from its file if it is in one.
-
-        Raises:
-            SinkConfigError: the file cannot be read.
-        """
-        if self.password_file is None:
-            return self.password.get_secret_value() if self.password else ""
-        try:
-            return self.password_file.read_text("utf-8").rstrip("\r\n")
-        except (OSError, ValueError) as exc:
-            raise SinkConfigError(f"password_file of the sink orientdb: {exc}") from exc
 
 
 class _Endpoint(NamedTuple):
