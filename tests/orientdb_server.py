@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import atexit
 import csv
-import fcntl
 import hashlib
 import json
-import os
-import shutil
-import signal
-import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -28,13 +22,10 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from headwater import processes
-from headwater.kafka_jars import cache_folder, java_binary
-from tests.kafka_brokers import end_child_with_this_process
+from headwater.kafka_jars import java_binary
+from tests.installed_server import ANSWER_S, Server, installed
 
 ORIENTDB_VERSION = "3.2.49"
-#: Patience with a busy machine, in seconds.
-ANSWER_S = 60.0
-
 ADMIN, PASSWORD = "root", "s3cret <&> é"
 
 # Handlers are its plug-ins (backups, JMX, a distributed cluster): a server without any needs no more jars.
@@ -67,49 +58,34 @@ _CONFIG = """\
 
 
 def jars() -> Path:
-    """The folder of the jars, filled first if need be; several processes may ask at once."""
-    folder = cache_folder(os.environ) / f"orientdb-{ORIENTDB_VERSION}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        # The kernel frees it when a process dies.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            _fill(folder)
-    return folder
+    """The folder of the jars, filled first if need be."""
+    return installed(f"orientdb-{ORIENTDB_VERSION}", _fetch)
 
 
-def _fill(folder: Path) -> None:
+def _fetch(staging: Path) -> Path:
     from jgo.maven import MavenContext
 
-    for leftover in folder.parent.glob(f"{folder.name}.part-*"):  # of a process that was killed while it held the lock
-        shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=f"{folder.name}.part-", dir=folder.parent))
-    try:
-        made = staging / "jars"
-        made.mkdir()
-        context = MavenContext(repo_cache=staging / "maven", timeout=60)
-        with (Path(__file__).parent / "orientdb_jars.tsv").open(encoding="utf-8") as table:
-            for row in csv.DictReader(table, delimiter="\t"):
-                group, artifact, *classifier, version = row["coordinate"].split(":")
-                component = context.project(group, artifact).at_version(version)
-                jar = Path(component.artifact(*classifier).resolve())
-                with jar.open("rb") as file:
-                    got = hashlib.file_digest(file, "sha256").hexdigest()
-                assert got == row["sha256"], f"{jar.name} from Maven Central is not the pinned one"
-                jar.rename(made / jar.name)
-        made.rename(folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    made = staging / "jars"
+    made.mkdir()
+    context = MavenContext(repo_cache=staging / "maven", timeout=60)
+    with (Path(__file__).parent / "orientdb_jars.tsv").open(encoding="utf-8") as table:
+        for row in csv.DictReader(table, delimiter="\t"):
+            group, artifact, *classifier, version = row["coordinate"].split(":")
+            component = context.project(group, artifact).at_version(version)
+            jar = Path(component.artifact(*classifier).resolve())
+            with jar.open("rb") as file:
+                got = hashlib.file_digest(file, "sha256").hexdigest()
+            assert got == row["sha256"], f"{jar.name} from Maven Central is not the pinned one"
+            jar.rename(made / jar.name)
+    return made
 
 
 @dataclass(slots=True, kw_only=True)
-class OrientServer:
-    """One real OrientDB; ``process`` is None between a kill and the restart. Its user is `ADMIN`."""
+class OrientServer(Server):
+    """One real OrientDB. Its user is `ADMIN`."""
 
-    directory: Path
     port: int
     http_port: int
-    process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, on the same ports and data as before; returns when it answers."""
@@ -134,24 +110,7 @@ class OrientServer:
             f"-Dorientdb.config.file={config}",
             *("-cp", f"{jars()}/*", "com.orientechnologies.orient.server.OServerMain"),
         ]
-        with (self.directory / "orientdb.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, start_new_session=True
-            )
-        end_child_with_this_process(self.process.pid)
-        self._wait()
-
-    def _wait(self) -> None:
-        until = time.monotonic() + ANSWER_S
-        while True:
-            assert self.process is not None
-            assert self.process.poll() is None, (self.directory / "orientdb.log").read_text()[-4000:]
-            try:
-                self._http("GET", "/server")
-                return
-            except OSError:
-                assert time.monotonic() < until, "OrientDB does not answer"
-                time.sleep(0.05)
+        self.run(command, lambda: self._http("GET", "/server"))
 
     def _http(self, method: str, path: str, body: object = None) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", method=method)
@@ -177,34 +136,6 @@ class OrientServer:
 
     def drop(self, database: str) -> None:
         self._http("DELETE", f"/database/{quote(database)}")
-
-    def pause(self) -> None:
-        """As a machine that hangs: its port still takes connections, and nothing answers."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> None:
-        """As people stop it: all is on the disk then."""
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait(ANSWER_S)
-        self.process = None
-
-    def kill(self) -> None:
-        """SIGKILL, as a power cut; returns when it is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(ANSWER_S)
-            self.process = None
-
-    def remove(self) -> None:
-        """End it, with all that it holds."""
-        self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 def new_server(directory: Path) -> OrientServer:

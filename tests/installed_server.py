@@ -1,0 +1,105 @@
+"""Other people's servers in a test's hands: installed once for this user, killed and restarted, gone with pytest."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headwater.kafka_jars import cache_folder
+from tests.kafka_brokers import end_child_with_this_process
+
+#: Patience with a busy machine, in seconds.
+ANSWER_S = 60.0
+
+
+def installed(name: str, fill: Callable[[Path], Path]) -> Path:
+    """The folder ``name`` of the cache; several processes may ask for it at once.
+
+    Where it is missing, ``fill`` is given an empty folder and returns what becomes it, by one rename.
+    """
+    folder = cache_folder(os.environ) / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{name}.lock").open("w") as lock:
+        # The kernel frees it when a process dies.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            for leftover in folder.parent.glob(f"{name}.part-*"):  # of a process that was killed while it had the lock
+                shutil.rmtree(leftover, ignore_errors=True)
+            staging = Path(tempfile.mkdtemp(prefix=f"{name}.part-", dir=folder.parent))
+            try:
+                fill(staging).rename(folder)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """A server that keeps all that it has in ``directory``; ``process`` is None between a kill and the restart."""
+
+    directory: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+
+    def run(
+        self, command: Sequence[str | Path], answers: Callable[[], object], *, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it; returns when ``answers`` raises no OSError any more."""
+        output = self.directory / "server.log"
+        with output.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env=env,
+                start_new_session=True,
+            )
+        end_child_with_this_process(self.process.pid)
+        until = time.monotonic() + ANSWER_S
+        while True:
+            assert self.process.poll() is None, output.read_text("utf-8", "replace")[-4000:]
+            try:
+                answers()
+                return
+            except OSError:
+                assert time.monotonic() < until, f"{command[0]} does not answer"
+                time.sleep(0.05)
+
+    def pause(self) -> None:
+        """As a machine that hangs: its port still takes connections, and nothing answers."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """As people stop it: all is on the disk then."""
+        assert self.process is not None
+        self.process.terminate()
+        self.process.wait(ANSWER_S)
+        self.process = None
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut; returns when it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(ANSWER_S)
+            self.process = None
+
+    def remove(self) -> None:
+        """End it, with all that it holds."""
+        self.kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
