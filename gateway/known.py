@@ -26,20 +26,23 @@ class Known:
 
     def add(self, identity: bytes) -> None:
         """Know it, at least until ``keep`` others were added."""
-        if self._has(self._newer, identity):
+        places = self._places(identity)
+        if _all_set(self._newer, places):
             return
         if self._added == self._keep:
             self._older, self._newer = self._newer, self._empty()
             self._added = 0
         self._added += 1
-        for bit in self._places(identity):
+        for bit in places:
             self._newer[bit >> 3] |= 1 << (bit & 7)
 
     def __contains__(self, identity: bytes) -> bool:
-        return self._has(self._newer, identity) or self._has(self._older, identity)
+        places = self._places(identity)
+        return _all_set(self._newer, places) or _all_set(self._older, places)
 
     def _places(self, identity: bytes) -> list[int]:
         return [word & self._mask for word in _words(identity)]
 
-    def _has(self, bits: bytearray, identity: bytes) -> bool:
-        return all(bits[bit >> 3] >> (bit & 7) & 1 for bit in self._places(identity))
+
+def _all_set(bits: bytearray, places: list[int]) -> bool:
+    return all(bits[bit >> 3] >> (bit & 7) & 1 for bit in places)

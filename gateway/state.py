@@ -46,6 +46,7 @@ from gateway.state_rows import (
     StoredRegistration,
     StoredState,
     answered_identities,
+    count_answers,
     load,
     write,
 )
@@ -87,12 +88,11 @@ class State:
         self._max_pending = max_pending
         self._linger = linger
         self._keep_answered = keep
+        self._answered = count_answers(connection)
         # Trimming is done in portions: a tenth more may be there.
-        self._known = Known(keep + keep // 10)
-        self._answered = 0
+        self._known = Known(max(keep + keep // 10, self._answered))
         for identity in answered_identities(connection):
             self._known.add(identity)
-            self._answered += 1
         self._pending = Group()
         self._writing: Group | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -149,13 +149,13 @@ class State:
         r = registration
         row = (r.ep, r.reg_id, r.address, r.port, r.lifetime, r.version, r.binding, r.sms, r.root, r.links_text,
                r.attributes, r.queue, r.reg_date_ms, r.last_up_ms)  # fmt: skip
-        group = self._hurry(self._admit_rows(1, row))
+        group = self._admit_rows(1, row)
         group.registrations[r.ep] = row
         group.touches.pop(r.ep, None)
 
     def delete_registration(self, ep: str) -> None:
         """Forget a registration; its observations are forgotten one by one with `delete_observation`."""
-        group = self._hurry(self._admit_rows(1, (ep,)))
+        group = self._admit_rows(1, (ep,))
         group.registrations[ep] = None
         group.touches.pop(ep, None)
 
@@ -177,11 +177,11 @@ class State:
         """Store an observation under its token."""
         o = observation
         row = (o.token, o.ep, o.path, o.ticket, o.observation_id, o.content_format, o.declared, o.created_ms)
-        self._hurry(self._admit_rows(1, row)).observations[o.token] = row
+        self._admit_rows(1, row).observations[o.token] = row
 
     def delete_observation(self, token: bytes) -> None:
         """Forget an observation."""
-        self._hurry(self._admit_rows(1)).observations[token] = None
+        self._admit_rows(1).observations[token] = None
 
     # All of a command is lazy: Kafka has it as well, so it waits for the next group, a second at most, and needs no
     # transaction of its own. ``done`` is told when it is on disk.
@@ -200,28 +200,28 @@ class State:
             c.received_ms,
             c.expires_ms,
         )
-        self._admit_rows(1, row, done=done).commands[c.sequence] = row
+        self._lazy_rows(done, row).commands[c.sequence] = row
 
     def forget_command(self, sequence: int, done: Done | None = None) -> None:
         """Drop a command: it needs to be known no more. Lazy."""
-        self._admit_rows(1, done=done).commands[sequence] = None
+        self._lazy_rows(done).commands[sequence] = None
 
     def put_answer(
         self, identity: bytes, occurrence: int, reply: bytes, answered_ms: int, done: Done | None = None
     ) -> None:
         """Keep the reply (the record's bytes) to a request; one that has a reply keeps its first. Lazy."""
         row = (identity, occurrence, reply, answered_ms)
-        self._admit_rows(1, row, done=done).answers.setdefault(identity, row)
+        self._lazy_rows(done, row).answers.setdefault(identity, row)
         self._known.add(identity)
 
     def put_positions(self, positions: Positions, done: Done | None = None) -> None:
         """Where to go on reading the requests topic. Lazy."""
         rows = ((topic, partition, offset) for (topic, partition), offset in positions.items())
-        self._admit_rows(1, *rows, done=done).positions.update(positions)
+        self._lazy_rows(done, *rows).positions.update(positions)
 
     def forget_answered(self, before_ms: int) -> None:
         """Drop what was answered before ``before_ms``: a request that is repeated later is a new one."""
-        self._hurry(self._admit_rows(1, (before_ms,))).forget_answered_before_ms = before_ms
+        self._admit_rows(1, (before_ms,)).forget_answered_before_ms = before_ms
 
     def may_know(self, identity: bytes) -> bool:
         """False if there is certainly no answer to the request; else `find_answers` tells."""
@@ -229,7 +229,7 @@ class State:
 
     def find_answers(self, identities: Sequence[bytes], found: Found) -> None:
         """Look for answers, those that were just put among them; ``found`` gets them, or the error of the disk."""
-        self._hurry(self._admit_rows(1)).lookups.append((identities, found))
+        self._admit_rows(1).lookups.append((identities, found))
 
     def on_durable(self, callback: Done) -> None:
         """Call ``callback`` on the loop when all that was said so far is on disk, with the error if it is not.
@@ -295,8 +295,22 @@ class State:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _admit_rows(self, count: int, *rows: Row, done: Done | None = None) -> Group:
-        """Room for ``count`` rows in the next group, which goes to disk within a second; see `_hurry`."""
+    def _admit_rows(self, count: int, *rows: Row) -> Group:
+        """The group that goes to disk next, with room for ``count`` rows more."""
+        group = self._checked(count, rows)
+        self._hurry(group)
+        return group
+
+    def _lazy_rows(self, done: Done | None, *rows: Row) -> Group:
+        """As `_admit_rows`, with room for one; but the group may wait a second for company."""
+        group = self._checked(1, rows)
+        if done is not None:
+            group.callbacks.append(done)
+        if self._timer is None and self._writing is None:
+            self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
+        return group
+
+    def _checked(self, count: int, rows: Sequence[Row]) -> Group:
         if self._closed:
             raise StateUnavailable(f"{self._path} is closed")
         group = self._pending
@@ -311,13 +325,9 @@ class State:
                 elif type(value) is str and not value.isascii():
                     value.encode()
         group.size += count
-        if done is not None:
-            group.callbacks.append(done)
-        if self._timer is None and self._writing is None:
-            self._timer = self._running_loop().call_later(_LAZY_SECONDS, self._hand_over)
         return group
 
-    def _hurry(self, group: Group) -> Group:
+    def _hurry(self, group: Group) -> None:
         """Write the group as soon as the disk is free."""
         if not group.urgent:
             group.urgent = True
@@ -325,7 +335,6 @@ class State:
                 if self._timer is not None:
                     self._timer.cancel()
                 self._timer = self._running_loop().call_later(self._linger, self._hand_over)
-        return group
 
     def _hand_over(self) -> None:
         if self._timer is not None:
