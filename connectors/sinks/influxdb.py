@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from connectors.sinks.influxdb_lines import Formatter, Lines, PointTime
-from connectors.sinks.options import SinkOptions, parse_options
+from connectors.sinks.options import SinkOptions, parse_options, read_secret
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.topics import TopicKind
 
@@ -85,10 +85,7 @@ class InfluxdbOptions(SinkOptions):
         """
         token = self.token.get_secret_value() if self.token is not None else ""
         if self.token_file is not None:
-            try:
-                token = self.token_file.read_text("utf-8").strip()
-            except (OSError, ValueError) as exc:
-                raise SinkConfigError(f"token_file of the sink influxdb: {exc}") from exc
+            token = read_secret("influxdb", "token_file", self.token_file).strip()
             if not token:
                 raise SinkConfigError(f"token_file of the sink influxdb: {self.token_file} is empty")
         if not token.isprintable():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path as FilePath
 from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,6 +30,19 @@ def parse_options(sink: str, model: type[OptionsT], options: Mapping[str, object
         return model.model_validate(dict(options))
     except ValidationError as exc:
         raise SinkConfigError("; ".join(_words(sink, model, error) for error in exc.errors())) from exc
+
+
+def read_secret(sink: str, option: str, file: FilePath) -> str:
+    """The secret that stands alone in a file, without the end of its line.
+
+    Raises:
+        SinkConfigError: it cannot be read; nothing of what is in it is told.
+    """
+    try:
+        return file.read_text("utf-8").rstrip("\r\n")
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        raise SinkConfigError(f"{option} of the sink {sink}, {file}: {why}") from None
 
 
 def _words(sink: str, model: type[SinkOptions], error: Mapping[str, object]) -> str:

@@ -7,8 +7,7 @@ from pathlib import Path as FilePath
 
 from pydantic import Field, SecretStr, model_validator
 
-from connectors.sinks.options import SinkOptions
-from connectors.sinks.sink import SinkConfigError
+from connectors.sinks.options import SinkOptions, read_secret
 
 
 class Protocol(Enum):
@@ -45,7 +44,4 @@ class OrientdbOptions(SinkOptions):
         """
         if self.password_file is None:
             return self.password.get_secret_value() if self.password else ""
-        try:
-            return self.password_file.read_text("utf-8").rstrip("\r\n")
-        except (OSError, ValueError) as exc:
-            raise SinkConfigError(f"password_file of the sink orientdb: {exc}") from exc
+        return read_secret("orientdb", "password_file", self.password_file)

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
-from connectors.sinks.options import SinkOptions, parse_options
+from connectors.sinks.options import SinkOptions, parse_options, read_secret
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from connectors.sinks.webhook_client import Answer, NoAnswer, Poster, seconds
 from connectors.sinks.webhook_events import Event, EventKind, Unsendable, event, sign
@@ -106,11 +106,7 @@ class WebhookOptions(SinkOptions):
             found = self.secret.get_secret_value()
         else:
             assert self.secret_file is not None
-            try:
-                found = self.secret_file.read_text("utf-8").rstrip("\r\n")
-            except (OSError, ValueError) as exc:
-                why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
-                raise SinkConfigError(f"secret_file of the sink webhook, {self.secret_file}: {why}") from None
+            found = read_secret("webhook", "secret_file", self.secret_file)
         if not found:
             raise SinkConfigError("the secret of the sink webhook is empty")
         return found.encode()
