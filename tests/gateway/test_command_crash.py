@@ -27,6 +27,7 @@ from tests.command_bench import (
     NOW,
     PLACE,
     WAIT,
+    Bench,
     bench,
     copy_as_after_a_kill,
     request,
@@ -212,6 +213,19 @@ class Disk:
         self.goes_on.set()
         self._write = state_rows.write
         monkeypatch.setattr(state, "write", self)
+        self._looks = 0
+        look = progress.Progress._look
+
+        def counted(one: progress.Progress) -> None:
+            self._looks += 1
+            look(one)
+
+        monkeypatch.setattr(progress.Progress, "_look", counted)
+
+    async def looked_at(self, b: Bench, times: int = 5) -> None:
+        """Wait until what waits was looked at some more times."""
+        wanted = self._looks + times
+        await b.until(lambda: self._looks >= wanted)
 
     def __call__(self, db: sqlite3.Connection, group: state_rows.Group, *, answered: int, keep_answered: int) -> int:
         assert self.goes_on.wait(WAIT)
@@ -255,11 +269,9 @@ def test_execute_stays_recorded_as_sent_on_a_slow_disk(tmp_path: FilePath, disk:
             device = b.link.add("lamp", open_gate=False)
             disk.goes_on.clear()
             await b.send(EXECUTE)
-            await asyncio.sleep(0.2)  # many looks at what waits
+            await disk.looked_at(b)
             disk.goes_on.set()
-            await b.until(lambda: device.got)
-            await b.state.durable()
-            await asyncio.sleep(0.2)
+            await b.until(lambda: device.got and b.passed == {PLACE: 1})
             assert [row.state for row in b.state.load().commands] == [CommandState.SENT]
 
     run(scenario)
@@ -291,7 +303,7 @@ def test_answered_request_that_is_looked_up_for_long_is_not_recorded(tmp_path: F
             disk.goes_on.clear()
             room = asyncio.Event()
             b.loop.take([b.record(EXECUTE)], room.set)
-            await asyncio.sleep(0.2)
+            await disk.looked_at(b)
             assert not room.is_set()
             disk.goes_on.set()
             await b.until(lambda: b.passed == {PLACE: 2})
@@ -309,7 +321,7 @@ def test_position_never_goes_back(tmp_path: FilePath, disk: Disk) -> None:
             for number in range(20):
                 disk.refuses = number % 3 == 0
                 await b.send(request(f"t{number}"))
-                await asyncio.sleep(0.03)
+                await disk.looked_at(b, 1)
             disk.refuses = False
             await b.until(lambda: b.passed == {PLACE: 20})
             assert b.every_passed == sorted(b.every_passed)
@@ -346,7 +358,7 @@ def test_nothing_is_recorded_behind_a_command_that_would_be_done_again(tmp_path:
             device.gate.clear()
             await b.send(request("t2"), request("o", ep="other"))
             await b.until(lambda: b.state.load().commands)
-            await asyncio.sleep(0.2)
+            await disk.looked_at(b)
             # The first is done, but only this process knows.
             assert [row.ticket for row in b.state.load().commands] == ["o"]
             copy_as_after_a_kill(tmp_path / "first", tmp_path / "second")
