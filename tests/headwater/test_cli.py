@@ -69,16 +69,6 @@ VERBS = {
 KINDS = {"cancel": "observeCancel", "attributes": "writeAttributes"}
 
 
-@pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's settings count here but the test's."""
-    for name in list(os.environ):
-        if name.startswith("HEADWATER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.chdir(tmp_path)
-
-
 def run(*arguments: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Any:
     return CliRunner().invoke(app, list(arguments), input=stdin, env=env)
 

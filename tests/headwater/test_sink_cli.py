@@ -37,18 +37,6 @@ from tests.sink_samples import new, notification, resource
 NUMBERS = "SELECT number FROM history ORDER BY number"
 
 
-@pytest.fixture(autouse=True)
-def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's settings count here but the test's."""
-    for name in list(os.environ):
-        if name.startswith("HEADWATER_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.chdir(tmp_path)
-    # `run` is in the process of all tests, whose logging is not to be set up for good; `process` has its own.
-    monkeypatch.setattr("headwater.logs.set_up", lambda _level: None)
-
-
 def run(*arguments: str, env: dict[str, str] | None = None) -> Any:
     return CliRunner().invoke(app, list(arguments), env=env)
 
