@@ -6,6 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from schemas.avro.analytics_records import Aggregate, Alert, AlertState, EnrichedReading, Statistics
 from schemas.avro.records import (
     Binding,
     CreateBody,
@@ -186,4 +187,36 @@ updates = st.builds(
 )
 deletes = st.builds(RegistrationDelete, ep=texts, server_id=texts, expired=st.booleans(), last_up=longs)
 registrations = st.builds(Registration, kind=st.sampled_from(RegistrationKind), body=news | updates | deletes)
-records: st.SearchStrategy[Record] = st.one_of(st.builds(Key, ep=texts), registrations, requests(), replies())
+numbers = st.floats(allow_nan=False)
+of_series = {"server_id": texts, "ep": texts, "path": texts, "timestamp": longs}
+of_analytics = st.one_of(
+    st.builds(
+        Aggregate,
+        server_id=texts,
+        ep=texts,
+        path=st.none() | texts,
+        start=longs,
+        end=longs,
+        count=longs,
+        **dict.fromkeys(("min", "max", "mean", "sum", "last"), numbers),
+    ),
+    st.builds(Statistics, **of_series, **dict.fromkeys(("mean", "std_dev", "variance"), numbers), stream_length=longs),
+    st.builds(
+        EnrichedReading,
+        **of_series,
+        **dict.fromkeys(("value", "mean", "std_dev", "z_score"), numbers),
+        outlier=st.booleans(),
+    ),
+    st.builds(
+        Alert,
+        **of_series,
+        **dict.fromkeys(("id", "rule", "severity", "summary"), texts),
+        state=st.sampled_from(AlertState),
+        value=numbers,
+        threshold=numbers,
+        since=longs,
+    ),
+)
+records: st.SearchStrategy[Record] = st.one_of(
+    st.builds(Key, ep=texts), registrations, requests(), replies(), of_analytics
+)

@@ -14,6 +14,7 @@ import structlog
 from connectors import kafka
 from connectors.replicator.ledger import Position
 from connectors.replicator.metrics import Metrics
+from schemas.avro.topics import is_of_job
 
 #: Topic and number of the partition.
 Partition = tuple[str, int]
@@ -65,7 +66,8 @@ def survey(
         for name, route in known.items()
         if name in here and (here[name].id, here[name].partitions) == (route.topic_id, route.partitions)
     }
-    asked = [name for name in topics if name not in same]
+    # A job's topic is where the job runs: it is carried up when it exists, and asked for nowhere else.
+    asked = [name for name in topics if name not in same and (name in here or not is_of_job(name))]
     there = kafka.describe_topics(target, asked, timeout=timeout)
     for lacking, having, client, cluster, owner in (
         (there, here, target, clusters[1], source),

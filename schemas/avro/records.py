@@ -9,7 +9,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from schemas.avro.analytics_records import Aggregate, Alert, AnalyticsRecord, EnrichedReading, Statistics
 from schemas.lwm2m.nodes import Instance, MultipleResource, Object, Resource
+
+__all__ = [
+    "Aggregate",
+    "Alert",
+    "AnalyticsRecord",
+    "Binding",
+    "CreateBody",
+    "CreateRequest",
+    "DiscoverBody",
+    "EnrichedReading",
+    "ExecuteRequest",
+    "GenericBody",
+    "Key",
+    "Link",
+    "Notification",
+    "ReadBody",
+    "Record",
+    "Registration",
+    "RegistrationDelete",
+    "RegistrationKind",
+    "RegistrationNew",
+    "RegistrationUpdate",
+    "Request",
+    "RequestBody",
+    "RequestFormat",
+    "RequestKind",
+    "RequestPayload",
+    "Response",
+    "ResponseBody",
+    "ResponseCode",
+    "ResponsePayload",
+    "Statistics",
+    "WriteAttributesRequest",
+    "WriteMode",
+    "WriteRequest",
+]
 
 
 class RegistrationKind(Enum):
@@ -258,4 +295,4 @@ class Notification:
     rep: ResponsePayload
 
 
-Record = Key | Registration | Request | Response | Notification
+Record = Key | Registration | Request | Response | Notification | AnalyticsRecord

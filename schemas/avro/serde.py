@@ -17,7 +17,8 @@ from typing import Any
 
 from fastavro import schemaless_reader, schemaless_writer
 
-from schemas.avro import conversions
+from schemas.avro import analytics_conversions, conversions
+from schemas.avro.analytics_records import Aggregate, Alert, EnrichedReading, Statistics
 from schemas.avro.errors import (
     InvalidRecord,
     InvalidRequest,
@@ -91,6 +92,34 @@ _ROWS: dict[type, _Row] = {
         to_fields=conversions.notification_fields,
         from_fields=conversions.notification_record,
         version=conversions.reply_version,
+    ),
+    Aggregate: _Row(
+        record="analytics.AvroAggregate",
+        to_fields=analytics_conversions.aggregate_fields,
+        from_fields=analytics_conversions.aggregate_record,
+        version=lambda record: 1,
+        versions=(1,),
+    ),
+    Statistics: _Row(
+        record="analytics.AvroStatistics",
+        to_fields=analytics_conversions.statistics_fields,
+        from_fields=analytics_conversions.statistics_record,
+        version=lambda record: 1,
+        versions=(1,),
+    ),
+    EnrichedReading: _Row(
+        record="analytics.AvroEnrichedReading",
+        to_fields=analytics_conversions.reading_fields,
+        from_fields=analytics_conversions.reading_record,
+        version=lambda record: 1,
+        versions=(1,),
+    ),
+    Alert: _Row(
+        record="analytics.AvroAlert",
+        to_fields=analytics_conversions.alert_fields,
+        from_fields=analytics_conversions.alert_record,
+        version=lambda record: 1,
+        versions=(1,),
     ),
 }
 

@@ -38,13 +38,19 @@ class TopicKind(Enum):
     REPLIES = "replies"
     MAXPER30SEC = "maxper30sec"
     DEADLETTER = "deadletter"
+    AGGREGATES = "aggregates"
+    STATISTICS = "statistics"
+    READINGS = "readings"
+    ALERTS = "alerts"
+    JOINED = "joined"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicFamily:
     """One row of the table of topics: the name is ``<prefix>.<gateway id>.<suffix>``.
 
-    ``subject`` is that of the value's schema, or None where a topic holds what came from elsewhere.
+    ``subject`` is that of the value's schema, or None where a topic holds what came from elsewhere. ``of_job``: only
+    the analytics job that writes it makes it; nobody else needs it, so a gateway without that job has no such topic.
     """
 
     prefix: str
@@ -52,6 +58,7 @@ class TopicFamily:
     direction: Direction
     partitions: int
     subject: str | None
+    of_job: bool = False
 
 
 FAMILIES: Mapping[TopicKind, TopicFamily] = {
@@ -96,6 +103,46 @@ FAMILIES: Mapping[TopicKind, TopicFamily] = {
         direction=Direction.UP,
         partitions=1,
         subject=None,
+    ),
+    TopicKind.AGGREGATES: TopicFamily(
+        prefix="analytics",
+        suffix="aggregates",
+        direction=Direction.UP,
+        partitions=2,
+        subject="analytics.aggregates-value",
+        of_job=True,
+    ),
+    TopicKind.STATISTICS: TopicFamily(
+        prefix="analytics",
+        suffix="statistics",
+        direction=Direction.UP,
+        partitions=2,
+        subject="analytics.statistics-value",
+        of_job=True,
+    ),
+    TopicKind.READINGS: TopicFamily(
+        prefix="analytics",
+        suffix="readings",
+        direction=Direction.UP,
+        partitions=2,
+        subject="analytics.readings-value",
+        of_job=True,
+    ),
+    TopicKind.ALERTS: TopicFamily(
+        prefix="analytics",
+        suffix="alerts",
+        direction=Direction.UP,
+        partitions=2,
+        subject="analytics.alerts-value",
+        of_job=True,
+    ),
+    TopicKind.JOINED: TopicFamily(
+        prefix="analytics",
+        suffix="joined",
+        direction=Direction.UP,
+        partitions=2,
+        subject=None,
+        of_job=True,
     ),
 }
 
@@ -146,7 +193,7 @@ class Topics:
 
     @property
     def uplink(self) -> tuple[str, ...]:
-        """The topics that go from the edge to the cloud."""
+        """The topics that go from the edge to the cloud, those of analytics jobs too, which may not be there."""
         return self._going(Direction.UP)
 
     @property
@@ -158,8 +205,8 @@ class Topics:
         return _name(self.gateway, kind)
 
     def partitions(self) -> dict[str, int]:
-        """Every topic and its default number of partitions."""
-        return {self.name(kind): family.partitions for kind, family in FAMILIES.items()}
+        """Every topic that a gateway needs and its default number of partitions; those of analytics jobs are not."""
+        return {self.name(kind): family.partitions for kind, family in FAMILIES.items() if not family.of_job}
 
     def _going(self, direction: Direction) -> tuple[str, ...]:
         return tuple(self.name(kind) for kind, family in FAMILIES.items() if family.direction is direction)
@@ -179,6 +226,14 @@ class Topics:
                 except InvalidGatewayId as exc:
                     raise UnknownTopic(f"{topic!r}: {exc}") from exc
         raise UnknownTopic(f"{topic!r} is no topic of a gateway, such as iot.rock64.observations")
+
+
+def is_of_job(topic: str) -> bool:
+    """True for a topic that an analytics job makes where it runs, and that is nowhere before that."""
+    try:
+        return FAMILIES[Topics.of(topic)[1]].of_job
+    except UnknownTopic:
+        return False
 
 
 @lru_cache(maxsize=4096)

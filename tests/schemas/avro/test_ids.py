@@ -26,6 +26,10 @@ PINNED = {
     6: ("iot.observations-value", 2, "fe80162a12498d4f4fb8b70b5c6ee2aa9f1d2d9007b3d4bbcb23e9e66babb117"),
     7: ("iot.management.req-value", 2, "3836a46001791aeef3fa5725f8a533383d8515c8f99a4c94308359b2fb8d7c11"),
     8: ("iot.management.rep-value", 2, "c59518ce7c719dbc8dc031821ec78095e5ef5ac9374205d2e60e21bc456dd912"),
+    9: ("analytics.aggregates-value", 1, "75c06f9d8b8f19aeb8578e0871420130340b14d9801ca15474c315ae938a221a"),
+    10: ("analytics.statistics-value", 1, "3e4356fa5d2587ec62b4f834700ee141bf9b1e08b11aea290f6ba5e06e5496a2"),
+    11: ("analytics.readings-value", 1, "a4256564dd75579c0123da0e105868a1a3afce981580e98cc8adee0874e1e8bc"),
+    12: ("analytics.alerts-value", 1, "bab3e914db9de071a4705242aef0249b9bd9db685f6165c864a6363b65cde17a"),
 }
 
 

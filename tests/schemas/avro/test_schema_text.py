@@ -65,6 +65,15 @@ VERSION_1 = {
     "response.AvroDiscoverResponse": "objectLinks: string",
     "response.AvroCreateResponse": "location: string",
     "response.AvroGenericResponse": "message: string",
+    "analytics.AvroAggregate": "serverId: string; ep: string; path: string?; start: long; end: long; count: long; "
+    "min: double; max: double; mean: double; sum: double; last: double",
+    "analytics.AvroStatistics": "serverId: string; ep: string; path: string; timestamp: long; mean: double; "
+    "std_dev: double; variance: double; stream_length: long",
+    "analytics.AvroEnrichedReading": "serverId: string; ep: string; path: string; timestamp: long; value: double; "
+    "mean: double; std_dev: double; z_score: double; outlier: boolean",
+    "analytics.AvroAlert": "id: string; rule: string; serverId: string; ep: string; path: string; severity: string; "
+    "state: analytics.AvroAlertState; value: double; threshold: double; since: long; timestamp: long; summary: string",
+    "analytics.AvroAlertState": "{FIRING RESOLVED}",
 }
 
 #: What version 2 says differently.

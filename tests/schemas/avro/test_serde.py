@@ -340,7 +340,7 @@ def test_bytes_without_frame_are_refused(data: bytes) -> None:
         decode(data)
 
 
-@pytest.mark.parametrize("schema_id", [0, 9, 2**32 - 1])
+@pytest.mark.parametrize("schema_id", [0, 1_000_000, 2**32 - 1])
 def test_id_that_is_not_pinned_is_refused(schema_id: int) -> None:
     with pytest.raises(UnknownSchemaId, match=str(schema_id)) as caught:
         decode(b"\0" + schema_id.to_bytes(4, "big") + b"\x04EP")

@@ -14,6 +14,7 @@ from schemas.avro.topics import (
     TopicKind,
     Topics,
     UnknownTopic,
+    is_of_job,
 )
 
 segments = st.text("abcXYZ019_-", min_size=1, max_size=12) | st.sampled_from(
@@ -33,13 +34,23 @@ def test_topics_are_those_of_the_contract() -> None:
         "iot.rock64.deadletter": 1,
     }
     assert topics.downlink == ("iot.rock64.management.req",)
-    assert topics.uplink == tuple(name for name in topics.partitions() if name != "iot.rock64.management.req")
+    of_jobs = tuple(f"analytics.rock64.{name}" for name in ("aggregates", "statistics", "readings", "alerts", "joined"))
+    assert topics.uplink == (*(name for name in topics.partitions() if name != topics.requests), *of_jobs)
     assert topics.requests == "iot.rock64.management.req"
     assert topics.replies == "iot.rock64.management.rep"
     assert topics.registrations == "iot.rock64.registrations"
     assert topics.observations == "iot.rock64.observations"
     assert topics.maxper30sec == "analytics.rock64.observations.maxper30sec"
     assert topics.deadletter == "iot.rock64.deadletter"
+
+
+def test_topics_of_jobs_are_known_and_not_needed() -> None:
+    topics = Topics("rock64")
+    assert [name for name in topics.uplink if is_of_job(name)] == [
+        name for name in topics.uplink if name not in topics.partitions()
+    ]
+    assert not is_of_job(topics.maxper30sec)  # of old, made with the others
+    assert not is_of_job("weather")
 
 
 @given(gateways)

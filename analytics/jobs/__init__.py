@@ -1,0 +1,1 @@
+"""The analytics jobs, one file each."""
