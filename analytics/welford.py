@@ -1,7 +1,7 @@
-"""Mean and variance of a stream that keeps none of its values (Welford 1962; merged as by Chan, Golub and LeVeque 1979).
+"""Mean and variance of a stream that keeps none of its values (Welford 1962; merged as Chan et al. 1979).
 
-Owns the arithmetic and its state. What Welford subtracts from each value is the mean, so nothing large cancels; here the
-mean is carried in two doubles (hi + lo, of about 106 bits), and so is the sum of squares. With one double each, values
+Owns the arithmetic and its state. What Welford subtracts from each value is the mean, so nothing large cancels; here
+the mean is carried in two doubles (of about 106 bits together), and so is the sum of squares. With one each, values
 such as 1e9 plus a few thousandths lose half of their digits, and ten million additions some more. The results are those
 of the two passes with `math.fsum`, also in whichever order parts are merged.
 """
@@ -26,7 +26,7 @@ class Moments(NamedTuple):
     """
 
     #: Values that are in.
-    count: int = 0
+    length: int = 0
     mean: float = 0.0
     mean_low: float = 0.0
     m2: float = 0.0
@@ -36,13 +36,13 @@ class Moments(NamedTuple):
 
     @property
     def variance(self) -> float:
-        """Of the population, divided by ``count``; 0.0 where there are no values."""
-        return self.m2 / self.count if self.count else 0.0
+        """Of the population, divided by `length`; 0.0 where there are no values."""
+        return self.m2 / self.length if self.length else 0.0
 
     @property
     def sample_variance(self) -> float:
-        """The estimate from a sample, divided by ``count - 1``; 0.0 where there are not two values."""
-        return self.m2 / (self.count - 1) if self.count > 1 else 0.0
+        """The estimate from a sample, divided by ``length - 1``; 0.0 where there are not two values."""
+        return self.m2 / (self.length - 1) if self.length > 1 else 0.0
 
     @property
     def std_dev(self) -> float:
@@ -102,18 +102,18 @@ def add_all(state: Moments, values: Iterable[float]) -> Moments:
 
 def merge(one: Moments, other: Moments) -> Moments:
     """The state of both streams together, as if one had followed the other."""
-    if not other.count or not one.count:
-        kept = one if one.count else other
+    if not other.length or not one.length:
+        kept = one if one.length else other
         return kept._replace(refused=one.refused + other.refused)
-    count = one.count + other.count
+    count = one.length + other.length
     delta, low = _sum(other.mean, -one.mean)
     delta, low = _sum(delta, low + (other.mean_low - one.mean_low))
-    step, step_low = _divided(*_times(delta, low, float(other.count)), float(count))
+    step, step_low = _divided(*_times(delta, low, float(other.length)), float(count))
     mean, mean_low = _sum(one.mean, step)
     mean, mean_low = _sum(mean, mean_low + one.mean_low + step_low)
     m2, m2_low = _sum(one.m2, other.m2)
     m2_low += one.m2_low + other.m2_low
-    between = delta * delta * (one.count / count) * other.count
+    between = delta * delta * (one.length / count) * other.length
     m2, error = _sum(m2, between)
     m2, m2_low = _sum(m2, error + m2_low)
     return Moments(count, mean, mean_low, m2, m2_low, one.refused + other.refused)

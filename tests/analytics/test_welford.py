@@ -26,7 +26,7 @@ def two_passes(values: Sequence[float]) -> tuple[float, float]:
 
 def assert_equal(state: Moments, values: Sequence[float], relative: float = RELATIVE) -> None:
     mean, variance = two_passes(values)
-    assert state.count == len(values)
+    assert state.length == len(values)
     assert state.mean == pytest.approx(mean, rel=relative, abs=0)
     assert state.variance == pytest.approx(variance, rel=relative, abs=0)
     assert state.std_dev == pytest.approx(math.sqrt(variance), rel=relative, abs=0)
@@ -82,7 +82,7 @@ def test_values_that_are_all_the_same_have_no_variance(value: float, number: int
     state = add_all(EMPTY, [value] * number)
     assert (state.mean, state.variance, state.sample_variance) == (value, 0.0, 0.0)
     both = merge(state, state)
-    assert (both.count, both.mean, both.variance) == (2 * number, value, 0.0)
+    assert (both.length, both.mean, both.variance) == (2 * number, value, 0.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1.1 * LARGEST, -1e308])
@@ -102,7 +102,7 @@ def test_whatever_comes_the_state_is_finite_and_json_holds_it(values: list[float
     state = add_all(EMPTY, values)
     assert all(map(math.isfinite, state))
     assert state.variance >= 0.0
-    assert state.count + state.refused == len(values)
+    assert state.length + state.refused == len(values)
     assert Moments(*json.loads(json.dumps(state))) == state
 
 
