@@ -39,6 +39,10 @@ class Event(NamedTuple):
     body: bytes
 
 
+#: Made once: `json.dumps` with other than its defaults makes one each time.
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 class Unsendable(ValueError):
     """The record is nothing that is sent, or cannot be put into JSON."""
 
@@ -64,7 +68,7 @@ def event(record: SinkRecord, kinds: frozenset[EventKind], paths: Sequence[PathP
     place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
     whole = {"id": name, "kind": kind.value, "gateway": record.gateway, "time": at, **place, **said}
     try:
-        return Event(record, name, json.dumps(whole, ensure_ascii=False, separators=(",", ":")).encode())
+        return Event(record, name, _ENCODE(whole).encode())
     except UnicodeError as exc:
         raise Unsendable(str(exc)) from exc
 

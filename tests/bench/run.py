@@ -4,7 +4,7 @@ Owns what is run and what becomes of the figures. The load, the peers and Mirror
 of ``--yardstick`` with its ``run.py`` and ``mm2_bench.py``), the verdicts are `targets`', the memory run is `memory`'s.
 Nothing is installed and nothing stays behind but the yardstick's own build outputs below ``BENCH_WORK``.
 
-    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory] [--write]
+    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory,sinks] [--write]
 
 Exit code 0: everything measured reaches its target; 1: something does not; 2: it could not be measured.
 """
@@ -68,6 +68,7 @@ class Plan:
     records: int
     mirror_seconds: float
     minutes: float
+    sink_records: int
 
 
 FULL = Plan(
@@ -79,6 +80,7 @@ FULL = Plan(
     records=1_000_000,
     mirror_seconds=30,
     minutes=10,
+    sink_records=60_000,
 )
 QUICK = Plan(
     runs=1,
@@ -89,6 +91,7 @@ QUICK = Plan(
     records=200_000,
     mirror_seconds=3,
     minutes=0.5,
+    sink_records=20_000,
 )
 
 
@@ -170,7 +173,16 @@ def memory(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
     return {MEMORY: [{**figures, "landed_share": figures["landed"] / max(1.0, figures["acknowledged"])}]}
 
 
-PARTS = {"servers": servers, "replication": replication, "memory": memory}
+def sinks(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
+    """Every sink and its store's bare client, run by run in turn, and the workers from Kafka."""
+    found = folder / "sinks.json"
+    arguments = ("--runs", str(plan.runs), "--records", str(plan.sink_records), "--out", str(found))
+    _run([sys.executable, "-m", "tests.bench.sinks", *arguments], REPOSITORY)
+    measured: Measured = json.loads(found.read_text())
+    return measured
+
+
+PARTS = {"servers": servers, "replication": replication, "memory": memory, "sinks": sinks}
 
 
 def _headwater() -> str:
@@ -396,7 +408,7 @@ def _chosen(text: str, known: Sequence[str]) -> list[str]:
 
 
 def _needed(options: argparse.Namespace) -> None:
-    if any(part != "memory" for part in options.parts):
+    if {"servers", "replication"} & set(options.parts):
         for name in ("run.py", "mm2_bench.py", "servers.json"):
             if not (options.yardstick / name).is_file():
                 raise CannotMeasure(f"no yardstick in {options.yardstick} (no {name}); name it with --yardstick DIR")

@@ -14,10 +14,12 @@ from enum import Enum
 #: Figures of one subject by name; one list entry a run. A figure that a run does not have is left out.
 Runs = Sequence[Mapping[str, float]]
 
-#: The subjects that are compared: the gateway and its peers, the replicator and MirrorMaker 2, the memory measurement.
+#: The subjects that are compared: the gateway and its peers, the replicator and MirrorMaker 2, the memory measurement,
+#: the sinks and their stores' bare clients.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 MEMORY = "memory"
+SINK, BARE_CLIENT = "sinks", "bare clients"
 
 
 class Bound(Enum):
@@ -74,6 +76,11 @@ def _mirror(label: str, figure: str) -> Target:
     return Target(label=label, subject=REPLICATOR, figure=figure, bound=Bound.AT_LEAST, limit=1.0, against=MIRROR)
 
 
+def _sink(label: str, name: str) -> Target:
+    figure = f"{name} per_s"
+    return Target(label=label, subject=SINK, figure=figure, bound=Bound.AT_LEAST, limit=0.6, against=BARE_CLIENT)
+
+
 TARGETS: tuple[Target, ...] = (
     _server("notifications, confirmable and durable, /s", "notify_max landed_per_s", Bound.AT_LEAST, 1.5),
     _server("CPU-seconds per 10,000 notifications", "notify_max cpu_s_per_10k", Bound.AT_MOST, 0.5),
@@ -91,6 +98,14 @@ TARGETS: tuple[Target, ...] = (
     _own(MEMORY, "gateway, peak memory, MiB", "rss_peak_mb", Bound.BELOW, 120.0),
     _own(MEMORY, "acknowledged notifications that are in the topic, share (memory run)", "landed_share",
          Bound.AT_LEAST, 1.0),
+    _sink("InfluxDB, notifications/s", "influxdb"),
+    _sink("OrientDB, changed registrations/s", "orientdb"),
+    _sink("Parquet, notifications/s", "parquet"),
+    _sink("SQLite, notifications/s", "sqlite"),
+    _sink("webhook, notifications/s", "webhook"),
+    _own(SINK, "one worker into InfluxDB, notifications/s", "influxdb worker per_s", Bound.AT_LEAST, 10_000),
+    _own(SINK, "one worker into SQLite, notifications/s", "sqlite worker per_s", Bound.AT_LEAST, 10_000),
+    _own(SINK, "one worker into OrientDB, changed registrations/s", "orientdb worker per_s", Bound.AT_LEAST, 1_000),
 )  # fmt: skip
 
 #: Figures that are shown without a target: what they are called, whose, and beside whom.

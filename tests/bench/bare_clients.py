@@ -1,0 +1,237 @@
+"""What each sink is measured against: the store's own client, and nothing of ours around it.
+
+A row of `BARE` makes a function that writes a batch of records durably, the way the client's documentation shows. Both
+sides get the same decoded records, so that what a client makes of them (points, rows, documents) is inside the clock of
+both. Nothing here looks for records that come again, refused ones, or a store that is away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from influxdb_client.client.influxdb_client import InfluxDBClient
+from influxdb_client.client.write.point import Point
+from influxdb_client.client.write_api import SYNCHRONOUS
+
+from connectors.sinks import SinkRecord
+from connectors.sinks.orientdb import open_orientdb
+from connectors.sinks.orientdb_client import BinaryClient
+from connectors.sinks.sqlite_rows import MIGRATIONS
+from connectors.sinks.webhook_events import sign
+from schemas.avro.records import Notification, ReadBody, Registration, RegistrationNew
+from schemas.lwm2m.nodes import Resource
+from tests.orientdb_server import ADMIN, PASSWORD
+from tests.stores.influxdb import InfluxdbStore
+from tests.stores.orientdb import OrientdbStore
+from tests.stores.parquet import ParquetStore
+from tests.stores.sqlite import SqliteStore
+from tests.stores.webhook import WebhookStore
+from tests.webhook_receiver import SECRET
+
+Write = Callable[[Sequence[SinkRecord]], None]
+
+
+class Reading(NamedTuple):
+    """What a bare client takes of a notification of one resource."""
+
+    said: Notification
+    path: str
+    value: float
+    time_ms: int
+    offset: int
+
+
+def readings(records: Sequence[SinkRecord]) -> list[Reading]:
+    """The values, by the shortest way."""
+    found = []
+    for record in records:
+        said = record.record
+        assert isinstance(said, Notification)
+        assert isinstance(said.rep.body, ReadBody)
+        content = said.rep.body.content
+        assert isinstance(content, Resource)
+        assert isinstance(content.value, float)
+        found.append(Reading(said, str(content.path), content.value, said.timestamp, record.offset))
+    return found
+
+
+def sqlite(store: SqliteStore) -> Write:
+    """``executemany`` into the sink's own table, a transaction a thousand rows."""
+    store.file.parent.mkdir(parents=True, exist_ok=True)
+    db = sqlite3.connect(store.file, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.executescript(";\n".join(MIGRATIONS))
+    db.execute("INSERT INTO sources VALUES (1, 'topic', 0)")
+    insert = (
+        "INSERT INTO history (server, ep, path, type, number, gateway_time_ms, kind, code, ticket, observation_id,"
+        ' late, source, "offset", position) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)'
+    )
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        rows = [
+            (
+                *(said.server_id, said.ep, path, "FLOAT", value, time_ms, said.rep.kind.value, said.rep.code.value),
+                *(said.ticket, said.observation_id, 0, 1, offset, 0),
+            )
+            for said, path, value, time_ms, offset in readings(records)
+        ]
+        for start in range(0, len(rows), 1000):
+            db.execute("BEGIN")
+            db.executemany(insert, rows[start : start + 1000])
+            db.execute("COMMIT")
+
+    return write
+
+
+def influxdb(store: InfluxdbStore) -> Write:
+    """influxdb-client's synchronous writer with its `Point`."""
+    options = store.options()
+    client = InfluxDBClient(url=str(options["url"]), token=str(options["token"]), org="-", enable_gzip=True)
+    writer = client.write_api(write_options=SYNCHRONOUS)
+    bucket = str(options["bucket"])
+    point: Any = Point  # its methods have no types
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        made = [
+            point("resources")
+            .tag("ticket", said.ticket)
+            .tag("observationId", said.observation_id)
+            .tag("serverId", said.server_id)
+            .tag("ep", said.ep)
+            .tag("kind", said.rep.kind.value)
+            .tag("path", path)
+            .field("value", value)
+            .time(time_ms * 1_000_000 + offset % 1_000_000)
+            for said, path, value, time_ms, offset in readings(records)
+        ]
+        writer.write(bucket, record=made)
+
+    return write
+
+
+def parquet(store: ParquetStore) -> Write:
+    """pyarrow: a file a batch, its columns as the sink's, synced."""
+    folder = Path(str(store.options()["folder"]))
+    folder.mkdir(parents=True, exist_ok=True)
+    written = iter(range(1_000_000))
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        found = readings(records)
+        columns = {
+            "server": [one.said.server_id for one in found],
+            "ep": [one.said.ep for one in found],
+            "path": [one.path for one in found],
+            "number": [one.value for one in found],
+            "gateway_time": pa.array([one.time_ms for one in found], pa.timestamp("ms")),
+            "kind": [one.said.rep.kind.value for one in found],
+            "code": [one.said.rep.code.value for one in found],
+            "ticket": [one.said.ticket for one in found],
+            "observation_id": [one.said.observation_id for one in found],
+            "offset": [one.offset for one in found],
+        }
+        with (folder / f"{next(written)}.parquet").open("wb") as file:
+            pq.write_table(pa.table(columns), file)
+            file.flush()
+            os.fsync(file.fileno())
+
+    return write
+
+
+def webhook(store: WebhookStore) -> Write:
+    """The standard library's HTTP client: the same events, signed, five hundred a request as the sink's default."""
+    options = store.options()
+    url = urlsplit(str(options["url"]))
+    connection = HTTPConnection(url.hostname or "", url.port, timeout=30)
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        events = [
+            {
+                "id": str(offset),
+                "kind": "history",
+                "gateway": said.server_id,
+                "time": time_ms,
+                "topic": "observations",
+                "partition": 0,
+                "offset": offset,
+                "server": said.server_id,
+                "ep": said.ep,
+                "path": path,
+                "operation": said.rep.kind.value,
+                "code": said.rep.code.value,
+                "ticket": said.ticket,
+                "observationId": said.observation_id,
+                "late": False,
+                "values": [{"path": path, "type": "FLOAT", "value": value, "deviceTime": None}],
+            }
+            for said, path, value, time_ms, offset in readings(records)
+        ]
+        for start in range(0, len(events), 500):
+            body = json.dumps(events[start : start + 500]).encode()
+            headers = {
+                "Content-Type": "application/json",
+                "Headwater-Signature": sign(SECRET.encode(), int(time.time()), body),
+            }
+            connection.request("POST", f"{url.path}?{url.query}", body, headers)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == 204, answer.status
+
+    return write
+
+
+def orientdb(store: OrientdbStore) -> Write:
+    """pyorient's ``batch``, as the sink teaches it this server: fifty upserts of endpoints each, no edge, no look."""
+    options = store.options()
+    open_orientdb(options).close()  # makes the database and its classes
+    client = BinaryClient(
+        host=str(options["host"]),
+        port=store.server.port,
+        database=store.database,
+        user=ADMIN,
+        password=PASSWORD,
+        timeout=60.0,
+    )
+    client.open()
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        for start in range(0, len(records), 50):
+            lines = []
+            for record in records[start : start + 50]:
+                assert isinstance(record.record, Registration)
+                body = record.record.body
+                assert isinstance(body, RegistrationNew)
+                content = {
+                    "name": body.ep,
+                    "regId": body.reg_id,
+                    "address": body.address,
+                    "port": body.port,
+                    "lt": body.lt,
+                    "online": True,
+                    "regLastUpdate": body.last_up,
+                }
+                sets = ", ".join(f"{name} = {json.dumps(value)}" for name, value in content.items())
+                lines.append(f"UPDATE Endpoints SET {sets} UPSERT WHERE name = {json.dumps(body.ep)};")
+            client.script("\n".join(["BEGIN;", *lines, "COMMIT;", "RETURN 0;"]))
+
+    return write
+
+
+#: By the sink's name; each takes the store of that name.
+BARE: Mapping[str, Callable[[Any], Write]] = {
+    "influxdb": influxdb,
+    "orientdb": orientdb,
+    "parquet": parquet,
+    "sqlite": sqlite,
+    "webhook": webhook,
+}

@@ -1,0 +1,227 @@
+"""How fast each sink writes, beside its store's bare client; and how fast one worker goes from Kafka into a store.
+
+Owns two measurements on real servers, which it starts and removes itself:
+
+ - batches: the same decoded records, in batches as the runner's, through the sink and through `bare_clients`, in turn;
+ - workers: ``headwater sink NAME`` as a process of its own, from its start until its store has all of a full topic.
+
+    python -m tests.bench.sinks --runs 3 --records 40000 [--only sqlite,influxdb] --out FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from connectors.kafka import Cluster, TopicPartition, consumer, end_offsets, ensure_topics, producer
+from connectors.sink_settings import sinks_from_toml
+from connectors.sinks import SINKS, SinkRecord
+from headwater import broker, processes
+from schemas.avro import serde
+from schemas.avro.records import Key, Record, RegistrationNew
+from schemas.avro.topics import Topics
+from tests.bench.bare_clients import BARE
+from tests.sink_samples import at, new, notification, resource
+from tests.stores import STORES
+from tests.stores.store import Keeps, Store
+
+#: What the runner hands a sink at most.
+BATCH = 2_000
+ENDPOINTS = 200
+#: Of the graph: every one changes again and again.
+REGISTERED = 1_000
+START_MS = 1_790_000_000_000
+#: Patience with a worker, in seconds.
+WORKER_S = 600.0
+
+
+def notifications(number: int) -> list[SinkRecord]:
+    """One FLOAT each, of two series an endpoint; times go up by a millisecond."""
+    return [
+        at(
+            offset,
+            notification(
+                resource("/3303/0/5700" if offset % 2 else "/3304/0/5700", 20 + offset % 1000 / 7.0),
+                ep=f"station-{offset % ENDPOINTS}",
+                timestamp=START_MS + offset,
+            ),
+            timestamp=START_MS + offset,
+        )
+        for offset in range(number)
+    ]
+
+
+def registrations(number: int) -> list[SinkRecord]:
+    """Each changes the registration id, the lifetime and the port of one of `REGISTERED` endpoints."""
+    found = []
+    for offset in range(number):
+        event = new(ep=f"station-{offset % REGISTERED}", reg_id=f"r{offset}", last_up=START_MS + offset)
+        assert isinstance(event.body, RegistrationNew)
+        body = replace(event.body, lt=60 + offset % 1000, port=1024 + offset % 40_000)
+        found.append(at(offset, replace(event, body=body), timestamp=START_MS + offset))
+    return found
+
+
+def _rate(write: Callable[[Sequence[SinkRecord]], None], records: Sequence[SinkRecord]) -> float:
+    # One batch to get going: connections, statements, the store's own first time.
+    write(records[:BATCH])
+    rest = records[BATCH:]
+    began = time.perf_counter()
+    for start in range(0, len(rest), BATCH):
+        write(rest[start : start + BATCH])
+    return len(rest) / (time.perf_counter() - began)
+
+
+def batches(name: str, folder: Path, number: int) -> tuple[float, float]:
+    """Records/s of the sink ``name`` and of its store's bare client, one after the other, each on a fresh store."""
+    kind = STORES[name]
+    records = notifications(number) if Keeps.HISTORY in kind.keeps else registrations(max(2 * BATCH, number // 10))
+    store = kind.make(folder / "ours")
+    sink = SINKS[name].open(options(name, store))
+    try:
+        ours = _rate(sink.write, records)
+    finally:
+        sink.close()
+    return ours, _rate(BARE[name](kind.make(folder / "bare")), records)
+
+
+def options(name: str, store: Store) -> dict[str, object]:
+    """Those of the tests that make a sink slow on purpose are left at their defaults."""
+    return {key: value for key, value in store.options().items() if key not in ("publish_s", "max_events")}
+
+
+class Worker(NamedTuple):
+    """One measurement of `workers`: which sink, what it is fed, and how many."""
+
+    sink: str
+    records: Callable[[int], list[SinkRecord]]
+    share: float
+
+
+#: The figures that are asked of one worker.
+WORKERS: Mapping[str, Worker] = {
+    "influxdb worker": Worker("influxdb", notifications, 5),
+    "sqlite worker": Worker("sqlite", notifications, 5),
+    "orientdb worker": Worker("orientdb", registrations, 0.25),
+}
+
+
+def worker(one: Worker, cluster: Cluster, folder: Path, number: int) -> float:
+    """Records/s of ``headwater sink`` from the first record that it took until its offsets are those of the end."""
+    gateway = f"bench-{one.sink}-{time.time_ns()}"
+    topics = Topics(gateway)
+    ensure_topics(cluster, topics.partitions())
+    records = one.records(number)
+    is_history = one.records is notifications
+    topic = topics.observations if is_history else topics.registrations
+    _fill(cluster, topic, [record.record for record in records])
+    store = STORES[one.sink].make(folder)
+    config = folder / "sinks.toml"
+    config.write_text(
+        f"[{one.sink}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options(one.sink, store).items())
+    )
+    command = [
+        *(sys.executable, "-m", "headwater.cli", "sink", "run", str(config)),
+        *("--gateway", gateway, "--kafka", cluster.bootstrap, "--metrics", "0"),
+    ]
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        (settings,) = sinks_from_toml(config.read_text(), gateway=gateway, kafka=cluster)
+        return _watched(process, settings.group_id, cluster, topic)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _fill(cluster: Cluster, topic: str, records: Sequence[Record]) -> None:
+    sender = producer(cluster)
+    key = serde.encode(Key(ep="station"))
+    for number, record in enumerate(records):
+        sender.produce(topic, value=serde.encode(record), key=key, partition=number % 2)
+        if number % 10_000 == 0:
+            sender.flush()
+    left = sender.flush(60)
+    assert left == 0, f"{left} records could not be produced"
+
+
+def _watched(process: subprocess.Popen[bytes], group: str, cluster: Cluster, topic: str) -> float:
+    """Records/s between the first look that sees committed offsets and the one that sees all of them."""
+    ends = {place: end for place, end in end_offsets(cluster, [topic]).items() if end}
+    wanted = sum(ends.values())
+    reader = consumer(cluster, group, **{"enable.auto.commit": False})
+    places = [TopicPartition(*place) for place in ends]
+    began, first = 0.0, 0
+    until = time.monotonic() + WORKER_S
+    try:
+        while True:
+            done = sum(max(0, one.offset) for one in reader.committed(places, timeout=10))
+            now = time.perf_counter()
+            if done and not began:
+                began, first = now, done
+            if done == wanted:
+                return (wanted - first) / (now - began)
+            assert process.poll() is None, "the sink ended"
+            assert time.monotonic() < until, f"{done} of {wanted} records after {WORKER_S:g} s"
+            time.sleep(0.02)
+    finally:
+        reader.close()
+
+
+def measure(*, names: Sequence[str], runs: int, number: int) -> dict[str, list[dict[str, float]]]:
+    """All of it, run by run in turn: figures ``NAME per_s`` of the subjects "sinks" and "bare clients"."""
+    found: dict[str, list[dict[str, float]]] = {"sinks": [], "bare clients": []}
+    with tempfile.TemporaryDirectory(prefix="headwater-sinks-") as name:
+        folder = Path(name)
+        running = broker.start("sinks", processes.free_port(), folder, heap="512m")
+        try:
+            for run in range(runs):
+                ours: dict[str, float] = {}
+                bare: dict[str, float] = {}
+                for sink in names:
+                    place = folder / f"{sink}-{run}"
+                    ours[f"{sink} per_s"], bare[f"{sink} per_s"] = batches(sink, place, number)
+                    _say(f"{sink}: {ours[f'{sink} per_s']:,.0f}/s, bare client {bare[f'{sink} per_s']:,.0f}/s")
+                for label, one in WORKERS.items():
+                    if one.sink in names:
+                        place = folder / f"worker-{one.sink}-{run}"
+                        place.mkdir()
+                        ours[f"{label} per_s"] = worker(one, running.cluster, place, int(number * one.share))
+                        _say(f"{label}: {ours[f'{label} per_s']:,.0f}/s")
+                found["sinks"].append(ours)
+                found["bare clients"].append(bare)
+        finally:
+            broker.stop("sinks", folder)
+    return found
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.bench.sinks", description="Sinks beside their stores' bare clients.")
+    parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--records", type=int, default=40_000, metavar="N", help="of each measurement of a sink")
+    parser.add_argument("--only", default=",".join(sorted(BARE)), metavar="A,B", help="these sinks")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the figures, as JSON")
+    chosen = parser.parse_args()
+    figures = measure(names=chosen.only.split(","), runs=chosen.runs, number=chosen.records)
+    text = json.dumps(figures, indent=1)
+    if chosen.out is not None:
+        chosen.out.write_text(text)
+    else:
+        print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
