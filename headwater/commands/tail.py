@@ -15,7 +15,7 @@ from headwater.terminal import printable
 
 if TYPE_CHECKING:
     from cloud.feed import Item
-    from schemas.avro.records import Record
+    from schemas.avro.records import AnalyticsRecord, Record
 
 
 def register(app: typer.Typer) -> None:
@@ -145,8 +145,11 @@ def summary(record: Record) -> str:
     from headwater.output import unit_of
     from headwater.values import shown
     from schemas.avro.records import (
+        Aggregate,
+        Alert,
         CreateBody,
         DiscoverBody,
+        EnrichedReading,
         GenericBody,
         Key,
         Notification,
@@ -154,6 +157,7 @@ def summary(record: Record) -> str:
         Registration,
         Request,
         Response,
+        Statistics,
     )
     from schemas.lwm2m.nodes import values
     from schemas.lwm2m.objects import Definitions
@@ -165,6 +169,8 @@ def summary(record: Record) -> str:
             return f"{record.body.ep}  {record.kind.value.lower()} registration"
         case Request():
             return f"{record.ep}  {record.payload.kind.value} {record.payload.path}  ticket {record.ticket}"
+        case Aggregate() | Statistics() | EnrichedReading() | Alert():
+            return result_words(record)
         case Notification() | Response():
             pass
     head = f"{record.ep}  {record.rep.kind.value} {record.path}  {record.rep.code.value}"
@@ -188,3 +194,34 @@ def summary(record: Record) -> str:
             return f"{head}  {body.location}"
         case None:
             return head
+
+
+def result_words(record: AnalyticsRecord) -> str:
+    """What an analytics job found, in a few words."""
+    from headwater.values import moment
+    from schemas.avro.records import Aggregate, Alert, EnrichedReading, Statistics
+
+    match record:
+        case Aggregate():
+            window = f"{moment(record.start)[11:]} to {moment(record.end)[11:]}"
+            numbers = ", ".join(
+                f"{name} {number:g}"
+                for name, number in (
+                    ("min", record.min),
+                    ("max", record.max),
+                    ("mean", record.mean),
+                    ("sum", record.sum),
+                    ("last", record.last),
+                )
+            )
+            return f"{record.ep}  {record.path or 'all paths'}  {window}  count {record.count}, {numbers}"
+        case Statistics():
+            return (
+                f"{record.ep}  {record.path}  mean {record.mean:g}, std_dev {record.std_dev:g}, "
+                f"variance {record.variance:g}, stream_length {record.stream_length}"
+            )
+        case EnrichedReading():
+            flag = "  outlier" if record.outlier else ""
+            return f"{record.ep}  {record.path}  {record.value:g}, z-score {record.z_score:.2f}{flag}"
+        case Alert():
+            return f"{record.ep}  {record.path}  {record.state.value.lower()} {record.severity}  {record.summary}"
