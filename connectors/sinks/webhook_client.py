@@ -12,7 +12,7 @@ import ssl
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
@@ -35,6 +35,8 @@ class Answer:
     status: int
     #: The beginning of the body as one line, for people.
     words: str
+    #: As much of it as was read.
+    body: bytes = field(repr=False)
     #: ``Retry-After`` as it came.
     retry_after: str | None
     #: Where a redirect leads: the server only.
@@ -44,11 +46,17 @@ class Answer:
 class Poster:
     """Posts to ``url``, on one connection as long as the server keeps it."""
 
-    def __init__(self, url: SplitResult, timeout_s: float, ca_file: Path | None) -> None:
-        """Raises OSError if ``ca_file`` holds no certificates that can be read."""
+    def __init__(
+        self, url: SplitResult, timeout_s: float, ca_file: Path | None, answer_bytes: int = _ANSWER_BYTES
+    ) -> None:
+        """No more of an answer is read than ``answer_bytes``.
+
+        Raises OSError if ``ca_file`` holds no certificates that can be read.
+        """
         self.server = f"{url.scheme}://{url.netloc}"
         self._target = (url.path or "/") + (f"?{url.query}" if url.query else "")
         self._timeout_s = timeout_s
+        self._answer_bytes = answer_bytes
         # `create_default_context` verifies the certificate and the name.
         self._tls = ssl.create_default_context(cafile=ca_file and str(ca_file)) if url.scheme == "https" else None
         self._host, self._port = url.hostname or "", url.port
@@ -98,7 +106,7 @@ class Poster:
         try:
             connection.request("POST", self._target, body, dict(headers))
             response = connection.getresponse()
-            told = response.read(_ANSWER_BYTES)
+            told = response.read(self._answer_bytes)
             if late.is_set():
                 # http.client takes a head that was cut off for a whole one.
                 raise HTTPException
@@ -108,6 +116,7 @@ class Poster:
             return Answer(
                 status=response.status,
                 words=" ".join(told.decode("utf-8", "replace").split())[:_SHOWN],
+                body=told,
                 retry_after=response.getheader("Retry-After"),
                 location=location and _server(location),
             )
