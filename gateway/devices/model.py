@@ -201,6 +201,19 @@ class Model:
         del self._holdings[path.ids[0], path.ids[1]]
         self._instances_changed(path)
 
+    def add(self, path: Path, holding: Holding) -> None:
+        """The device's own new instance at ``path``: a sensor was plugged in, of an object that it may not have had.
+
+        Raises:
+            ValueError: the instance is there already.
+        """
+        object_id, instance_id = path.ids
+        if (object_id, instance_id) in self._holdings:
+            raise ValueError(f"{path} is on this device already")
+        self._holdings[object_id, instance_id] = holding
+        self._objects.add(object_id)
+        self._instances_changed(path)
+
     def value(self, path: Path) -> Value:
         """The value of a single resource, whether or not a server may read it."""
         content = self._holding(path).contents[path.ids[2]]

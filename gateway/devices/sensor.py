@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import structlog
-
+from gateway.devices.basics import VERSIONS, Basics
 from gateway.devices.client import Device, DeviceConfig, Version
-from gateway.devices.model import BadValue, Content, Factory, Holding, Model
-from schemas.lwm2m.nodes import Node, Resource, Value, values
+from gateway.devices.fleet import names, run_fleet
+from gateway.devices.gauge import APPLICATION, MAXIMUM, MINIMUM, RESET, UNITS, VALUE, reset, show, shown
+from gateway.devices.model import Content, Factory, Holding, Model
+from schemas.lwm2m.nodes import Node, Resource, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
 
 TEMPERATURE = 3303
 HUMIDITY = 3304
-VALUE, MINIMUM, MAXIMUM, RESET, UNITS, APPLICATION = 5700, 5601, 5602, 5605, 5701, 5750
-
-_log = structlog.get_logger("headwater.device")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +101,8 @@ _UNITS: Mapping[int, str] = {TEMPERATURE: "Cel", HUMIDITY: "%RH"}
 
 #: The object versions that a device of each enabler version has.
 _OBJECT_VERSIONS: Mapping[Version, Mapping[int, str]] = {
-    Version.V1_0: {1: "1.0", 3: "1.0", TEMPERATURE: "1.0", HUMIDITY: "1.0"},
-    Version.V1_1: {1: "1.1", 3: "1.1", TEMPERATURE: "1.1", HUMIDITY: "1.1"},
+    Version.V1_0: {**VERSIONS[Version.V1_0], TEMPERATURE: "1.0", HUMIDITY: "1.0"},
+    Version.V1_1: {**VERSIONS[Version.V1_1], TEMPERATURE: "1.1", HUMIDITY: "1.1"},
 }
 
 
@@ -126,16 +123,13 @@ class Sensor:
         definitions: Definitions | None = None,
     ) -> None:
         self._random = random_source
-        self._clock = clock
-        self._clock_offset = 0
-        self._lifetime = lifetime
         self._config = config
+        basics = Basics(config, kind="virtual sensor", lifetime=lifetime, clock=clock)
         known = definitions if definitions is not None else Definitions.builtin()
         self.model = Model(
             known.with_versions(_OBJECT_VERSIONS[config.version]),
             {
-                (1, 0): self._server(),
-                (3, 0): self._device(),
+                **basics.holdings(),
                 (TEMPERATURE, 0): self._measuring(TEMPERATURE)(0, {}),
                 (TEMPERATURE, 1): self._measuring(TEMPERATURE)(1, {}),
                 (HUMIDITY, 0): self._measuring(HUMIDITY)(0, {}),
@@ -143,18 +137,14 @@ class Sensor:
             {TEMPERATURE: self._measuring(TEMPERATURE)},
         )
         self.device = Device(config, self.model, tally.of(config.endpoint), random_source)
+        basics.belongs_to(self.device)
 
     def measure(self) -> None:
         """Take a reading of every sensor: its value moves, and its extremes with it."""
         for object_id, walk in WALKS.items():
             for instance_id in self.model.instances(object_id):
                 here = Path(object_id, instance_id)
-                reading = walk.after(float(str(self.model.value(here.child(VALUE)))), self._random)
-                self.model.set(here.child(VALUE), reading)
-                if reading < float(str(self.model.value(here.child(MINIMUM)))):
-                    self.model.set(here.child(MINIMUM), reading)
-                if reading > float(str(self.model.value(here.child(MAXIMUM)))):
-                    self.model.set(here.child(MAXIMUM), reading)
+                show(self.model, here, walk.after(shown(self.model, here), self._random))
 
     def _measuring(self, object_id: int) -> Factory:
         def make(instance_id: int, given: Mapping[int, Content]) -> Holding:
@@ -164,86 +154,9 @@ class Sensor:
                 contents[APPLICATION] = ""
             contents.update(given)
             here = Path(object_id, instance_id)
-
-            def reset(_: str) -> None:
-                now = self.model.value(here.child(VALUE))
-                self.model.set(here.child(MINIMUM), now)
-                self.model.set(here.child(MAXIMUM), now)
-
-            return Holding(contents=contents, actions={RESET: reset})
+            return Holding(contents=contents, actions={RESET: lambda _: reset(self.model, here)})
 
         return make
-
-    def _server(self) -> Holding:
-        return Holding(
-            contents={0: 123, 1: self._lifetime, 2: 0, 3: 0, 5: 86400, 6: True, 7: "UQ" if self._queue10 else "U"},
-            actions={4: lambda _: self.device.disable(), 8: lambda _: self.device.update()},
-            checks={1: _positive, 2: _not_negative, 3: _not_negative, 5: _not_negative},
-        )
-
-    @property
-    def _queue10(self) -> bool:
-        return self._config.queue and self._config.version is Version.V1_0
-
-    def _device(self) -> Holding:
-        def set_clock(value: Value) -> None:
-            self._clock_offset = int(str(value)) - self._clock()
-
-        return Holding(
-            contents={
-                0: "Headwater",
-                1: "virtual sensor",
-                2: self._config.endpoint,
-                3: "1.0.0",
-                6: {0: 1, 1: 5},  # an internal battery and USB
-                7: {0: 3800, 1: 5000},
-                8: {0: 125, 1: 900},
-                9: 92,
-                10: 64,
-                11: {0: 0},
-                # The wire has whole seconds.
-                13: lambda: (self._clock() + self._clock_offset) // 1000 * 1000,
-                14: "+00:00",
-                15: "Etc/UTC",
-                16: "UQ" if self._queue10 else "U",
-            },
-            actions={4: self._reboot, 5: self._factory_reset, 12: self._reset_errors},
-            setters={13: set_clock},
-        )
-
-    def _reboot(self, arguments: str) -> None:
-        _log.info("reboot asked for", ep=self._config.endpoint, arguments=arguments)
-        self.device.reboot()
-
-    def _factory_reset(self, arguments: str) -> None:
-        _log.info("factory reset asked for", ep=self._config.endpoint, arguments=arguments)
-        self._clock_offset = 0
-        fresh = {(1, 0): self._server(), (3, 0): self._device()}
-        for (object_id, instance_id), holding in fresh.items():
-            for resource_id, content in holding.contents.items():
-                if not callable(content) and not isinstance(content, dict):
-                    path = Path(object_id, instance_id, resource_id)
-                    if self.model.value(path) != content:
-                        self.model.set(path, content)
-        self.device.reboot()
-
-    def _reset_errors(self, _: str) -> None:
-        self.model.changed(Path(3, 0, 11))
-
-
-def _positive(value: Value) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise BadValue("a lifetime is at least one second")
-
-
-def _not_negative(value: Value) -> None:
-    if not isinstance(value, int) or value < 0:
-        raise BadValue("a period is zero or more seconds")
-
-
-def names(endpoint: str, count: int) -> list[str]:
-    """The endpoint names of ``count`` sensors: ``NAME`` alone, else ``NAME-1`` to ``NAME-N``."""
-    return [endpoint] if count == 1 else [f"{endpoint}-{number}" for number in range(1, count + 1)]
 
 
 async def run_sensors(
@@ -270,56 +183,17 @@ async def run_sensors(
         ValueError: ``server`` is no HOST:PORT.
         OSError: the server's name does not resolve, or no socket is to be had.
     """
-    host, _, port = server.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise ValueError(f"{server!r} is no HOST:PORT, such as 127.0.0.1:5683")
-    # For its error alone, which would else come out of the task group as one of many.
-    await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_DGRAM)
     counted = tally if tally is not None else Tally()
-    source = random.Random(seed)
-    sensors = [
-        Sensor(
-            DeviceConfig(
-                endpoint=name,
-                server_host=host.strip("[]"),
-                server_port=int(port),
-                version=version,
-                queue=queue,
-                awake=awake,
-                ack_timeout=ack_timeout,
-                host="::" if host.startswith("[") else "0.0.0.0",
-            ),
-            lifetime=lifetime,
-            tally=counted,
-            random_source=random.Random(source.random()),
-        )
-        for name in names(endpoint, count)
-    ]
-    async with asyncio.TaskGroup() as group:
-        for number, sensor in enumerate(sensors):
-            group.create_task(_run_one(sensor, period, delay=period * number / count, stop=stop))
+    await run_fleet(
+        server,
+        names(endpoint, count),
+        lambda config, source: Sensor(config, lifetime=lifetime, tally=counted, random_source=source),
+        stop=stop,
+        period=period,
+        version=version,
+        queue=queue,
+        awake=awake,
+        ack_timeout=ack_timeout,
+        seed=seed,
+    )
     return counted
-
-
-async def _run_one(sensor: Sensor, period: float, *, delay: float, stop: asyncio.Event) -> None:
-    if await _stopped_within(stop, delay):
-        return
-    measuring = asyncio.create_task(_measure(sensor, period, stop))
-    try:
-        await sensor.device.run(stop)
-    finally:
-        measuring.cancel()
-
-
-async def _measure(sensor: Sensor, period: float, stop: asyncio.Event) -> None:
-    while not await _stopped_within(stop, period):
-        sensor.measure()
-
-
-async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            await stop.wait()
-    except TimeoutError:
-        return stop.is_set()
-    return True
