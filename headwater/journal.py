@@ -1,6 +1,8 @@
-"""The journal of a sensor process: one JSON line for every confirmable notification that the server acknowledged.
+"""The journals of a sensor process: one JSON line for every confirmable notification that the server acknowledged, and
+one for every outlier that a station made.
 
-Owns the file. What stands in it was promised by the gateway, so it is the measure of every audit. A line is with the
+Owns the files. What stands in the first was promised by the gateway, so it is the measure of every audit; the second
+is what the search for outliers is measured by. A line is with the
 kernel before the next notification is counted, so that a ``kill -9`` of the sensors costs no line.
 """
 
@@ -14,6 +16,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from gateway.devices.sensor import EndpointTally, Tally
+from gateway.devices.station import Made
 from headwater.values import plain
 from schemas.lwm2m.nodes import Node, values
 from schemas.lwm2m.path import Path
@@ -30,6 +33,37 @@ class Entry:
     values: tuple[tuple[str, Any], ...]
 
 
+class OutlierJournal:
+    """Writes the outliers that stations make to ``file``, which is made anew: one JSON line each.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, file: FilePath) -> None:
+        self._descriptor = _anew(file)
+
+    def made(self, outlier: Made) -> None:
+        """Note one."""
+        line = {"ep": outlier.ep, "path": str(outlier.path), "value": outlier.value, "timestamp": outlier.timestamp}
+        os.write(self._descriptor, json.dumps(line).encode() + b"\n")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_outliers(file: FilePath) -> Iterator[Made]:
+    """The outliers of an `OutlierJournal`, in order; a last line that was cut by a kill is left out.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: a line other than the last is none.
+    """
+    for content in _lines(file):
+        path = Path.parse(content["path"])
+        yield Made(ep=content["ep"], path=path, value=content["value"], timestamp=content["timestamp"])
+
+
 class JournalTally(Tally):
     """A `Tally` that also writes every acknowledged notification to ``file``, which is made anew.
 
@@ -41,8 +75,7 @@ class JournalTally(Tally):
 
     def __init__(self, file: FilePath) -> None:
         super().__init__()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._descriptor = _anew(file)
 
     def of(self, endpoint: str) -> EndpointTally:
         return _JournalListener(self, endpoint, self._descriptor)
@@ -76,11 +109,7 @@ def read_journal(file: FilePath) -> Iterator[Entry]:
         OSError: the file cannot be read.
         ValueError: a line other than the last is no entry.
     """
-    if not file.exists():
-        return
-    lines = file.read_bytes().split(b"\n")
-    for line in lines[:-1]:  # what stands after the last line's end was cut
-        content = json.loads(line)
+    for content in _lines(file):
         yield Entry(
             ep=content["ep"],
             path=content["path"],
@@ -88,3 +117,15 @@ def read_journal(file: FilePath) -> Iterator[Entry]:
             observe=content["observe"],
             values=tuple(sorted(content["values"].items())),
         )
+
+
+def _anew(file: FilePath) -> int:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+
+def _lines(file: FilePath) -> Iterator[dict[str, Any]]:
+    if not file.exists():
+        return
+    for line in file.read_bytes().split(b"\n")[:-1]:  # what stands after the last line's end was cut
+        yield json.loads(line)

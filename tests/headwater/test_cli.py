@@ -40,6 +40,7 @@ COMMANDS = [
     "deadletter show",
     "deadletter retry",
     "sensor",
+    "station",
     "devices",
     "device",
     "read",
