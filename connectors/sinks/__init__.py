@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import influxdb, orientdb, parquet, sqlite, webhook
+from connectors.sinks import influxdb, orientdb, parquet, prometheus, sqlite, webhook
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -35,6 +35,7 @@ SINKS: Mapping[str, SinkKind] = {
     "influxdb": influxdb.KIND,
     "orientdb": orientdb.KIND,
     "parquet": parquet.KIND,
+    "prometheus": prometheus.KIND,
     "sqlite": sqlite.KIND,
     "webhook": webhook.KIND,
 }

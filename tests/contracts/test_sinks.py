@@ -68,6 +68,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 history = pytest.mark.keeps(Keeps.HISTORY)
 graph = pytest.mark.keeps(Keeps.GRAPH)
+numbers = pytest.mark.keeps(Keeps.NUMBERS)
 
 
 @pytest.fixture
@@ -194,6 +195,66 @@ def test_redelivered_history_changes_nothing(sink: Sink, store: Store, name: str
     again.write(batch)
     again.close()
     assert sorted(store.history(), key=str) == before
+
+
+@numbers
+def test_numbers_are_kept_by_path_and_time(sink: Sink, store: Store) -> None:
+    power = MultipleResource(
+        path=Lwm2mPath(3, 0, 7),
+        type=ResourceType.INTEGER,
+        instances=(resource("/3/0/7/0", 3_300, ResourceType.INTEGER), resource("/3/0/7/1", -5, ResourceType.INTEGER)),
+    )
+    device = Instance(path=Lwm2mPath(3, 0), resources=(resource("/3/0/9", 80, ResourceType.INTEGER), power))
+    sink.write(
+        [
+            at(0, notification(resource("/3303/0/5700", 21.5))),
+            at(1, notification(resource("/3303/0/5700", math.inf), timestamp=2_000)),
+            at(2, notification(resource("/3303/0/5700", math.nan), timestamp=3_000)),
+            at(3, notification(Object(path=Lwm2mPath(3), instances=(device,)), timestamp=4_000)),
+            at(4, notification(resource("/65001/3/9999/2", 0.0), timestamp=5_000)),
+        ]
+    )
+    assert sorted(store.history(), key=str) == sorted(
+        [
+            ("ep-1", "/3303/0/5700", 21.5, 1_000),
+            ("ep-1", "/3303/0/5700", store.kept(math.inf), 2_000),
+            ("ep-1", "/3303/0/5700", store.kept(math.nan), 3_000),
+            ("ep-1", "/3/0/9", store.kept(80), 4_000),
+            ("ep-1", "/3/0/7/0", store.kept(3_300), 4_000),
+            ("ep-1", "/3/0/7/1", store.kept(-5), 4_000),
+            ("ep-1", "/65001/3/9999/2", 0.0, 5_000),
+        ],
+        key=str,
+    )
+
+
+@numbers
+def test_redelivered_numbers_change_nothing(sink: Sink, store: Store, name: str) -> None:
+    batch = [at(offset, notification(resource("/3303/0/5700", 1.5 * offset), timestamp=offset)) for offset in range(9)]
+    sink.write(batch)
+    before = sorted(store.history())
+    assert [value for _, _, value, _ in before] == [1.5 * offset for offset in range(9)]
+    sink.write(batch)
+    sink.write(batch[3:6])
+    sink.write([batch[8], batch[8]])
+    again = SINKS[name].open(store.options())
+    again.write(batch)
+    again.close()
+    assert sorted(store.history()) == before
+
+
+@numbers
+def test_numbers_around_refused_records_are_written(sink: Sink, store: Store) -> None:
+    batch = [
+        at(0, notification(resource("/3303/0/5700", 1.0))),
+        *(at(1 + number, strange) for number, strange in enumerate(STRANGE)),
+        at(4, notification(resource("/3303/0/5700", 2.0), timestamp=2_000)),
+    ]
+    for _ in range(2):
+        with pytest.raises(RejectedRecords) as refused:
+            sink.write(batch)
+        assert [record.offset for record, _ in refused.value.rejected] == [1, 2]
+        assert sorted(row[2] for row in store.history()) == [1.0, 2.0]
 
 
 @graph

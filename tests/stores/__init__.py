@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tests.stores.influxdb import InfluxdbStore
 from tests.stores.orientdb import OrientdbStore
 from tests.stores.parquet import ParquetStore
+from tests.stores.prometheus import PrometheusStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.store import Keeps, Store
 from tests.stores.webhook import WebhookStore
@@ -27,6 +28,7 @@ STORES: Mapping[str, StoreKind] = {
     "influxdb": StoreKind(InfluxdbStore, frozenset({Keeps.HISTORY})),
     "orientdb": StoreKind(OrientdbStore, frozenset({Keeps.GRAPH})),
     "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
+    "prometheus": StoreKind(PrometheusStore, frozenset({Keeps.NUMBERS})),
     "sqlite": StoreKind(SqliteStore, BOTH),
     "webhook": StoreKind(WebhookStore, BOTH),
 }

@@ -12,6 +12,8 @@ class Keeps(Enum):
     """What a store is there for; the suite asks for it only what it keeps."""
 
     HISTORY = "history"
+    #: Of history, numbers by path and time.
+    NUMBERS = "numbers"
     GRAPH = "graph"
 
 
