@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import influxdb, orientdb, parquet, prometheus, sqlite, webhook
+from connectors.sinks import elasticsearch, influxdb, orientdb, parquet, prometheus, sqlite, webhook
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 SINKS: Mapping[str, SinkKind] = {
+    "elasticsearch": elasticsearch.KIND,
     "influxdb": influxdb.KIND,
     "orientdb": orientdb.KIND,
     "parquet": parquet.KIND,

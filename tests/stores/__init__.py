@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.stores.elasticsearch import ElasticsearchStore
 from tests.stores.influxdb import InfluxdbStore
 from tests.stores.orientdb import OrientdbStore
 from tests.stores.parquet import ParquetStore
@@ -25,6 +26,7 @@ class StoreKind(NamedTuple):
 BOTH = frozenset(Keeps)
 
 STORES: Mapping[str, StoreKind] = {
+    "elasticsearch": StoreKind(ElasticsearchStore, BOTH),
     "influxdb": StoreKind(InfluxdbStore, frozenset({Keeps.HISTORY})),
     "orientdb": StoreKind(OrientdbStore, frozenset({Keeps.GRAPH})),
     "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
