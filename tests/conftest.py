@@ -12,7 +12,7 @@ from hypothesis import settings
 
 from connectors.kafka import Cluster
 from headwater import broker
-from tests import elasticsearch_server, influxdb_server, orientdb_server, prometheus_server
+from tests import elasticsearch_server, influxdb_server, orientdb_server, prometheus_server, redis_server
 from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
 
 # A shell that starts us in the background lets SIGINT be ignored, and every process of the tests would inherit that.
@@ -28,6 +28,7 @@ _SERVERS: dict[str, Callable[[], object]] = {
     "influxdb": influxdb_server.influxd,
     "orientdb": orientdb_server.jars,
     "prometheus": prometheus_server.prometheus,
+    "redis": redis_server.binaries,
 }
 
 

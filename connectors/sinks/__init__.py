@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import elasticsearch, influxdb, orientdb, parquet, prometheus, sqlite, webhook
+from connectors.sinks import elasticsearch, influxdb, orientdb, parquet, prometheus, redis, sqlite, webhook
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -37,6 +37,7 @@ SINKS: Mapping[str, SinkKind] = {
     "orientdb": orientdb.KIND,
     "parquet": parquet.KIND,
     "prometheus": prometheus.KIND,
+    "redis": redis.KIND,
     "sqlite": sqlite.KIND,
     "webhook": webhook.KIND,
 }

@@ -11,6 +11,7 @@ from tests.stores.influxdb import InfluxdbStore
 from tests.stores.orientdb import OrientdbStore
 from tests.stores.parquet import ParquetStore
 from tests.stores.prometheus import PrometheusStore
+from tests.stores.redis import RedisStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.store import Keeps, Store
 from tests.stores.webhook import WebhookStore
@@ -31,6 +32,7 @@ STORES: Mapping[str, StoreKind] = {
     "orientdb": StoreKind(OrientdbStore, frozenset({Keeps.GRAPH})),
     "parquet": StoreKind(ParquetStore, frozenset({Keeps.HISTORY})),
     "prometheus": StoreKind(PrometheusStore, frozenset({Keeps.NUMBERS})),
+    "redis": StoreKind(RedisStore, BOTH),
     "sqlite": StoreKind(SqliteStore, BOTH),
     "webhook": StoreKind(WebhookStore, BOTH),
 }

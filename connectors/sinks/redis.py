@@ -1,0 +1,386 @@
+"""The Redis sink: the latest value and the running statistics of every resource, a stream, and who is online.
+
+Owns the conversation with Redis; what stands where is `connectors.sinks.redis_changes`, how it merges there
+`connectors.sinks.redis_script`. It deletes nothing but what of an endpoint's registration is no more, and sets no
+expiry.
+
+The statistics are sums, which a record that comes again would change. So the store keeps which offsets are in, and a
+batch goes in together with its offsets in one step, a script, that does nothing unless these are still what the batch
+was folded against:
+
+ 1. look: what is applied of the batch's partitions (known from the last batch) and its endpoints;
+ 2. fold: leave out what is in, and make of the rest one change a series;
+ 3. apply: the script compares, merges and writes; where another instance was first, begin again with 1.
+
+Two instances that both think that a partition is theirs, as in the moment of a rebalance, thus cannot both count a
+record. An answer that was lost on its way is found in 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+import structlog
+
+from connectors.sinks.options import parse_options
+from connectors.sinks.redis_applied import Applied
+from connectors.sinks.redis_changes import Changes, Keys, Known, fold, is_kept, place_and_time, source
+from connectors.sinks.redis_options import RedisOptions
+from connectors.sinks.redis_script import SCRIPT
+from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
+from schemas.avro.records import Registration
+from schemas.avro.topics import TopicKind
+from schemas.lwm2m.objects import DefinitionError, Definitions
+
+_log = structlog.get_logger()
+
+#: Redis knows a script by its hash.
+_SHA: Final = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+
+#: More entries than these go in several steps: while a script runs, Redis does nothing else.
+_ENTRIES: Final = 20_000
+
+#: Attempts at a batch while others write the same partitions, and partitions that are remembered.
+_ATTEMPTS: Final = 8
+_REMEMBERED: Final = 10_000
+
+#: What a record may hold that makes it impossible to fold.
+_RECORD_ERRORS = (ValueError, TypeError, OverflowError)
+
+#: By the first word of the error, or what of it is enough.
+_ADVICE: Final[Mapping[str, str]] = {
+    "OOM": "it is full: raise maxmemory, or make room",
+    "READONLY": "it is a replica: name the primary",
+    "LOADING": "it is still reading its data from the disk",
+    "MISCONF": "it cannot save its data and takes nothing: see its log and its disk",
+    "NOAUTH": "it asks for a password: set password or password_file",
+    "WRONGPASS": "it refuses the user or the password: check them",
+    "invalid password": "it refuses the password: check it",
+    "AUTH ": "it refuses the user or the password: check them",
+    "NOPERM": "the user may not do that: see the page of this sink for the rights that it needs",
+    "MOVED": "it is a Redis Cluster: set cluster = true",
+    "cluster support disabled": "it is no Redis Cluster: set cluster = false",
+    "CLUSTERDOWN": "the cluster is not complete",
+    "max number of clients": "it has too many clients: raise maxclients",
+    "DB index": "it has no such database",
+    "WAITAOF": "wait_for_disk needs Redis 7.2 or Valkey, with appendonly yes",
+    "WRONGTYPE": "a key of that name is somebody else's: give this sink another prefix or database",
+    "is no statistics": "a key of that name is somebody else's: give this sink another prefix or database",
+}
+
+
+class RedisSink:
+    """`connectors.sinks.sink.Sink` on one Redis, Valkey, or Redis Cluster."""
+
+    def __init__(self, options: RedisOptions) -> None:
+        self._options = options
+        self._definitions = Definitions.builtin()
+        if options.definitions is not None:
+            try:
+                self._definitions = self._definitions.load_folder(options.definitions)
+            except DefinitionError as exc:
+                raise SinkConfigError(str(exc)) from exc
+        #: Untyped: one of a single server and one of a cluster have only their methods in common.
+        self._client: Any = None
+        self._looked = False
+        #: What is applied, by the key of the hash and the partition, as it was after our last write.
+        self._applied: dict[tuple[str, str], str] = {}
+
+    def write(self, records: Sequence[SinkRecord]) -> None:
+        """See `Sink.write`: one step for the records of each gateway."""
+        rejected: list[tuple[SinkRecord, str]] = []
+        by_gateway: dict[str, list[SinkRecord]] = {}
+        for record in records:
+            if is_kept(record):
+                by_gateway.setdefault(record.gateway, []).append(record)
+            else:
+                rejected.append((record, f"a {type(record.record).__name__} is nothing that this store keeps"))
+        for gateway, batch in by_gateway.items():
+            rejected += self._write(Keys(self._options.prefix, gateway), batch)
+        if rejected:
+            raise RejectedRecords(rejected)
+
+    def close(self) -> None:
+        """See `Sink.close`."""
+        from redis.exceptions import RedisError
+
+        client, self._client = self._client, None
+        if client is not None:
+            with suppress(RedisError, OSError):
+                client.close()
+
+    def prepare(self) -> None:
+        """Look at what can be known without Redis.
+
+        Raises:
+            SinkConfigError: the library is missing, or a file that the options name.
+        """
+        try:
+            import redis  # noqa: F401
+        except ImportError as exc:
+            raise SinkConfigError("redis is not installed: pip install 'headwater[redis]'") from exc
+        self._options.check_files()
+        self._options.secret()
+
+    # ---- a batch of one gateway
+
+    def _write(self, keys: Keys, records: Sequence[SinkRecord]) -> list[tuple[SinkRecord, str]]:
+        """The records that cannot be stored; all others are. Raises RetryLater."""
+        try:
+            self._apply(keys, records)
+            return []
+        except _RECORD_ERRORS:
+            # Some record cannot be folded. Only now is it worth finding out which.
+            rejected = [(record, reason) for record in records if (reason := self._unkeepable(keys, record))]
+            if not rejected:
+                raise
+        guilty = {id(record) for record, _ in rejected}
+        kept = [record for record in records if id(record) not in guilty]
+        if kept:
+            self._apply(keys, kept)
+        return rejected
+
+    def _unkeepable(self, keys: Keys, record: SinkRecord) -> str | None:
+        try:
+            self._fold(keys, [record], {}, {})
+        except _RECORD_ERRORS as exc:
+            return f"{type(exc).__name__}: {exc}"[:400]
+        return None
+
+    def _fold(
+        self, keys: Keys, records: Sequence[SinkRecord], applied: Mapping[str, str], endpoints: Mapping[str, Known]
+    ) -> Changes:
+        return fold(
+            records,
+            keys,
+            applied=applied,
+            endpoints=endpoints,
+            definitions=self._definitions,
+            stream_max=self._options.stream_max,
+        )
+
+    def _apply(self, keys: Keys, records: Sequence[SinkRecord]) -> None:
+        for _ in range(_ATTEMPTS):
+            applied, endpoints = self._look(keys, records)
+            changes = self._fold(keys, records, applied, endpoints)
+            if changes.size > _ENTRIES and len(records) > 1:
+                half = len(records) // 2
+                self._apply(keys, records[:half])
+                self._apply(keys, records[half:])
+                return
+            if self._run(changes):
+                self._remember(keys, changes.applied)
+                return
+            self._forget(keys, applied)
+        raise RetryLater(f"{self._where}: others write the same partitions all the time")
+
+    def _look(self, keys: Keys, records: Sequence[SinkRecord]) -> tuple[dict[str, str], dict[str, Known]]:
+        """What is applied of the partitions, and what is known of the endpoints that are registered."""
+        places = dict.fromkeys(source(record) for record in records)
+        unknown = [place for place in places if (keys.applied, place) not in self._applied]
+        names = list(dict.fromkeys(r.record.body.ep for r in records if isinstance(r.record, Registration)))
+        found: dict[str, Known] = {}
+        if unknown or names:
+            asked = [(keys.applied, unknown)] if unknown else []
+            asked += [(keys.name("endpoint", name), ["at", "root"]) for name in names]
+            answers = self._ask(asked)
+            try:
+                if unknown:
+                    there = dict(zip(unknown, answers.pop(0), strict=True))
+                    for text in there.values():
+                        Applied(text)
+                    self._remember(keys, there)
+                for name, (at, root) in zip(names, answers, strict=True):
+                    if at:
+                        place_and_time(at)
+                    found[name] = Known(at, root or "/")
+            except ValueError as exc:
+                raise RetryLater(f"{self._where}: {_ADVICE['WRONGTYPE']}") from exc
+        return {place: self._applied[keys.applied, place] for place in places}, found
+
+    def _remember(self, keys: Keys, applied: Mapping[str, str]) -> None:
+        if len(self._applied) > _REMEMBERED:
+            self._applied.clear()
+        self._applied.update({(keys.applied, where): text for where, text in applied.items()})
+
+    def _forget(self, keys: Keys, believed: Mapping[str, str]) -> None:
+        """Somebody else has written, or Redis has lost what it had; the latter is told."""
+        mine = {where: text for where in believed if (text := self._applied.pop((keys.applied, where), None))}
+        if not mine:
+            return
+        (there,) = self._ask([(keys.applied, list(mine))])
+        for (where, text), now in zip(mine.items(), there, strict=True):
+            with suppress(ValueError):
+                if Applied(now).next < Applied(text).next:
+                    _log.warning(
+                        "Redis has lost what it had acknowledged",
+                        redis=self._options.host,
+                        partition=where,
+                        first=Applied(now).next,
+                        last=Applied(text).next - 1,
+                        hint="headwater replay --sink redis puts back what is missing, and only that",
+                    )
+
+    # ---- the conversation
+
+    def _ask(self, asked: Iterable[tuple[str, Sequence[str]]]) -> list[list[str]]:
+        """HMGET of each key, in one round trip; what is not there is empty."""
+        with self._conversation() as client:
+            pipeline = client.pipeline(transaction=False)
+            for key, fields in asked:
+                pipeline.hmget(key.encode(), [name.encode() for name in fields])
+            return [[(value or b"").decode("utf-8", "replace") for value in answer] for answer in pipeline.execute()]
+
+    def _run(self, changes: Changes) -> bool:
+        """Run the script; False if the store was not in the state that it was folded against."""
+        from redis.exceptions import NoScriptError
+
+        keys = [key.encode() for key in changes.keys]
+        with self._conversation() as client:
+            try:
+                answer = client.evalsha(_SHA, len(keys), *keys, changes.payload)
+            except NoScriptError:
+                answer = client.eval(SCRIPT, len(keys), *keys, changes.payload)
+            if answer == 1 and self._options.wait_for_disk:
+                synced, _ = client.execute_command("WAITAOF", 1, 0, int(self._options.timeout_s * 900))
+                if not synced:
+                    raise RetryLater(f"{self._where}: what it took is not on its disk yet")
+        return bool(answer == 1)
+
+    @contextmanager
+    def _conversation(self) -> Iterator[Any]:
+        """The client; whatever goes wrong with it is a RetryLater, and the next attempt has a fresh connection."""
+        from redis.exceptions import RedisError
+
+        try:
+            if self._client is None:
+                self._client = self._connect()
+                self._look_at(self._client)
+            yield self._client
+        except (RedisError, OSError) as exc:
+            self.close()
+            raise RetryLater(f"{self._where}: {_words(exc)}") from exc
+        except RetryLater:
+            self.close()
+            raise
+
+    def _connect(self) -> Any:
+        """A client; raises RetryLater where the password's file is being replaced."""
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.cluster import RedisCluster
+        from redis.retry import Retry
+
+        options = self._options
+        try:
+            options.check_files()
+            secret = options.secret()
+        except SinkConfigError as exc:
+            raise RetryLater(str(exc)) from exc
+        settings: dict[str, Any] = {
+            "host": options.host,
+            "port": options.port,
+            "username": options.user,
+            "password": secret,
+            "socket_timeout": options.timeout_s,
+            "socket_connect_timeout": options.timeout_s,
+            "protocol": 2,
+        }
+        if options.tls:
+            settings |= {
+                "ssl": True,
+                "ssl_ca_certs": options.ca_file and str(options.ca_file),
+                "ssl_certfile": options.cert_file and str(options.cert_file),
+                "ssl_keyfile": options.key_file and str(options.key_file),
+                "ssl_check_hostname": True,
+            }
+        # Trying again is the runner's, which stays in its consumer group meanwhile.
+        if options.cluster:
+            return RedisCluster(**settings, retry=Retry(NoBackoff(), 1))
+        return Redis(**settings, db=options.database, retry=Retry(NoBackoff(), 0), single_connection_client=True)
+
+    def _look_at(self, client: Any) -> None:
+        """Say, once, what of the server's settings can lose what it acknowledges; a user may be barred from asking."""
+        from redis.exceptions import RedisError
+
+        if self._looked or self._options.cluster:
+            return
+        self._looked = True
+        told: dict[str, Any] = {}
+        for section in ("persistence", "memory"):
+            with suppress(RedisError):
+                told |= client.info(section)
+        with suppress(RedisError):
+            told |= client.config_get("appendfsync")
+        if str(told.get("maxmemory_policy", "")).startswith("allkeys"):
+            _log.warning("Redis may throw keys away when it is full", hint="maxmemory-policy noeviction")
+        if told.get("aof_enabled") == 0:
+            _log.warning("Redis keeps no log of writes on its disk", hint="appendonly yes, and appendfsync always")
+        elif told.get("appendfsync") not in (None, "always") and not self._options.wait_for_disk:
+            _log.warning("Redis acknowledges before its disk has it", hint="appendfsync always, or wait_for_disk")
+
+    @property
+    def _where(self) -> str:
+        return f"Redis at {self._options.host}:{self._options.port}"
+
+
+def _words(exc: Exception) -> str:
+    """What Redis says, and what to do; one line, and never what was sent."""
+    text = " ".join(f"{exc}".split()) or type(exc).__name__
+    advice = next((advice for sign, advice in _ADVICE.items() if sign in text), None)
+    short = text if len(text) <= 300 else f"{text[:300]} …"
+    return f"{advice}; it says {short}" if advice else short
+
+
+def open_redis(options: Mapping[str, object]) -> RedisSink:
+    """The sink of `KIND`. It asks nothing of Redis yet.
+
+    Raises:
+        SinkConfigError: wrong options, or redis is not installed.
+    """
+    sink = RedisSink(parse_options("redis", RedisOptions, options))
+    sink.prepare()
+    return sink
+
+
+KIND = SinkKind(
+    name="redis",
+    open=open_redis,
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.STATISTICS),
+    library="redis",
+    sample_config="""\
+# The latest value and the running statistics of every resource, a stream, and who is online, in Redis or Valkey.
+[redis]
+# Where Redis answers.
+# host = "127.0.0.1"
+# port = 6379
+# The number of the database.
+# database = 0
+# Whether it is a Redis Cluster; host and port are then of any of its nodes.
+# cluster = false
+# The user of Redis's ACL. Default: the user "default".
+# user = "headwater"
+# The password. Default: none, for a server that asks for none.
+# password = "secret"
+# Instead of password: a file that holds it, such as a secret of the stack.
+# password_file = "/run/secrets/redis_password"
+# Whether to speak TLS, and (PEM) who may have signed the server's certificate, and our own certificate and its key.
+# tls = false
+# ca_file = "ca.pem"
+# cert_file = "client.pem"
+# key_file = "client.key"
+# How long Redis may take for an answer, in seconds.
+# timeout_s = 5
+# What all keys begin with.
+# prefix = "hw"
+# How many of the last values the stream of a gateway holds, about; 0: there is no stream.
+# stream_max = 10000
+# Whether a batch counts as written only when it is on Redis's disk (WAITAOF: Redis 7.2, Valkey; appendonly yes).
+# wait_for_disk = false
+# A folder of OMA LwM2M XML files, for the names of objects beyond the built-in ones.
+# definitions = "objects/"
+""",
+)
