@@ -134,7 +134,7 @@ class DeadLetterOffice:
             for number, error in failed:
                 unsent.append(number)
                 if error.code() in _TOO_LARGE:
-                    open_letters[number] = _shorter(open_letters[number])
+                    open_letters[number] = shorter(open_letters[number])
                 else:
                     kept.append((number, error))
             if kept:
@@ -188,7 +188,9 @@ class DeadLetterOffice:
         except Unreachable:
             return False
         try:
-            sender.produce(topic, key=record.key, value=record.value, headers=_headers(letter), on_delivery=report)
+            sender.produce(
+                topic, key=record.key, value=record.value, headers=letter_headers(letter), on_delivery=report
+            )
         except KafkaException as exc:
             failed.append((number, exc.args[0]))
         except BufferError:
@@ -205,7 +207,7 @@ class DeadLetterOffice:
         time.sleep(_REFUSED_S)
 
 
-def _shorter(letter: DeadLetter) -> DeadLetter:
+def shorter(letter: DeadLetter) -> DeadLetter:
     """What to send of a letter that is too large: first without the value, then without key and headers as well."""
     record = letter.record
     note = f"{letter.error} [too large for a dead letter; look at its origin]"
@@ -214,7 +216,8 @@ def _shorter(letter: DeadLetter) -> DeadLetter:
     return replace(letter, record=replace(record, key=None, headers=()), error=note)
 
 
-def _headers(letter: DeadLetter) -> list[Header]:
+def letter_headers(letter: DeadLetter) -> list[Header]:
+    """The headers of the dead letter: its record's, the reason, the stage, the origin."""
     record = letter.record
     return [
         *record.headers,

@@ -14,7 +14,19 @@ from typing import Annotated
 
 import typer
 
-from headwater.commands import deadletters, demo, devices, kafka, processes, replay, sinks, stations, tail, verbs
+from headwater.commands import (
+    analytics,
+    deadletters,
+    demo,
+    devices,
+    kafka,
+    processes,
+    replay,
+    sinks,
+    stations,
+    tail,
+    verbs,
+)
 
 HELP = """Edge-to-cloud LwM2M: devices → gateway → edge Kafka → replicator → cloud Kafka → stores.
 
@@ -71,7 +83,7 @@ def top(
         ctx.meta["headwater.config"] = config
 
 
-for family in (demo, processes, stations, sinks, replay, deadletters, kafka, devices, verbs, tail):
+for family in (demo, processes, stations, sinks, analytics, replay, deadletters, kafka, devices, verbs, tail):
     family.register(app)
 
 

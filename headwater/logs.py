@@ -64,5 +64,5 @@ def set_up(level: LogLevel, *, terminal: bool | None = None) -> None:
     root.setLevel(level.number)
     if level is not LogLevel.DEBUG:
         # They tell every block and every lost connection; what matters the processes say themselves.
-        for noisy in ("coap", "coap-server", "asyncio", "headwater.aiocoap", "headwater.kafka"):
+        for noisy in ("coap", "coap-server", "asyncio", "headwater.aiocoap", "headwater.kafka", "quixstreams"):
             logging.getLogger(noisy).setLevel(max(level.number, logging.ERROR))

@@ -1,0 +1,349 @@
+"""How every job runs: a Quix Streams application, exactly once, and what surrounds it.
+
+Owns the settings of Quix (transactions, state folder, changelog topics, consumer group), dead letters, /healthz,
+/readyz and /metrics, waiting for Kafka, and the end within ten seconds. It never looks into a value: that is the job's.
+
+One turn, in Quix's own order (`quixstreams.checkpointing`), of about `JobSettings.commit_s`:
+ 1. take    each record goes to the job, which reads and writes its state and puts out results, in one Kafka transaction
+ 2. log     changes of the state go to the changelog topic, in the same transaction
+ 3. commit  the offsets go into the transaction, and it is committed: results, state and offsets are there, or none is
+ 4. keep    the state is written to the folder (RocksDB)
+A process that dies before 3 leaves nothing; what was done is done again, from the state of the last commit. A folder
+that is behind or gone is made good from the changelog topic.
+
+Results go to the producer of the transaction straight, and the state is asked for by partition: both are what Quix's
+own `StreamingDataFrame` does, less a serialization and a state per message key; why is told in the decision on windows
+(docs/decisions/).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from quixstreams import Application, MessageContext, message_context
+from quixstreams.exceptions import QuixException
+
+from analytics.instance import Instance
+from analytics.job import BadRecord, Headers, Incoming, Job, JobSettings, Surroundings
+from analytics.metrics import JobMetrics
+from connectors import kafka
+from connectors.dead_letters import DeadLetter, RawRecord, letter_headers, shorter
+from connectors.health import serve_health
+from schemas.avro.serde import SerdeError
+from schemas.avro.topics import FAMILIES, TopicKind
+
+__all__ = ["run_job"]
+
+_log = structlog.get_logger("headwater.analytics")
+
+#: The loop has not turned for so long: start the process anew.
+STUCK_S = 120.0
+#: Of the ten seconds that a process has to end, what the running turn gets to be committed.
+CLOSE_S = 8.0
+_PROBE_S = 2.0
+#: Above it a dead letter goes without its value: one that Kafka refuses would fail the transaction for ever.
+_MOST_LETTER_BYTES = 900_000
+_FIRST_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 10.0
+
+
+def run_job(settings: JobSettings, stop: threading.Event) -> None:
+    """Run a job until ``stop`` is set; it then commits what it has and returns within ten seconds.
+
+    Kafka may be away at the start and in between: the job waits, and says so (/readyz).
+
+    Raises:
+        JobConfigError: the options are wrong, or the state is of other options.
+        OSError: the metrics port is taken, or the folder of the state cannot be used.
+    """
+    _Runner(settings, stop).run()
+
+
+class _Runner:
+    """One job of this process. `run` is called once, by the thread that owns the process's end."""
+
+    def __init__(self, settings: JobSettings, stop: threading.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._metrics = JobMetrics(settings.kind.name, settings.group_id)
+        self._surroundings = Surroundings(
+            gateway=settings.gateway, group=settings.group_id, metrics=self._metrics, show=settings.show
+        )
+        topics = self._surroundings.topics
+        self._inputs = list(settings.kind.reads(settings.options, topics))
+        self._outputs = dict(settings.kind.writes(settings.options, topics))
+        self._deadletter = topics.deadletter
+        self._cluster = kafka.Cluster(bootstrap=settings.bootstrap)
+        self._waits: str | None = "not connected to Kafka yet"
+        self._away: str | None = None
+        self._turned = time.monotonic()
+
+    def run(self) -> None:
+        settings = self._settings
+        # The options are looked at before anything is waited for.
+        settings.kind.make(settings.options, self._surroundings)
+        health = None
+        if settings.metrics_port is not None:
+            health = serve_health(
+                settings.metrics_port,
+                host=settings.metrics_host,
+                live=self._stuck,
+                ready=lambda: self._waits or self._away,
+            )
+        try:
+            with Instance(settings.state_folder) as instance:
+                backoff = _FIRST_BACKOFF_S
+                while not self._stop.is_set():
+                    began = time.monotonic()
+                    try:
+                        if self._prepared():
+                            self._run_once(instance)
+                    except (kafka.KafkaException, kafka.Unreachable, QuixException) as exc:
+                        # Whatever was under way is aborted; the next application begins at the last commit.
+                        self._waits = _words(exc)
+                        if time.monotonic() - began > 60:
+                            backoff = _FIRST_BACKOFF_S
+                        _log.warning(
+                            "begins anew", job=settings.kind.name, reason=self._waits, retry_in_s=round(backoff, 1)
+                        )
+                        self._pause(backoff)
+                        backoff = min(_MAX_BACKOFF_S, backoff * 2)
+        finally:
+            if health is not None:
+                health.close()
+
+    def _stuck(self) -> str | None:
+        idle = time.monotonic() - self._turned
+        return f"job {self._settings.kind.name}: its loop has not turned for {idle:.0f} s" if idle > STUCK_S else None
+
+    def _pause(self, seconds: float) -> None:
+        self._turned = time.monotonic()
+        self._stop.wait(seconds)
+
+    # ---- the surroundings
+
+    def _prepared(self) -> bool:
+        """Topics that are needed are there; False if the process stops before they are."""
+        told = ""
+        while not self._stop.is_set():
+            try:
+                counts = kafka.partition_counts(self._cluster, self._inputs, timeout=5.0)
+                missing = [topic for topic in self._inputs if topic not in counts]
+                if not missing:
+                    dead = FAMILIES[TopicKind.DEADLETTER].partitions
+                    made = kafka.ensure_topics(self._cluster, {**self._outputs, self._deadletter: dead}, timeout=8.0)
+                    if made:
+                        _log.info("topics made", job=self._settings.kind.name, topics=made)
+                    return True
+                self._waits = f"waiting for the topic {', '.join(missing)}, which is not there"
+                hint = "it comes with the gateway or its replicator; is the gateway's id right?"
+            except (kafka.Unreachable, kafka.KafkaException) as exc:
+                self._waits = f"no broker answers at {self._cluster.bootstrap}: {_words(exc)}"
+                hint = ""
+            if self._waits != told:
+                told = self._waits
+                _log.warning("waiting", job=self._settings.kind.name, reason=told, **({"hint": hint} if hint else {}))
+            self._pause(1.0)
+        return False
+
+    def _run_once(self, instance: Instance) -> None:
+        """One application, from its start to the process's stop or to trouble with Kafka, which is raised."""
+        self._metrics.starts.inc()
+        settings = self._settings
+        app = _application(settings, instance)
+        turn = _Turn(self, app, settings.kind.make(settings.options, self._surroundings))
+        for topic in self._inputs:
+            turn.read(topic)
+        ended = threading.Event()
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                app.run()
+            except BaseException as exc:  # noqa: BLE001  raised again in the thread that waits
+                failures.append(exc)
+            finally:
+                ended.set()
+
+        # Not in this thread: a call of Kafka's client that waits for a broker cannot be broken off, and the process has
+        # to end all the same. What was not committed then is done again.
+        self._turned = time.monotonic()
+        thread = threading.Thread(target=work, name=settings.group_id, daemon=True)
+        thread.start()
+        self._waits = None
+        self._watch(ended)
+        if not ended.is_set():
+            app.stop()
+            ended.wait(CLOSE_S)
+        self._away = None
+        if failures and not self._stop.is_set():
+            raise failures[0]
+        if failures and not isinstance(failures[0], kafka.KafkaException | QuixException):
+            raise failures[0]
+
+    def _watch(self, ended: threading.Event) -> None:
+        """Until the application ends or is to stop: see now and then whether Kafka answers."""
+        look = kafka.admin(self._cluster)
+        while not ended.is_set() and not self._stop.is_set():
+            try:
+                look.list_topics(topic=self._inputs[0], timeout=_PROBE_S)
+                if self._away is not None:
+                    _log.info("Kafka answers again", job=self._settings.kind.name)
+                self._away = None
+            except kafka.KafkaException:
+                if self._away is None:
+                    self._away = f"no broker answers at {self._cluster.bootstrap}"
+                    _log.warning("waiting for Kafka", job=self._settings.kind.name, reason=self._away)
+            until = time.monotonic() + _PROBE_S
+            while time.monotonic() < until and not ended.is_set() and not self._stop.is_set():
+                ended.wait(0.1)
+
+    def turned(self) -> None:
+        self._turned = time.monotonic()
+
+    # ---- dead letters
+
+    def bury(self, record: Incoming, error: Exception, emit: Callable[..., None]) -> None:
+        """Into the dead-letter topic, in the same transaction: once, whatever happens."""
+        stage = "decode" if isinstance(error, SerdeError) else f"analytics:{self._settings.kind.name}"
+        raw = RawRecord(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            timestamp=record.timestamp,
+            headers=tuple(record.headers),
+            key=record.key,
+            value=record.value,
+        )
+        letter = DeadLetter(record=raw, error=str(error), stage=stage)
+        while letter.record.size > _MOST_LETTER_BYTES and (less := shorter(letter)) != letter:
+            letter = less
+        emit(self._deadletter, letter.record.key, letter.record.value, record.timestamp, letter_headers(letter))
+        self._metrics.dead_letter(stage)
+        _log.warning(
+            "record put into the dead-letter topic",
+            job=self._settings.kind.name,
+            stage=stage,
+            error=str(error)[:200],
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+        )
+
+    @property
+    def metrics(self) -> JobMetrics:
+        return self._metrics
+
+
+class _Turn:
+    """What Quix calls for each record and between records. Belongs to the thread of the application."""
+
+    def __init__(self, runner: _Runner, app: _Application, job: Job) -> None:
+        self._runner = runner
+        self._app = app
+        self._job = job
+        self._count = runner.metrics.records.inc
+        self._result = runner.metrics.results.inc
+        #: When each partition last had a record, by the monotonic clock.
+        self._heard: dict[tuple[str, int], float] = {}
+        self._looked = time.monotonic()
+
+    def read(self, name: str) -> None:
+        """Take the records of a topic."""
+        topic = self._app.topic(name, key_deserializer="bytes", value_deserializer="bytes")
+        frame = self._app.dataframe(topic)
+        frame.register_store()
+        context = frame.processing_context
+        stream = frame.stream_id
+        produce = context.producer.produce
+        job, count, result, heard, monotonic = self._job, self._count, self._result, self._heard, time.monotonic
+
+        def emit(topic: str, key: bytes | None, value: bytes | None, timestamp: int, headers: Headers = ()) -> None:
+            produce(topic, value, key, [*headers], timestamp=max(timestamp, 0))  # type: ignore[list-item]  # null is fine
+            result()
+
+        def take(value: Any, key: Any, timestamp: int, headers: Any) -> None:
+            at: MessageContext = message_context()
+            partition = at.partition
+            record = Incoming(at.topic, partition, at.offset, timestamp, key, value, headers or ())
+            heard[name, partition] = monotonic()
+            state = context.checkpoint.get_store_transaction(stream, partition).as_state(prefix=b"")
+            try:
+                job.take(record, state, emit)
+            except (SerdeError, BadRecord) as exc:
+                self._runner.bury(record, exc, emit)
+            count()
+
+        def between() -> None:
+            """Called at every turn of the loop."""
+            now = monotonic()
+            if now - self._looked < 1.0:
+                return
+            self._looked = now
+            self._runner.turned()
+            if context.state_manager.recovery_required:
+                return
+            for partition in context.state_manager.get_store(stream).partitions:
+                silent = now - heard.setdefault((name, partition), now)
+                if silent >= 1.0:
+                    state = context.checkpoint.get_store_transaction(stream, partition).as_state(prefix=b"")
+                    job.idle(silent, state, emit)
+
+        frame.update(take, metadata=True)
+        self._app.between(between)
+
+
+class _Application(Application):
+    """Quix's, without its own handlers of signals: the command owns these."""
+
+    def _setup_signal_handlers(self) -> None:
+        pass
+
+    def between(self, task: Callable[[], None]) -> None:
+        """Call ``task`` at every turn of the loop."""
+        self._dataframe_registry.register_periodic_task(task)
+
+
+def _application(settings: JobSettings, instance: Instance) -> _Application:
+    return _Application(
+        broker_address=settings.bootstrap,
+        consumer_group=settings.group_id,
+        auto_offset_reset="earliest",
+        processing_guarantee="exactly-once",
+        commit_interval=settings.commit_s,
+        state_dir=instance.folder,
+        loglevel=None,
+        consumer_poll_timeout=0.2,
+        # Waiting for Kafka is ours.
+        broker_availability_timeout=0,
+        on_processing_error=lambda _exc, _row, _logger: False,
+        consumer_extra_config={
+            "isolation.level": "read_committed",
+            "session.timeout.ms": int(settings.session_s * 1000),
+            "heartbeat.interval.ms": int(settings.session_s * 1000 / 5),
+            # Quix waits as long for a flush.
+            "max.poll.interval.ms": 60_000,
+            # Bounds what librdkafka holds in front of us, for all partitions together.
+            "queued.max.messages.kbytes": 8192,
+            "fetch.message.max.bytes": 1024 * 1024,
+            "reconnect.backoff.max.ms": 1000,
+        },
+        producer_extra_config={
+            "transactional.id": f"{settings.group_id}-{instance.id}",
+            # What a process that died had under way holds up readers no longer than this.
+            "transaction.timeout.ms": 20_000,
+            "linger.ms": 20,
+            # As the gateway's producer, so that an endpoint is in the same partition everywhere.
+            "partitioner": "consistent_random",
+            "reconnect.backoff.max.ms": 1000,
+        },
+    )
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, kafka.KafkaException) and error.args and hasattr(error.args[0], "str"):
+        return f"Kafka: {error.args[0].str()}"
+    return str(error) or type(error).__name__

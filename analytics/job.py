@@ -1,0 +1,208 @@
+"""What an analytics job is: the one protocol between `analytics.app`, which runs it, and its operators.
+
+Owns the shape of a record on its way through a job and of the state that a job keeps. It knows neither Kafka nor Quix,
+so that a job is tried with a dict for its state.
+
+The state of a job is that of one partition of one topic, and it is written in the transaction that holds the job's
+results and the offsets. All of an endpoint is in one partition, since the gateway's records are keyed by it; so a
+job's own keys begin with the endpoint, and no topic has to be keyed anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.avro.topics import TopicKind, Topics
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+class JobError(Exception):
+    """Root of what a job raises.
+
+    JobError
+     x BadRecord        this record cannot be handled: it becomes a dead letter, and the job goes on
+     x JobConfigError   the options are wrong, or the state is another's: people must act
+    """
+
+
+class BadRecord(JobError):
+    """The record cannot be handled, for what the text says. The job has not touched its state for it."""
+
+
+class JobConfigError(JobError):
+    """The job cannot work like this; the text says what to change."""
+
+
+class Incoming(NamedTuple):
+    """A record as it stands in Kafka; ``timestamp`` in epoch milliseconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class State(Protocol):
+    """What a job remembers, of one partition. Values are JSON's, or bytes with the functions for these."""
+
+    def get(self, key: bytes) -> Any: ...
+
+    def set(self, key: bytes, value: Any) -> None: ...
+
+    def get_bytes(self, key: bytes) -> bytes | None: ...
+
+    def set_bytes(self, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, key: bytes) -> None: ...
+
+
+class Emit(Protocol):
+    """Puts a record into a topic, in the transaction of what is being handled."""
+
+    def __call__(self, topic: str, key: bytes | None, value: bytes, timestamp: int, headers: Headers = ()) -> None:
+        """``timestamp`` is the Kafka record's, in epoch milliseconds; one below 0 means now."""
+
+
+class Job(Protocol):
+    """A job at work. Everything is called in one thread."""
+
+    def take(self, record: Incoming, state: State, emit: Emit) -> None:
+        """Handle a record.
+
+        Raises:
+            BadRecord, SerdeError: it goes to the dead letters. The state is as it was, and nothing was put out.
+        """
+
+    def idle(self, silent_s: float, state: State, emit: Emit) -> None:
+        """A partition had no record for ``silent_s`` seconds of the wall clock: put out what waits in vain for one.
+
+        Called about once a second for each partition that is silent.
+        """
+
+
+class Metrics(Protocol):
+    """What a job counts; `analytics.metrics` gives it out."""
+
+    def late(self) -> None:
+        """A reading came after its window had been closed, or its match: it is left out."""
+
+    def ahead(self) -> None:
+        """A reading's own time was too far ahead, and the gateway's was taken."""
+
+    def skipped(self, readings: int) -> None:
+        """So many readings were no finite numbers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """Where a job runs. ``show`` gets each result as it is put out (a record of `schemas.avro`); None: nobody looks."""
+
+    gateway: str
+    group: str
+    metrics: Metrics
+    show: Callable[[Any], None] | None = None
+
+    @property
+    def topics(self) -> Topics:
+        return Topics(self.gateway)
+
+
+class JobOptions(BaseModel):
+    """What all jobs' options have in common: nothing unknown is let through, and no secret is shown.
+
+    A field is a flag of ``headwater analytics run NAME`` (``_`` is ``-`` there) and a key of the file of options; its
+    description is the flag's help. A list is a flag that is repeated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobKind:
+    """A row of `analytics.jobs.JOBS`."""
+
+    name: str
+    #: What it does, in one sentence.
+    summary: str
+    options: type[JobOptions]
+    #: The job from its options, which are of the class above. Raises JobConfigError.
+    make: Callable[[Any, Surroundings], Job]
+    #: What it reads; and what it writes, as topics with their number of partitions.
+    reads: Callable[[Any, Topics], Sequence[str]] = lambda _options, topics: [topics.observations]
+    writes: Callable[[Any, Topics], Mapping[str, int]]
+    #: The same for people, without any options.
+    output: str
+    #: TOML with every option, its default and a comment; documentation and files start from it.
+    sample: str
+    #: Examples of the command line, for the help; without "headwater analytics run NAME --gateway GW".
+    examples: Sequence[str] = ()
+
+
+def parse_options(kind: JobKind, given: Mapping[str, Any]) -> JobOptions:
+    """``given`` as the job's options.
+
+    Raises:
+        JobConfigError: one is unknown, missing or not what it should be; the text names it.
+    """
+    try:
+        return kind.options.model_validate(dict(given))
+    except ValidationError as exc:
+        raise JobConfigError("; ".join(_words(kind, error) for error in exc.errors())) from exc
+
+
+def _words(kind: JobKind, error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    flag = f"--{name.replace('_', '-')}"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"the job {kind.name} has no option {name!r}; it has {', '.join(kind.options.model_fields)}"
+        case "missing":
+            described = kind.options.model_fields[name].description if name in kind.options.model_fields else None
+            return f"the job {kind.name} needs {flag}" + (f": {described}" if described else "")
+    said = str(error["msg"]).removeprefix("Value error, ")
+    return f"{f'{flag}: ' if name else ''}{said[0].lower()}{said[1:]}"
+
+
+def result_topics(kinds: Sequence[TopicKind], topics: Topics) -> dict[str, int]:
+    """Topics of these families with their default number of partitions."""
+    from schemas.avro.topics import FAMILIES
+
+    return {topics.name(kind): FAMILIES[kind].partitions for kind in kinds}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """One job of one process."""
+
+    kind: JobKind
+    options: JobOptions
+    gateway: str
+    bootstrap: str
+    #: The consumer group; instances of one share the work, a new name begins at the earliest record.
+    group: str | None = None
+    #: The folder of the state; it may be lost, and is then made anew from Kafka.
+    state: FilePath | None = None
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    #: How long Kafka keeps the partitions of an instance that vanished.
+    session_s: float = 10.0
+    #: What is put out is seen when it is committed, this often.
+    commit_s: float = 1.0
+    show: Callable[[Any], None] | None = None
+
+    @property
+    def group_id(self) -> str:
+        return self.group or f"headwater-analytics-{self.kind.name}-{self.gateway}"
+
+    @property
+    def state_folder(self) -> FilePath:
+        return self.state or FilePath(".headwater") / self.gateway / "analytics" / self.group_id

@@ -1,0 +1,44 @@
+"""What a running job counts. Names and labels are public: dashboards and alarms are built on them."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+_LABELS = ("job", "group")
+
+_RECORDS = Counter("headwater_analytics_records", "Records taken in (again, where the job began anew).", _LABELS)
+_RESULTS = Counter("headwater_analytics_results", "Records put out (again, where the job began anew).", _LABELS)
+_LATE = Counter("headwater_analytics_late", "Readings left out as they came after their window's grace.", _LABELS)
+_AHEAD = Counter(
+    "headwater_analytics_ahead", "Readings whose own time was too far ahead; the gateway's was taken.", _LABELS
+)
+_SKIPPED = Counter("headwater_analytics_skipped", "Readings left out as they are no finite numbers.", _LABELS)
+_DEAD_LETTERS = Counter(
+    "headwater_analytics_dead_letters", "Records put into the dead-letter topic, by stage.", (*_LABELS, "stage")
+)
+_STARTS = Counter("headwater_analytics_starts", "Times that the job began, the first and after each trouble.", _LABELS)
+
+
+class JobMetrics:
+    """The metrics of one job: those above with its labels. It is `analytics.job.Metrics`, and what the app counts."""
+
+    def __init__(self, job: str, group: str) -> None:
+        self._labels = (job, group)
+        self.records = _RECORDS.labels(job, group)
+        self.results = _RESULTS.labels(job, group)
+        self.starts = _STARTS.labels(job, group)
+        self._late = _LATE.labels(job, group)
+        self._ahead = _AHEAD.labels(job, group)
+        self._skipped = _SKIPPED.labels(job, group)
+
+    def late(self) -> None:
+        self._late.inc()
+
+    def ahead(self) -> None:
+        self._ahead.inc()
+
+    def skipped(self, readings: int) -> None:
+        self._skipped.inc(readings)
+
+    def dead_letter(self, stage: str) -> None:
+        _DEAD_LETTERS.labels(*self._labels, stage).inc()

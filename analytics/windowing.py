@@ -1,0 +1,135 @@
+"""The jobs that are windows: readings into groups, groups into windows, windows to whoever puts them out.
+
+Owns how a job of windows keeps its groups (a series, or a whole endpoint) in its state, and when a group that fell
+silent is closed and forgotten. What a window is, is `analytics.windows`'; what becomes of one, the job's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+
+from analytics.alarms import Alarms
+from analytics.job import Emit, Incoming, Metrics, State
+from analytics.readings import observed
+from analytics.series import SeriesPattern
+from analytics.windows import LATEST, Window, Windows
+
+#: A group that said nothing for so long (ms of the gateway's clock) is forgotten, and begins anew when it speaks.
+FORGET_MS = 3_600_000
+
+#: What a job does with a closed window: endpoint, path (None: the whole endpoint), window, the gateway's clock.
+Publish = Callable[[str, str | None, Window, int, Emit], None]
+
+
+class By(Enum):
+    """What readings are put together by."""
+
+    ENDPOINT = "endpoint"
+    SERIES = "series"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Which readings are folded into which windows; times in ms."""
+
+    windows: Windows
+    #: Texts that tell these windows from others: state of other windows is not taken up.
+    told: str
+    by: Sequence[By]
+    only: SeriesPattern
+    #: A reading whose own time is further ahead of the gateway's gets the gateway's.
+    ahead: int
+    #: A partition that had no record for so long by the wall clock goes by that clock; 0: never.
+    idle: int
+
+
+class Windowing:
+    """A job (`analytics.job.Job`) that hands each closed window to ``publish``."""
+
+    def __init__(self, rules: Rules, publish: Publish, metrics: Metrics) -> None:
+        self._rules = rules
+        self._windows = rules.windows
+        self._publish = publish
+        self._metrics = metrics
+        self._forget = max(FORGET_MS, 2 * rules.windows.patience)
+        owner = hashlib.sha256(rules.told.encode()).digest()[:16]
+        self._alarms = Alarms(max(1000, rules.windows.patience // 8), owner)
+        self._wanted = lru_cache(maxsize=65536)(rules.only.matches)
+        self._by = [by is By.SERIES for by in rules.by]
+
+    def take(self, record: Incoming, state: State, emit: Emit) -> None:
+        told = observed(record.value)
+        if told.skipped:
+            self._metrics.skipped(told.skipped)
+        # What no calendar has stops no clock.
+        now, due = self._alarms.now(state, min(max(told.time, 0), LATEST))
+        if due:
+            self._ring(state, now, now, emit)
+        ep, windows = told.ep, self._windows
+        latest = told.time + self._rules.ahead
+        for path, value, time, own in told.readings:
+            if not self._wanted(ep, path):
+                continue
+            if own and not 0 <= time <= latest:
+                self._metrics.ahead()
+                time = told.time
+            late = False
+            for of_series in self._by:
+                group = _group(ep, path if of_series else "")
+                kept = state.get_bytes(group)
+                step = windows.add(kept, time, value, now)
+                if step.late:
+                    late = True
+                    continue
+                if kept is None or windows.empty(kept):
+                    self._alarms.set(state, b"c" + group, now + windows.patience)
+                state.set_bytes(group, step.kept)
+                for window in step.closed:
+                    self._publish(ep, path if of_series else None, window, now, emit)
+            if late:
+                self._metrics.late()
+
+    def idle(self, silent_s: float, state: State, emit: Emit) -> None:
+        silent = int(silent_s * 1000)
+        if not 0 < self._rules.idle <= silent:
+            return
+        clock = self._alarms.silent(state, silent)
+        if clock is not None:
+            self._ring(state, clock + silent, clock, emit)
+
+    def _ring(self, state: State, now: int, clock: int, emit: Emit) -> None:
+        windows, alarms = self._windows, self._alarms
+        for name in alarms.ring(state, now, clock):
+            group = name[1:]
+            kept = state.get_bytes(group)
+            if kept is None:
+                continue
+            heard = windows.heard(kept)
+            if name[:1] == b"f":
+                # Of an earlier silence, if a window is open; the next silence will set another.
+                if windows.empty(kept) and heard + self._forget <= now:
+                    state.delete(group)
+            elif heard + windows.patience <= now:
+                step = windows.silence(kept)
+                state.set_bytes(group, step.kept)
+                alarms.set(state, b"f" + group, heard + self._forget)
+                ep, path = _names(group)
+                for window in step.closed:
+                    self._publish(ep, path or None, window, now, emit)
+            else:
+                alarms.set(state, name, heard + windows.patience)
+
+
+@lru_cache(maxsize=65536)
+def _group(ep: str, path: str) -> bytes:
+    """The key of a group in the state: no two of them are the same, whatever an endpoint calls itself."""
+    return f"g{len(ep)}:{ep}{path}".encode()
+
+
+def _names(group: bytes) -> tuple[str, str]:
+    length, _, rest = group[1:].decode().partition(":")
+    return rest[: int(length)], rest[int(length) :]
