@@ -29,6 +29,7 @@ import structlog
 from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord, raw_record, read_back
 from connectors.health import serve_health
 from connectors.kafka import (
+    OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
@@ -41,9 +42,18 @@ from connectors.share import Partition, Share
 from connectors.sink_records import owner, sink_record
 from connectors.sink_settings import ALL_GATEWAYS, SinkSettings, Source
 from connectors.sinks import SINKS
-from connectors.sinks.sink import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
+from connectors.sinks.sink import (
+    RejectedRecords,
+    Remembers,
+    RetryLater,
+    Sink,
+    SinkConfigError,
+    SinkKind,
+    SinkRecord,
+    Start,
+)
 from schemas.avro import serde
-from schemas.avro.topics import UnknownTopic
+from schemas.avro.topics import UnknownTopic, is_of_job
 
 __all__ = ["ALL_GATEWAYS", "Runner", "SinkSettings", "Source", "run_sink", "run_sinks"]
 
@@ -162,6 +172,7 @@ class Runner:
         self._told_missing: set[str] = set()
         self._consumer: Consumer = None
         self._office = DeadLetterOffice(settings.kafka)
+        self._remembers: Remembers | None = None
 
     def stuck(self) -> str | None:
         """Why the process should be started anew, or None."""
@@ -182,6 +193,8 @@ class Runner:
         self._stop = stop
         settings = self.settings
         sink = self._kind.open(settings.options)
+        opened: object = sink
+        self._remembers = opened if isinstance(opened, Remembers) else None
         try:
             if settings.source is Source.DEAD_LETTERS:
                 self._ends = {p: end for p, end in end_offsets(settings.kafka, settings.subscription()).items() if end}
@@ -255,7 +268,8 @@ class Runner:
         return 0
 
     def _missing(self, topic: str) -> None:
-        if topic not in self._told_missing:
+        # Of a job's topics it is normal that nobody runs the job.
+        if topic not in self._told_missing and not is_of_job(topic):
             self._told_missing.add(topic)
             _log.warning(
                 "waiting for a topic that is not there",
@@ -419,6 +433,9 @@ class Runner:
     def _on_assign(self, reader: Consumer, positions: list[TopicPartition]) -> None:
         self._kafka_waits = None
         self._share.gained(_places(positions))
+        if self._kind.start is Start.BEGINNING and self.settings.source is Source.TOPICS:
+            for position in positions:
+                position.offset = OFFSET_BEGINNING
         reader.incremental_assign(positions)
 
     def _on_revoke(self, _reader: Consumer, positions: list[TopicPartition]) -> None:
@@ -439,6 +456,8 @@ class Runner:
             # not committed is read again, and the store knows it.
             _within(CLOSE_S, lambda: self._share.commit_now(gone))
         self._share.gone(gone)
+        if self._remembers is not None:
+            self._remembers.lost(gone)
 
     def _leave(self) -> None:
         self._share.commit_now()

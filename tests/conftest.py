@@ -12,7 +12,14 @@ from hypothesis import settings
 
 from connectors.kafka import Cluster
 from headwater import broker
-from tests import elasticsearch_server, influxdb_server, orientdb_server, prometheus_server, redis_server
+from tests import (
+    alertmanager_server,
+    elasticsearch_server,
+    influxdb_server,
+    orientdb_server,
+    prometheus_server,
+    redis_server,
+)
 from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
 
 # A shell that starts us in the background lets SIGINT be ignored, and every process of the tests would inherit that.
@@ -24,6 +31,7 @@ settings.load_profile("headwater")
 
 #: Servers that take minutes to come by, once: by a word of the ids of the tests that need them.
 _SERVERS: dict[str, Callable[[], object]] = {
+    "alertmanager": alertmanager_server.alertmanager,
     "elasticsearch": elasticsearch_server.both,
     "influxdb": influxdb_server.influxd,
     "orientdb": orientdb_server.jars,

@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from connectors.sinks import elasticsearch, influxdb, orientdb, parquet, prometheus, redis, sqlite, webhook
+from connectors.sinks import (
+    alertmanager,
+    elasticsearch,
+    influxdb,
+    orientdb,
+    parquet,
+    prometheus,
+    redis,
+    sqlite,
+    webhook,
+)
 from connectors.sinks.sink import (
     RejectedRecords,
     RetryLater,
@@ -32,6 +42,7 @@ __all__ = [
 ]
 
 SINKS: Mapping[str, SinkKind] = {
+    "alertmanager": alertmanager.KIND,
     "elasticsearch": elasticsearch.KIND,
     "influxdb": influxdb.KIND,
     "orientdb": orientdb.KIND,

@@ -6,9 +6,10 @@ Kafka client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum
+from typing import Protocol, runtime_checkable
 
 from schemas.avro.records import Key, Record
 from schemas.avro.topics import TopicKind
@@ -88,6 +89,24 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """A sink that remembers what it was given, for `Start.BEGINNING`: it is told which partitions are its no more."""
+
+    def lost(self, partitions: Collection[tuple[str, int]]) -> None:
+        """Forget what came from these (topic, number): another instance reads them, from their beginning."""
+        ...
+
+
+class Start(Enum):
+    """Where an instance begins to read a partition that it is given."""
+
+    #: Where the group has come to.
+    COMMITTED = "committed"
+    #: At its first record, each time: the store keeps nothing, and all that the topic says is needed to serve it.
+    BEGINNING = "beginning"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkKind:
     """A row of `connectors.sinks.SINKS`."""
@@ -100,6 +119,7 @@ class SinkKind:
     #: TOML with every option, its default and a comment; the documentation and the configuration file start from it.
     #: Its first line is a comment that says what the store keeps.
     sample_config: str
+    start: Start = Start.COMMITTED
     #: The module that opening it imports, which comes with the extra of the sink's name; None: nothing beyond our own.
     library: str | None = None
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.stores.alertmanager import AlertmanagerStore
 from tests.stores.elasticsearch import ElasticsearchStore
 from tests.stores.influxdb import InfluxdbStore
 from tests.stores.orientdb import OrientdbStore
@@ -27,6 +28,7 @@ class StoreKind(NamedTuple):
 BOTH = frozenset(Keeps)
 
 STORES: Mapping[str, StoreKind] = {
+    "alertmanager": StoreKind(AlertmanagerStore, frozenset()),
     "elasticsearch": StoreKind(ElasticsearchStore, BOTH),
     "influxdb": StoreKind(InfluxdbStore, frozenset({Keeps.HISTORY})),
     "orientdb": StoreKind(OrientdbStore, frozenset({Keeps.GRAPH})),
