@@ -21,9 +21,6 @@ from itertools import islice, product
 from math import prod
 from typing import Any, NamedTuple
 
-#: What a reading holds; bytes have no place in a state that is JSON.
-Scalar = float | int | bool | str
-
 
 class Mode(Enum):
     AS_OF = "as-of"
@@ -81,7 +78,7 @@ class Alignment:
 
 
 class Item(NamedTuple):
-    """One reading of a series: event time in epoch milliseconds, and the value."""
+    """One reading of a series: event time in epoch milliseconds, and the value, as it was given."""
 
     time: int
     value: Any
@@ -149,9 +146,10 @@ class Aligner:
             "kept": [[list(kept) for kept in series] for series in self._kept],
         }
 
-    def add(self, series: int, time: int, value: Scalar) -> Added:
+    def add(self, series: int, time: int, value: Any) -> Added:
         """Take the reading of ``series`` (counted from 0) and say what follows from it.
 
+        ``value`` is any of JSON's: it is kept as it is.
         Matches come in the order of the readings' times, and of arrival between equal ones.
         """
         if self._watermark is not None and time < self._watermark:

@@ -131,7 +131,8 @@ class _Runner:
         while not self._stop.is_set():
             try:
                 counts = kafka.partition_counts(self._cluster, self._inputs, timeout=5.0)
-                missing = [topic for topic in self._inputs if topic not in counts]
+                # A topic that the job both writes and reads, to key it anew, is its own to make.
+                missing = [topic for topic in self._inputs if topic not in counts and topic not in self._outputs]
                 if not missing:
                     dead = FAMILIES[TopicKind.DEADLETTER].partitions
                     made = kafka.ensure_topics(self._cluster, {**self._outputs, self._deadletter: dead}, timeout=8.0)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from analytics.job import JobKind
-from analytics.jobs import aggregate, max_temperature
+from analytics.jobs import aggregate, filter, join, max_temperature
 
-JOBS: Mapping[str, JobKind] = {kind.name: kind for kind in (aggregate.KIND, max_temperature.KIND)}
+JOBS: Mapping[str, JobKind] = {
+    kind.name: kind for kind in (aggregate.KIND, max_temperature.KIND, join.KIND, filter.KIND)
+}

@@ -191,7 +191,7 @@ def _help(kind: JobKind) -> str:
 def _flag(name: str, field: Any) -> inspect.Parameter:
     """A field of a job's options as a flag; its value is looked at with those of the file."""
     kinds = {field.annotation, *get_args(field.annotation)}
-    flag = f"--{name.replace('_', '-')}"
+    flag = f"--{(field.alias or name).replace('_', '-')}"
     several = list in kinds or tuple in kinds or any(get_origin(kind) in (list, tuple) for kind in kinds)
     annotation: Any = bool if bool in kinds else list[str] | None if several else str | None
     info = typer.Option(flag, help=field.description, rich_help_panel="Of the job")
@@ -267,10 +267,17 @@ def _shower() -> Callable[[Any], None]:
     if not sys.stdout.isatty():
         from schemas.avro.serde import to_json
 
-        return lambda record: print_line(to_json(record))
+        # The fields that a query selects are JSON already.
+        return lambda record: print_line(record if isinstance(record, dict) else to_json(record))
     from rich.text import Text
 
     from headwater.commands.tail import summary
 
     screen = console()
-    return lambda record: screen.print(Text(printable(summary(record))))
+    return lambda record: screen.print(
+        Text(printable(_fields(record) if isinstance(record, dict) else summary(record)))
+    )
+
+
+def _fields(chosen: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name}={'NULL' if value is None else value}" for name, value in chosen.items())

@@ -1,0 +1,257 @@
+"""The job that joins: readings into series, series into matches, matches through the user's code to observations.
+
+Owns which readings belong to which series, how a join of several endpoints comes together in one partition, and how a
+join keeps its buffers in its state. When readings match is `analytics.alignment`'s; what the user's functions may do,
+`analytics.user_code`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from analytics.alignment import Aligner, Alignment, AlignmentError, Match
+from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
+from analytics.readings import observed
+from analytics.user_code import Derived, Reading, UserCode, UserCodeError
+from schemas.avro import serde
+from schemas.avro.records import (
+    Key,
+    Notification,
+    ReadBody,
+    RequestKind,
+    ResponseCode,
+    ResponsePayload,
+)
+from schemas.lwm2m.nodes import Resource
+from schemas.lwm2m.path import Path, PathError, PathPattern
+
+#: Joins of one endpoint (patterns with ``*``): a device may invent instances.
+MOST_GROUPS = 1000
+
+
+class Series(NamedTuple):
+    """One input of a join: the paths that match, of one endpoint or of each by itself (None)."""
+
+    pattern: PathPattern
+    ep: str | None
+
+    @staticmethod
+    def parse(text: str) -> Series:
+        """``/3303/0/5700``, ``/3303/*/5700``, or ``station-1:/3303/0/5700``.
+
+        Raises:
+            JobConfigError: it is none of these.
+        """
+        ep, mark, path = text.rpartition(":/")
+        try:
+            return Series(PathPattern.parse(path if mark else text), ep or None)
+        except PathError as exc:
+            raise JobConfigError(f"{exc}; a series is /3303/0/5700 or ENDPOINT:/3303/0/5700") from exc
+
+    def open_part(self, ep: str, path: str) -> tuple[int, ...] | None:
+        """The ids that the pattern leaves open, or None if the path is not of this series."""
+        if self.ep is not None and self.ep != ep:
+            return None
+        ids, levels = Path.parse(path).ids, self.pattern.levels
+        if len(ids) < len(levels):
+            return None
+        free: list[int] = []
+        for level, an_id in zip(levels, ids, strict=False):
+            if level is None:
+                free.append(an_id)
+            elif level != an_id:
+                return None
+        return (*free, *ids[len(levels) :])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is joined, and where the results go."""
+
+    series: Sequence[Series]
+    alignment: Alignment
+    #: Where a plain result of on_join is observed.
+    path: Path
+    #: Whose observations the results are; None: the first reading's endpoint.
+    ep: str | None
+    output: str
+    #: The topic in which readings of several endpoints come together; None where each endpoint is joined by itself.
+    rekeyed: str | None
+    #: A reading whose own time is further ahead of the gateway's gets the gateway's, in ms.
+    ahead: int
+
+    @staticmethod
+    def crosses(series: Sequence[Series]) -> bool:
+        """Whether the series are of several endpoints.
+
+        Raises:
+            JobConfigError: some name an endpoint and others none, or they leave different things open.
+        """
+        if len({(len(one.pattern.levels), one.pattern.levels.count(None)) for one in series}) > 1:
+            raise JobConfigError(
+                "all series must have as many levels and * as the first: readings meet where they agree"
+            )
+        named = {one.ep for one in series}
+        if None in named and len(named) > 1:
+            raise JobConfigError("name an endpoint in every series (ENDPOINT:/3303/0/5700), or in none")
+        return len(named) > 1
+
+
+class Joining:
+    """A job (`analytics.job.Job`)."""
+
+    def __init__(self, plan: Plan, code: UserCode, surroundings: Surroundings) -> None:
+        self._plan = plan
+        self._code = code
+        self._metrics = surroundings.metrics
+        self._show = surroundings.show
+        self._name = surroundings.group
+        self._groups = lru_cache(maxsize=65536)(self._find)
+
+    def take(self, record: Incoming, state: State, emit: Emit) -> None:
+        """Handle a record; what the user's code fails at is left out, and told when the rest is done."""
+        failures: list[UserCodeError] = []
+        if record.topic == self._plan.rekeyed:
+            # In this topic are only readings that went through ingest.
+            number, group, reading = _from_json(record.value, len(self._plan.series))
+            self._add(number, group, reading, record.value or b"", state, emit, failures)
+        else:
+            for number, group, reading in self._readings(record, failures):
+                if self._plan.rekeyed is None:
+                    self._add(number, group, reading, record.key, state, emit, failures)
+                else:
+                    value = json.dumps([number, group.decode(), list(reading)]).encode()
+                    emit(self._plan.rekeyed, group, value, record.timestamp)
+        if failures:
+            more = f" (and {len(failures) - 1} more of this record)" if len(failures) > 1 else ""
+            raise UserCodeError(f"{failures[0]}{more}")
+
+    def idle(self, silent_s: float, state: State, emit: Emit) -> None:
+        """A join waits for readings, never for the wall clock."""
+
+    def _readings(self, record: Incoming, failures: list[UserCodeError]) -> Iterator[tuple[int, bytes, Reading]]:
+        told = observed(record.value)
+        if told.skipped:
+            self._metrics.skipped(told.skipped)
+        latest = told.time + self._plan.ahead
+        for path, value, time, own in told.readings:
+            if not self._groups(told.ep, path):
+                continue
+            if own and not 0 <= time <= latest:
+                self._metrics.ahead()
+                time = told.time
+            try:
+                taken = self._code.taken(Reading(told.ep, path, value, time, told.server_id))
+            except UserCodeError as exc:
+                failures.append(exc)
+                continue
+            for one in taken:
+                # A reading of another endpoint would be joined in the wrong partition.
+                if one.ep != told.ep and self._plan.rekeyed is None:
+                    failures.append(UserCodeError(f"ingest() gave a reading of {one.ep!r} for one of {told.ep!r}"))
+                    continue
+                for number, group in self._groups(one.ep, one.path):
+                    yield number, group, one
+
+    def _find(self, ep: str, path: str) -> tuple[tuple[int, bytes], ...]:
+        """The series that a path belongs to, and the key of the join that it takes part in there."""
+        found = []
+        for number, series in enumerate(self._plan.series):
+            free = series.open_part(ep, path)
+            if free is not None:
+                # No two are the same, whatever an endpoint calls itself.
+                whose = "*" if self._plan.rekeyed is not None else f"{len(ep)}:{ep}"
+                found.append((number, f"{whose}/{'/'.join(map(str, free))}".encode()))
+        return tuple(found)
+
+    def _add(
+        self,
+        number: int,
+        group: bytes,
+        reading: Reading,
+        key: bytes | None,
+        state: State,
+        emit: Emit,
+        failures: list[UserCodeError],
+    ) -> None:
+        kept = state.get(b"j" + group)
+        if kept is None and not self._room(reading.ep, state):
+            self._metrics.skipped(1)
+            return
+        try:
+            aligner = Aligner(self._plan.alignment, kept)
+        except AlignmentError as exc:
+            raise JobConfigError(f"{exc} (--group)") from exc
+        added = aligner.add(number, reading.time, [reading.ep, reading.path, reading.value, reading.server_id])
+        if added.late:
+            self._metrics.late()
+            return
+        if added.pushed_out or added.cut:
+            self._metrics.skipped(added.pushed_out + added.cut)
+        state.set(b"j" + group, aligner.state())
+        for match in added.matches:
+            try:
+                self._publish(match, key, emit)
+            except UserCodeError as exc:
+                failures.append(exc)
+
+    def _room(self, ep: str, state: State) -> bool:
+        """Whether one more join may begin; counts it."""
+        whose = b"n" if self._plan.rekeyed is not None else b"n" + ep.encode()
+        count = state.get(whose) or 0
+        if count >= MOST_GROUPS:
+            return False
+        state.set(whose, count + 1)
+        return True
+
+    def _publish(self, match: Match, key: bytes | None, emit: Emit) -> None:
+        plan = self._plan
+        readings = [
+            None if item is None else Reading(item.value[0], item.value[1], item.value[2], item.time, item.value[3])
+            for item in match.items
+        ]
+        first = readings[0]
+        assert first is not None, "the first series is always there"
+        derived = self._code.joined(readings, plan.path)
+        ep = plan.ep or first.ep
+        if plan.rekeyed is not None or ep != first.ep:
+            key = serde.encode(Key(ep=ep))
+        for one in derived:
+            result = self._observation(one, ep, first.server_id, match.time)
+            emit(plan.output, key, serde.encode(result), match.time)
+            if self._show is not None:
+                self._show(result)
+
+    def _observation(self, derived: Derived, ep: str, server_id: str, time: int) -> Notification:
+        """The result as an observation, as if the endpoint had the resource."""
+        value = Resource(path=derived.path, type=derived.type, value=derived.value)
+        return Notification(
+            ticket=self._name,
+            observation_id="join",
+            server_id=server_id,
+            ep=ep,
+            path=str(derived.path),
+            timestamp=time,
+            rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=value)),
+        )
+
+
+def _from_json(value: bytes | None, series: int) -> tuple[int, bytes, Reading]:
+    try:
+        number, group, reading = json.loads(value or b"")
+        known = Reading(*reading)
+        if not 0 <= number < series or not isinstance(known.time, int) or not isinstance(group, str):
+            raise ValueError("it is of another join")
+    except (ValueError, TypeError) as exc:
+        raise BadRecord(f"no reading of a join: {exc!s:.200}") from exc
+    return number, group.encode(), known
+
+
+def rekeyed_topic(gateway: str, told: Any) -> str:
+    """The topic where readings of several endpoints meet; ``told`` tells one join from another."""
+    return f"analytics.{gateway}.join-{sha256(repr(told).encode()).hexdigest()[:12]}"
