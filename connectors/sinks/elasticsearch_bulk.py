@@ -22,6 +22,8 @@ _OF_THE_DOCUMENT = frozenset(
 )
 #: After so many answers that may be about anything, and nothing taken, the search for the guilty ends.
 _DOUBTS = 40
+#: Answers to a template that say nothing of it.
+_NOT_ABOUT_IT = (401, 429, 502, 503, 504)
 #: A request is not made smaller than this because the last one got no answer.
 _SMALLEST = 64 * 1024
 _CONFLICT = 409
@@ -61,11 +63,10 @@ class Bulk:
         for name, body in templates(options.prefix, options.shards, options.replicas).items():
             answer = self._ask("PUT", f"/_index_template/{name}", body)
             if answer.status != 200:
-                _later(
-                    answer,
-                    f"it takes no index template {name} (the user needs the privilege manage_index_templates, "
-                    "or set templates = false and put them yourself)",
-                )
+                advice = f"it takes no index template {name}"
+                if answer.status == 403:
+                    advice += ": give the user the privilege manage_index_templates, or set templates = false"
+                _later(answer, None if answer.status in _NOT_ABOUT_IT else advice)
 
     def read(self, index: str, identities: Sequence[str], fields: str) -> dict[str, dict[str, Any]]:
         """Of the documents that are there, by ``_id``: ``_seq_no``, ``_primary_term`` and ``fields`` of ``_source``."""
