@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -111,6 +111,8 @@ class PrometheusSink:
             raise SinkConfigError(f"ca_file of the sink prometheus, {options.ca_file}: {exc.strerror or exc}") from exc
         #: Of a batch that could not be ended: by sample, None if it was taken, or why it was refused.
         self._done: dict[tuple[str, int, int, int], str | None] = {}
+        #: And the requests that were left, the last one first.
+        self._left: list[list[_Part]] = []
         self._not_before = 0.0
 
     def write(self, records: Sequence[SinkRecord]) -> None:
@@ -138,8 +140,8 @@ class PrometheusSink:
             placed, homeless = in_order(samples)
             for sample in homeless:
                 refuse(sample.record, "more values of one series in the same millisecond than can be told apart")
-            parts.append(_Part(series, tuple(sample for sample in placed if sample.key not in self._done)))
-        self._deliver([part for part in parts if part.samples])
+            parts.append(_Part(series, tuple(placed)))
+        self._deliver(parts)
         done, self._done = self._done, {}
         for _, samples in made.values():
             for sample in samples:
@@ -157,22 +159,38 @@ class PrometheusSink:
         if self._asker:
             self._asker.close()
 
-    def _deliver(self, parts: list[_Part]) -> None:
+    def _todo(self, parts: Sequence[_Part]) -> list[list[_Part]]:
+        """What is still to be sent of ``parts``, the last request first: those that are new, those that were left."""
+        offered = {sample.key for part in parts for sample in part.samples}
+        left = [_only(request, offered) for request in self._left]
+        seen = self._done.keys() | {sample.key for request in left for part in request for sample in part.samples}
+        fresh = _requests(_only(parts, offered - seen), self._options.max_samples)
+        return [*fresh[::-1], *(request for request in left if request)]
+
+    def _deliver(self, parts: Sequence[_Part]) -> None:
         """Until each sample is taken or refused alone. Raises RetryLater."""
+        todo = self._todo(parts)
+        try:
+            self._send_all(todo)
+        finally:
+            self._left = todo
+
+    def _send_all(self, todo: list[list[_Part]]) -> None:
+        """Send the last of ``todo`` until nothing is left in it. Raises RetryLater."""
         until = time.monotonic() + PATIENCE_S
-        todo = _requests(parts, self._options.max_samples)[::-1]
         doubts: list[tuple[list[_Part], str]] = []
         taken, doubted = bool(self._done), 0
         while todo:
-            some = todo.pop()
+            some = todo[-1]
             refusal = self._send(some)
+            smaller = None if refusal is None else self._smaller(some, refusal)
+            todo.pop()
             if refusal is None:
                 self._settle(some, None)
                 taken = True
             else:
                 sure = _ABOUT_SAMPLES.search(refusal) is not None
                 doubted += not sure
-                smaller = self._smaller(some, refusal)
                 if smaller is not None:
                     todo += smaller[::-1]
                     taken = taken or not smaller
@@ -290,6 +308,15 @@ class PrometheusSink:
     @property
     def _where(self) -> str:
         return f"Prometheus at {self._poster.server}"
+
+
+def _only(parts: Sequence[_Part], keys: Set[tuple[str, int, int, int]]) -> list[_Part]:
+    """``parts`` without the samples that are not among ``keys``."""
+    kept = [
+        _Part(part.series, tuple(sample for sample in part.samples if sample.key in keys), part.looked)
+        for part in parts
+    ]
+    return [part for part in kept if part.samples]
 
 
 def _requests(parts: Sequence[_Part], most: int) -> list[list[_Part]]:
