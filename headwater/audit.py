@@ -214,12 +214,14 @@ def audit(gateway: str, edge: Cluster, cloud: Cluster, journal: FilePath, databa
         OSError, sqlite3.Error: the journal or the database cannot be read.
     """
     topics = Topics(gateway)
+    # What the gateway writes. What analytics jobs write may come into being on either side.
+    carried = (topics.registrations, topics.observations, topics.replies, topics.deadletter)
     journaled = list(read_journal(journal))
     # The edge's ends first and its records last. The gateway may write at any time (somebody sends a command): what it
     # writes after the ends were fixed is not missed in the cloud, and what of it is there already is found at the edge.
-    ends = end_offsets(edge, topics.uplink)
-    there = read_side(cloud, topics.uplink)
-    here = read_side(edge, topics.uplink)
+    ends = end_offsets(edge, carried)
+    there = read_side(cloud, carried)
+    here = read_side(edge, carried)
     due = [one for one in here if one.offset < ends.get((one.topic, one.partition), 0)]
     late = [one for one in here if one.offset >= ends.get((one.topic, one.partition), 0)]
     return judge(journaled, due, there, read_rows(database), topics, late=late)

@@ -1,37 +1,30 @@
 """The demo: the whole way on one machine, with real servers, and an audit at the end.
 
-Owns the order in which the parts come up and go down. Every part is what a person would start: two brokers by
-`headwater.broker`, the other parts as ``headwater`` commands. Between the replicator and the cloud lies a link that can
-be cut. Nothing is left behind: whatever ends this process, even ``kill -9``, ends the parts (`headwater.reaper`).
+Built on `headwater.way`, with the SQLite sink at its end and virtual sensors at its beginning.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
 from headwater.audit import Verdict, audit
 from headwater.children import Children
-from headwater.exits import Exit, Stop
-from headwater.kafka_jars import DownloadStopped, Progress, cache_folder, ensure_jars
+from headwater.cuts import Cuts
+from headwater.demo_view import DemoPicture
+from headwater.kafka_jars import Progress
 from headwater.link import Link
-from headwater.parts import GATEWAY, Places, all_alive, kafkas, ready, start_parts, start_sensors, to_paste, wait
+from headwater.parts import GATEWAY, Places, all_alive, start_sensors, start_sqlite, to_paste
 from headwater.screen import face
 from headwater.traffic import Traffic
-from schemas.avro.topics import Topics
+from headwater.way import Stopped, cloud_has_topics, gateway_is_ready, settled, way
 
-#: How long the tail may take to arrive once the sensors have stopped, in seconds.
-DRAIN = 90.0
-KEY_CUT = 20.0
+#: What the gateway observes on every device.
+OBSERVED = ("/3303/*/5700", "/3304/*/5700")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,81 +79,24 @@ def run(
         Stop: a part ended by itself, or the directory cannot be used.
         BrokerError: a Kafka could not be started.
     """
-    with ExitStack() as stack:
-        directory = stack.enter_context(_fresh(settings.directory))
-        config = directory / "headwater.toml"
-        config.write_text("# The parts of the demo are told everything on their command line.\n")
-        children = stack.enter_context(Children(directory / "logs", config))
-        began = time.monotonic()
-        try:
-            ensure_jars(cache_folder(os.environ), progress, stop.is_set)
-        except DownloadStopped:
-            return None
-        if stop.is_set():
-            return None
-        say("starting two Kafkas (edge, cloud) …")
-        places, link = stack.enter_context(kafkas(directory, children))
-        if stop.is_set():
-            return None
-        topics = Topics(GATEWAY)
-        ensure_topics(places.edge, topics.partitions())
-        health = start_parts(children, places)
-        wait(stop, lambda: ready(health), children, places, "the gateway did not get ready")
-        # A device that nobody answers waits longer and longer, so they start last.
-        start_sensors(children, places, count=settings.sensors, period=settings.period)
-        wanted = [*topics.uplink, *topics.downlink]
-        wait(
-            stop,
-            lambda: len(partition_counts(places.cloud, wanted)) == len(wanted),
-            children,
-            places,
-            "the replicator made no topics in the cloud",
-        )
-        if stop.is_set():
-            return None
-        say(f"all parts run after {time.monotonic() - began:.1f} s; try these in another terminal:\n")
-        say("\n".join(f"  {line}" for line in to_paste(places, settings.sensors)) + "\n")
-        traffic = stack.enter_context(Traffic(GATEWAY, places.edge, places.cloud, places.journal, places.database))
-        flown, cut_seconds = _flow(settings, children, places, link, traffic, stop, say)
-        if stop.is_set():
-            say("stopping …")
-            return None
-        return _wind_down(settings, children, link, places, stop, say, flown, cut_seconds)
-
-
-@contextmanager
-def _fresh(directory: Path) -> Iterator[Path]:
-    """``directory``, emptied if it was a demo's, and locked against a second one.
-
-    Raises:
-        Stop: another demo runs in it, or it has something else in it.
-    """
-    directory = directory.absolute()
-    marker = directory / ".demo"
+    began = time.monotonic()
     try:
-        if directory.exists() and any(directory.iterdir()) and not marker.exists():
-            raise Stop(Exit.USAGE, f"{directory} is not empty and no demo's: give another --dir, or empty it yourself")
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(marker, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as exc:
-        raise Stop(Exit.CANNOT_START, f"{directory} cannot be used: {exc.strerror}; give another --dir") from exc
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Stop(
-                Exit.CANNOT_START, f"a demo already runs in {directory}: stop it, or give another --dir"
-            ) from None
-        for inner in directory.iterdir():
-            if inner == marker:
-                continue
-            if inner.is_dir() and not inner.is_symlink():
-                shutil.rmtree(inner)
-            else:
-                inner.unlink()
-        yield directory
-    finally:
-        os.close(descriptor)
+        with way(settings.directory, OBSERVED, stop, say, progress) as (children, places, link):
+            start_sqlite(children, places)
+            gateway_is_ready(children, places, stop)
+            # A device that nobody answers waits longer and longer, so they start last.
+            start_sensors(children, places, count=settings.sensors, period=settings.period)
+            cloud_has_topics(children, places, stop)
+            say(f"all parts run after {time.monotonic() - began:.1f} s; try these in another terminal:\n")
+            say("\n".join(f"  {line}" for line in to_paste(places, settings.sensors)) + "\n")
+            with Traffic(GATEWAY, places.edge, places.cloud, places.journal, places.database) as traffic:
+                flown, cut_seconds = _flow(settings, children, places, link, traffic, stop, say)
+                if stop.is_set():
+                    say("stopping …")
+                    return None
+                return _wind_down(settings, children, places, stop, say, flown, cut_seconds)
+    except Stopped:
+        return None
 
 
 def _flow(
@@ -174,78 +110,57 @@ def _flow(
 ) -> tuple[float, float]:
     """Show what flows, and cut the link where asked; returns the seconds that it flowed and that the link was cut."""
     began = time.monotonic()
-    cut_from, cut_until = _cut_window(settings)
-    cut_seconds, cut_since = 0.0, 0.0
+    cuts = Cuts(link, wan_cut=settings.wan_cut, duration=settings.duration)
     head = f"gateway {GATEWAY}, {settings.sensors} sensors"
-    with face(live=settings.live, head=head, say=say) as screen:
+    with face(live=settings.live, say=say) as screen:
         while not stop.is_set():
             now = time.monotonic() - began
             if settings.duration is not None and now >= settings.duration:
                 break
-            if cut_from <= now < cut_until and not link.is_cut:
-                link.cut()
-                cut_since = now
-            elif link.is_cut and now >= cut_until:
-                link.restore()
-                cut_seconds += now - cut_since
-            screen.show(traffic.look(seconds=now, link_cut=link.is_cut), traffic)
+            cuts.at(now)
+            flow = traffic.look(seconds=now, link_cut=cuts.is_cut)
+            screen.show(DemoPicture(flow=flow, inventory=traffic.picture, head=head))
             all_alive(children, places)
             match screen.key():
-                case "c" if not link.is_cut:
-                    cut_from, cut_until = now, now + KEY_CUT
+                case "c":
+                    cuts.on_key(now)
                 case "q":
                     break
                 case _:
                     pass
     flown = time.monotonic() - began
-    if link.is_cut:
-        link.restore()
-        cut_seconds += flown - cut_since
-    return flown, cut_seconds
-
-
-def _cut_window(settings: DemoSettings) -> tuple[float, float]:
-    """From when to when the link is cut, in seconds after the start: in the middle of the run."""
-    if settings.wan_cut <= 0:
-        return 0.0, 0.0
-    begin = 10.0 if settings.duration is None else max(0.0, (settings.duration - settings.wan_cut) / 2)
-    return begin, begin + settings.wan_cut
+    return flown, cuts.end(flown)
 
 
 def _wind_down(
     settings: DemoSettings,
     children: Children,
-    link: Link,
     places: Places,
     stop: threading.Event,
     say: Callable[[str], None],
     flown: float,
     cut_seconds: float,
-) -> Summary | None:
-    """Stop the sensors, wait for the tail to arrive everywhere, and audit."""
+) -> Summary:
+    """Stop the sensors, wait for the tail to arrive everywhere, and audit. Raises Stopped."""
     say("stopping the sensors, and waiting for the last records to arrive …")
     children.stop("sensors")
-    until = time.monotonic() + DRAIN
-    tell_at = time.monotonic() + 5.0
-    while True:
-        all_alive(children, places)
-        try:
-            verdict = audit(GATEWAY, places.edge, places.cloud, places.journal, places.database)
-        except (Unreachable, KafkaException):
-            if time.monotonic() > until:
-                raise
-            continue
-        right = verdict.right(settings.sensors)
+    verdict = settled(
+        lambda: audit(GATEWAY, places.edge, places.cloud, places.journal, places.database),
         # What is doubled does not become right by waiting; what is missing may still be on its way.
-        if verdict.lost == 0 or verdict.doubled or time.monotonic() > until:
-            return Summary(
-                right=right, sensors=settings.sensors, seconds=flown, wan_cut_seconds=cut_seconds, verdict=verdict
-            )
-        if time.monotonic() >= tell_at:
-            tell_at += 5.0
-            say(
-                f"  still on their way: {verdict.lost_on_the_way} acknowledged notifications, "
-                f"{verdict.lost_to_the_cloud} records of the edge, {verdict.lost_rows} rows"
-            )
-        if stop.wait(1.0):
-            return None
+        lambda found: found.lost == 0 or found.doubled > 0,
+        lambda found: (
+            f"{found.lost_on_the_way} acknowledged notifications, {found.lost_to_the_cloud} records of the edge, "
+            f"{found.lost_rows} rows"
+        ),
+        children,
+        places,
+        stop,
+        say,
+    )
+    return Summary(
+        right=verdict.right(settings.sensors),
+        sensors=settings.sensors,
+        seconds=flown,
+        wan_cut_seconds=cut_seconds,
+        verdict=verdict,
+    )

@@ -1,6 +1,7 @@
 """The parts of a demo: two Kafkas with a link between edge and cloud, gateway, replicator, sink, sensors.
 
-Owns where they are, how each is started, and waiting for them. In which order they come and go is `headwater.demo`'s.
+Owns where they are, how each is started, and if they are alive. In which order they come and go is `headwater.way`'s
+and each demo's.
 """
 
 from __future__ import annotations
@@ -8,10 +9,8 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
-import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,8 +24,6 @@ from headwater.link import Link
 
 GATEWAY = "demo"
 EDGE_PORT, CLOUD_PORT, COAP_PORT = 9082, 9092, 5683
-#: How long a part may take to come up, in seconds.
-PATIENCE = 60.0
 _HEAP = "192m"
 
 
@@ -40,6 +37,8 @@ class Places:
     cloud_by_link: Cluster
     coap: str
     directory: Path
+    #: The port of the gateway's health.
+    health: int
 
     @property
     def kafka(self) -> Path:
@@ -78,6 +77,7 @@ def kafkas(directory: Path, children: Children) -> Iterator[tuple[Places, Link]]
                     cloud_by_link=Cluster(bootstrap=f"127.0.0.1:{before}"),
                     coap=f"127.0.0.1:{_udp_port(COAP_PORT)}",
                     directory=directory,
+                    health=processes.free_port(),
                 ),
                 link,
             )
@@ -110,43 +110,25 @@ def _udp_port(wanted: int) -> int:
     raise Stop(Exit.CANNOT_START, "no free UDP port for the gateway")
 
 
-def start_parts(children: Children, places: Places) -> int:
-    """Start all but the sensors; returns the port of the gateway's health."""
-    edge, cloud, by_link = places.edge.bootstrap, places.cloud.bootstrap, places.cloud_by_link.bootstrap
-    state, health = str(places.directory / "gateway"), processes.free_port()
-    commands = {
-        "gateway": f"gateway --kafka {edge} --coap {places.coap} --metrics {health}",
-        "replicator": f"replicate --edge {edge} --cloud {by_link}",
-        "sink": f"sink sqlite --kafka {cloud}",
-    }
-    more = {
-        "gateway": ["--id", GATEWAY, "--state", state, "--observe", "/3303/*/5700", "--observe", "/3304/*/5700"],
-        "replicator": ["--gateway", GATEWAY],
-        "sink": ["--gateway", GATEWAY, "--file", str(places.database)],
-    }
-    for name, line in commands.items():
-        children.start(name, [*line.split(), *more[name]])
-    return health
+def start_way(children: Children, places: Places, observe: Sequence[str]) -> None:
+    """Start a gateway that observes ``observe`` on every device, and a replicator."""
+    line = f"gateway --id {GATEWAY} --kafka {places.edge.bootstrap} --coap {places.coap} --metrics {places.health}"
+    patterns = [word for pattern in observe for word in ("--observe", pattern)]
+    children.start("gateway", [*line.split(), "--state", str(places.directory / "gateway"), *patterns])
+    line = f"replicate --gateway {GATEWAY} --edge {places.edge.bootstrap} --cloud {places.cloud_by_link.bootstrap}"
+    children.start("replicator", line.split())
+
+
+def start_sqlite(children: Children, places: Places) -> None:
+    """Start the sink that stores history and devices in one file."""
+    line = f"sink sqlite --gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
+    children.start("sink", [*line.split(), "--file", str(places.database)])
 
 
 def start_sensors(children: Children, places: Places, *, count: int, period: float) -> None:
     """Start the virtual sensors, in one process."""
     line = f"sensor --server {places.coap} --endpoint sensor --count {count} --period {period:g}"
     children.start("sensors", [*line.split(), "--journal", str(places.journal)])
-
-
-def wait(stop: threading.Event, until: Callable[[], bool], children: Children, places: Places, otherwise: str) -> None:
-    """Wait until ``until``, or ``stop``.
-
-    Raises:
-        Stop: a part ended, or it took longer than `PATIENCE`.
-    """
-    deadline = time.monotonic() + PATIENCE
-    while not stop.is_set() and not until():
-        all_alive(children, places)
-        if time.monotonic() > deadline:
-            raise Stop(Exit.REFUSED, f"{otherwise} within {PATIENCE:g} s; see {places.directory / 'logs'}")
-        stop.wait(0.1)
 
 
 def ready(port: int) -> bool:
