@@ -7,6 +7,7 @@ both. Nothing here looks for records that come again, refused ones, or a store t
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import sqlite3
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import cramjam
 import pyarrow as pa
 import pyarrow.parquet as pq
 from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -24,6 +26,7 @@ from influxdb_client.client.write.point import Point
 from influxdb_client.client.write_api import SYNCHRONOUS
 
 from connectors.sinks import SinkRecord
+from connectors.sinks import prometheus_wire as wire
 from connectors.sinks.orientdb import open_orientdb
 from connectors.sinks.orientdb_client import BinaryClient
 from connectors.sinks.sqlite_rows import MIGRATIONS
@@ -31,9 +34,12 @@ from connectors.sinks.webhook_events import sign
 from schemas.avro.records import Notification, ReadBody, Registration, RegistrationNew
 from schemas.lwm2m.nodes import Resource
 from tests.orientdb_server import ADMIN, PASSWORD
+from tests.stores.elasticsearch import ElasticsearchStore
 from tests.stores.influxdb import InfluxdbStore
 from tests.stores.orientdb import OrientdbStore
 from tests.stores.parquet import ParquetStore
+from tests.stores.prometheus import PrometheusStore
+from tests.stores.redis import RedisStore
 from tests.stores.sqlite import SqliteStore
 from tests.stores.webhook import WebhookStore
 from tests.webhook_receiver import SECRET
@@ -227,11 +233,90 @@ def orientdb(store: OrientdbStore) -> Write:
     return write
 
 
+def redis(store: RedisStore) -> Write:
+    """redis-py's pipeline: the latest value into a hash, every value into a stream; no statistics, no offsets."""
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        pipeline = store.client.pipeline(transaction=False)
+        for said, path, value, time_ms, _ in readings(records):
+            kept = json.dumps({"value": value, "type": "FLOAT", "time": time_ms, "ticket": said.ticket})
+            pipeline.hset(f"latest:{said.ep}", path, kept)
+            pipeline.xadd(
+                "stream",
+                {"ep": said.ep, "path": path, "value": value, "time": time_ms, "ticket": said.ticket},
+                maxlen=10_000,
+            )
+        pipeline.execute()
+
+    return write
+
+
+def elasticsearch(store: ElasticsearchStore) -> Write:
+    """The standard library's HTTP client: a bulk request a batch, with ids of its own, compressed."""
+    url = urlsplit(store.server.url)
+    connection = HTTPConnection(url.hostname or "", url.port, timeout=60)
+    headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        lines = []
+        for said, path, value, time_ms, offset in readings(records):
+            lines.append(json.dumps({"index": {"_index": f"{store.prefix}-bare", "_id": f"observations-0-{offset}"}}))
+            document = {
+                "@timestamp": time_ms,
+                "serverId": said.server_id,
+                "ep": said.ep,
+                "path": path,
+                "type": "FLOAT",
+                "value": value,
+                "kind": said.rep.kind.value,
+                "code": said.rep.code.value,
+                "ticket": said.ticket,
+                "observationId": said.observation_id,
+                "topic": "observations",
+                "partition": 0,
+                "offset": offset,
+            }
+            lines.append(json.dumps(document))
+        body = gzip.compress(("\n".join(lines) + "\n").encode(), 1)
+        connection.request("POST", "/_bulk", body, headers)
+        answer = json.load(connection.getresponse())
+        assert answer["errors"] is False
+
+    return write
+
+
+def prometheus(store: PrometheusStore) -> Write:
+    """A remote-write request a batch. Prometheus publishes no client for it; the few bytes of wire are the sink's."""
+    url = urlsplit(store.server.write_url)
+    connection = HTTPConnection(url.hostname or "", url.port, timeout=60)
+    headers = {"Content-Encoding": "snappy", "Content-Type": "application/x-protobuf"}
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        series: dict[tuple[str, str], list[bytes]] = {}
+        for said, path, value, time_ms, _ in readings(records):
+            series.setdefault((said.ep, path), []).append(wire.sample(value, time_ms))
+        body = wire.request(
+            wire.series(
+                wire.labels({"__name__": "bare", "test": store.test, "endpoint": ep, "path": path}) + b"".join(samples)
+            )
+            for (ep, path), samples in series.items()
+        )
+        connection.request("POST", url.path, bytes(cramjam.snappy.compress_raw(body)), headers)
+        answer = connection.getresponse()
+        words = answer.read()
+        assert answer.status == 204, words
+
+    return write
+
+
 #: By the sink's name; each takes the store of that name.
 BARE: Mapping[str, Callable[[Any], Write]] = {
+    "elasticsearch": elasticsearch,
     "influxdb": influxdb,
     "orientdb": orientdb,
     "parquet": parquet,
+    "prometheus": prometheus,
+    "redis": redis,
     "sqlite": sqlite,
     "webhook": webhook,
 }
