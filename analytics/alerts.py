@@ -97,8 +97,8 @@ class Rule:
     summary: str = ""
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("name: a rule needs one")
+        if not 1 <= len(self.name) <= 200:
+            raise ValueError("name: a rule needs one, of at most 200 characters")
         if not math.isfinite(self.threshold):
             raise ValueError("when: the number to compare with is finite")
         if self.for_ms < 0:

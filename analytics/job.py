@@ -101,6 +101,9 @@ class Metrics(Protocol):
     def skipped(self, readings: int) -> None:
         """So many readings were no finite numbers."""
 
+    def crowded(self) -> None:
+        """A reading of a new series was left out: its endpoint has as many as are kept."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:

@@ -13,6 +13,9 @@ _AHEAD = Counter(
     "headwater_analytics_ahead", "Readings whose own time was too far ahead; the gateway's was taken.", _LABELS
 )
 _SKIPPED = Counter("headwater_analytics_skipped", "Readings left out as they are no finite numbers.", _LABELS)
+_CROWDED = Counter(
+    "headwater_analytics_crowded", "Readings left out as their endpoint has more series than are kept.", _LABELS
+)
 _DEAD_LETTERS = Counter(
     "headwater_analytics_dead_letters", "Records put into the dead-letter topic, by stage.", (*_LABELS, "stage")
 )
@@ -30,6 +33,7 @@ class JobMetrics:
         self._late = _LATE.labels(job, group)
         self._ahead = _AHEAD.labels(job, group)
         self._skipped = _SKIPPED.labels(job, group)
+        self._crowded = _CROWDED.labels(job, group)
 
     def late(self) -> None:
         self._late.inc()
@@ -39,6 +43,9 @@ class JobMetrics:
 
     def skipped(self, readings: int) -> None:
         self._skipped.inc(readings)
+
+    def crowded(self) -> None:
+        self._crowded.inc()
 
     def dead_letter(self, stage: str) -> None:
         _DEAD_LETTERS.labels(*self._labels, stage).inc()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from analytics.alerts import Comparison, Measure, Per, Rule, Severity
+from analytics.durations import milliseconds
 from analytics.outliers import Known
 from analytics.series import SeriesPattern
 from schemas.lwm2m.path import PathError, PathPattern
@@ -58,9 +59,6 @@ _WHEN = re.compile(
     r"(?P<measure>value|rate|\|rate\||z|\|z\|)\s*(?P<comparison>>=|<=|==|!=|>|<)\s*"
     r"(?P<threshold>[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?)(\s+per\s+(?P<per>second|minute))?"
 )
-_DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
-_UNIT_MS: Mapping[str, int] = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-
 
 _T = TypeVar("_T")
 
@@ -98,14 +96,6 @@ def parse_rules(text: str) -> Rules:
             raise RulesError(f"[[alert]] number {number}: name: {rule.name!r} is that of number {seen[rule.name]} too")
         seen[rule.name] = number
     return Rules(distributions=distributions, alerts=alerts)
-
-
-def parse_duration(text: str) -> int:
-    """``90s``, ``5m``, ``1h``, ``500ms`` or ``1d`` in milliseconds. Raises ValueError."""
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise ValueError(f'{text!r} is no time such as "90s", "5m" or "1h"')
-    return int(found[1]) * _UNIT_MS[found[2]]
 
 
 class _Table:
@@ -192,7 +182,7 @@ def _alert(table: _Table) -> Rule:
     if severity not in {one.value for one in Severity}:
         raise table.wrong("severity", f"{severity!r} is none of {', '.join(one.value for one in Severity)}")
     try:
-        for_ms = parse_duration(table.text("for", "0s"))
+        for_ms = milliseconds(table.text("for", "0s"))
     except ValueError as exc:
         raise table.wrong("for", str(exc)) from exc
     return Rule(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from analytics.job import JobKind
-from analytics.jobs import aggregate, filter, join, max_temperature
+from analytics.jobs import aggregate, filter, join, max_temperature, outliers, statistics
 
 JOBS: Mapping[str, JobKind] = {
-    kind.name: kind for kind in (aggregate.KIND, max_temperature.KIND, join.KIND, filter.KIND)
+    kind.name: kind
+    for kind in (aggregate.KIND, max_temperature.KIND, join.KIND, filter.KIND, statistics.KIND, outliers.KIND)
 }

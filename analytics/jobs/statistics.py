@@ -1,0 +1,135 @@
+"""The job ``statistics``: mean, variance and standard deviation of each series since its beginning.
+
+Owns when results are put out. What is remembered of a series is the state of `analytics.welford` and the time of its
+latest reading; it has the same size after a year.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from struct import Struct
+
+from pydantic import Field
+
+from analytics.alarms import Alarms
+from analytics.durations import Duration
+from analytics.job import Emit, Incoming, JobKind, State, Surroundings, result_topics
+from analytics.jobs.aggregate import encoded_key
+from analytics.jobs.series_options import SAMPLE, SeriesOptions
+from analytics.memory import MOMENTS_SIZE, admitted, names, packed, series_key, unpacked
+from analytics.readings import observed
+from analytics.welford import Moments, add
+from analytics.windows import LATEST
+from schemas.avro.records import Statistics
+from schemas.avro.serde import encode
+from schemas.avro.topics import TopicKind
+
+#: Behind the moments: time of the latest reading, and whether an alarm is set.
+_REST = Struct("<q?")
+#: Alarms ring up to so long late, in ms. It is part of the state, so it is no option.
+_TICK_MS = 1000
+_OWNER = hashlib.sha256(b"statistics").digest()[:16]
+
+
+class StatisticsOptions(SeriesOptions):
+    every: Duration = Field(
+        default=0, description="At most one result per series in so long, the latest; 0, a result for each reading."
+    )
+
+
+class StatisticsJob:
+    """See `analytics.job.Job`."""
+
+    def __init__(self, options: StatisticsOptions, around: Surroundings) -> None:
+        self._every, self._ahead, self._most = options.every, options.ahead, options.max_series
+        self._wanted = lru_cache(maxsize=65536)(options.only.matches)
+        self._topic = around.topics.name(TopicKind.STATISTICS)
+        self._gateway, self._metrics, self._show = around.gateway, around.metrics, around.show
+        self._alarms = Alarms(_TICK_MS, _OWNER)
+
+    def take(self, record: Incoming, state: State, emit: Emit) -> None:
+        told = observed(record.value)
+        if told.skipped:
+            self._metrics.skipped(told.skipped)
+        now, every, ep = told.time, self._every, told.ep
+        if every:
+            # What no calendar has stops no clock.
+            now, due = self._alarms.now(state, min(max(told.time, 0), LATEST))
+            if due:
+                self._ring(state, now, now, emit)
+        for path, value, time, own in told.readings:
+            if not self._wanted(ep, path):
+                continue
+            key = series_key(ep, path)
+            kept = state.get_bytes(key)
+            if kept is None:
+                if not admitted(state, ep, self._most):
+                    self._metrics.crowded()
+                    continue
+                latest, waits = -(2**63), False
+            else:
+                latest, waits = _REST.unpack_from(kept, MOMENTS_SIZE)
+            if own and not 0 <= time <= told.time + self._ahead:
+                self._metrics.ahead()
+                time = told.time
+            before = unpacked(kept)
+            moments, latest = add(before, value), max(latest, time)
+            if moments.length == before.length:
+                # Beyond what squares of doubles hold: counted in the state, and no news.
+                self._metrics.skipped(1)
+            elif not every:
+                self._publish(ep, path, moments, latest, now, emit)
+            elif not waits:
+                self._alarms.set(state, key, now + every)
+                waits = True
+            state.set_bytes(key, packed(moments) + _REST.pack(latest, waits))
+
+    def idle(self, silent_s: float, state: State, emit: Emit) -> None:
+        silent = int(silent_s * 1000)
+        if not 0 < self._every <= silent:
+            return
+        clock = self._alarms.silent(state, silent)
+        if clock is not None:
+            self._ring(state, clock + silent, clock, emit)
+
+    def _ring(self, state: State, now: int, clock: int, emit: Emit) -> None:
+        for key in self._alarms.ring(state, now, clock):
+            kept = state.get_bytes(key)
+            if kept is None:
+                continue
+            moments = unpacked(kept)
+            latest, _ = _REST.unpack_from(kept, MOMENTS_SIZE)
+            state.set_bytes(key, packed(moments) + _REST.pack(latest, False))
+            ep, path = names(key)
+            self._publish(ep, path, moments, latest, now, emit)
+
+    def _publish(self, ep: str, path: str, moments: Moments, latest: int, now: int, emit: Emit) -> None:
+        record = Statistics(
+            server_id=self._gateway,
+            ep=ep,
+            path=path,
+            timestamp=latest,
+            mean=moments.mean,
+            std_dev=moments.std_dev,
+            variance=moments.variance,
+            stream_length=moments.length,
+        )
+        emit(self._topic, encoded_key(ep), encode(record), now)
+        if self._show is not None:
+            self._show(record)
+
+
+KIND = JobKind(
+    name="statistics",
+    summary="Running mean, variance and standard deviation of each series since its beginning.",
+    options=StatisticsOptions,
+    make=StatisticsJob,
+    writes=lambda _options, topics: result_topics([TopicKind.STATISTICS], topics),
+    output="analytics.<gw>.statistics",
+    sample=f"""\
+# At most one result per series in so long, with all that came until then. 0: a result for each reading.
+every = "0s"
+{SAMPLE}""",
+    examples=("", "--every 10s --path '/3303/*/5700'"),
+)
