@@ -27,7 +27,7 @@ from connectors.sinks.elasticsearch_options import ElasticsearchOptions
 from connectors.sinks.graph import Event, is_newer
 from connectors.sinks.options import parse_options
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
-from schemas.avro.records import Notification, Registration, Response
+from schemas.avro.records import Notification, Registration, RegistrationNew, Response
 from schemas.avro.topics import TopicKind
 from schemas.lwm2m.objects import DefinitionError, Definitions
 
@@ -102,10 +102,12 @@ class ElasticsearchSink:
             for identity, some in waiting.items():
                 found = there.get(identity)
                 source = found["_source"] if found else {}
-                changes = self._changes(some, source)
+                changes, whole = self._changes(some, source)
                 if changes:
                     seen = (found["_seq_no"], found["_primary_term"]) if found else None
-                    documents[identity] = endpoint_document(some[-1][0], self._endpoints, identity, changes, seen)
+                    documents[identity] = endpoint_document(
+                        some[-1][0], self._endpoints, identity, changes, seen, whole=whole
+                    )
             by_document = {id(document): identity for identity, document in documents.items()}
             again: dict[str, _Events] = {}
             for refusal in self._bulk.send(documents.values()):
@@ -123,9 +125,11 @@ class ElasticsearchSink:
             waiting = again
         raise RetryLater(f"Elasticsearch: {len(waiting)} endpoints are written by another instance just now")
 
-    def _changes(self, events: _Events, source: Mapping[str, Any]) -> dict[str, Any]:
-        """What the events that are news change of the endpoint whose document has ``applied`` and ``root``."""
+    def _changes(self, events: _Events, source: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+        """What the events that are news change of the endpoint whose document has ``applied`` and ``root``, and whether
+        that is all there is of it: a new registration says everything anew."""
         changes: dict[str, Any] = {}
+        whole = False
         applied = source.get("applied")
         root = source.get("root") or "/"
         for record, body in events:
@@ -144,7 +148,8 @@ class ElasticsearchSink:
             }
             changes |= endpoint_changes(body, root, self._definitions) | {"applied": applied}
             root = changes.get("root") or root
-        return changes
+            whole = whole or isinstance(body, RegistrationNew)
+        return changes, whole
 
 
 def _reject(rejected: dict[tuple[str, int, int], tuple[SinkRecord, str]], record: SinkRecord, reason: str) -> None:

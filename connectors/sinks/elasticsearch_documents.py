@@ -220,11 +220,21 @@ def _link(link: Link) -> dict[str, object]:
 
 
 def endpoint_document(
-    record: SinkRecord, index: str, identity: str, changes: Mapping[str, object], seen: tuple[int, int] | None
+    record: SinkRecord,
+    index: str,
+    identity: str,
+    changes: Mapping[str, object],
+    seen: tuple[int, int] | None,
+    *,
+    whole: bool,
 ) -> Document:
     """The action that writes ``changes``, only if the document is still what it was when it was ``seen`` (sequence
-    number, primary term), or still missing (None)."""
+    number, primary term), or still missing (None). ``whole``: they are all of it."""
+    meta: dict[str, object] = {"_index": index, "_id": identity}
     if seen is None:
-        return Document(record, index, _lines("create", {"_index": index, "_id": identity}, changes))
-    meta = {"_index": index, "_id": identity, "if_seq_no": seen[0], "if_primary_term": seen[1]}
+        return Document(record, index, _lines("create", meta, changes))
+    meta |= {"if_seq_no": seen[0], "if_primary_term": seen[1]}
+    if whole:
+        # Elasticsearch need not read and merge the old one.
+        return Document(record, index, _lines("index", meta, changes))
     return Document(record, index, _lines("update", meta, {"doc": changes}))
