@@ -143,7 +143,7 @@ class PrometheusSink:
             parts.append(_Part(series, tuple(placed)))
         self._deliver(parts)
         done, self._done = self._done, {}
-        for _, samples in made.values():
+        for _, samples in made.values() if any(done.values()) else ():
             for sample in samples:
                 why = done.get(sample.key)
                 if why is not None:
@@ -169,14 +169,22 @@ class PrometheusSink:
 
     def _deliver(self, parts: Sequence[_Part]) -> None:
         """Until each sample is taken or refused alone. Raises RetryLater."""
-        todo = self._todo(parts)
+        if not self._left and not self._done:
+            todo = _requests(parts, self._options.max_samples)[::-1]
+        else:
+            todo = self._todo(parts)
+        taken: list[list[_Part]] = []
         try:
-            self._send_all(todo)
+            self._send_all(todo, taken)
+        except RetryLater:
+            for some in taken:
+                self._settle(some, None)
+            raise
         finally:
             self._left = todo
 
-    def _send_all(self, todo: list[list[_Part]]) -> None:
-        """Send the last of ``todo`` until nothing is left in it. Raises RetryLater."""
+    def _send_all(self, todo: list[list[_Part]], done: list[list[_Part]]) -> None:
+        """Send the last of ``todo`` until nothing is left; what is taken is added to ``done``. Raises RetryLater."""
         until = time.monotonic() + PATIENCE_S
         doubts: list[tuple[list[_Part], str]] = []
         taken, doubted = bool(self._done), 0
@@ -186,7 +194,7 @@ class PrometheusSink:
             smaller = None if refusal is None else self._smaller(some, refusal)
             todo.pop()
             if refusal is None:
-                self._settle(some, None)
+                done.append(some)
                 taken = True
             else:
                 sure = _ABOUT_SAMPLES.search(refusal) is not None
@@ -202,7 +210,7 @@ class PrometheusSink:
                     # It takes nothing at all, for a reason that we do not know: hardly the fault of the samples.
                     raise RetryLater(f"{self._where}: {refusal}")
             if todo and time.monotonic() > until:
-                raise RetryLater(f"{self._where}: it is slow; {len(self._done)} samples of the batch are done", 0.05)
+                raise RetryLater(f"{self._where}: it is slow; {len(todo)} requests of the batch are left", 0.05)
         if doubts and not taken:
             raise RetryLater(f"{self._where}: {doubts[0][1]}")
         for some, refusal in doubts:

@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from operator import attrgetter
 
 from connectors.sinks import prometheus_wire as wire
-from connectors.sinks.history import Point, points
 from connectors.sinks.sink import SinkRecord
-from schemas.avro.records import Notification, Registration, RegistrationDelete
-from schemas.lwm2m.nodes import ResourceType
+from schemas.avro.records import Notification, ReadBody, Registration, RegistrationDelete
+from schemas.lwm2m.nodes import Resource, ResourceType, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathPattern
 
@@ -64,6 +64,9 @@ _REMEMBERED, _LONGEST_REMEMBERED = 50_000, 1_500
 MOST_MOVED_MS = 1_000
 
 _INT64 = range(-(2**63), 2**63)
+
+#: Gateway, endpoint, path, and whether the value is a time.
+_Place = tuple[str, str, str, bool]
 
 
 class SampleTime(Enum):
@@ -135,8 +138,9 @@ class Sampler:
     def __init__(self, naming: Naming, definitions: Definitions) -> None:
         self._naming = naming
         self._definitions = definitions
-        #: By gateway, endpoint, path and type; None where the path is not chosen.
-        self._series: dict[tuple[str, str, str, str | None], Series | None] = {}
+        self._device = naming.time is SampleTime.DEVICE
+        #: None where the path is not chosen.
+        self._series: dict[_Place, Series | None] = {}
 
     def samples(self, record: SinkRecord, left_out: Mapping[LeftOut, list[str]]) -> list[tuple[Series, Sample]]:
         """The samples of ``record``, in its order; paths of chosen values that are no samples go to ``left_out``.
@@ -158,48 +162,50 @@ class Sampler:
         self, record: SinkRecord, said: Notification, left_out: Mapping[LeftOut, list[str]]
     ) -> list[tuple[Series, Sample]]:
         made: list[tuple[Series, Sample]] = []
-        device = self._naming.time is SampleTime.DEVICE
-        for point in points(record, said):
-            if point.type is None:
-                left_out[LeftOut.NO_VALUE].append(point.path)
-                continue
-            key = (record.gateway, point.ep, point.path, point.type)
+        body, gateway, ep, now = said.rep.body, record.gateway, said.ep, said.timestamp
+        content = body.content if isinstance(body, ReadBody) else None
+        if content is None:
+            every = []
+        else:
+            # Nearly all of them are of one resource.
+            every = [content] if isinstance(content, Resource) else values(content)
+        for position, one in enumerate(every):
+            path, is_time = str(one.path), one.type is ResourceType.TIME
             try:
-                series = self._series[key]
+                series = self._series[gateway, ep, path, is_time]
             except KeyError:
-                series = self._remember(key, point)
+                series = self._remember((gateway, ep, path, is_time), one.path)
             if series is None:
                 continue
-            value = point.value
-            if not isinstance(value, (int, float)):
-                left_out[LeftOut.NO_NUMBER].append(point.path)
-            else:
-                try:
-                    number = float(value)
-                except OverflowError as exc:
-                    raise NoSample(f"{point.path} is a number beyond all that Prometheus has") from exc
-                if point.type == ResourceType.TIME.value:
-                    number /= 1000
-                at = point.time_ms if device else point.gateway_time_ms
-                made.append((series, _sample(record, number, at, point.position)))
+            value = one.value
+            if not isinstance(value, (float, int)):
+                left_out[LeftOut.NO_NUMBER].append(path)
+                continue
+            try:
+                number = float(value)
+            except OverflowError as exc:
+                raise NoSample(f"{path} is a number beyond all that Prometheus has") from exc
+            at = now if one.timestamp is None or not self._device else one.timestamp
+            made.append((series, _sample(record, number / 1000 if is_time else number, at, position)))
+        if not every:
+            left_out[LeftOut.NO_VALUE].append(said.path)
         return made
 
     def _online(self, gateway: str, ep: str) -> Series:
-        key = (gateway, ep, "", "")
+        key = (gateway, ep, "", False)
         series = self._series.get(key)
         if series is None:
             name = f"{self._naming.prefix}_endpoint_online"
             series = self._made(key, {"__name__": name, "gateway": gateway, "endpoint": ep})
         return series
 
-    def _remember(self, key: tuple[str, str, str, str | None], point: Point) -> Series | None:
-        path = Path.parse(point.path)
+    def _remember(self, key: _Place, path: Path) -> Series | None:
         if self._naming.paths and not any(_is_below(path, pattern) for pattern in self._naming.paths):
             if len(self._series) >= _REMEMBERED:
                 self._series.clear()
             self._series[key] = None
             return None
-        name, unit = self._name(path, is_time=point.type == ResourceType.TIME.value)
+        name, unit = self._name(path, is_time=key[3])
         object_id, instance_id = path.object_id, path.instance_id
         return self._made(
             key,
@@ -209,7 +215,7 @@ class Sampler:
                 "endpoint": key[1],
                 "object": "" if object_id is None else str(object_id),
                 "instance": "" if instance_id is None else str(instance_id),
-                "path": point.path,
+                "path": str(path),
                 "unit": unit or "",
             },
         )
@@ -234,7 +240,7 @@ class Sampler:
         word = _UNITS.get(unit or "")
         return (f"{name}_{word}" if word and not name.endswith(f"_{word}") else name), unit
 
-    def _made(self, key: tuple[str, str, str, str | None], named: Mapping[str, str]) -> Series:
+    def _made(self, key: _Place, named: Mapping[str, str]) -> Series:
         # To Prometheus an empty label and none are the same.
         kept = {name: bounded(value) for name, value in (*self._naming.labels.items(), *named.items()) if value}
         series = Series(kept, wire.labels(kept))
@@ -259,7 +265,7 @@ def in_order(samples: Iterable[Sample]) -> tuple[list[Sample], list[Sample]]:
     """
     placed: list[Sample] = []
     homeless: list[Sample] = []
-    for sample in sorted(samples, key=lambda one: one.time_ms):
+    for sample in sorted(samples, key=attrgetter("time_ms")):
         if placed and sample.time_ms <= placed[-1].time_ms:
             last = placed[-1]
             if sample.said_ms == last.said_ms and sample.is_same(last.value):
