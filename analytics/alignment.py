@@ -163,6 +163,22 @@ class Aligner:
             return self._add_interval(series, arrived)
         return self._add_as_of()
 
+    @property
+    def waits(self) -> bool:
+        """Whether readings of the first series wait for what may still come (as-of joins only)."""
+        return self._how.mode is Mode.AS_OF and bool(self._kept[0])
+
+    def silence(self) -> Added:
+        """Nothing has come for long: give out what waits, in order. What is no newer than it is late from here on."""
+        seen = [latest for latest in self._latest if latest is not None]
+        if not self.waits or not seen:
+            return Added(())
+        ready, self._kept[0] = self._kept[0], []
+        matches = tuple(match for left in ready if (match := self._as_of(left)) is not None)
+        self._watermark = max(seen) + 1 if self._watermark is None else max(self._watermark, max(seen) + 1)
+        self._forget(self._watermark)
+        return Added(matches)
+
     def _advance(self) -> int:
         seen = [latest for latest in self._latest if latest is not None]
         mark = max(seen) - self._how.grace_ms - self._how.patience_ms
@@ -183,16 +199,21 @@ class Aligner:
         ready = lefts[: final + pushed_out]
         matches = [match for left in ready if (match := self._as_of(left)) is not None]
         del lefts[: final + pushed_out]
+        return Added(tuple(matches), pushed_out=pushed_out + self._forget(mark))
+
+    def _forget(self, mark: int) -> int:
+        """Drop what no left reading can take any more; how many more had to go as the buffers are full."""
+        reach, pushed_out = self._how.before_ms, 0
         for rights in self._kept[1:]:
-            if nearest:
+            if self._how.direction is Direction.NEAREST:
                 # Lefts reach back to the watermark less the tolerance, and their partners as far again.
-                gone = bisect_left(rights, (mark - 2 * how.before_ms,))
+                gone = bisect_left(rights, (mark - 2 * reach,))
             else:
                 # Of those at or before the watermark only the last can be anyone's latest.
-                gone = max(bisect_left(rights, (mark - how.before_ms,)), bisect_left(rights, (mark + 1,)) - 1)
+                gone = max(bisect_left(rights, (mark - reach,)), bisect_left(rights, (mark + 1,)) - 1)
             del rights[: max(0, gone)]
-            pushed_out += _shorten(rights, how.limit)
-        return Added(tuple(matches), pushed_out=pushed_out)
+            pushed_out += _shorten(rights, self._how.limit)
+        return pushed_out
 
     def _as_of(self, left: _Kept) -> Match | None:
         partners = [self._partner(rights, left[0]) for rights in self._kept[1:]]

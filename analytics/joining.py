@@ -14,10 +14,14 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from analytics.alignment import Aligner, Alignment, AlignmentError, Match
+import structlog
+
+from analytics.alarms import Alarms
+from analytics.alignment import Aligner, Alignment, AlignmentError, Match, Mode
 from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
-from analytics.readings import observed
+from analytics.readings import Observed, observed
 from analytics.user_code import Derived, Reading, UserCode, UserCodeError
+from analytics.windows import LATEST
 from schemas.avro import serde
 from schemas.avro.records import (
     Key,
@@ -29,6 +33,8 @@ from schemas.avro.records import (
 )
 from schemas.lwm2m.nodes import Resource
 from schemas.lwm2m.path import Path, PathError, PathPattern
+
+_log = structlog.get_logger("headwater.analytics")
 
 #: Joins of one endpoint (patterns with ``*``): a device may invent instances.
 MOST_GROUPS = 1000
@@ -84,6 +90,8 @@ class Plan:
     rekeyed: str | None
     #: A reading whose own time is further ahead of the gateway's gets the gateway's, in ms.
     ahead: int
+    #: A join that heard nothing for so long (ms) gives out what waits in it; 0: never.
+    idle: int
 
     @staticmethod
     def crosses(series: Sequence[Series]) -> bool:
@@ -112,6 +120,10 @@ class Joining:
         self._show = surroundings.show
         self._name = surroundings.group
         self._groups = lru_cache(maxsize=65536)(self._find)
+        told = repr(("join", plan.series, plan.alignment.mode))
+        self._alarms = Alarms(max(1000, plan.idle // 8), sha256(told.encode()).digest()[:16])
+        #: In an interval join nothing waits.
+        self._rings = plan.idle > 0 and plan.alignment.mode is Mode.AS_OF
 
     def take(self, record: Incoming, state: State, emit: Emit) -> None:
         """Handle a record; what the user's code fails at is left out, and told when the rest is done."""
@@ -119,23 +131,55 @@ class Joining:
         if record.topic == self._plan.rekeyed:
             # In this topic are only readings that went through ingest.
             number, group, reading = _from_json(record.value, len(self._plan.series))
-            self._add(number, group, reading, record.value or b"", state, emit, failures)
+            now = self._time(record.timestamp, state, emit, failures)
+            self._add(number, group, reading, now, state, emit, failures)
         else:
-            for number, group, reading in self._readings(record, failures):
-                if self._plan.rekeyed is None:
-                    self._add(number, group, reading, record.key, state, emit, failures)
+            told = observed(record.value)
+            rekeyed = self._plan.rekeyed
+            now = 0 if rekeyed is not None else self._time(told.time, state, emit, failures)
+            for number, group, reading in self._readings(told, failures):
+                if rekeyed is None:
+                    self._add(number, group, reading, now, state, emit, failures)
                 else:
                     value = json.dumps([number, group.decode(), list(reading)]).encode()
-                    emit(self._plan.rekeyed, group, value, record.timestamp)
-        if failures:
-            more = f" (and {len(failures) - 1} more of this record)" if len(failures) > 1 else ""
-            raise UserCodeError(f"{failures[0]}{more}")
+                    emit(rekeyed, group, value, record.timestamp)
+        _tell(failures)
 
     def idle(self, silent_s: float, state: State, emit: Emit) -> None:
-        """A join waits for readings, never for the wall clock."""
+        silent = int(silent_s * 1000)
+        clock = self._alarms.silent(state, silent) if self._rings and silent >= self._plan.idle else None
+        if clock is None:
+            return
+        failures: list[UserCodeError] = []
+        self._ring(state, clock + silent, clock, emit, failures)
+        for failure in failures:
+            # No record is at hand that could be a dead letter.
+            _log.warning("left out of a join", error=str(failure)[:300])
+            self._metrics.skipped(1)
 
-    def _readings(self, record: Incoming, failures: list[UserCodeError]) -> Iterator[tuple[int, bytes, Reading]]:
-        told = observed(record.value)
+    def _time(self, gateway_time: int, state: State, emit: Emit, failures: list[UserCodeError]) -> int:
+        """The partition's clock, after what was due by it is done."""
+        if not self._rings:
+            return 0
+        now, due = self._alarms.now(state, min(max(gateway_time, 0), LATEST))
+        if due:
+            self._ring(state, now, now, emit, failures)
+        return now
+
+    def _ring(self, state: State, now: int, clock: int, emit: Emit, failures: list[UserCodeError]) -> None:
+        for group in self._alarms.ring(state, now, clock):
+            kept = state.get(b"j" + group)
+            aligner = Aligner(self._plan.alignment, kept)
+            if not aligner.waits:
+                continue
+            if kept["heard"] + self._plan.idle > now:
+                self._alarms.set(state, group, kept["heard"] + self._plan.idle)
+                continue
+            added = aligner.silence()
+            state.set(b"j" + group, {**aligner.state(), "heard": kept["heard"]})
+            self._publish_all(added.matches, now, emit, failures)
+
+    def _readings(self, told: Observed, failures: list[UserCodeError]) -> Iterator[tuple[int, bytes, Reading]]:
         if told.skipped:
             self._metrics.skipped(told.skipped)
         latest = told.time + self._plan.ahead
@@ -174,7 +218,7 @@ class Joining:
         number: int,
         group: bytes,
         reading: Reading,
-        key: bytes | None,
+        now: int,
         state: State,
         emit: Emit,
         failures: list[UserCodeError],
@@ -187,29 +231,35 @@ class Joining:
             aligner = Aligner(self._plan.alignment, kept)
         except AlignmentError as exc:
             raise JobConfigError(f"{exc} (--group)") from exc
+        waited = aligner.waits
         added = aligner.add(number, reading.time, [reading.ep, reading.path, reading.value, reading.server_id])
         if added.late:
             self._metrics.late()
             return
         if added.pushed_out or added.cut:
             self._metrics.skipped(added.pushed_out + added.cut)
-        state.set(b"j" + group, aligner.state())
-        for match in added.matches:
-            try:
-                self._publish(match, key, emit)
-            except UserCodeError as exc:
-                failures.append(exc)
+        if self._rings and aligner.waits and not waited:
+            self._alarms.set(state, group, now + self._plan.idle)
+        state.set(b"j" + group, {**aligner.state(), "heard": now})
+        self._publish_all(added.matches, now, emit, failures)
 
     def _room(self, ep: str, state: State) -> bool:
         """Whether one more join may begin; counts it."""
-        whose = b"n" if self._plan.rekeyed is not None else b"n" + ep.encode()
+        whose = b"m" if self._plan.rekeyed is not None else b"m" + ep.encode()
         count = state.get(whose) or 0
         if count >= MOST_GROUPS:
             return False
         state.set(whose, count + 1)
         return True
 
-    def _publish(self, match: Match, key: bytes | None, emit: Emit) -> None:
+    def _publish_all(self, matches: Sequence[Match], now: int, emit: Emit, failures: list[UserCodeError]) -> None:
+        for match in matches:
+            try:
+                self._publish(match, now, emit)
+            except UserCodeError as exc:
+                failures.append(exc)
+
+    def _publish(self, match: Match, now: int, emit: Emit) -> None:
         plan = self._plan
         readings = [
             None if item is None else Reading(item.value[0], item.value[1], item.value[2], item.time, item.value[3])
@@ -219,11 +269,10 @@ class Joining:
         assert first is not None, "the first series is always there"
         derived = self._code.joined(readings, plan.path)
         ep = plan.ep or first.ep
-        if plan.rekeyed is not None or ep != first.ep:
-            key = serde.encode(Key(ep=ep))
         for one in derived:
             result = self._observation(one, ep, first.server_id, match.time)
-            emit(plan.output, key, serde.encode(result), match.time)
+            # The Kafka record's time is when it was put out, lest old readings of a replay are deleted as old records.
+            emit(plan.output, _encoded_key(ep), serde.encode(result), now or -1)
             if self._show is not None:
                 self._show(result)
 
@@ -239,6 +288,18 @@ class Joining:
             timestamp=time,
             rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=value)),
         )
+
+
+@lru_cache(maxsize=65536)
+def _encoded_key(ep: str) -> bytes:
+    return serde.encode(Key(ep=ep))
+
+
+def _tell(failures: Sequence[UserCodeError]) -> None:
+    """Raise what went wrong with a record, once everything else of it is done."""
+    if failures:
+        more = f" (and {len(failures) - 1} more of this record)" if len(failures) > 1 else ""
+        raise UserCodeError(f"{failures[0]}{more}")
 
 
 def _from_json(value: bytes | None, series: int) -> tuple[int, bytes, Reading]:

@@ -64,6 +64,10 @@ class JoinOptions(JobOptions):
         default=86_400_000,
         description="A reading whose own time is further ahead of the gateway's gets the gateway's: 1d.",
     )
+    idle: Duration = Field(
+        default=60_000,
+        description="As-of: what waits in a join that heard nothing for so long is given out: 60s; 0 never.",
+    )
     as_path: Annotated[str, AfterValidator(_resource)] = Field(
         default="/3300/100/5700", alias="as", description="The resource as which a plain result is observed."
     )
@@ -124,6 +128,7 @@ def _make(options: JoinOptions, around: Surroundings) -> Joining:
         output=around.topics.name(TopicKind.JOINED),
         rekeyed=rekeyed,
         ahead=options.ahead,
+        idle=options.idle,
     )
     return Joining(plan, load(options.code, len(series)), around)
 
@@ -171,6 +176,8 @@ grace = "10s"
 limit = 1000
 # A device whose clock is further ahead of the gateway's than this: the gateway's time is taken, and it is counted.
 ahead = "1d"
+# As-of joins: where nothing came for so long, what waits is given out as it is. 0: it waits for a reading.
+idle = "60s"
 # The resource as which a plain result is observed.
 as = "/3300/100/5700"
 # The endpoint that results are of. Default: that of the first reading.
