@@ -50,25 +50,33 @@ _REMEMBERED: Final = 10_000
 #: What a record may hold that makes it impossible to fold.
 _RECORD_ERRORS = (ValueError, TypeError, OverflowError)
 
-#: By the first word of the error, or what of it is enough.
-_ADVICE: Final[Mapping[str, str]] = {
-    "OOM": "it is full: raise maxmemory, or make room",
-    "READONLY": "it is a replica: name the primary",
-    "LOADING": "it is still reading its data from the disk",
+_OTHERS: Final = "a key of that name is somebody else's: give this sink another prefix or database"
+_RIGHTS: Final = "the user may not do that: see the page of this sink for the rights that it needs"
+
+#: By what the error says; what redis-py makes a class of its own loses its first word.
+_BY_WORDS: Final[Mapping[str, str]] = {
+    "OOM command": "it is full: raise maxmemory, or make room",
     "MISCONF": "it cannot save its data and takes nothing: see its log and its disk",
-    "NOAUTH": "it asks for a password: set password or password_file",
-    "WRONGPASS": "it refuses the user or the password: check them",
-    "invalid password": "it refuses the password: check it",
-    "AUTH ": "it refuses the user or the password: check them",
-    "NOPERM": "the user may not do that: see the page of this sink for the rights that it needs",
-    "MOVED": "it is a Redis Cluster: set cluster = true",
+    "Authentication required": "it asks for a password: set password or password_file",
+    "luster mode is not enabled": "it is no Redis Cluster: set cluster = false",
     "cluster support disabled": "it is no Redis Cluster: set cluster = false",
-    "CLUSTERDOWN": "the cluster is not complete",
     "max number of clients": "it has too many clients: raise maxclients",
     "DB index": "it has no such database",
     "WAITAOF": "wait_for_disk needs Redis 7.2 or Valkey, with appendonly yes",
-    "WRONGTYPE": "a key of that name is somebody else's: give this sink another prefix or database",
-    "is no statistics": "a key of that name is somebody else's: give this sink another prefix or database",
+    "ACL failure": _RIGHTS,
+    "WRONGTYPE": _OTHERS,
+    "is no statistics": _OTHERS,
+}
+#: By the class of redis-py.
+_BY_CLASS: Final[Mapping[str, str]] = {
+    "OutOfMemoryError": "it is full: raise maxmemory, or make room",
+    "ReadOnlyError": "it is a replica: name the primary",
+    "BusyLoadingError": "it is still reading its data from the disk",
+    "NoPermissionError": _RIGHTS,
+    "MovedError": "it is a Redis Cluster: set cluster = true",
+    "ClusterDownError": "the cluster is not complete",
+    "AuthenticationError": "it refuses the user or the password: check them",
+    "AuthenticationWrongNumberOfArgsError": "it knows no users: leave user out",
 }
 
 
@@ -198,7 +206,7 @@ class RedisSink:
                         place_and_time(at)
                     found[name] = Known(at, root or "/")
             except ValueError as exc:
-                raise RetryLater(f"{self._where}: {_ADVICE['WRONGTYPE']}") from exc
+                raise RetryLater(f"{self._where}: {_OTHERS}") from exc
         return {place: self._applied[keys.applied, place] for place in places}, found
 
     def _remember(self, keys: Keys, applied: Mapping[str, str]) -> None:
@@ -253,14 +261,14 @@ class RedisSink:
     @contextmanager
     def _conversation(self) -> Iterator[Any]:
         """The client; whatever goes wrong with it is a RetryLater, and the next attempt has a fresh connection."""
-        from redis.exceptions import RedisError
+        from redis.exceptions import RedisClusterException, RedisError
 
         try:
             if self._client is None:
                 self._client = self._connect()
                 self._look_at(self._client)
             yield self._client
-        except (RedisError, OSError) as exc:
+        except (RedisError, RedisClusterException, OSError) as exc:
             self.close()
             raise RetryLater(f"{self._where}: {_words(exc)}") from exc
         except RetryLater:
@@ -330,7 +338,7 @@ class RedisSink:
 def _words(exc: Exception) -> str:
     """What Redis says, and what to do; one line, and never what was sent."""
     text = " ".join(f"{exc}".split()) or type(exc).__name__
-    advice = next((advice for sign, advice in _ADVICE.items() if sign in text), None)
+    advice = next((advice for sign, advice in _BY_WORDS.items() if sign in text), _BY_CLASS.get(type(exc).__name__))
     short = text if len(text) <= 300 else f"{text[:300]} …"
     return f"{advice}; it says {short}" if advice else short
 

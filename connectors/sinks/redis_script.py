@@ -1,8 +1,8 @@
 """The one step in which a batch goes into Redis: a Lua script, which Redis runs whole and alone.
 
-Owns how values merge in the store. A script is not rolled back where it fails, so everything that can fail (a key that
-holds something else, a number that is none, a full memory) comes before the first write: it reads and computes first,
-then it writes.
+Owns how values merge in the store. A script is not rolled back where it fails, so all that can be looked at (a key that
+holds something else, a number that is none) comes before the first write. Redis itself refuses for a full memory or
+disk only at the first write, and for the user's rights to keys before it begins.
 
 It answers 1 when it has written, and 0, having written nothing, when the store is not in the state from which the
 caller has worked out what is new.
@@ -33,6 +33,7 @@ end
 
 -- As few digits as bring the same number back.
 local function text(value)
+  if value % 1 == 0 and value > -1e15 and value < 1e15 then return string.format('%d', value) end
   local short = string.format('%.15g', value)
   if tonumber(short) == value then return short end
   return string.format('%.17g', value)
@@ -145,21 +146,22 @@ for _, one in ipairs(change.statistics) do
   statistics[#statistics + 1] = {key, fields}
 end
 
--- 4. From here on nothing fails.
-for _, one in ipairs(change.applied) do redis.call('HSET', KEYS[1], one[1], one[3]) end
+-- 4. Write. What fails now (a command that the user may not give) fails before anything that must not be done twice:
+-- first what changes nothing, then what may be repeated, then the stream, and last what counts.
+for _, one in ipairs(change.applied) do redis.call('HSET', KEYS[1], one[1], one[2]) end
 for _, one in ipairs(change.endpoints) do
-  local key = KEYS[one[1]]
-  redis.call('HSET', key, unpack(one[5]))
-  if #one[6] > 0 then redis.call('HDEL', key, unpack(one[6])) end
   redis.call('SADD', KEYS[3], one[2])
   redis.call(one[4] and 'SADD' or 'SREM', KEYS[4], one[2])
+  if #one[6] > 0 then redis.call('HDEL', KEYS[one[1]], unpack(one[6])) end
+  redis.call('HSET', KEYS[one[1]], unpack(one[5]))
 end
 for _, one in ipairs(latest) do redis.call('HSET', KEYS[one[1]], one[2], one[4]) end
-for _, one in ipairs(statistics) do redis.call('HSET', one[1], unpack(one[2])) end
 for _, one in ipairs(change.stream) do
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', change.stream_max, '*', 'ep', one[1], 'path', one[2], 'type', one[3],
     'value', one[4], 'time', one[5], 'gatewayTime', one[6], 'kind', one[7], 'code', one[8], 'ticket', one[9],
     'observationId', one[10], 'late', one[11])
 end
+for _, one in ipairs(statistics) do redis.call('HSET', one[1], unpack(one[2])) end
+for _, one in ipairs(change.applied) do redis.call('HSET', KEYS[1], one[1], one[3]) end
 return 1
 """
