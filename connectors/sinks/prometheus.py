@@ -25,7 +25,16 @@ from connectors.sinks import prometheus_wire as wire
 from connectors.sinks.options import parse_options
 from connectors.sinks.prometheus_options import SAMPLE_CONFIG, PrometheusOptions
 from connectors.sinks.prometheus_query import ANSWER_BYTES, Unknown, found_in, query_form, span_ms
-from connectors.sinks.prometheus_series import LeftOut, Naming, NoSample, Sample, Sampler, Series, in_order
+from connectors.sinks.prometheus_series import (
+    MOST_MOVED_MS,
+    LeftOut,
+    Naming,
+    NoSample,
+    Sample,
+    Sampler,
+    Series,
+    in_order,
+)
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from connectors.sinks.webhook_client import Answer, NoAnswer, Poster, seconds
 from schemas.avro.topics import TopicKind
@@ -52,6 +61,8 @@ _ABOUT_SAMPLES = re.compile(
 )
 #: And about their times: it may have them.
 _ABOUT_TIMES = re.compile(r"out.of.order|out.of.bounds|too.old|duplicate", re.IGNORECASE)
+
+_NO_PLACE = "there are other values of this series in its millisecond and in all of the second behind it"
 
 _ADVICE: Mapping[int, str] = {
     401: "it does not know us: check user and password, or the token",
@@ -139,7 +150,7 @@ class PrometheusSink:
         for series, samples in made.values():
             placed, homeless = in_order(samples)
             for sample in homeless:
-                refuse(sample.record, "more values of one series in the same millisecond than can be told apart")
+                refuse(sample.record, _NO_PLACE)
             parts.append(_Part(series, tuple(placed)))
         self._deliver(parts)
         done, self._done = self._done, {}
@@ -241,24 +252,25 @@ class PrometheusSink:
         except Unknown:
             return _Part(part.series, part.samples, looked=True)
         missing: list[Sample] = []
+        homeless: list[Sample] = []
         for sample in part.samples:
             at = sample.said_ms
             # Where it stands if it had to move behind others of its millisecond.
-            while at in there and not sample.is_same(there[at]):
+            while at in there and not sample.is_same(there[at]) and at <= sample.said_ms + MOST_MOVED_MS:
                 at += 1
-            if at in there:
+            if at > sample.said_ms + MOST_MOVED_MS:
+                homeless.append(sample)
+            elif at in there:
                 self._done[sample.key] = None
             else:
                 sample.time_ms = at
                 missing.append(sample)
-        placed, homeless = in_order(missing)
-        self._done.update(
-            (sample.key, "there are other values of this series in its millisecond and those behind it")
-            for sample in homeless
-        )
-        # In-order made copies; those of equal value and time have one that stands for them.
-        kept = {sample.key for sample in placed}
-        self._done.update((sample.key, None) for sample in missing if sample.key not in kept | self._done.keys())
+        placed, more = in_order(missing)
+        # Of those with the same value and time one stands for all.
+        self._done.update((sample.key, None) for sample in missing)
+        for sample in placed:
+            del self._done[sample.key]
+        self._done.update((sample.key, _NO_PLACE) for sample in (*homeless, *more))
         return _Part(part.series, tuple(placed), looked=True)
 
     def _ask(self, series: Series, first_ms: int, last_ms: int) -> Mapping[int, float]:

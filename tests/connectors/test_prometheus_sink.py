@@ -331,6 +331,14 @@ def test_no_more_than_a_second_of_them(strict: PrometheusStore) -> None:
     assert len(strict.history()) == 1_001
 
 
+def test_in_a_series_without_a_gap_there_is_no_place_for_late_ones(strict: PrometheusStore) -> None:
+    every = [reading(offset, float(offset), timestamp=offset) for offset in range(3_000)]
+    write(strict.options(), every)
+    told = refused(strict.options(), [*every, *(reading(3_000 + n, -1.0, timestamp=n) for n in range(1_500))])
+    assert told.keys() == set(range(3_000, 4_500))
+    assert len(strict.history()) == 3_000
+
+
 # ---- refusals
 
 
