@@ -184,11 +184,9 @@ class _Batch:
 
     def _objects(self, who: tuple[str, str], held: Sequence[tuple[int, str, int | None]], at: int) -> Any:
         """All objects of an endpoint at once: one partition, so Cassandra makes one mutation of it."""
-        from cassandra import ConsistencyLevel
         from cassandra.query import BatchStatement, BatchType
 
-        level = ConsistencyLevel.name_to_value[self._options.consistency.value]
-        batch = BatchStatement(BatchType.UNLOGGED, consistency_level=level)
+        batch = BatchStatement(BatchType.UNLOGGED)
         batch.add(bound(self._prepared.delete_objects, (at, *who)))
         for object_id, version, instance in held:
             name = object_name(self._definitions, object_id, version)
@@ -251,8 +249,9 @@ keyspace = "headwater"
 # key_file = "headwater.key"
 # How long Cassandra may take for an answer, in seconds.
 # timeout_s = 10
-# How many statements are under way at once.
-# concurrency = 128
+# How many requests are under way at once, and how many rows of the same node go together in one.
+# concurrency = 32
+# batch_rows = 32
 # A folder of OMA LwM2M XML files, for the names of objects beyond the built-in ones.
 # definitions = "objects/"
 """,

@@ -79,7 +79,8 @@ class CassandraOptions(SinkOptions):
     cert_file: FilePath | None = None
     key_file: FilePath | None = None
     timeout_s: float = Field(10.0, ge=0.1, le=100.0)
-    concurrency: int = Field(128, ge=1, le=1024)
+    concurrency: int = Field(32, ge=1, le=1024)
+    batch_rows: int = Field(32, ge=1, le=1000)
     definitions: FilePath | None = None
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from connectors.sinks.cassandra_options import CassandraOptions, contact_point
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 #: Making a table takes longer than any other request.
 _MAKE_S = 30.0
+#: The values of a parcel, in bytes; Cassandra refuses 50 KiB unless its ``batch_size_fail_threshold`` says otherwise,
+#: and then its rows go alone.
+_PARCEL_BYTES = 16 * 1024
 #: What Cassandra says when a table or the keyspace was dropped under us.
 _GONE = re.compile(r"unconfigured table|(table|keyspace) \S+ (does not|doesn't) exist|unknown (table|keyspace)", re.I)
 
@@ -49,6 +53,86 @@ def check_driver() -> None:
         ) from exc
 
 
+@dataclass(slots=True)
+class _Parcel:
+    """Statements that travel together, each with its number; ``size`` is that of their values, in bytes."""
+
+    statements: list[tuple[int, Any]]
+    size: int = 0
+
+
+class _Flight:
+    """Parcels under way, a bounded number at once. One that is refused is sent again as its single statements."""
+
+    def __init__(self, session: Session, options: CassandraOptions) -> None:
+        self._session, self._number = session, options.concurrency
+        self._free = threading.Semaphore(options.concurrency)
+        # The driver answers for each of them within the timeout; more time than this is a driver that hangs.
+        self._patience = 3 * options.timeout_s + 5
+        self._broken: Exception | None = None
+        self._split: list[_Parcel] = []
+        self._refused: dict[int, Refused] = {}
+
+    def send(self, parcel: _Parcel) -> None:
+        """Returns when it is on its way. Raises Unavailable when one before it could not be executed."""
+        self._wait()
+        if self._broken is not None:
+            self._free.release()
+            self.land()
+        try:
+            future = self._session.execute_async(_as_one(parcel))
+            future.add_callbacks(self._done, self._failed, errback_args=(parcel,))
+        except Exception as exc:  # noqa: BLE001  # whatever the driver raises before anything is on its way
+            self._failed(exc, parcel)
+
+    def land(self) -> dict[int, Refused]:
+        """Those that were refused, when all have arrived. Raises Unavailable."""
+        self._settle()
+        while self._split and self._broken is None:
+            for one in self._split.pop().statements:
+                self.send(_Parcel([one]))
+            self._settle()
+        if self._broken is not None:
+            raise Unavailable(words(self._broken)) from self._broken
+        return self._refused
+
+    def _settle(self) -> None:
+        for _ in range(self._number):
+            self._wait()
+        for _ in range(self._number):
+            self._free.release()
+
+    def _wait(self) -> None:
+        if not self._free.acquire(timeout=self._patience):
+            raise Unavailable("the driver does not answer")
+
+    # In the driver's thread.
+
+    def _done(self, _result: object) -> None:
+        self._free.release()
+
+    def _failed(self, exc: Exception, parcel: _Parcel) -> None:
+        if not _about_the_statement(exc):
+            self._broken = exc
+        elif len(parcel.statements) > 1:
+            self._split.append(parcel)
+        else:
+            ((number, _),) = parcel.statements
+            self._refused[number] = Refused(words(exc))
+        self._free.release()
+
+
+def _as_one(parcel: _Parcel) -> Any:
+    from cassandra.query import BatchStatement, BatchType
+
+    if len(parcel.statements) == 1:
+        return parcel.statements[0][1]
+    batch = BatchStatement(BatchType.UNLOGGED)
+    for _, statement in parcel.statements:
+        batch.add(statement)
+    return batch
+
+
 class CassandraSession:
     """An open session in the sink's keyspace."""
 
@@ -59,7 +143,10 @@ class CassandraSession:
             Unavailable: not now. SinkConfigError: the password's file or a certificate cannot be read, or the tables
                 are none of ours.
         """
+        from cassandra.query import BoundStatement
+
         self._options = options
+        self._bound = BoundStatement
         cluster = _cluster(options)
         self._cluster = cluster
         try:
@@ -91,38 +178,26 @@ class CassandraSession:
         Raises:
             Unavailable: not all of them could be executed now.
         """
-        free = threading.Semaphore(self._options.concurrency)
-        errors: dict[int, Exception] = {}
-        broken = threading.Event()
-
-        def done(_result: object) -> None:
-            free.release()
-
-        def failed(exc: Exception, number: int) -> None:
-            errors[number] = exc
-            if not _about_the_statement(exc):
-                broken.set()
-            free.release()
-
-        # The driver answers for each of them within the timeout; more time than this is a driver that hangs.
-        patience = 3 * self._options.timeout_s + 5
+        flight = _Flight(self._session, self._options)
+        parcels: dict[object, _Parcel] = {}
         for number, statement in enumerate(statements):
-            if not free.acquire(timeout=patience):
-                raise Unavailable("the driver does not answer")
-            if broken.is_set():
-                free.release()
-                break
-            try:
-                self._session.execute_async(statement).add_callbacks(done, failed, errback_args=(number,))
-            except Exception as exc:  # noqa: BLE001  # whatever the driver raises before anything is on its way
-                failed(exc, number)
-        for _ in range(self._options.concurrency):
-            if not free.acquire(timeout=patience):
-                raise Unavailable("the driver does not answer")
-        for error in errors.values():
-            if not _about_the_statement(error):
-                raise Unavailable(words(error)) from error
-        return {number: Refused(words(error)) for number, error in errors.items()}
+            if not isinstance(statement, self._bound):
+                flight.send(_Parcel([(number, statement)]))
+                continue
+            owner = self._owner(statement)
+            parcel = parcels.setdefault(owner, _Parcel([]))
+            parcel.statements.append((number, statement))
+            parcel.size += sum(len(value) for value in statement.values if isinstance(value, bytes))
+            if len(parcel.statements) >= self._options.batch_rows or parcel.size >= _PARCEL_BYTES:
+                flight.send(parcels.pop(owner))
+        for parcel in parcels.values():
+            flight.send(parcel)
+        return flight.land()
+
+    def _owner(self, statement: BoundStatement) -> object:
+        """The first of the nodes that have the row: what is its own goes there together, and goes no further."""
+        replicas = self._cluster.metadata.get_replicas(self._options.keyspace, statement.routing_key)
+        return replicas[0] if replicas else None
 
     def _make_what_is_missing(self) -> None:
         # First a look: a user that may not make anything can still write what is there.
