@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
@@ -28,13 +28,13 @@ from quixstreams import Application, MessageContext, message_context
 from quixstreams.exceptions import QuixException
 
 from analytics.instance import Instance
-from analytics.job import BadRecord, Headers, Incoming, Job, JobSettings, Surroundings
+from analytics.job import ANY_GATEWAY, BadRecord, Headers, Incoming, Job, JobSettings, Surroundings
 from analytics.metrics import JobMetrics
 from connectors import kafka
 from connectors.dead_letters import DeadLetter, RawRecord, letter_headers, shorter
 from connectors.health import serve_health
 from schemas.avro.serde import SerdeError
-from schemas.avro.topics import FAMILIES, TopicKind
+from schemas.avro.topics import FAMILIES, TopicKind, Topics, UnknownTopic
 
 __all__ = ["run_job"]
 
@@ -75,6 +75,8 @@ class _Runner:
         topics = self._surroundings.topics
         self._inputs = list(settings.kind.reads(settings.options, topics))
         self._outputs = dict(settings.kind.writes(settings.options, topics))
+        #: The topics that are read: the inputs, with every gateway's in the place of a pattern.
+        self._topics: list[str] = []
         self._deadletter = topics.deadletter
         self._cluster = kafka.Cluster(bootstrap=settings.bootstrap)
         self._waits: str | None = "not connected to Kafka yet"
@@ -130,10 +132,12 @@ class _Runner:
         told = ""
         while not self._stop.is_set():
             try:
-                counts = kafka.partition_counts(self._cluster, self._inputs, timeout=5.0)
+                known = kafka.topic_counts(self._cluster, timeout=5.0)
                 # A topic that the job both writes and reads, to key it anew, is its own to make.
-                missing = [topic for topic in self._inputs if topic not in counts and topic not in self._outputs]
+                found = {one: [one] if one in self._outputs else matching(one, known) for one in self._inputs}
+                missing = [one for one, topics in found.items() if not topics]
                 if not missing:
+                    self._topics = list(dict.fromkeys(topic for topics in found.values() for topic in topics))
                     dead = FAMILIES[TopicKind.DEADLETTER].partitions
                     made = kafka.ensure_topics(self._cluster, {**self._outputs, self._deadletter: dead}, timeout=8.0)
                     if made:
@@ -156,7 +160,7 @@ class _Runner:
         settings = self._settings
         app = _application(settings, instance)
         turn = _Turn(self, app, settings.kind.make(settings.options, self._surroundings))
-        for topic in self._inputs:
+        for topic in self._topics:
             turn.read(topic)
         ended = threading.Event()
         failures: list[BaseException] = []
@@ -186,11 +190,19 @@ class _Runner:
             raise failures[0]
 
     def _watch(self, ended: threading.Event) -> None:
-        """Until the application ends or is to stop: see now and then whether Kafka answers."""
+        """Until the application ends or is to stop: see now and then whether Kafka answers, and who else is there."""
         look = kafka.admin(self._cluster)
+        patterns = [one for one in self._inputs if ANY_GATEWAY in one]
         while not ended.is_set() and not self._stop.is_set():
             try:
-                look.list_topics(topic=self._inputs[0], timeout=_PROBE_S)
+                if patterns:
+                    known = look.list_topics(timeout=_PROBE_S).topics
+                    new = {name for one in patterns for name in matching(one, known)}.difference(self._topics)
+                    if new:
+                        _log.info("begins anew with more topics", job=self._settings.kind.name, topics=sorted(new))
+                        return
+                else:
+                    look.list_topics(topic=self._topics[0], timeout=_PROBE_S)
                 if self._away is not None:
                     _log.info("Kafka answers again", job=self._settings.kind.name)
                 self._away = None
@@ -306,6 +318,24 @@ class _Application(Application):
     def between(self, task: Callable[[], None]) -> None:
         """Call ``task`` at every turn of the loop."""
         self._dataframe_registry.register_periodic_task(task)
+
+
+def matching(wanted: str, known: Collection[str]) -> list[str]:
+    """The topics of ``known`` that are ``wanted``, which may have `ANY_GATEWAY` in the place of a gateway."""
+    head, star, tail = wanted.partition(ANY_GATEWAY)
+    if not star:
+        return [wanted] if wanted in known else []
+    found = []
+    for name in known:
+        if name.startswith(head) and name.endswith(tail):
+            try:
+                topics, kind = Topics.of(name)
+            except UnknownTopic:
+                continue
+            # iot.a.management.req ends like a family of its own.
+            if name == f"{head}{topics.gateway}{tail}" and topics.name(kind) == name:
+                found.append(name)
+    return sorted(found)
 
 
 def _application(settings: JobSettings, instance: Instance) -> _Application:

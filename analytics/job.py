@@ -19,6 +19,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.avro.topics import TopicKind, Topics
 
+#: In the place of a gateway in the name of a topic that a job reads: all of these, and those that appear.
+ANY_GATEWAY = "*"
+
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -139,7 +142,7 @@ class JobKind:
     options: type[JobOptions]
     #: The job from its options, which are of the class above. Raises JobConfigError.
     make: Callable[[Any, Surroundings], Job]
-    #: What it reads; and what it writes, as topics with their number of partitions.
+    #: What it reads, with `ANY_GATEWAY` for every gateway's.
     reads: Callable[[Any, Topics], Sequence[str]] = lambda _options, topics: [topics.observations]
     writes: Callable[[Any, Topics], Mapping[str, int]]
     #: The same for people, without any options.

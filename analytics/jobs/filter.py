@@ -12,11 +12,12 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from analytics.job import Emit, Incoming, JobConfigError, JobKind, JobOptions, State, Surroundings
+from analytics.job import ANY_GATEWAY, Emit, Incoming, JobConfigError, JobKind, JobOptions, State, Surroundings
 from analytics.rows import rows
 from analytics.selection import NOW, QueryError, Selection, compile_query
 from analytics.sql_values import Scalar
@@ -52,7 +53,8 @@ def _reads(options: FilterOptions, topics: Topics) -> list[str]:
     found: dict[str, None] = {}
     for source in _selection(options).sources:
         if source == "*":
-            found[topics.observations] = None
+            family = FAMILIES[TopicKind.OBSERVATIONS]
+            found[f"{family.prefix}.{ANY_GATEWAY}.{family.suffix}"] = None
         elif source.lower() in _FAMILIES:
             found[topics.name(_FAMILIES[source.lower()])] = None
         elif "." in source and _TOPIC.fullmatch(source):
@@ -77,7 +79,7 @@ def _make(options: FilterOptions, around: Surroundings) -> Filter:
         raise JobConfigError("say where what is selected goes: --to TOPIC, or --print")
     if options.to is not None and options.print:
         raise JobConfigError("--to and --print exclude each other; what goes to a topic is shown as well")
-    if options.to in _reads(options, around.topics):
+    if options.to is not None and any(fnmatchcase(options.to, read) for read in _reads(options, around.topics)):
         raise JobConfigError(f"--to {options.to}: that is what the query reads; it would read its own results")
     return Filter(selection=selection, to=options.to, show=around.show, clock=lambda: time.time_ns() // 1_000_000)
 

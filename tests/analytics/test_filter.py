@@ -220,13 +220,13 @@ def test_what_is_no_record_is_raised() -> None:
 @pytest.mark.parametrize(
     ("source", "topics"),
     [
-        ("*", ["iot.gw.observations"]),
+        ("*", ["iot.*.observations"]),
         ("observations, replies", ["iot.gw.observations", "iot.gw.management.rep"]),
         ("Registrations", ["iot.gw.registrations"]),
         ("alerts", ["analytics.gw.alerts"]),
         ("maxper30sec, joined", ["analytics.gw.observations.maxper30sec", "analytics.gw.joined"]),
         ("iot.other-1.observations", ["iot.other-1.observations"]),
-        ('*, observations, "iot.gw.observations"', ["iot.gw.observations"]),
+        ('observations, "iot.gw.observations"', ["iot.gw.observations"]),
     ],
 )
 def test_from_is_topics(source: str, topics: list[str]) -> None:

@@ -35,7 +35,7 @@ class JobProcess:
     """A job in a process of its own, on one folder of state."""
 
     def __init__(self, name: str, cluster: Cluster, gateway: str, state: Path, **options: object) -> None:
-        self._command = [sys.executable, "-m", "tests.analytics.job_process", name, cluster.bootstrap, gateway]
+        self._command = [sys.executable, "-m", "tests.analytics.mortal_job", name, cluster.bootstrap, gateway]
         self._command += [str(state), json.dumps(options)]
         self.state = state
         self._process: subprocess.Popen[bytes] | None = None
@@ -213,7 +213,12 @@ def test_filter_passes_bytes_on_once_though_it_is_killed(kafka: Cluster, gateway
     results = counter(kafka, output)
     headers = [("late", b"1"), ("trace", b"\x00\xff")]
     job = JobProcess(
-        "filter", kafka, gateway_id, tmp_path / "state", query="SELECT * FROM * WHERE result < 4 AND late", to=output
+        "filter",
+        kafka,
+        gateway_id,
+        tmp_path / "state",
+        query="SELECT * FROM observations WHERE result < 4 AND late",
+        to=output,
     )
     produce(kafka, topics.observations, readings[:150], headers=headers)
     produce(kafka, topics.observations, readings[:9])  # not late
@@ -263,4 +268,23 @@ def test_filter_makes_json_of_fields_from_several_topics(kafka: Cluster, gateway
     assert found == [
         {"ep": "ep-1", "kind": "NEW", "path": None, "it": 0, "topic": topics.registrations},
         {"ep": "ep-1", "kind": "observe", "path": "/3303/0/5700", "it": 21.5, "topic": topics.observations},
+    ]
+
+
+def test_filter_reads_every_gateway_and_those_that_appear(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    first, second = make_topics(kafka, f"{gateway_id}.a"), Topics(f"{gateway_id}.b")
+    output = f"{gateway_id}.all"
+    # Other tests' gateways are on the same Kafka.
+    query = f"SELECT ep, topic FROM * WHERE topic LIKE 'iot.{gateway_id}.%'"
+    job = JobProcess("filter", kafka, gateway_id, tmp_path / "state", query=query, to=output)
+    produce(kafka, first.observations, [of_series("ep-1", "/3303/0/5700", 0, 1.0)])
+    with running(job):
+        eventually(counter(kafka, output), 1)
+        make_topics(kafka, second.gateway)
+        produce(kafka, second.observations, [of_series("ep-2", "/3303/0/5700", 0, 1.0)], ep="ep-2")
+        eventually(counter(kafka, output), 2)
+        assert job.end(signal.SIGTERM) == 0
+    assert [json.loads(message.value()) for message in committed(kafka, output)] == [
+        {"ep": "ep-1", "topic": first.observations},
+        {"ep": "ep-2", "topic": second.observations},
     ]
