@@ -15,6 +15,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class Nodes:
         self._connection: HTTPConnection | None = None
 
     def ask(self, method: str, path: str, body: bytes, *, kind: str = "application/json") -> Answer:
-        """The answer of the first node that gives one.
+        """The answer of the first node that gives one; nobody more is asked after ``timeout_s``.
 
         Raises:
             NoAnswer: none of them did. SinkConfigError: the secret's file cannot be read now.
@@ -90,6 +91,7 @@ class Nodes:
             body, headers["Content-Encoding"] = gzip.compress(body, 1, mtime=0), "gzip"
         said: list[str] = []
         answer: Answer | None = None
+        began = time.monotonic()
         for _ in self._options.hosts:
             node = self._options.hosts[self._turn % len(self._options.hosts)]
             try:
@@ -101,6 +103,9 @@ class Nodes:
                     return answer
             self.close()
             self._turn += 1
+            if time.monotonic() - began >= self._options.timeout_s:
+                # The next attempt goes on with the next; we must not be silent for as long as all of them may take.
+                break
         if answer is None:
             raise NoAnswer("; ".join(said))
         return answer

@@ -43,7 +43,7 @@ class ElasticsearchOptions(SinkOptions):
     replicas: int = Field(1, ge=0, le=100)
     bulk_mb: float = Field(5.0, ge=0.01, le=100.0)
     gzip: bool = True
-    timeout_s: float = Field(30.0, ge=0.1, le=300.0)
+    timeout_s: float = Field(30.0, ge=0.1, le=60.0)
     definitions: FilePath | None = None
 
     @model_validator(mode="after")
