@@ -7,7 +7,7 @@ ARGS ?=
 YARDSTICK ?= ../shared/bench
 COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
 
-.PHONY: help env dev demo test check format lock bench clean
+.PHONY: help env dev demo city test check format lock bench clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,15 @@ $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	$(BIN)/python -m pip install --quiet -r requirements-dev.lock
 	@touch $@
 
+$(VENV)/.installed-city: $(VENV)/.installed requirements-city.lock
+	$(BIN)/python -m pip install --quiet -r requirements-city.lock
+	@touch $@
+
 demo: env ## Run the whole way on this machine: two Kafkas, gateway, replicator, sink, sensors (ARGS="--for 60 --wan-cut 20")
 	$(BIN)/headwater demo $(ARGS)
+
+city: $(VENV)/.installed-city ## Run the sensor city: the way with stations, analytics, Cassandra and Redis (ARGS="--stations 4 --for 60")
+	$(BIN)/headwater demo city $(ARGS)
 
 test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
 	$(BIN)/python -m pytest $(ARGS)
@@ -44,11 +51,12 @@ format: dev ## Rewrite the code in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: ## Resolve the dependencies anew into requirements.lock and requirements-dev.lock
+lock: ## Resolve the dependencies anew into requirements.lock, requirements-city.lock and requirements-dev.lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv
 	.venv-lock/bin/$(COMPILE) --extra dev -o requirements-dev.lock
 	.venv-lock/bin/$(COMPILE) --extra kafka --constraint requirements-dev.lock -o requirements.lock
+	.venv-lock/bin/$(COMPILE) --extra city --constraint requirements-dev.lock -o requirements-city.lock
 	rm -rf .venv-lock
 
 bench: dev ## Measure against the yardstick, each figure beside its peer in the same run (over an hour; ARGS="--quick")

@@ -103,14 +103,15 @@ def judge(
     journal: Sequence[Entry],
     edge: Sequence[Stored],
     cloud: Sequence[Stored],
-    rows: Sequence[Row],
+    rows: Sequence[Row] | None,
     topics: Topics,
     *,
     late: Sequence[Stored] = (),
 ) -> Verdict:
     """Compare what was promised with what is there.
 
-    ``late`` are the edge's records that came while the cloud was read: they may be in ``cloud`` and need not be.
+    ``rows`` None: there is no such store. ``late`` are the edge's records that came while the cloud was read: they may
+    be in ``cloud`` and need not be.
     """
     notified = [one for one in cloud if one.topic == topics.observations]
     promised: Counter[_Told] = Counter((one.ep, one.path, one.mid, one.observe, one.values) for one in journal)
@@ -122,7 +123,7 @@ def judge(
     at_the_edge = Counter((one.topic, one.content) for one in edge)
     came_meanwhile = Counter((one.topic, one.content) for one in late)
     in_the_cloud = Counter((one.topic, one.content) for one in cloud)
-    lost_rows, doubled_rows = _rows(cloud, rows, topics)
+    lost_rows, doubled_rows = (0, 0) if rows is None else _rows(cloud, rows, topics)
     new = [
         one.record.body.ep
         for one in cloud
@@ -134,7 +135,7 @@ def judge(
         acknowledged=len(journal),
         cloud_notifications=len(notified),
         cloud_records=len(cloud),
-        stored_rows=len(rows),
+        stored_rows=len(rows or ()),
         lost_on_the_way=(promised - arrived).total(),
         lost_to_the_cloud=(at_the_edge - in_the_cloud).total(),
         lost_rows=lost_rows,
@@ -206,8 +207,8 @@ def read_rows(file: FilePath) -> list[Row]:
     return [Row(topic=t, partition=p, offset=o, ep=ep, path=path) for t, p, o, ep, path in found]
 
 
-def audit(gateway: str, edge: Cluster, cloud: Cluster, journal: FilePath, database: FilePath) -> Verdict:
-    """Read everything and compare it.
+def audit(gateway: str, edge: Cluster, cloud: Cluster, journal: FilePath, database: FilePath | None) -> Verdict:
+    """Read everything and compare it; ``database`` None: no SQLite file is looked at.
 
     Raises:
         Unreachable: a broker went silent.
@@ -224,4 +225,4 @@ def audit(gateway: str, edge: Cluster, cloud: Cluster, journal: FilePath, databa
     here = read_side(edge, carried)
     due = [one for one in here if one.offset < ends.get((one.topic, one.partition), 0)]
     late = [one for one in here if one.offset >= ends.get((one.topic, one.partition), 0)]
-    return judge(journaled, due, there, read_rows(database), topics, late=late)
+    return judge(journaled, due, there, None if database is None else read_rows(database), topics, late=late)

@@ -1,4 +1,5 @@
-"""The child processes of a demo: each a ``headwater`` command in a process group of its own, with its log in a file.
+"""The child processes of a demo: ``headwater`` commands and stores, each in a process group of its own, with its log in
+a file.
 
 Owns starting, watching and stopping them, and the reaper that ends them should this process be killed.
 """
@@ -65,19 +66,29 @@ class Children:
 
     def start(self, name: str, arguments: Sequence[str]) -> Child:
         """Start ``headwater ARGUMENTS`` as the child ``name``."""
+        return self.run(name, [sys.executable, "-m", "headwater.cli", *arguments, "--config", str(self._config)])
+
+    def run(self, name: str, command: Sequence[str], *, directory: Path | None = None) -> Child:
+        """Start any program as the child ``name``, in ``directory`` if one is given."""
         log = self._logs / f"{name}.log"
         with log.open("ab") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "headwater.cli", *arguments, "--config", str(self._config)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                cwd=directory,
                 env=self._environment,
                 start_new_session=True,
             )
         self._tell({"child": process.pid, "started": processes.start_time(process.pid)})
         self._running[name] = Child(name=name, process=process, log=log)
         return self._running[name]
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to the child ``name``, if it still runs."""
+        if self._running[name].ended is None:
+            self._running[name].process.send_signal(number)
 
     def dead(self) -> list[Child]:
         """Those that ended though nobody stopped them."""

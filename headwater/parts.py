@@ -56,7 +56,7 @@ class Places:
 @contextmanager
 def kafkas(directory: Path, children: Children) -> Iterator[tuple[Places, Link]]:
     """Both brokers, and the link in front of the cloud's."""
-    edge_port, cloud_port = _port(EDGE_PORT), _port(CLOUD_PORT)
+    edge_port, cloud_port = port(EDGE_PORT), port(CLOUD_PORT)
     behind, before = processes.free_port(), processes.free_port()
     kafka = directory / "kafka"
     for name in ("edge", "cloud"):
@@ -89,7 +89,8 @@ def kafkas(directory: Path, children: Children) -> Iterator[tuple[Places, Link]]
                 stopped.result()
 
 
-def _port(wanted: int) -> int:
+def port(wanted: int) -> int:
+    """A free TCP port of 127.0.0.1: the one that people expect, if it is."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -131,10 +132,10 @@ def start_sensors(children: Children, places: Places, *, count: int, period: flo
     children.start("sensors", [*line.split(), "--journal", str(places.journal)])
 
 
-def ready(port: int) -> bool:
-    """True if the process whose health is served on ``port`` says that it is ready."""
+def ready(health: int) -> bool:
+    """True if the process whose health is served on ``health`` says that it is ready."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{health}/readyz", timeout=2) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -90,19 +90,27 @@ def cloud_has_topics(children: Children, places: Places, stop: threading.Event) 
     )
 
 
-def wait(stop: threading.Event, until: Callable[[], bool], children: Children, places: Places, otherwise: str) -> None:
+def wait(
+    stop: threading.Event,
+    until: Callable[[], bool],
+    children: Children,
+    places: Places,
+    otherwise: str,
+    *,
+    patience: float = PATIENCE,
+) -> None:
     """Wait until ``until``.
 
     Raises:
         Stopped: ``stop`` was set meanwhile.
-        Stop: a part ended, or it took longer than `PATIENCE`.
+        Stop: a part ended, or it took longer than ``patience`` seconds.
     """
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not until():
         go_on(stop)
         all_alive(children, places)
         if time.monotonic() > deadline:
-            raise Stop(Exit.REFUSED, f"{otherwise} within {PATIENCE:g} s; see {places.directory / 'logs'}")
+            raise Stop(Exit.REFUSED, f"{otherwise} within {patience:g} s; see {places.directory / 'logs'}")
         stop.wait(0.1)
     go_on(stop)
 

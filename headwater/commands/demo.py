@@ -1,23 +1,107 @@
-"""``headwater demo``: see the whole way at work on this machine."""
+"""``headwater demo``: see the whole way at work on this machine, or a sensor city upon it."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater.commands.base import command
+from headwater.commands.base import command, option_name
 from headwater.commands.kafka import Download
-from headwater.exits import Exit
-from headwater.options import Output, OutputOption
+from headwater.exits import Exit, Stop
+from headwater.options import Output, OutputOption, address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from headwater.city import CitySettings, CitySummary
     from headwater.demo import Summary
 
-#: Stopping everything may take as long as this, in seconds: two Kafkas close their logs.
+#: Stopping everything may take as long as this, in seconds: two Kafkas and the stores close their logs.
 GRACE = 45.0
+
+
+class Which(Enum):
+    WAY = "way"
+    CITY = "city"
+
+
+_OF_THE_CITY = "Of the sensor city"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CityOptions:
+    """The options that `demo city` alone has."""
+
+    stations: Annotated[
+        int,
+        typer.Option(
+            "--stations",
+            metavar="N",
+            min=1,
+            max=1000,
+            help="Stations, nine sensors each.",
+            rich_help_panel=_OF_THE_CITY,
+        ),
+    ] = 3
+    add_after: Annotated[
+        float | None,
+        typer.Option(
+            "--add-after",
+            metavar="S",
+            min=0,
+            max=86400,
+            help="When every station gets a new kind of sensor; midway with --for, else at key a.",
+            rich_help_panel=_OF_THE_CITY,
+        ),
+    ] = None
+    outliers: Annotated[
+        float,
+        typer.Option(
+            "--outliers",
+            metavar="RATE",
+            min=0,
+            max=1,
+            help="How many of the readings are outliers.",
+            rich_help_panel=_OF_THE_CITY,
+        ),
+    ] = 0.01
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Repeat the readings of a run.", rich_help_panel=_OF_THE_CITY)
+    ] = None
+    cassandra: Annotated[
+        str | None,
+        typer.Option(
+            "--cassandra",
+            metavar="HOST:PORT",
+            parser=address,
+            help="Your Cassandra, without login; else one is fetched and started.",
+            rich_help_panel=_OF_THE_CITY,
+        ),
+    ] = None
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            "--redis",
+            metavar="HOST:PORT",
+            parser=address,
+            help="Your Redis, without login; else one is fetched and started.",
+            rich_help_panel=_OF_THE_CITY,
+        ),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--without",
+            metavar="STORE",
+            help="Leave cassandra or redis out, on a small machine.",
+            rich_help_panel=_OF_THE_CITY,
+        ),
+    ] = None
 
 
 def register(app: typer.Typer) -> None:
@@ -26,6 +110,11 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
+    ctx: typer.Context,
+    city: CityOptions,
+    which: Annotated[
+        Which, typer.Argument(metavar="[city]", help="The sensor city; left out, the whole way.")
+    ] = Which.WAY,
     sensors: Annotated[int, typer.Option("--sensors", metavar="N", min=1, max=1000, help="Virtual devices.")] = 5,
     duration: Annotated[
         float | None,
@@ -38,9 +127,12 @@ def demo(
     period: Annotated[
         float, typer.Option("--period", metavar="S", min=0.01, max=3600, help="Seconds between two readings.")
     ] = 1.0,
-    dir: Annotated[Path, typer.Option("--dir", metavar="DIR", help="Its data and logs; emptied at each start.")] = Path(
-        ".headwater/demo"
-    ),
+    dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir", metavar="DIR", help="Its data and logs; emptied at each start. Default: .headwater/demo, …/city."
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """See it all: two real Kafkas, gateway, replicator, SQLite store and virtual sensors, on this machine.
@@ -49,28 +141,98 @@ def demo(
     Ctrl-C stops everything at once. With --for it ends by itself, and with exit code 0 only if every value that the
     gateway acknowledged to a device is in the cloud's Kafka and in the store exactly once.
 
+    `demo city` is a sensor city: stations with nine sensors whose readings are normally distributed, analytics that
+    find the outliers and raise alerts, the judged readings in a real Cassandra and the statistics in a real Redis.
+    There a adds a new kind of sensor, and all must be judged and stored once and no outlier be missed.
+
     \b
     Examples:
     headwater demo
     headwater demo --for 60 --wan-cut 20
     headwater demo --sensors 50 --period 0.2 --for 60 --output json
+    headwater demo city --stations 4
+    headwater demo city --for 60 --without cassandra
     """
-    from headwater.demo import DemoSettings, run
-    from headwater.output import print_json
-    from headwater.running import run_thread_until_stopped
 
     def say(line: str) -> None:
         # Only the summary is for programs.
         typer.echo(line, err=output is Output.JSON)
 
-    settings = DemoSettings(
+    _refuse_options_of_the_other(ctx, which)
+    live = output is Output.TABLE and sys.stdin.isatty() and sys.stdout.isatty()
+    if which is Which.CITY:
+        settings = _city_settings(
+            city, duration=duration, wan_cut=wan_cut, period=period, directory=dir or Path(".headwater/city"), live=live
+        )
+        _run_city(settings, say, output)
+        return
+    from headwater.demo import DemoSettings, run
+    from headwater.output import print_json
+    from headwater.running import run_thread_until_stopped
+
+    told = DemoSettings(
         sensors=sensors,
         period=period,
         duration=duration,
         wan_cut=wan_cut,
-        directory=dir,
-        live=output is Output.TABLE and sys.stdin.isatty() and sys.stdout.isatty(),
+        directory=dir or Path(".headwater/demo"),
+        live=live,
     )
+    with Download() as download:
+        summary = run_thread_until_stopped(lambda stop: run(told, stop, say, download.progress), grace=GRACE)
+    if summary is None:
+        say("stopped; nothing is left running")
+        return
+    if output is Output.JSON:
+        print_json(summary.as_json())
+    else:
+        _show(summary)
+    if not summary.right:
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _refuse_options_of_the_other(ctx: typer.Context, which: Which) -> None:
+    """Raises Stop where an option was typed that this demo does not have. (Settings may be there for both.)"""
+    others = {"sensors"} if which is Which.CITY else {field.name for field in fields(CityOptions)}
+    for param in ctx.command.params:
+        source = ctx.get_parameter_source(str(param.name))
+        if param.name in others and source is not None and source.name == "COMMANDLINE":
+            flag = "--" + option_name(param.opts, str(param.name)).replace("_", "-")
+            whose = "headwater demo" if which is Which.CITY else "headwater demo city"
+            raise Stop(Exit.USAGE, f"{flag} is an option of `{whose}`")
+
+
+def _city_settings(
+    given: CityOptions, *, duration: float | None, wan_cut: float, period: float, directory: Path, live: bool
+) -> CitySettings:
+    from headwater.city import CitySettings
+    from headwater.city_stores import Store, choose
+
+    names = [store.value for store in Store]
+    unknown = [name for name in given.without or () if name not in names]
+    if unknown:
+        raise Stop(Exit.USAGE, f"--without {unknown[0]}: the stores are {', '.join(names)}")
+    return CitySettings(
+        stores=choose(
+            {Store.CASSANDRA: given.cassandra, Store.REDIS: given.redis}, [Store(name) for name in given.without or ()]
+        ),
+        stations=given.stations,
+        period=period,
+        duration=duration,
+        wan_cut=wan_cut,
+        add_after=given.add_after,
+        outliers=given.outliers,
+        seed=given.seed,
+        directory=directory,
+        live=live,
+    )
+
+
+def _run_city(settings: CitySettings, say: Callable[[str], None], output: Output) -> None:
+    from headwater.city import run
+    from headwater.output import print_json
+    from headwater.running import run_thread_until_stopped
+
     with Download() as download:
         summary = run_thread_until_stopped(lambda stop: run(settings, stop, say, download.progress), grace=GRACE)
     if summary is None:
@@ -79,7 +241,7 @@ def demo(
     if output is Output.JSON:
         print_json(summary.as_json())
     else:
-        _show(summary)
+        _show_city(summary)
     if not summary.right:
         raise typer.Exit(Exit.REFUSED)
 
@@ -110,4 +272,43 @@ def _show(summary: Summary) -> None:
         f"lost: {found.lost} (on the way to the cloud's topic {found.lost_on_the_way}, edge records not in the cloud "
         f"{found.lost_to_the_cloud}, rows {found.lost_rows}), doubled: {found.doubled} (in the cloud's topic "
         f"{found.doubled_in_the_cloud}, by replication {found.doubled_by_replication}, rows {found.doubled_rows})"
+    )
+
+
+def _show_city(summary: CitySummary) -> None:
+    from headwater.output import console, table
+
+    found, way = summary.city, summary.way
+    columns, rows = summary.sample
+    screen = console()
+    if rows:
+        typer.echo("SELECT * FROM city.readings LIMIT 10")
+        screen.print(table(columns, rows))
+    counts = [
+        ("stations", f"{way.devices} of {summary.stations}"),
+        ("kinds of sensors", str(summary.kinds)),
+        ("notifications acknowledged", str(way.acknowledged)),
+        ("readings judged", str(found.readings_judged)),
+        ("outliers made", f"{found.outliers_made} ({found.outliers_told} of them told to the gateway)"),
+        ("outliers found", f"{found.outliers_found} of {found.outliers_told}"),
+        ("false alarms", str(found.false_alarms)),
+        ("alerts raised", str(found.alerts_raised)),
+        *([] if found.readings_stored is None else [("rows in Cassandra", str(found.readings_stored))]),
+        *([] if summary.redis_keys is None else [("keys in Redis", str(summary.redis_keys))]),
+        ("WAN cut", f"{summary.wan_cut_seconds:.0f} s of {summary.seconds:.0f} s"),
+        ("lost", str(summary.lost)),
+        ("doubled", str(summary.doubled)),
+    ]
+    screen.print(table(("", ""), counts))
+    if summary.right:
+        typer.echo("lost: 0, doubled: 0, every outlier found: all is right")
+        return
+    if way.devices < summary.stations:
+        typer.echo(f"only {way.devices} of {summary.stations} stations registered")
+    if not way.acknowledged:
+        typer.echo("no notification was acknowledged")
+    typer.echo(
+        f"lost: {summary.lost} (on the way to the cloud {way.lost}, not judged {found.lost_readings}, rows "
+        f"{found.lost_rows}), doubled: {summary.doubled} (on the way {way.doubled}, judged {found.doubled_readings}, "
+        f"rows {found.doubled_rows}), outliers missed: {found.outliers_missed}"
     )
