@@ -53,9 +53,11 @@ _RECORD_ERRORS = (ValueError, TypeError, OverflowError)
 _OTHERS: Final = "a key of that name is somebody else's: give this sink another prefix or database"
 _RIGHTS: Final = "the user may not do that: see the page of this sink for the rights that it needs"
 
-#: By what the error says; what redis-py makes a class of its own loses its first word.
+#: By what the error says: what redis-py makes a class of its own loses its first word, and to Redis 6 all that fails in
+#: a script is the script's failure.
 _BY_WORDS: Final[Mapping[str, str]] = {
     "OOM command": "it is full: raise maxmemory, or make room",
+    "read only replica": "it is a replica: name the primary",
     "MISCONF": "it cannot save its data and takes nothing: see its log and its disk",
     "Authentication required": "it asks for a password: set password or password_file",
     "luster mode is not enabled": "it is no Redis Cluster: set cluster = false",
@@ -64,6 +66,7 @@ _BY_WORDS: Final[Mapping[str, str]] = {
     "DB index": "it has no such database",
     "WAITAOF": "wait_for_disk needs Redis 7.2 or Valkey, with appendonly yes",
     "ACL failure": _RIGHTS,
+    "can't run this command": _RIGHTS,
     "WRONGTYPE": _OTHERS,
     "is no statistics": _OTHERS,
 }
