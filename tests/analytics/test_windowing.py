@@ -1,0 +1,248 @@
+"""Jobs of windows without Kafka: groups, silence, clocks that are wrong, options."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import pytest
+
+from analytics.job import Incoming, Job, JobConfigError, Surroundings, parse_options
+from analytics.jobs import JOBS
+from schemas.avro.records import Aggregate, Key, Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
+from schemas.avro.serde import decode, encode
+from schemas.lwm2m.nodes import Resource, ResourceType
+from schemas.lwm2m.path import Path
+from tests.analytics.dict_state import Counts, DictState, Emitted
+
+TEMPERATURE = Path(3303, 0, 5700)
+T0 = 1_790_000_010_000  # a multiple of 30 s
+
+
+class Trial:
+    """A job with its surroundings."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.kind = JOBS[name]
+        self.counts, self.state, self.emitted = Counts(), DictState(), Emitted()
+        self.shown: list[Any] = []
+        around = Surroundings(gateway="gw", group="g", metrics=self.counts, show=self.shown.append)
+        self.job: Job = self.kind.make(parse_options(self.kind, options), around)
+
+    def say(self, ep: str, value: float, at: int, own: int | None = None, path: Path = TEMPERATURE) -> list[Any]:
+        """A notification ``at`` ms after T0 by the gateway; what came out by it."""
+        content = Resource(path=path, type=ResourceType.FLOAT, value=value, timestamp=None if own is None else T0 + own)
+        record = Notification(
+            ticket="t",
+            observation_id="o",
+            server_id="gw",
+            ep=ep,
+            path=str(path),
+            timestamp=T0 + at,
+            rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=content)),
+        )
+        return self.take(encode(record), ep)
+
+    def take(self, value: bytes, ep: str = "") -> list[Any]:
+        before = len(self.emitted.records)
+        self.job.take(Incoming("iot.gw.observations", 0, 0, 0, encode(Key(ep=ep)), value, ()), self.state, self.emitted)
+        return self.results()[before:]
+
+    def silent(self, seconds: float) -> list[Any]:
+        before = len(self.emitted.records)
+        self.job.idle(seconds, self.state, self.emitted)
+        return self.results()[before:]
+
+    def results(self) -> list[Any]:
+        return [decode(value) for _, _, value, _ in self.emitted.records]
+
+
+def test_aggregates_are_of_each_series_and_of_the_endpoint() -> None:
+    trial = Trial("aggregate", window="30s")
+    trial.say("a", 1.0, 0)
+    trial.say("a", 5.0, 1000, path=Path(3304, 0, 5700))
+    trial.say("a", 3.0, 2000)
+    results = trial.say("a", 0.0, 45_000)
+    results += trial.say("b", 0.0, 100_000)
+    of = {one.path: one for one in results if one.start == T0}
+    assert of[None] == Aggregate(
+        server_id="gw", ep="a", start=T0, end=T0 + 30_000, count=3, min=1.0, max=5.0, mean=3.0, sum=9.0, last=3.0
+    )
+    assert (of["/3303/0/5700"].count, of["/3303/0/5700"].last) == (2, 3.0)
+    assert of["/3304/0/5700"].sum == 5.0
+    assert trial.shown == trial.results()
+    assert {(topic, key) for topic, key, _, _ in trial.emitted.records} == {
+        ("analytics.gw.aggregates", encode(Key(ep="a")))
+    }
+
+
+def test_the_maximum_is_an_ordinary_observation() -> None:
+    trial = Trial("max-temperature")
+    for at, value in ((0, 20.0), (10_000, 25.0), (20_000, 22.0)):
+        assert trial.say("a", value, at) == []
+    (result,) = trial.say("a", 1.0, 40_000)
+    assert trial.emitted.records[0][0] == "analytics.gw.observations.maxper30sec"
+    assert (result.ep, result.path, result.timestamp) == ("a", "/3303/0/5700-max", T0)
+    assert result.observation_id == "max-temperature"
+    assert result.rep.body.content == Resource(path=Path(3303, 0, 5700), type=ResourceType.FLOAT, value=25.0)
+
+
+def test_other_paths_and_endpoints_are_left_alone() -> None:
+    trial = Trial("max-temperature", endpoint="a*")
+    trial.say("a", 1.0, 0, path=Path(3304, 0, 5700))
+    trial.say("b", 1.0, 0)
+    trial.say("ab", 1.0, 0)
+    results = [one for at in (60_000, 120_000) for one in trial.say("c", 0.0, at)]
+    assert [one.ep for one in results] == ["ab"]
+
+
+def test_a_sensor_that_fell_silent_has_its_last_window_put_out() -> None:
+    trial = Trial("max-temperature")
+    trial.say("a", 20.0, 0)
+    trial.say("b", 30.0, 0)
+    results = [one for at in range(1000, 60_000, 1000) for one in trial.say("b", 1.0, at)]
+    assert [(one.ep, one.timestamp) for one in results if one.ep == "a"] == [("a", T0)]
+
+
+def test_when_all_fell_silent_the_wall_clock_ends_the_windows_once() -> None:
+    trial = Trial("max-temperature", idle="60s")
+    trial.say("a", 20.0, 0)
+    trial.say("b", 30.0, 0)
+    assert trial.silent(59.0) == []
+    assert sorted(one.ep for one in trial.silent(60.0)) == ["a", "b"]
+    before = dict(trial.state.held)
+    assert trial.silent(61.0) == []
+    assert trial.state.held == before
+    # What comes then goes on by the gateway's clock: a window that was put out stays as it was.
+    assert trial.say("a", 99.0, 1000) == []
+    assert trial.counts.late_ == 1
+    trial.say("a", 1.0, 31_000)
+    assert [one.timestamp for one in trial.say("a", 1.0, 71_000)] == [T0 + 30_000]
+
+
+def test_the_wall_clock_is_left_out_when_told_so() -> None:
+    trial = Trial("max-temperature", idle=0)
+    trial.say("a", 20.0, 0)
+    assert trial.silent(1e6) == []
+
+
+def test_a_late_reading_is_counted_once_and_changes_nothing() -> None:
+    trial = Trial("aggregate", window="30s")
+    trial.say("a", 1.0, 0)
+    trial.say("a", 2.0, 40_000)
+    before = trial.results()
+    trial.say("a", 99.0, 41_000, own=29_999)
+    assert trial.counts.late_ == 1
+    assert trial.results() == before
+
+
+def test_a_device_whose_clock_is_ahead_closes_nobodys_windows() -> None:
+    trial = Trial("max-temperature")
+    trial.say("a", 20.0, 0)
+    trial.say("wrong", 1.0, 0, own=2 * 86_400_000)
+    assert trial.counts.ahead_ == 1
+    trial.say("tolerated", 1.0, 0, own=3_600_000)
+    assert trial.say("a", 25.0, 5_000) == []
+    assert trial.counts.late_ == 0
+    (result,) = [one for one in trial.say("a", 0.0, 45_000) if one.ep == "a"]
+    assert result.rep.body.content.value == 25.0
+
+
+def test_yesterdays_measurements_in_one_go_are_all_counted() -> None:
+    trial = Trial("aggregate", window="1m")
+    day = -86_400_000
+    for minute in range(60):
+        trial.say("a", float(minute), 0, own=day + 60_000 * minute)
+    assert trial.counts.late_ == 0
+    trial.say("b", 0.0, 60_000)
+    trial.say("b", 0.0, 120_000)
+    series = [one for one in trial.results() if one.ep == "a" and one.path]
+    assert [one.sum for one in series] == [float(minute) for minute in range(60)]
+
+
+def test_endless_new_series_are_forgotten_again() -> None:
+    trial = Trial("max-temperature")
+    for number in range(300):
+        trial.say(f"ep-{number}", 1.0, number)
+    held = len(trial.state.held)
+    # By the clock of those that go on speaking.
+    for at in range(0, 2 * 3_600_000 + 200_000, 20_000):
+        trial.say("b", 1.0, at)
+    assert held > 300
+    assert len(trial.state.held) < 20
+    assert sum(one.ep.startswith("ep-") for one in trial.results()) == 300
+
+
+def test_names_that_look_like_other_groups_are_apart() -> None:
+    trial = Trial("aggregate", window="30s")
+    for ep in ("a", "a/3303/0/5700", "1:a", ""):
+        trial.say(ep, 1.0, 0)
+    for at in (60_000, 120_000):
+        trial.say("z", 0.0, at)
+    of_t0 = [(one.ep, one.path) for one in trial.results() if one.start == T0 and one.ep != "z"]
+    assert sorted(of_t0, key=str) == sorted(
+        [(ep, path) for ep in ("a", "a/3303/0/5700", "1:a", "") for path in (None, "/3303/0/5700")], key=str
+    )
+    assert all(one.count == 1 for one in trial.results() if one.start == T0)
+
+
+def test_hopping_sliding_and_by_endpoint_are_options() -> None:
+    hopping = Trial("max-temperature", window="30s", hop="10s", function="count", to="counts")
+    hopping.say("a", 1.0, 0)
+    for at in (45_000, 120_000):
+        hopping.say("b", 1.0, at)
+    mine = [one for one in hopping.results() if one.ep == "a"]
+    assert [one.timestamp - T0 for one in mine] == [-20_000, -10_000, 0]
+    assert {one.path for one in mine} == {"/3303/0/5700-count"}
+    assert {topic for topic, _, _, _ in hopping.emitted.records} == {"counts"}
+
+    sliding = Trial("max-temperature", window="10s", sliding=True, function="range", grace=0)
+    sliding.say("a", 1.0, 0)
+    sliding.say("a", 4.0, 5_000)
+    results = sliding.say("a", 0.0, 20_000)
+    assert [one.rep.body.content.value for one in results] == [3.0]
+
+    whole = Trial("max-temperature", by="endpoint")
+    whole.say("a", 1.0, 0)
+    (result,) = whole.say("a", 2.0, 45_000)
+    assert (type(result), result.path) == (Aggregate, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"window": "soon"}, "no span of time"),
+        ({"window": "0s"}, "at least 1 ms"),
+        ({"hop": "40s"}, "no longer than it"),
+        ({"hop": "10s", "sliding": True}, "exclude each other"),
+        ({"path": "temperature"}, "--path"),
+        ({"function": "median"}, "--function"),
+        ({"to": "a b"}, "no name of a topic"),
+        ({"to": "iot.gw.observations"}, "its own results"),
+        ({"windows": "30s"}, "has no option 'windows'; it has"),
+    ],
+)
+def test_options_that_are_wrong_are_told(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(JobConfigError, match=words):
+        Trial("max-temperature", **options)
+
+
+def test_state_of_other_windows_is_refused() -> None:
+    trial = Trial("max-temperature")
+    trial.say("a", 1.0, 0)
+    other = Trial("max-temperature", window="1m")
+    other.state = trial.state
+    with pytest.raises(JobConfigError, match="--group"):
+        other.say("a", 1.0, 0)
+
+
+@pytest.mark.parametrize("name", ["aggregate", "max-temperature"])
+def test_the_sample_of_a_job_holds_every_option_with_its_default(name: str) -> None:
+    kind = JOBS[name]
+    written = tomllib.loads(kind.sample)
+    commented = {
+        line[2:].partition(" = ")[0] for line in kind.sample.splitlines() if line.startswith("# ") and " = " in line
+    }
+    assert set(written) | commented == set(kind.options.model_fields)
+    if all(field.is_required() is False for field in kind.options.model_fields.values()):
+        assert parse_options(kind, written) == parse_options(kind, {})
