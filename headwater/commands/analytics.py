@@ -10,6 +10,7 @@ import inspect
 import socket
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
@@ -217,7 +218,10 @@ def _run(
     metrics_host: str,
 ) -> None:
     try:
-        from analytics.app import run_job
+        with warnings.catch_warnings():
+            # Libraries of Quix tell one another what is deprecated.
+            warnings.simplefilter("ignore")
+            from analytics.app import run_job
     except ModuleNotFoundError as exc:
         raise Stop(Exit.CANNOT_START, f"{exc.name} is not installed: pip install 'headwater[analytics]'") from exc
     from analytics.job import JobConfigError, JobSettings, parse_options
