@@ -106,6 +106,8 @@ class CassandraServer(Server):
     settings: dict[str, object] = field(default_factory=dict)
     #: Of the certificate's owner, where it speaks TLS.
     ca_file: Path | None = None
+    #: Whether its keyspaces must survive `kill`; without, they are made in less than half the time.
+    killed: bool = True
     _admin: Any = field(default=None, init=False)
 
     @property
@@ -132,6 +134,7 @@ class CassandraServer(Server):
             # It is alone: there is nobody to wait for.
             *("-Dcassandra.ring_delay_ms=0", "-Dcassandra.skip_wait_for_gossip_to_settle=0"),
             *("-Dcassandra.superuser_setup_delay_ms=0", "-Dcassandra.native.epoll.enabled=false"),
+            *([] if self.killed else ["-Dcassandra.unsafesystem=true"]),
             *(f"-javaagent:{agent}", "-cp", f"{jars}/*", "org.apache.cassandra.service.CassandraDaemon"),
         ]
         self.forget()
@@ -227,6 +230,7 @@ def _server(directory: Path, settings: dict[str, object]) -> CassandraServer:
 def shared_server() -> CassandraServer:
     """The one of this session, which ends with this process. Never kill it."""
     server = _server(Path(tempfile.mkdtemp(prefix="headwater-cassandra-")), {})
+    server.killed = False
     atexit.register(server.remove)
     server.start()
     return server
