@@ -225,7 +225,7 @@ class Joining:
     ) -> None:
         kept = state.get(b"j" + group)
         if kept is None and not self._room(reading.ep, state):
-            self._metrics.skipped(1)
+            self._metrics.crowded()
             return
         try:
             aligner = Aligner(self._plan.alignment, kept)

@@ -141,6 +141,7 @@ def test_endless_instances_do_not_fill_the_state(tmp_path: FilePath) -> None:
     for instance in range(MOST_GROUPS + 20):
         trial.say(f"/3303/{instance}/5700", 1.0, 0)
     assert len(trial.state.held) == MOST_GROUPS + 1
+    assert trial.counts.crowded_ == 20
     assert trial.say("/3304/0/5700", 1.0, 0) == [("/3300/100/5700", 0, 0.0)]
 
 
@@ -347,3 +348,8 @@ def test_the_example_makes_dew_points(tmp_path: FilePath) -> None:
     trial.say("/3303/0/5700", 20.0, 400)
     # The table of psychrometry: 25 °C at 60 % is 16.7 °C, 20 °C at 60 % is 12.0 °C.
     assert trial.silent(90) == [("/3303/100/5700", 100, 16.69), ("/3303/100/5700", 400, 12.0)]
+
+
+def test_the_page_shows_the_example_as_it_is() -> None:
+    example = (EXAMPLES / "dew_point.py").read_text()
+    assert example[example.index("from math") :] in (EXAMPLES.parent / "analytics.md").read_text()
