@@ -4,7 +4,7 @@ Owns what is run and what becomes of the figures. The load, the peers and Mirror
 of ``--yardstick`` with its ``run.py`` and ``mm2_bench.py``), the verdicts are `targets`', the memory run is `memory`'s.
 Nothing is installed and nothing stays behind but the yardstick's own build outputs below ``BENCH_WORK``.
 
-    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory,sinks] [--write]
+    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory,sinks,analytics] [--write]
 
 Exit code 0: everything measured reaches its target; 1: something does not; 2: it could not be measured.
 """
@@ -69,6 +69,8 @@ class Plan:
     mirror_seconds: float
     minutes: float
     sink_records: int
+    job_records: int
+    job_memory_records: int
 
 
 FULL = Plan(
@@ -81,6 +83,8 @@ FULL = Plan(
     mirror_seconds=30,
     minutes=10,
     sink_records=60_000,
+    job_records=300_000,
+    job_memory_records=10_000_000,
 )
 QUICK = Plan(
     runs=1,
@@ -92,6 +96,8 @@ QUICK = Plan(
     mirror_seconds=3,
     minutes=0.5,
     sink_records=20_000,
+    job_records=100_000,
+    job_memory_records=500_000,
 )
 
 
@@ -182,7 +188,17 @@ def sinks(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
     return measured
 
 
-PARTS = {"servers": servers, "replication": replication, "memory": memory, "sinks": sinks}
+def analytics(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
+    """Every job and the same fold in Quix Streams alone, run by run in turn; and a job's memory over many readings."""
+    found = folder / "analytics.json"
+    numbers = ("--records", str(plan.job_records), "--memory-records", str(plan.job_memory_records))
+    command = [sys.executable, "-m", "tests.bench.analytics", "--runs", str(plan.runs), *numbers, "--out", str(found)]
+    _run(command, REPOSITORY)
+    measured: Measured = json.loads(found.read_text())
+    return measured
+
+
+PARTS = {"servers": servers, "replication": replication, "memory": memory, "sinks": sinks, "analytics": analytics}
 
 
 def _headwater() -> str:

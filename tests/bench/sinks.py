@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from connectors.kafka import Cluster, KafkaException, TopicPartition, consumer, end_offsets, ensure_topics, producer
+from connectors.kafka import Cluster, ensure_topics, producer
 from connectors.sink_settings import sinks_from_toml
 from connectors.sinks import SINKS, SinkRecord
 from headwater import broker, processes
@@ -29,6 +28,8 @@ from schemas.avro import serde
 from schemas.avro.records import Key, Record, RegistrationNew
 from schemas.avro.topics import Topics
 from tests.bench.bare_clients import BARE
+from tests.bench.targets import BARE_CLIENT, SINK
+from tests.bench.watch import committed_rate, running, say
 from tests.sink_samples import at, new, notification, resource
 from tests.stores import STORES
 from tests.stores.store import Keeps, Store
@@ -40,8 +41,6 @@ ENDPOINTS = 200
 REGISTERED = 1_000
 #: Prometheus takes nothing that is hours old.
 START_MS = int(time.time() * 1000) - 600_000
-#: Patience with a worker, in seconds.
-WORKER_S = 600.0
 
 
 def notifications(number: int) -> list[SinkRecord]:
@@ -134,14 +133,9 @@ def worker(one: Worker, cluster: Cluster, folder: Path, number: int) -> float:
         *(sys.executable, "-m", "headwater.cli", "sink", "run", str(config)),
         *("--gateway", gateway, "--kafka", cluster.bootstrap, "--metrics", "0"),
     ]
-    with (folder / "worker.log").open("wb") as log:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    try:
-        (settings,) = sinks_from_toml(config.read_text(), gateway=gateway, kafka=cluster)
-        return _watched(process, settings.group_id, cluster, topic)
-    finally:
-        process.terminate()
-        process.wait(30)
+    (settings,) = sinks_from_toml(config.read_text(), gateway=gateway, kafka=cluster)
+    with running(command, folder / "worker.log") as process:
+        return committed_rate(process, settings.group_id, cluster, [topic])
 
 
 def _fill(cluster: Cluster, topic: str, records: Sequence[Record]) -> None:
@@ -155,38 +149,12 @@ def _fill(cluster: Cluster, topic: str, records: Sequence[Record]) -> None:
     assert left == 0, f"{left} records could not be produced"
 
 
-def _watched(process: subprocess.Popen[bytes], group: str, cluster: Cluster, topic: str) -> float:
-    """Records/s between the first look that sees committed offsets and the one that sees all of them."""
-    ends = {place: end for place, end in end_offsets(cluster, [topic]).items() if end}
-    wanted = sum(ends.values())
-    reader = consumer(cluster, group, **{"enable.auto.commit": False})
-    places = [TopicPartition(*place) for place in ends]
-    began, first = 0.0, 0
-    until = time.monotonic() + WORKER_S
-    try:
-        while True:
-            try:
-                done = sum(max(0, one.offset) for one in reader.committed(places, timeout=10))
-            except KafkaException:  # a coordinator that is just being made
-                done = 0
-            now = time.perf_counter()
-            if done and not began:
-                began, first = now, done
-            if done == wanted:
-                return (wanted - first) / (now - began)
-            assert process.poll() is None, "the sink ended"
-            assert time.monotonic() < until, f"{done} of {wanted} records after {WORKER_S:g} s"
-            time.sleep(0.02)
-    finally:
-        reader.close()
-
-
 def measure(*, names: Sequence[str], runs: int, number: int) -> dict[str, list[dict[str, float]]]:
-    """All of it, run by run in turn: figures ``NAME per_s`` of the subjects "sinks" and "bare clients"."""
-    found: dict[str, list[dict[str, float]]] = {"sinks": [], "bare clients": []}
+    """All of it, run by run in turn: figures ``NAME per_s`` of both subjects."""
+    found: dict[str, list[dict[str, float]]] = {SINK: [], BARE_CLIENT: []}
     with tempfile.TemporaryDirectory(prefix="headwater-sinks-") as name:
         folder = Path(name)
-        running = broker.start("sinks", processes.free_port(), folder, heap="512m")
+        kafka = broker.start("sinks", processes.free_port(), folder, heap="512m")
         try:
             for run in range(runs):
                 ours: dict[str, float] = {}
@@ -194,22 +162,18 @@ def measure(*, names: Sequence[str], runs: int, number: int) -> dict[str, list[d
                 for sink in names:
                     place = folder / f"{sink}-{run}"
                     ours[f"{sink} per_s"], bare[f"{sink} per_s"] = batches(sink, place, number)
-                    _say(f"{sink}: {ours[f'{sink} per_s']:,.0f}/s, bare client {bare[f'{sink} per_s']:,.0f}/s")
+                    say(f"{sink}: {ours[f'{sink} per_s']:,.0f}/s, bare client {bare[f'{sink} per_s']:,.0f}/s")
                 for label, one in WORKERS.items():
                     if one.sink in names:
                         place = folder / f"worker-{one.sink}-{run}"
                         place.mkdir()
-                        ours[f"{label} per_s"] = worker(one, running.cluster, place, int(number * one.share))
-                        _say(f"{label}: {ours[f'{label} per_s']:,.0f}/s")
-                found["sinks"].append(ours)
-                found["bare clients"].append(bare)
+                        ours[f"{label} per_s"] = worker(one, kafka.cluster, place, int(number * one.share))
+                        say(f"{label}: {ours[f'{label} per_s']:,.0f}/s")
+                found[SINK].append(ours)
+                found[BARE_CLIENT].append(bare)
         finally:
             broker.stop("sinks", folder)
     return found
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> int:

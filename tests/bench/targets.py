@@ -15,11 +15,12 @@ from enum import Enum
 Runs = Sequence[Mapping[str, float]]
 
 #: The subjects that are compared: the gateway and its peers, the replicator and MirrorMaker 2, the memory measurement,
-#: the sinks and their stores' bare clients.
+#: the sinks and their stores' bare clients, the analytics jobs and Quix Streams alone.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 MEMORY = "memory"
 SINK, BARE_CLIENT = "sinks", "bare clients"
+JOB, QUIX = "analytics jobs", "plain Quix Streams"
 
 
 class Bound(Enum):
@@ -81,6 +82,12 @@ def _sink(label: str, name: str) -> Target:
     return Target(label=label, subject=SINK, figure=figure, bound=Bound.AT_LEAST, limit=0.6, against=BARE_CLIENT)
 
 
+def _job(name: str) -> Target:
+    figure = f"{name} per_s"
+    label = f"job {name}, records/s in one process"
+    return Target(label=label, subject=JOB, figure=figure, bound=Bound.AT_LEAST, limit=0.7, against=QUIX)
+
+
 TARGETS: tuple[Target, ...] = (
     _server("notifications, confirmable and durable, /s", "notify_max landed_per_s", Bound.AT_LEAST, 1.5),
     _server("CPU-seconds per 10,000 notifications", "notify_max cpu_s_per_10k", Bound.AT_MOST, 0.5),
@@ -109,6 +116,8 @@ TARGETS: tuple[Target, ...] = (
     _own(SINK, "one worker into InfluxDB, notifications/s", "influxdb worker per_s", Bound.AT_LEAST, 10_000),
     _own(SINK, "one worker into SQLite, notifications/s", "sqlite worker per_s", Bound.AT_LEAST, 10_000),
     _own(SINK, "one worker into OrientDB, changed registrations/s", "orientdb worker per_s", Bound.AT_LEAST, 1_000),
+    *(_job(name) for name in ("aggregate", "max-temperature", "statistics", "outliers", "join", "filter")),
+    _own(JOB, "memory of a job at the end, by that after a tenth of the readings", "memory growth", Bound.AT_MOST, 1.1),
 )  # fmt: skip
 
 #: Figures that are shown without a target: what they are called, whose, and beside whom.
