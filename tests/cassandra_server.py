@@ -214,9 +214,10 @@ class CassandraServer(Server):
         return [row._asdict() for row in found]
 
 
-def new_server(directory: Path, **settings: object) -> CassandraServer:
+def new_server(directory: Path, ca_file: Path | None = None, **settings: object) -> CassandraServer:
     """A server on free ports that answers already."""
     server = _server(directory, settings)
+    server.ca_file = ca_file
     server.start()
     return server
 

@@ -426,6 +426,29 @@ def test_two_that_begin_at_once_make_the_tables_together(store: CassandraStore) 
     assert len(store.history()) == 3
 
 
+def test_over_tls_the_certificate_must_be_of_somebody_trusted(tmp_path: Path) -> None:
+    key, certificate, both = tmp_path / "key.pem", tmp_path / "ca.pem", tmp_path / "server.p12"
+    for command in (
+        f"req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+        f" -keyout {key} -out {certificate}",
+        f"pkcs12 -export -inkey {key} -in {certificate} -out {both} -passout pass:changeit",
+    ):
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True, timeout=PATIENCE_S)
+    keystore = {"enabled": True, "keystore": str(both), "keystore_password": "changeit", "store_type": "PKCS12"}
+    server = new_server(tmp_path / "cassandra", certificate, client_encryption_options=keystore)
+    try:
+        store = CassandraStore(tmp_path, server)
+        write(store, [reading(0)], tls=True, ca_file=str(certificate))
+        for options in ({"tls": True}, {}):
+            sink = open_cassandra({**store.options(), **options})
+            with pytest.raises(RetryLater, match="certificate verify failed" if options else "no node takes it"):
+                sink.write([reading(1, timestamp=2_000)])
+            sink.close()
+        assert len(store.history()) == 1
+    finally:
+        server.remove()
+
+
 # ---- options
 
 
