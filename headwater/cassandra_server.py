@@ -119,6 +119,8 @@ def command(
         # It is alone: there is nobody to wait for.
         *("-Dcassandra.ring_delay_ms=0", "-Dcassandra.skip_wait_for_gossip_to_settle=0"),
         *("-Dcassandra.superuser_setup_delay_ms=0", "-Dcassandra.native.epoll.enabled=false"),
+        # Tables are in the commit log, as all that is written; they need not be flushed at once as well.
+        "-Dcassandra.unsafesystem=true",
         *(f"-javaagent:{agent}", "-cp", f"{jars}/*", "org.apache.cassandra.service.CassandraDaemon"),
     ]
 

@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from cloud.feed import Feed
-from connectors.kafka import partition_counts, read_to_end
-from gateway.devices.metrics import CITY, METRICS
+from connectors.kafka import read_to_end
+from gateway.devices.metrics import METRICS
 from headwater import city_stores
 from headwater.audit import Verdict, audit
 from headwater.children import Children
 from headwater.city_audit import CityVerdict, judge_city
 from headwater.city_findings import Findings
-from headwater.city_rules import THRESHOLD, rules
+from headwater.city_parts import made, results, results_have_topics, start_analytics, start_stations, to_paste
 from headwater.city_stores import Store, Stores
 from headwater.city_view import CityPicture
 from headwater.cuts import Cuts
 from headwater.journal import read_journal, read_outliers
 from headwater.kafka_jars import DownloadStopped, Progress
 from headwater.link import Link
-from headwater.parts import GATEWAY, Places, all_alive, command
+from headwater.parts import GATEWAY, Places, all_alive
 from headwater.screen import face
 from headwater.traffic import Traffic
 from headwater.way import Stopped, cloud_has_topics, gateway_is_ready, go_on, settled, wait, way
@@ -38,8 +38,6 @@ from schemas.avro.records import Alert, EnrichedReading
 from schemas.avro.serde import SerdeError, decode
 from schemas.avro.topics import TopicKind, Topics
 
-#: The kind of sensor that every station gets while the city runs.
-LATER = tuple(name for name in METRICS if name not in CITY)
 #: The stores are looked at so often, in seconds.
 _LOOK_AT_STORES = 5.0
 _SAMPLE_ROWS = 10
@@ -57,9 +55,8 @@ class CitySettings:
     wan_cut: float = 0.0
     #: When the stations get one more kind of sensor; None: in the middle of ``duration``, and at a key.
     add_after: float | None = None
-    #: How many readings are outliers, and how far from the mean at least, in standard deviations.
+    #: How many of the readings are outliers.
     outliers: float = 0.01
-    outlier_size: float = 6.0
     seed: int | None = None
     directory: Path = Path(".headwater/city")
     live: bool = False
@@ -137,12 +134,20 @@ def run(
             _start_stores(stores, children, places, stop, say)
             gateway_is_ready(children, places, stop)
             cloud_has_topics(children, places, stop)
-            _start_analytics(children, places, stores)
-            wait(stop, lambda: _results_have_topics(places), children, places, "the jobs made no topics")
+            start_analytics(children, places, stores)
+            wait(stop, lambda: results_have_topics(places), children, places, "the jobs made no topics")
             # A device that nobody answers waits longer and longer, so they start last.
-            _start_stations(settings, children, places)
+            start_stations(
+                children,
+                places,
+                stations=settings.stations,
+                period=settings.period,
+                outliers=settings.outliers,
+                seed=settings.seed,
+                grows_at=settings.grows_at,
+            )
             say(f"all parts run after {time.monotonic() - began:.1f} s; try these in another terminal:\n")
-            say("\n".join(f"  {line}" for line in to_paste(places, settings)) + "\n")
+            say("\n".join(f"  {line}" for line in to_paste(places, stores, settings.stations)) + "\n")
             flown, cut_seconds, kinds = _flow(settings, children, places, link, stop, say)
             if stop.is_set():
                 say("stopping …")
@@ -186,47 +191,6 @@ def _start_stores(
     )
 
 
-def _start_analytics(children: Children, places: Places, stores: Stores) -> None:
-    """The jobs and the sinks, all of them in the cloud."""
-    own = places.directory / "rules.toml"
-    own.write_text(rules(METRICS.values()), "utf-8")
-    common = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}".split()
-    for job, more in {"statistics": [], "outliers": ["--rules", str(own), "--limit", f"{THRESHOLD:g}"]}.items():
-        state = str(places.directory / "analytics" / job)
-        children.start(job, ["analytics", "run", job, *common, "--state", state, "--quiet", *more])
-    if stores.addresses:
-        sinks = places.directory / "sinks.toml"
-        sinks.write_text(city_stores.sinks_file(stores), "utf-8")
-        children.start("sinks", ["sink", "run", str(sinks), *common])
-
-
-def _results(topics: Topics) -> list[str]:
-    """What the jobs write."""
-    return [topics.name(kind) for kind in (TopicKind.STATISTICS, TopicKind.READINGS, TopicKind.ALERTS)]
-
-
-def _results_have_topics(places: Places) -> bool:
-    wanted = _results(Topics(GATEWAY))
-    return len(partition_counts(places.cloud, wanted)) == len(wanted)
-
-
-def _start_stations(settings: CitySettings, children: Children, places: Places) -> None:
-    line = (
-        f"station --server {places.coap} --endpoint station --count {settings.stations} --period {settings.period:g} "
-        f"--outliers {settings.outliers:g} --outlier-size {settings.outlier_size:g}"
-    )
-    later = [word for name in LATER for word in ("--add", name)]
-    after = [] if settings.grows_at is None else ["--after", f"{settings.grows_at:g}"]
-    seed = [] if settings.seed is None else ["--seed", str(settings.seed)]
-    files = ["--journal", str(places.journal), "--made", str(_made(places))]
-    children.start("stations", [*line.split(), *later, *after, *seed, *files])
-
-
-def _made(places: Places) -> Path:
-    """The file of the outliers that the stations make."""
-    return places.directory / "outliers.jsonl"
-
-
 def _flow(
     settings: CitySettings,
     children: Children,
@@ -242,7 +206,7 @@ def _flow(
     head = f"sensor city: {settings.stations} stations on gateway {GATEWAY}"
     with ExitStack() as stack:
         traffic = stack.enter_context(Traffic(GATEWAY, places.edge, places.cloud, places.journal, places.database))
-        results = stack.enter_context(Feed(places.cloud, _results(Topics(GATEWAY))))
+        found = stack.enter_context(Feed(places.cloud, results(Topics(GATEWAY))))
         screen = stack.enter_context(face(live=settings.live, say=say))
         while not stop.is_set():
             now = time.monotonic() - began
@@ -250,13 +214,12 @@ def _flow(
                 break
             cuts.at(now)
             flow = traffic.look(seconds=now, link_cut=cuts.is_cut)
-            for item in results.poll(0.1):
+            for item in found.poll(0.1):
                 if item.record is not None:
                     findings.take(item.record)
             if now >= look_at and Store.REDIS in settings.stores.addresses:
                 look_at = now + _LOOK_AT_STORES
-                keys = city_stores.redis_keys(settings.stores)
-                kept["redis keys"] = "no answer" if keys is None else str(keys)
+                kept["redis keys"] = str(city_stores.redis_keys(settings.stores))
             screen.show(
                 CityPicture(
                     flow=flow, inventory=traffic.picture, findings=findings, metrics=METRICS, kept=kept, head=head
@@ -295,7 +258,7 @@ def _settle(
         lambda found: found[0].lost + found[1].lost == 0 or found[0].doubled + found[1].doubled > 0,
         lambda found: (
             f"{found[0].lost} notifications and records of the edge, {found[1].lost_readings} readings to be judged, "
-            f"{found[1].lost_rows} rows"
+            f"{found[1].lost_rows} rows, {found[1].lost_counts} readings in the statistics"
         ),
         children,
         places,
@@ -319,11 +282,12 @@ def _audit_city(stores: Stores, places: Places, began_ms: int) -> CityVerdict:
         except SerdeError:
             continue  # somebody else's: it is none of what the jobs write
     return judge_city(
-        read_outliers(_made(places)),
+        read_outliers(made(places)),
         read_journal(places.journal),
         readings,
         alerts,
         city_stores.readings(stores, began_ms) if Store.CASSANDRA in stores.addresses else None,
+        city_stores.lengths(stores) if Store.REDIS in stores.addresses else None,
     )
 
 
@@ -331,24 +295,3 @@ def _sample(stores: Stores) -> tuple[list[str], list[list[str]]]:
     if Store.CASSANDRA not in stores.addresses:
         return [], []
     return city_stores.first_readings(stores, _SAMPLE_ROWS)
-
-
-def to_paste(places: Places, settings: CitySettings) -> list[str]:
-    """Commands to paste into another terminal."""
-    first = "station" if settings.stations == 1 else "station-1"
-    at = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
-    headwater = command()
-    lines = [
-        f"{headwater} devices {at} --watch",
-        f"{headwater} read {first} /3346 {at}",
-        f"{headwater} tail statistics {at}",
-        f"{headwater} tail alerts {at}",
-    ]
-    stores = settings.stores
-    if Store.CASSANDRA in stores.addresses:
-        host, number = stores.host_and_port(Store.CASSANDRA)
-        lines.append(f"cqlsh {host} {number} -e 'SELECT * FROM {city_stores.KEYSPACE}.readings LIMIT 10'")
-    if Store.REDIS in stores.addresses:
-        host, number = stores.host_and_port(Store.REDIS)
-        lines.append(f"redis-cli -h {host} -p {number} HGETALL 'hw:{{{GATEWAY}}}:statistics:{first}'")
-    return lines

@@ -6,7 +6,7 @@ Beside `headwater.audit`, which follows each value from the sensor to the cloud:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from schemas.avro.records import Alert, EnrichedReading
 
 #: Endpoint, path, value.
 Told = tuple[str, str, Any]
+#: Endpoint, path.
+Series = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +36,14 @@ class CityVerdict:
     readings_told: int
     readings_judged: int
     readings_stored: int | None
+    #: Readings that the statistics in Redis are of; None where there is no such store.
+    readings_counted: int | None
     lost_readings: int
     doubled_readings: int
     lost_rows: int
     doubled_rows: int
+    lost_counts: int
+    doubled_counts: int
 
     @property
     def outliers_missed(self) -> int:
@@ -45,11 +51,11 @@ class CityVerdict:
 
     @property
     def lost(self) -> int:
-        return self.lost_readings + self.lost_rows
+        return self.lost_readings + self.lost_rows + self.lost_counts
 
     @property
     def doubled(self) -> int:
-        return self.doubled_readings + self.doubled_rows
+        return self.doubled_readings + self.doubled_rows + self.doubled_counts
 
 
 def judge_city(
@@ -58,14 +64,21 @@ def judge_city(
     readings: Sequence[EnrichedReading],
     alerts: Iterable[Alert],
     rows: Sequence[Told] | None,
+    lengths: Mapping[Series, int] | None,
 ) -> CityVerdict:
-    """Compare what the stations made and told with what was judged and stored; ``rows`` None: nothing is stored."""
+    """Compare what the stations made and told with what was judged and stored.
+
+    ``rows`` of readings and ``lengths`` of statistics are what the stores have; None: there is no such store.
+    """
     told = Counter((one.ep, path, value) for one in journal for path, value in one.values)
     judged = Counter((one.ep, one.path, one.value) for one in readings)
     outliers = Counter((one.ep, str(one.path), one.value) for one in made)
     flagged = Counter((one.ep, one.path, one.value) for one in readings if one.outlier)
     known = outliers & told
     stored = None if rows is None else Counter(rows)
+    due = Counter((one.ep, one.path) for one in readings)
+    # What is of other endpoints was there before.
+    counted = None if lengths is None else Counter({series: lengths[series] for series in due if series in lengths})
     return CityVerdict(
         outliers_made=outliers.total(),
         outliers_told=known.total(),
@@ -75,9 +88,12 @@ def judge_city(
         readings_told=told.total(),
         readings_judged=judged.total(),
         readings_stored=None if stored is None else stored.total(),
+        readings_counted=None if counted is None else counted.total(),
         lost_readings=(told - judged).total(),
         # What was judged and is not in the journal may be one whose acknowledgement was on its way at the end.
         doubled_readings=sum((judged - told)[one] for one in told),
         lost_rows=0 if stored is None else (judged - stored).total(),
         doubled_rows=0 if stored is None else (stored - judged).total(),
+        lost_counts=0 if counted is None else (due - counted).total(),
+        doubled_counts=0 if counted is None else (counted - due).total(),
     )

@@ -6,6 +6,7 @@ sinks write there is `connectors.sinks`'.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING
 
 from headwater import cassandra_server, processes, redis_server
 from headwater.children import Children
-from headwater.city_audit import Told
+from headwater.city_audit import Series, Told
 from headwater.exits import Exit, Stop
 from headwater.installed import FetchError
 from headwater.parts import GATEWAY, Places, port
 
 if TYPE_CHECKING:
+    from redis import Redis
+
     from connectors.sinks.cassandra_session import CassandraSession
 
 KEYSPACE = "city"
@@ -138,14 +141,10 @@ def answer(stores: Stores) -> bool:
 
 
 def _redis_answers(stores: Stores) -> bool:
-    from redis import Redis
-    from redis.exceptions import RedisError
-
-    host, number = stores.host_and_port(Store.REDIS)
     try:
-        with Redis(host=host, port=number, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT) as client:
+        with _redis(stores) as client:
             return bool(client.ping())
-    except (RedisError, OSError):
+    except Stop:
         return False
 
 
@@ -179,17 +178,41 @@ def sinks_file(stores: Stores) -> str:
     return "\n".join(tables)
 
 
-def redis_keys(stores: Stores) -> int | None:
-    """How many keys the city has in Redis; None if that does not answer."""
+@contextmanager
+def _redis(stores: Stores) -> Iterator[Redis]:
+    """A client. Raises Stop where Redis does not answer."""
     from redis import Redis
     from redis.exceptions import RedisError
 
     host, number = stores.host_and_port(Store.REDIS)
     try:
-        with Redis(host=host, port=number, socket_timeout=_TIMEOUT, socket_connect_timeout=_TIMEOUT) as client:
-            return sum(1 for _ in client.scan_iter(match=f"hw:{{{GATEWAY}}}:*", count=1000))
-    except (RedisError, OSError):
-        return None
+        with Redis(
+            host=host,
+            port=number,
+            socket_timeout=_TIMEOUT,
+            socket_connect_timeout=_TIMEOUT,
+            decode_responses=True,
+        ) as client:
+            yield client
+    except (RedisError, OSError) as exc:
+        raise Stop(Exit.UNREACHABLE, f"Redis at {stores.addresses[Store.REDIS]}: {exc}") from exc
+
+
+def redis_keys(stores: Stores) -> int:
+    """How many keys the city has in Redis. Raises Stop where it does not answer."""
+    with _redis(stores) as client:
+        return sum(1 for _ in client.scan_iter(match=f"hw:{{{GATEWAY}}}:*", count=1000))
+
+
+def lengths(stores: Stores) -> dict[Series, int]:
+    """How many readings the statistics in Redis are of, by endpoint and path. Raises Stop as `redis_keys`."""
+    start = f"hw:{{{GATEWAY}}}:statistics:"
+    found = {}
+    with _redis(stores) as client:
+        for key in client.scan_iter(match=f"{start}*", count=1000):
+            for path, told in client.hgetall(key).items():
+                found[str(key).removeprefix(start), str(path)] = int(json.loads(told)["stream_length"])
+    return found
 
 
 def readings(stores: Stores, since_ms: int) -> list[Told]:

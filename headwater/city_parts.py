@@ -1,0 +1,92 @@
+"""The parts that a sensor city has beside the way's: stations, analytics jobs, sinks; and what to try while it runs.
+
+Owns how each is started. The stores are `headwater.city_stores`'s, the order is `headwater.city`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from connectors.kafka import partition_counts
+from gateway.devices.metrics import CITY, METRICS
+from headwater import city_stores
+from headwater.children import Children
+from headwater.city_rules import THRESHOLD, rules
+from headwater.city_stores import Store, Stores
+from headwater.parts import GATEWAY, Places, command
+from schemas.avro.topics import TopicKind, Topics
+
+#: The kinds of sensor that every station gets while the city runs.
+LATER = tuple(name for name in METRICS if name not in CITY)
+
+
+def start_analytics(children: Children, places: Places, stores: Stores) -> None:
+    """The jobs and the sinks, all of them in the cloud."""
+    own = places.directory / "rules.toml"
+    own.write_text(rules(METRICS.values()), "utf-8")
+    common = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}".split()
+    for job, more in {"statistics": [], "outliers": ["--rules", str(own), "--limit", f"{THRESHOLD:g}"]}.items():
+        state = str(places.directory / "analytics" / job)
+        children.start(job, ["analytics", "run", job, *common, "--state", state, "--quiet", *more])
+    if stores.addresses:
+        sinks = places.directory / "sinks.toml"
+        sinks.write_text(city_stores.sinks_file(stores), "utf-8")
+        children.start("sinks", ["sink", "run", str(sinks), *common])
+
+
+def results(topics: Topics) -> list[str]:
+    """What the jobs write."""
+    return [topics.name(kind) for kind in (TopicKind.STATISTICS, TopicKind.READINGS, TopicKind.ALERTS)]
+
+
+def results_have_topics(places: Places) -> bool:
+    """Whether the jobs have made them."""
+    wanted = results(Topics(GATEWAY))
+    return len(partition_counts(places.cloud, wanted)) == len(wanted)
+
+
+def start_stations(
+    children: Children,
+    places: Places,
+    *,
+    stations: int,
+    period: float,
+    outliers: float,
+    seed: int | None,
+    grows_at: float | None,
+) -> None:
+    """Start the stations, in one process; they get the sensors of `LATER` at ``grows_at`` seconds, and at SIGUSR1."""
+    line = (
+        f"station --server {places.coap} --endpoint station --count {stations} --period {period:g} "
+        f"--outliers {outliers:g}"
+    )
+    later = [word for name in LATER for word in ("--add", name)]
+    after = [] if grows_at is None else ["--after", f"{grows_at:g}"]
+    repeated = [] if seed is None else ["--seed", str(seed)]
+    files = ["--journal", str(places.journal), "--made", str(made(places))]
+    children.start("stations", [*line.split(), *later, *after, *repeated, *files])
+
+
+def made(places: Places) -> Path:
+    """The file of the outliers that the stations make."""
+    return places.directory / "outliers.jsonl"
+
+
+def to_paste(places: Places, stores: Stores, stations: int) -> list[str]:
+    """Commands to paste into another terminal."""
+    first = "station" if stations == 1 else "station-1"
+    at = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
+    headwater = command()
+    lines = [
+        f"{headwater} devices {at} --watch",
+        f"{headwater} read {first} /3346 {at}",
+        f"{headwater} tail statistics {at}",
+        f"{headwater} tail alerts {at}",
+    ]
+    if Store.CASSANDRA in stores.addresses:
+        host, number = stores.host_and_port(Store.CASSANDRA)
+        lines.append(f"cqlsh {host} {number} -e 'SELECT * FROM {city_stores.KEYSPACE}.readings LIMIT 10'")
+    if Store.REDIS in stores.addresses:
+        host, number = stores.host_and_port(Store.REDIS)
+        lines.append(f"redis-cli -h {host} -p {number} HGETALL 'hw:{{{GATEWAY}}}:statistics:{first}'")
+    return lines
