@@ -42,6 +42,8 @@ class AlertTable:
         self._firing: dict[AlertKey, _Known] = {}
         self._ended: dict[AlertKey, _Known] = {}
         self._changed: set[AlertKey] = set()
+        #: What fires there, for all that this table knows: its end must be told, however long ago it was.
+        self._there: set[AlertKey] = set()
 
     def apply(self, gateway: str, alert: Alert, place: Place, written: float, now: float) -> AlertKey:
         """One record of the topic, there since ``written``; in the order of its partition."""
@@ -52,7 +54,7 @@ class AlertTable:
         if alert.state is AlertState.FIRING:
             self._firing[key] = _Known(alert, place)
             self._changed.add(key)
-        elif now - written <= self._hold_s:
+        elif key in self._there or now - written <= self._hold_s:
             self._ended[key] = _Known(alert, place)
             self._changed.add(key)
         # Else nobody has told of it for so long that Alertmanager has ended it by itself.
@@ -64,6 +66,7 @@ class AlertTable:
             for key in [key for key, (_, place) in known.items() if place in places]:
                 del known[key]
                 self._changed.discard(key)
+                self._there.discard(key)
 
     def changed(self) -> list[AlertKey]:
         """What is to be told now."""
@@ -77,7 +80,10 @@ class AlertTable:
         """Alertmanager has taken these, or never will."""
         for key in keys:
             self._changed.discard(key)
-            self._ended.pop(key, None)
+            if self._ended.pop(key, None) is None:
+                self._there.add(key)
+            else:
+                self._there.discard(key)
 
     def posted(self, keys: Iterable[AlertKey], now: float) -> list[dict[str, Any]]:
         """The alerts as Alertmanager takes them."""

@@ -246,7 +246,7 @@ def open_webhook(options: Mapping[str, object]) -> WebhookSink:
 KIND = SinkKind(
     name="webhook",
     open=open_webhook,
-    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.ALERTS),
     sample_config="""\
 # Events as signed HTTP POSTs.
 [webhook]
@@ -259,9 +259,9 @@ secret_file = "/run/secrets/webhook_secret"
 # A request of a batch has no more events and bytes than these (a larger event goes alone).
 # max_events = 500
 # max_bytes = 1000000
-# What is sent: "history" (notifications and replies), "registrations".
-# kinds = ["history", "registrations"]
-# Of history only the values at or below these paths; * stands for any id. Default: all.
+# What is sent: "history" (notifications and replies), "registrations", "alerts" (of the job `outliers`).
+# kinds = ["history", "registrations", "alerts"]
+# Of history and alerts only the values at or below these paths; * stands for any id. Default: all.
 # paths = ["/3303/*/5700", "/3"]
 # How many seconds connecting, and then a request to the end of its answer, may take.
 # timeout_s = 5

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from connectors.sinks.graph import endpoint_properties, links_json
 from connectors.sinks.history import points
 from connectors.sinks.sink import SinkRecord
+from schemas.avro.analytics_records import Alert
 from schemas.avro.records import Notification, Registration, Response
 from schemas.lwm2m.nodes import ObjectLink, Value
 from schemas.lwm2m.path import Path, PathError, PathPattern
@@ -27,6 +28,7 @@ class EventKind(Enum):
 
     HISTORY = "history"
     REGISTRATIONS = "registrations"
+    ALERTS = "alerts"
 
 
 class Event(NamedTuple):
@@ -59,6 +61,8 @@ def event(record: SinkRecord, kinds: frozenset[EventKind], paths: Sequence[PathP
         case Registration():
             # Its own times are the device's life, not this event's.
             kind, at, said = EventKind.REGISTRATIONS, record.timestamp, _registration(record.record)
+        case Alert():
+            kind, at, said = EventKind.ALERTS, record.record.timestamp, _alert(record.record, paths)
         case other:
             raise Unsendable(f"a {type(other).__name__} is nothing that this store keeps")
     if kind not in kinds or said is None:
@@ -111,6 +115,24 @@ def _registration(said: Registration) -> Mapping[str, object]:
     if properties.get("attributes") is not None:
         properties["attributes"] = dict(body.attributes or {})  # type: ignore[union-attr]  # nor this one
     return {"server": body.server_id, "ep": body.ep, "event": said.kind.value, "endpoint": properties}
+
+
+def _alert(said: Alert, paths: Sequence[PathPattern]) -> Mapping[str, object] | None:
+    if paths and not _is_chosen(said.path, paths):
+        return None
+    return {
+        "server": said.server_id,
+        "ep": said.ep,
+        "path": said.path,
+        "alert": said.id,
+        "rule": said.rule,
+        "severity": said.severity,
+        "state": said.state.value,
+        "value": _json(said.value),
+        "threshold": _json(said.threshold),
+        "since": said.since,
+        "summary": said.summary,
+    }
 
 
 def _is_chosen(path: str, paths: Sequence[PathPattern]) -> bool:

@@ -258,6 +258,19 @@ def test_an_end_of_long_ago_is_not_told() -> None:
     assert table.everything() == []
 
 
+def test_the_end_of_what_fires_there_is_told_however_old_it_is() -> None:
+    table = AlertTable(resend_s=60.0)
+    place = ("analytics.gw.alerts", 0)
+    table.apply("gw", alert(), place, 1_000.0, 5_000.0)
+    table.told(table.changed())
+    table.apply("gw", ended(alert()), place, 1_100.0, 5_000.0)
+    assert len(table.changed()) == 1
+    table.told(table.changed())
+    assert table.changed() == []
+    table.apply("gw", ended(alert()), place, 1_100.0, 5_000.0)
+    assert table.changed() == []
+
+
 # ---- an Alertmanager that does not take them
 
 
@@ -279,7 +292,15 @@ def test_one_that_hangs_asks_for_patience() -> None:
         with pytest.raises(RetryLater, match="no answer"):
             sink.write([at("gw", 0, alert())])
         server.go_on()
-        sink.write([at("gw", 0, alert())])
+
+        def taken() -> bool:
+            try:
+                sink.write([at("gw", 0, alert())])
+            except RetryLater:
+                return False
+            return True
+
+        eventually(taken, True)
         assert names(server, "gw")() == ["hot"]
         sink.close()
     finally:
