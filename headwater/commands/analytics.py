@@ -218,9 +218,8 @@ def _run(
     metrics_host: str,
 ) -> None:
     try:
-        with warnings.catch_warnings():
-            # Libraries of Quix tell one another what is deprecated.
-            warnings.simplefilter("ignore")
+        # Libraries of Quix tell one another what is deprecated, whatever the filters of warnings say.
+        with warnings.catch_warnings(record=True):
             from analytics.app import run_job
     except ModuleNotFoundError as exc:
         raise Stop(Exit.CANNOT_START, f"{exc.name} is not installed: pip install 'headwater[analytics]'") from exc

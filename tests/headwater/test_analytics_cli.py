@@ -1,0 +1,111 @@
+"""The analytics jobs on the command line: which there are, their options as flags and as a file, what is shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from analytics.jobs import JOBS
+from connectors.kafka import Cluster, ensure_topics, producer
+from headwater.cli import app
+from headwater.exits import Exit
+from schemas.avro.records import Key, Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
+from schemas.avro.serde import encode
+from schemas.avro.topics import Topics
+from schemas.lwm2m.nodes import Resource, ResourceType
+from schemas.lwm2m.path import Path as LwM2MPath
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["analytics", *arguments])
+
+
+def test_every_job_is_listed_and_described() -> None:
+    listed = json.loads(run("list", "--output", "json").stdout)
+    assert [row["name"] for row in listed] == list(JOBS)
+    assert all(row["does"] and row["output"] and row["options"] for row in listed)
+    assert "max-temperature" in run("list").stdout
+    for name in JOBS:
+        shown = run("describe", name).stdout
+        tomllib.loads(shown)
+        assert f"headwater analytics run {name} " in shown
+
+
+def test_every_option_of_a_job_is_in_its_help() -> None:
+    for name, kind in JOBS.items():
+        told = CliRunner().invoke(app, ["analytics", "run", name, "--help"], env={"COLUMNS": "200"}).stdout
+        for option, field in kind.options.model_fields.items():
+            assert f"--{(field.alias or option).replace('_', '-')}" in told
+        assert "Examples:" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["describe", "max-temperatur"], "did you mean 'max-temperature'"),
+        (["run", "max-temperature", "--gateway", "g", "--window", "soon"], "'soon' is no span of time"),
+        (["run", "max-temperature", "--gateway", "g", "--function", "median"], "--function"),
+        (["run", "max-temperature", "--gateway", "g", "--hop", "10s", "--sliding"], "exclude each other"),
+        (["run", "max-temperature", "--gateway", "g", "--options", "none.toml"], "No such file"),
+        (["run", "max-temperature"], "--gateway"),
+        (["run", "max-temperature", "--gateway", "a b"], "gateway id"),
+    ],
+)
+def test_what_is_wrong_is_told_in_words(arguments: list[str], words: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == Exit.USAGE
+    assert words in " ".join(result.output.replace("│", " ").split())
+    assert "Traceback" not in result.output
+
+
+def test_a_file_with_an_unknown_option_is_told_which_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "windows.toml"
+    file.write_text('windows = "30s"\n')
+    result = run("run", "max-temperature", "--gateway", "g", "--options", str(file))
+    assert result.exit_code == Exit.USAGE
+    assert "no option 'windows'; it has" in result.output
+
+
+@pytest.mark.kafka
+def test_results_are_lines_of_json_and_sigterm_ends_the_job(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    topics = Topics(gateway_id)
+    ensure_topics(kafka, topics.partitions())
+    sender = producer(kafka)
+    path = LwM2MPath(3304, 0, 5700)
+    for at, value in ((0, 50.0), (1, 60.0), (100, 1.0)):
+        time = 1_790_000_010_000 + at * 1000
+        content = Resource(path=path, type=ResourceType.FLOAT, value=value)
+        rep = ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=content))
+        record = Notification(
+            ticket="t", observation_id="o", server_id=gateway_id, ep="a", path=str(path), timestamp=time, rep=rep
+        )
+        sender.produce(topics.observations, key=encode(Key(ep="a")), value=encode(record), timestamp=time)
+    sender.flush(10)
+    file = tmp_path / "windows.toml"
+    file.write_text('path = "/3304"\nfunction = "max"\nwindow = "10s"\n')
+    command = [sys.executable, "-m", "headwater.cli", "analytics", "run", "max-temperature", "--gateway", gateway_id]
+    command += ["--kafka", kafka.bootstrap, "--options", str(file), "--function", "mean", "--to", f"{gateway_id}.mean"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = json.loads(process.stdout.readline())
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == Exit.OK, errors
+    assert (line["ep"], line["path"], line["rep"]["body"]["content"]["value"]) == ("a", "/3304/0/5700-mean", 55.0)
+    assert "Warning" not in errors
