@@ -28,7 +28,7 @@ from quixstreams import Application, MessageContext, message_context
 from quixstreams.exceptions import QuixException
 
 from analytics.instance import Instance
-from analytics.job import ANY_GATEWAY, BadRecord, Headers, Incoming, Job, JobSettings, Surroundings
+from analytics.job import ANY_GATEWAY, NO_STATE, BadRecord, Headers, Incoming, Job, JobSettings, State, Surroundings
 from analytics.metrics import JobMetrics
 from connectors import kafka
 from connectors.dead_letters import DeadLetter, RawRecord, letter_headers, shorter
@@ -247,6 +247,10 @@ class _Runner:
         )
 
     @property
+    def stateful(self) -> bool:
+        return self._settings.kind.stateful
+
+    @property
     def metrics(self) -> JobMetrics:
         return self._metrics
 
@@ -262,13 +266,14 @@ class _Turn:
         self._result = runner.metrics.results.inc
         #: When each partition last had a record, by the monotonic clock.
         self._heard: dict[tuple[str, int], float] = {}
-        self._looked = time.monotonic()
 
     def read(self, name: str) -> None:
         """Take the records of a topic."""
         topic = self._app.topic(name, key_deserializer="bytes", value_deserializer="bytes")
         frame = self._app.dataframe(topic)
-        frame.register_store()
+        stateful = self._runner.stateful
+        if stateful:
+            frame.register_store()
         context = frame.processing_context
         stream = frame.stream_id
         produce = context.producer.produce
@@ -283,21 +288,26 @@ class _Turn:
             partition = at.partition
             record = Incoming(at.topic, partition, at.offset, timestamp, key, value, headers or ())
             heard[name, partition] = monotonic()
-            state = context.checkpoint.get_store_transaction(stream, partition).as_state(prefix=b"")
+            state: State = NO_STATE
+            if stateful:
+                state = context.checkpoint.get_store_transaction(stream, partition).as_state(prefix=b"")
             try:
                 job.take(record, state, emit)
             except (SerdeError, BadRecord) as exc:
                 self._runner.bury(record, exc, emit)
             count()
 
+        looked = monotonic()
+
         def between() -> None:
             """Called at every turn of the loop."""
+            nonlocal looked
             now = monotonic()
-            if now - self._looked < 1.0:
+            if now - looked < 1.0:
                 return
-            self._looked = now
+            looked = now
             self._runner.turned()
-            if context.state_manager.recovery_required:
+            if not stateful or context.state_manager.recovery_required:
                 return
             for partition in context.state_manager.get_store(stream).partitions:
                 silent = now - heard.setdefault((name, partition), now)

@@ -68,6 +68,32 @@ class State(Protocol):
     def delete(self, key: bytes) -> None: ...
 
 
+class _NoState:
+    """What a job gets that said it keeps none."""
+
+    def get(self, key: bytes) -> Any:
+        raise self._none()
+
+    def set(self, key: bytes, value: Any) -> None:
+        raise self._none()
+
+    def get_bytes(self, key: bytes) -> bytes | None:
+        raise self._none()
+
+    def set_bytes(self, key: bytes, value: bytes) -> None:
+        raise self._none()
+
+    def delete(self, key: bytes) -> None:
+        raise self._none()
+
+    @staticmethod
+    def _none() -> RuntimeError:
+        return RuntimeError("the job's kind says that it keeps no state")
+
+
+NO_STATE: State = _NoState()
+
+
 class Emit(Protocol):
     """Puts a record into a topic, in the transaction of what is being handled."""
 
@@ -145,6 +171,8 @@ class JobKind:
     #: What it reads, with `ANY_GATEWAY` for every gateway's.
     reads: Callable[[Any, Topics], Sequence[str]] = lambda _options, topics: [topics.observations]
     writes: Callable[[Any, Topics], Mapping[str, int]]
+    #: Whether it keeps a state; one that keeps none costs no changelog topics, and `Job.idle` is not called.
+    stateful: bool = True
     #: The same for people, without any options.
     output: str
     #: TOML with every option, its default and a comment; documentation and files start from it.

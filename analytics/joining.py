@@ -177,7 +177,7 @@ class Joining:
                 continue
             added = aligner.silence()
             state.set(b"j" + group, {**aligner.state(), "heard": kept["heard"]})
-            self._publish_all(added.matches, now, emit, failures)
+            self._publish_all(added.matches, emit, failures)
 
     def _readings(self, told: Observed, failures: list[UserCodeError]) -> Iterator[tuple[int, bytes, Reading]]:
         if told.skipped:
@@ -241,7 +241,7 @@ class Joining:
         if self._rings and aligner.waits and not waited:
             self._alarms.set(state, group, now + self._plan.idle)
         state.set(b"j" + group, {**aligner.state(), "heard": now})
-        self._publish_all(added.matches, now, emit, failures)
+        self._publish_all(added.matches, emit, failures)
 
     def _room(self, ep: str, state: State) -> bool:
         """Whether one more join may begin; counts it."""
@@ -252,14 +252,14 @@ class Joining:
         state.set(whose, count + 1)
         return True
 
-    def _publish_all(self, matches: Sequence[Match], now: int, emit: Emit, failures: list[UserCodeError]) -> None:
+    def _publish_all(self, matches: Sequence[Match], emit: Emit, failures: list[UserCodeError]) -> None:
         for match in matches:
             try:
-                self._publish(match, now, emit)
+                self._publish(match, emit)
             except UserCodeError as exc:
                 failures.append(exc)
 
-    def _publish(self, match: Match, now: int, emit: Emit) -> None:
+    def _publish(self, match: Match, emit: Emit) -> None:
         plan = self._plan
         readings = [
             None if item is None else Reading(item.value[0], item.value[1], item.value[2], item.time, item.value[3])
@@ -271,8 +271,8 @@ class Joining:
         ep = plan.ep or first.ep
         for one in derived:
             result = self._observation(one, ep, first.server_id, match.time)
-            # The Kafka record's time is when it was put out, lest old readings of a replay are deleted as old records.
-            emit(plan.output, _encoded_key(ep), serde.encode(result), now or -1)
+            # The Kafka record's time is when it is put out: results of old readings are not to go as old records do.
+            emit(plan.output, _encoded_key(ep), serde.encode(result), -1)
             if self._show is not None:
                 self._show(result)
 

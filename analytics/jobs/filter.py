@@ -133,6 +133,7 @@ KIND = JobKind(
     make=_make,
     reads=_reads,
     writes=_writes,
+    stateful=False,
     output="the topic of --to",
     sample="""\
 # What is selected: SELECT * passes records on as they are, fields become JSON objects.

@@ -72,7 +72,7 @@ def test_a_pair_becomes_an_observation(tmp_path: FilePath) -> None:
     assert trial.say("/3303/0/5700", 21.5, 1_000) == []
     assert trial.say("/3303/0/5700", 22.0, 4_000) == [("/3303/100/5700", 1_000, -18.5)]
     topic, key, value, timestamp = trial.emitted.records[0]
-    assert (topic, key, timestamp) == ("analytics.gw.joined", encode(Key(ep="ep")), T0 + 4_000)
+    assert (topic, key, timestamp) == ("analytics.gw.joined", encode(Key(ep="ep")), -1)
     record = decode(value)
     assert record == trial.shown[0]
     assert isinstance(record, Notification)
