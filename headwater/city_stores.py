@@ -117,7 +117,10 @@ def start(stores: Stores, children: Children, places: Places) -> None:
         _, number = stores.host_and_port(Store.REDIS)
         children.run(
             "redis",
-            redis_server.command(redis_server.binary(), port=number, directory=directory),
+            # Its command line stays what it is, so that people see whose it is.
+            redis_server.command(
+                redis_server.binary(), port=number, directory=directory, more=["--set-proc-title", "no"]
+            ),
             directory=directory,
         )
     if Store.CASSANDRA in stores.embedded:
