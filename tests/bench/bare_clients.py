@@ -21,11 +21,14 @@ from urllib.parse import urlsplit
 import cramjam
 import pyarrow as pa
 import pyarrow.parquet as pq
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import Cluster
+from cassandra.concurrent import execute_concurrent_with_args
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.client.write.point import Point
 from influxdb_client.client.write_api import SYNCHRONOUS
 
-from connectors.sinks import SinkRecord
+from connectors.sinks import SINKS, SinkRecord
 from connectors.sinks import prometheus_wire as wire
 from connectors.sinks.orientdb import open_orientdb
 from connectors.sinks.orientdb_client import BinaryClient
@@ -33,7 +36,10 @@ from connectors.sinks.sqlite_rows import MIGRATIONS
 from connectors.sinks.webhook_events import sign
 from schemas.avro.records import Notification, ReadBody, Registration, RegistrationNew
 from schemas.lwm2m.nodes import Resource
+from tests import cassandra_server
 from tests.orientdb_server import ADMIN, PASSWORD
+from tests.sink_samples import at, notification, resource
+from tests.stores.cassandra import CassandraStore
 from tests.stores.elasticsearch import ElasticsearchStore
 from tests.stores.influxdb import InfluxdbStore
 from tests.stores.orientdb import OrientdbStore
@@ -41,6 +47,7 @@ from tests.stores.parquet import ParquetStore
 from tests.stores.prometheus import PrometheusStore
 from tests.stores.redis import RedisStore
 from tests.stores.sqlite import SqliteStore
+from tests.stores.store import Store
 from tests.stores.webhook import WebhookStore
 from tests.webhook_receiver import SECRET
 
@@ -69,6 +76,13 @@ def readings(records: Sequence[SinkRecord]) -> list[Reading]:
         assert isinstance(content.value, float)
         found.append(Reading(said, str(content.path), content.value, said.timestamp, record.offset))
     return found
+
+
+def _make_with_the_sink(name: str, store: Store) -> None:
+    """Tables, templates: what the sink makes for its first record."""
+    sink = SINKS[name].open(store.options())
+    sink.write([at(0, notification(resource("/3303/0/5700", 1.0), ep="first"))])
+    sink.close()
 
 
 def sqlite(store: SqliteStore) -> Write:
@@ -251,8 +265,41 @@ def redis(store: RedisStore) -> Write:
     return write
 
 
+def cassandra(store: CassandraStore) -> Write:
+    """cassandra-driver's concurrent execution of one prepared insert into the sink's own table of history."""
+    _make_with_the_sink("cassandra", store)
+    cluster = Cluster(
+        [("127.0.0.1", store.server.port)],
+        auth_provider=PlainTextAuthProvider(cassandra_server.ADMIN, cassandra_server.PASSWORD),
+        connect_timeout=60,
+        protocol_version=5,
+    )
+    session = cluster.connect(store.keyspace)
+    session.default_timeout = 60
+    columns = (
+        "gateway, ep, path, day, time, gateway_time, kafka_offset, position, source, type, number, kind, code, ticket,"
+        " observation_id, late"
+    )
+    insert = session.prepare(f"INSERT INTO history ({columns}) VALUES ({', '.join('?' * 16)})")
+
+    def write(records: Sequence[SinkRecord]) -> None:
+        rows = [
+            (
+                *(said.server_id, said.ep, path, time_ms // 86_400_000 + 2**31, time_ms, time_ms, offset, 0, "topic-0"),
+                *("FLOAT", value, said.rep.kind.value, said.rep.code.value, said.ticket, said.observation_id, False),
+            )
+            for said, path, value, time_ms, offset in readings(records)
+        ]
+        execute_concurrent_with_args(session, insert, rows, concurrency=128)
+
+    return write
+
+
 def elasticsearch(store: ElasticsearchStore) -> Write:
     """The standard library's HTTP client: a bulk request a batch, with ids of its own, compressed."""
+    _make_with_the_sink("elasticsearch", store)
+    # One of those that the sink's template is for.
+    index = f"{store.prefix}-bare-2026.01.01"
     url = urlsplit(store.server.url)
     connection = HTTPConnection(url.hostname or "", url.port, timeout=60)
     headers = {"Content-Type": "application/x-ndjson", "Content-Encoding": "gzip"}
@@ -260,7 +307,7 @@ def elasticsearch(store: ElasticsearchStore) -> Write:
     def write(records: Sequence[SinkRecord]) -> None:
         lines = []
         for said, path, value, time_ms, offset in readings(records):
-            lines.append(json.dumps({"index": {"_index": f"{store.prefix}-bare", "_id": f"observations-0-{offset}"}}))
+            lines.append(json.dumps({"index": {"_index": index, "_id": f"observations-0-{offset}"}}))
             document = {
                 "@timestamp": time_ms,
                 "serverId": said.server_id,
@@ -311,6 +358,7 @@ def prometheus(store: PrometheusStore) -> Write:
 
 #: By the sink's name; each takes the store of that name.
 BARE: Mapping[str, Callable[[Any], Write]] = {
+    "cassandra": cassandra,
     "elasticsearch": elasticsearch,
     "influxdb": influxdb,
     "orientdb": orientdb,

@@ -105,6 +105,7 @@ TARGETS: tuple[Target, ...] = (
     _own(MEMORY, "gateway, peak memory, MiB", "rss_peak_mb", Bound.BELOW, 120.0),
     _own(MEMORY, "acknowledged notifications that are in the topic, share (memory run)", "landed_share",
          Bound.AT_LEAST, 1.0),
+    _sink("Cassandra, notifications/s", "cassandra"),
     _sink("Elasticsearch, notifications/s", "elasticsearch"),
     _sink("InfluxDB, notifications/s", "influxdb"),
     _sink("OrientDB, changed registrations/s", "orientdb"),
