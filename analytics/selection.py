@@ -74,6 +74,8 @@ def _compile(query: str, sources: tuple[str, ...], plain: str) -> Selection:
     for name, given in tree.args.items():
         if given and name not in ("expressions", "from_", "where"):
             raise compiler.unsupported(_CLAUSES.get(name, name.upper().strip("_")), given)
+    if "from_" not in tree.args:
+        raise QueryError("the query cannot be read: what stands before FROM takes it for its own")
     table = tree.args["from_"].this
     if type(table) is not exp.Table or any(given for name, given in table.args.items() if name != "this"):
         raise compiler.unsupported("an alias or anything else after the topics", table)

@@ -233,6 +233,7 @@ def test_nested_conditions_are_compiled_and_asked_once() -> None:
 
 @given(st.text("SELECT*FROMWHEREANDORNOT ()'\"<>=.,;-+/%_0123456789abcepvalue\n:{}[]$@?`\\", max_size=120))
 @example("'")
+@example("@")
 @example("x'zz'")
 @example("\\")
 def test_any_text_is_a_query_or_an_error_that_is_told(text: str) -> None:
