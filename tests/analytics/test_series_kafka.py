@@ -1,0 +1,230 @@
+"""The jobs statistics and outliers on a real Kafka: killed, begun anew without a state, followed by Alertmanager."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from analytics.job import Incoming, Surroundings, parse_options
+from analytics.jobs import JOBS
+from connectors.kafka import Cluster, partition_counts, read_to_end
+from connectors.sink_settings import SinkSettings
+from schemas.avro.records import Statistics
+from schemas.avro.serde import decode
+from schemas.avro.topics import TopicKind, Topics
+from tests.alertmanager_server import shared_server
+from tests.analytics.dict_state import Counts, DictState, Emitted
+from tests.kafka_brokers import end_child_with_this_process
+from tests.sink_harness import PATIENCE_S, eventually, make_topics, produce, running
+from tests.sink_samples import notification, resource
+from tests.webhook_receiver import SECRET, receiver
+
+pytestmark = pytest.mark.kafka
+
+ROOT = Path(__file__).parents[2]
+PATH = "/3303/0/5700"
+#: Three hours ago. Results have the gateway's time, and Kafka deletes after a week by that.
+BEGIN = (int(time.time()) - 3 * 3600) * 1000
+RULES = """\
+[[distribution]]
+path = "/3303/1"
+mean = 1e9
+std_dev = 0.01
+[[alert]]
+name = "high"
+when = "value > 1000000000.01"
+clear = 1e9
+[[alert]]
+name = "far"
+when = "|z| > 2"
+for = "2s"
+severity = "critical"
+[[alert]]
+name = "moves"
+when = "|rate| > 0.03 per second"
+"""
+
+
+class Process:
+    """The command, on one folder of state."""
+
+    def __init__(self, job: str, cluster: Cluster, gateway: str, state: Path, flags: Sequence[str]) -> None:
+        self.state = state
+        self._command = [sys.executable, "-c", "from headwater.cli import main; main()", "analytics", "run", job]
+        self._command += ["--gateway", gateway, "--kafka", cluster.bootstrap, "--state", str(state), "--quiet", *flags]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self.state.parent / "job.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        end_child_with_this_process(self._process.pid)
+
+    def works(self) -> bool:
+        """Raises AssertionError with what it said where it has ended by itself."""
+        assert self._process is not None
+        assert self._process.poll() is None, (self.state.parent / "job.log").read_text("utf-8")[-4000:]
+        return True
+
+    def end(self, how: signal.Signals) -> int:
+        """Its exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(how)
+        return self._process.wait(PATIENCE_S)
+
+
+@contextmanager
+def started(process: Process) -> Iterator[Process]:
+    process.start()
+    try:
+        yield process
+    finally:
+        process.end(signal.SIGKILL)
+
+
+def committed(cluster: Cluster, topics: Sequence[str]) -> Counter[tuple[str, bytes | None, bytes]]:
+    """All that readers of committed data see."""
+    there = list(partition_counts(cluster, topics))
+    found = read_to_end(cluster, there) if there else iter(())
+    return Counter((one.topic(), one.key(), one.value()) for one in found)
+
+
+def undisturbed(
+    job: str, cluster: Cluster, gateway: str, **options: object
+) -> Counter[tuple[str, bytes | None, bytes]]:
+    """What the job makes of the log as it is, without Kafka around it."""
+    kind = JOBS[job]
+    made = kind.make(parse_options(kind, options), Surroundings(gateway=gateway, group="g", metrics=Counts()))
+    emitted, states = Emitted(), {0: DictState(), 1: DictState()}
+    topic = Topics(gateway).observations
+    for one in read_to_end(cluster, [topic]):
+        record = Incoming(topic, one.partition(), one.offset(), one.timestamp()[1], one.key(), one.value(), ())
+        made.take(record, states[one.partition()], emitted)
+    return Counter((topic, key, value) for topic, key, value, _ in emitted.records)
+
+
+def stream(cluster: Cluster, gateway: str, count: int) -> dict[tuple[str, str], list[float]]:
+    """Two endpoints of two series each, far from zero; the values by series."""
+    topics, draw = make_topics(cluster, gateway), random.Random(5)
+    values: dict[tuple[str, str], list[float]] = {}
+    for partition, ep in enumerate(("ep-a", "ep-b")):
+        records = []
+        for number in range(count):
+            path = f"/3303/{number % 2}/5700"
+            value = draw.gauss(1e9, 1e-2)
+            values.setdefault((ep, path), []).append(value)
+            records.append(notification(resource(path, value), ep=ep, timestamp=BEGIN + 500 * number, server=gateway))
+        produce(cluster, topics.observations, records, ep=ep, partition=partition)
+    return values
+
+
+def committed_at_least(number: int, process: Process, cluster: Cluster, outputs: Sequence[str]) -> None:
+    """Wait for so many results. A transaction that nobody ends holds up readers and the next instance for a while."""
+    until, tick = time.monotonic() + 3 * PATIENCE_S, threading.Event()
+    while (seen := committed(cluster, outputs).total()) < number:
+        assert process.works()
+        assert time.monotonic() < until, f"{seen} results, not {number}"
+        tick.wait(0.3)
+
+
+def kill_twice(process: Process, cluster: Cluster, outputs: Sequence[str], total: int) -> None:
+    """In the middle, the second time with all of its state; then until all is there."""
+    with started(process):
+        for again in range(2):
+            seen = committed(cluster, outputs).total()
+            committed_at_least(seen + 1, process, cluster, outputs)
+            assert process.end(signal.SIGKILL) == -signal.SIGKILL
+            assert committed(cluster, outputs).total() < total, "it was through before it was killed"
+            if again:
+                shutil.rmtree(process.state)
+            process.start()
+        committed_at_least(total, process, cluster, outputs)
+        assert process.end(signal.SIGTERM) == 0
+
+
+def test_statistics_go_on_where_they_were_though_killed_and_without_a_state(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    values = stream(kafka, gateway_id, 20_000)
+    wanted = undisturbed("statistics", kafka, gateway_id)
+    outputs = [Topics(gateway_id).name(TopicKind.STATISTICS)]
+    process = Process("statistics", kafka, gateway_id, tmp_path / "state", [])
+    kill_twice(process, kafka, outputs, wanted.total())
+    found = committed(kafka, outputs)
+    assert found == wanted
+    last = {}
+    for _, _, value in found:
+        told = decode(value)
+        assert isinstance(told, Statistics)
+        if told.stream_length == 10_000:
+            last[told.ep, told.path] = told
+    for series, kept in values.items():
+        mean = math.fsum(kept) / len(kept)
+        rest = math.fsum(value - mean for value in kept) / len(kept)
+        variance = math.fsum(((value - mean) - rest) ** 2 for value in kept) / len(kept)
+        assert last[series].mean == pytest.approx(mean, rel=1e-15)
+        assert last[series].variance == pytest.approx(variance, rel=1e-9)
+        assert last[series].std_dev == pytest.approx(math.sqrt(variance), rel=1e-9)
+
+
+def test_no_alert_is_lost_or_doubled_though_the_job_is_killed(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    stream(kafka, gateway_id, 20_000)
+    rules = tmp_path / "rules.toml"
+    rules.write_text(RULES)
+    wanted = undisturbed("outliers", kafka, gateway_id, rules=str(rules))
+    topics = Topics(gateway_id)
+    outputs = [topics.name(TopicKind.READINGS), topics.name(TopicKind.ALERTS)]
+    assert sum(topic == outputs[1] for topic, _, _ in wanted) > 1_000
+    process = Process("outliers", kafka, gateway_id, tmp_path / "state", ["--rules", str(rules)])
+    kill_twice(process, kafka, outputs, wanted.total())
+    assert committed(kafka, outputs) == wanted
+
+
+def test_an_alert_goes_from_the_reading_to_alertmanager_and_to_a_webhook(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topics, server = make_topics(kafka, gateway_id), shared_server()
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[[alert]]\nname = "hot"\nwhen = "value > 30"\nclear = 28\n')
+    path, inbox = receiver().inbox()
+    hook = {"url": f"http://127.0.0.1:{receiver().port}{path}", "secret": SECRET, "kinds": ["alerts"]}
+
+    def reading(second: int, value: float) -> None:
+        one = notification(resource(PATH, value), timestamp=BEGIN + 1_000 * second)
+        produce(kafka, topics.observations, [one])
+
+    def states() -> list[str]:
+        return [event["state"] for event in inbox.events.values()]
+
+    def active() -> list[tuple[str, str]]:
+        return [(one["labels"]["alertname"], one["annotations"]["summary"]) for one in server.active(gateway_id)]
+
+    process = Process("outliers", kafka, gateway_id, tmp_path / "state", ["--rules", str(rules)])
+    alertmanager = SinkSettings(sink="alertmanager", gateway=gateway_id, kafka=kafka, options={"url": server.url})
+    webhook = SinkSettings(sink="webhook", gateway=gateway_id, kafka=kafka, options=hook)
+    with started(process), running(alertmanager), running(webhook):
+        reading(0, 31.0)
+        eventually(active, [("hot", f"value 31 > 30: {PATH} of ep-1")])
+        eventually(states, ["FIRING"])
+        reading(1, 29.0)
+        reading(2, 27.0)
+        eventually(active, [])
+        eventually(states, ["FIRING", "RESOLVED"])
+        assert process.end(signal.SIGTERM) == 0
+    first, last = inbox.events.values()
+    assert (first["kind"], first["ep"], first["path"], first["rule"]) == ("alerts", "ep-1", PATH, "hot")
+    assert (first["alert"], first["since"]) == (last["alert"], last["since"])
