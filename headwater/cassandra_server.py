@@ -96,11 +96,18 @@ class Ports:
 
 
 def command(
-    place: Path, *, ports: Ports, directory: Path, settings: Mapping[str, object], heap: str = "384m"
+    place: Path,
+    *,
+    ports: Ports,
+    directory: Path,
+    settings: Mapping[str, object],
+    heap: str = "384m",
+    durable: bool = True,
 ) -> list[str]:
     """How to start it on 127.0.0.1, a cluster of itself, on ``directory``, where its configuration is written now.
 
-    ``place`` is its `home`; ``settings`` are more of ``cassandra.yaml``, by its names.
+    ``place`` is its `home`; ``settings`` are more of ``cassandra.yaml``, by its names. Where it need not be
+    ``durable``, what is a keyspace may be gone after a kill, and is made in less than half the time.
     """
     directory.mkdir(parents=True, exist_ok=True)
     config, logback = directory / "cassandra.yaml", directory / "logback.xml"
@@ -119,8 +126,7 @@ def command(
         # It is alone: there is nobody to wait for.
         *("-Dcassandra.ring_delay_ms=0", "-Dcassandra.skip_wait_for_gossip_to_settle=0"),
         *("-Dcassandra.superuser_setup_delay_ms=0", "-Dcassandra.native.epoll.enabled=false"),
-        # Tables are in the commit log, as all that is written; they need not be flushed at once as well.
-        "-Dcassandra.unsafesystem=true",
+        *([] if durable else ["-Dcassandra.unsafesystem=true"]),
         *(f"-javaagent:{agent}", "-cp", f"{jars}/*", "org.apache.cassandra.service.CassandraDaemon"),
     ]
 

@@ -134,6 +134,7 @@ def start(stores: Stores, children: Children, places: Places) -> None:
             # A demo need not wait for the disk.
             settings={"commitlog_sync": "periodic", "commitlog_sync_period": "1s"},
             heap=_CASSANDRA_HEAP,
+            durable=False,
         )
         children.run("cassandra", command, directory=directory)
 

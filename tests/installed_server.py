@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headwater.kafka_jars import cache_folder
+from headwater.installed import installed as installed
 from tests.kafka_brokers import end_child_with_this_process
 
 #: Patience with a busy machine, in seconds.
 ANSWER_S = 60.0
-
-
-def installed(name: str, fill: Callable[[Path], Path]) -> Path:
-    """The folder ``name`` of the cache; several processes may ask for it at once.
-
-    Where it is missing, ``fill`` is given an empty folder and returns what becomes it, by one rename.
-    """
-    folder = cache_folder(os.environ) / name
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{name}.lock").open("w") as lock:
-        # The kernel frees it when a process dies.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.is_dir():
-            for leftover in folder.parent.glob(f"{name}.part-*"):  # of a process that was killed while it had the lock
-                shutil.rmtree(leftover, ignore_errors=True)
-            staging = Path(tempfile.mkdtemp(prefix=f"{name}.part-", dir=folder.parent))
-            try:
-                fill(staging).rename(folder)
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
-    return folder
 
 
 @dataclass(slots=True, kw_only=True)

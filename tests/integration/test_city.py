@@ -89,7 +89,7 @@ def by_series(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict
     return found
 
 
-def test_city_finds_every_outlier_and_its_stores_agree(
+def test_city_finds_every_outlier_and_cassandra_and_redis_agree(
     directory: Path, cassandra: CassandraServer, redis: RedisServer
 ) -> None:
     arguments = ["--stations", "2", "--period", "0.25", "--outliers", "0.04", "--seed", "7", "--wan-cut", "3"]
@@ -156,7 +156,7 @@ def test_city_finds_every_outlier_and_its_stores_agree(
     assert summary["kinds"] == len(METRICS) == len(CITY) + 1
 
 
-def test_killed_city_leaves_neither_its_kafkas_nor_its_stores(directory: Path) -> None:
+def test_killed_city_leaves_no_kafka_cassandra_or_redis(directory: Path) -> None:
     with subprocess.Popen(
         command(directory, "--stations", "1"), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     ) as city:
