@@ -74,8 +74,11 @@ def _fetch(stopping: Stopping, staging: Path) -> Path:
             if stopping():
                 raise DownloadStopped
             group, artifact, *classifier, version = row["coordinate"].split(":")
-            component = context.project(group, artifact).at_version(version)
-            jar = Path(component.artifact(*classifier).resolve())
+            try:
+                component = context.project(group, artifact).at_version(version)
+                jar = Path(component.artifact(*classifier).resolve())
+            except (RuntimeError, OSError) as exc:  # requests' errors are OSErrors, jgo's own are RuntimeErrors
+                raise FetchError(f"{artifact} {version} could not be fetched from Maven Central: {exc}") from exc
             with jar.open("rb") as file:
                 got = hashlib.file_digest(file, "sha256").hexdigest()
             if got != row["sha256"]:

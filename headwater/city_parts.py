@@ -5,6 +5,7 @@ Owns how each is started. The stores are `headwater.city_stores`'s, the order is
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from connectors.kafka import partition_counts
@@ -13,7 +14,7 @@ from headwater import city_stores
 from headwater.children import Children
 from headwater.city_rules import THRESHOLD, rules
 from headwater.city_stores import Store, Stores
-from headwater.parts import GATEWAY, Places, command
+from headwater.parts import GATEWAY, Places, command, python
 from schemas.avro.topics import TopicKind, Topics
 
 #: The kinds of sensor that every station gets while the city runs.
@@ -84,9 +85,25 @@ def to_paste(places: Places, stores: Stores, stations: int) -> list[str]:
         f"{headwater} tail alerts {at}",
     ]
     if Store.CASSANDRA in stores.addresses:
-        host, number = stores.host_and_port(Store.CASSANDRA)
-        lines.append(f"cqlsh {host} {number} -e 'SELECT * FROM {city_stores.KEYSPACE}.readings LIMIT 10'")
+        lines.append(_look_into_cassandra(*stores.host_and_port(Store.CASSANDRA)))
     if Store.REDIS in stores.addresses:
-        host, number = stores.host_and_port(Store.REDIS)
-        lines.append(f"redis-cli -h {host} -p {number} HGETALL 'hw:{{{GATEWAY}}}:statistics:{first}'")
+        lines.append(_look_into_redis(*stores.host_and_port(Store.REDIS), f"hw:{{{GATEWAY}}}:statistics:{first}"))
     return lines
+
+
+def _look_into_cassandra(host: str, port: int) -> str:
+    """By its own shell where that is found, else by the driver, which is."""
+    query = f"SELECT * FROM {city_stores.KEYSPACE}.readings LIMIT 10"
+    if shutil.which("cqlsh"):
+        return f'cqlsh {host} {port} -e "{query}"'
+    connect = f"Cluster(['{host}'], port={port}, protocol_version=5).connect()"
+    code = f"from cassandra.cluster import Cluster; print(*{connect}.execute('{query}'), sep='\\n')"
+    # The driver tells at length what it would rather be told.
+    return f'{python()} -c "{code}" 2> /dev/null'
+
+
+def _look_into_redis(host: str, port: int, key: str) -> str:
+    """By its own client where that is found, else by the library, which is."""
+    if shutil.which("redis-cli"):
+        return f"redis-cli -h {host} -p {port} HGETALL '{key}'"
+    return f"{python()} -c \"import redis; print(redis.Redis('{host}', {port}).hgetall('{key}'))\""

@@ -98,7 +98,7 @@ def fetch(stores: Stores, say: Callable[[str], None], stopping: Callable[[], boo
     """
     try:
         if Store.REDIS in stores.embedded and not redis_server.is_here():
-            say("fetching Redis into the cache, once (10 MB) …")
+            say("fetching Redis into the cache, once …")
             redis_server.binary(stopping=stopping)
         if Store.CASSANDRA in stores.embedded and not cassandra_server.is_here():
             say(f"fetching Cassandra {cassandra_server.VERSION} into the cache, once (120 MB) …")

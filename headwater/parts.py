@@ -180,7 +180,14 @@ def command() -> str:
     if shutil.which("headwater"):
         return "headwater"
     place = Path(sys.executable).with_name("headwater")
-    if not place.exists():
-        return f"{sys.executable} -m headwater.cli"
+    return _from_here(place) if place.exists() else f"{python()} -m headwater.cli"
+
+
+def python() -> str:
+    """How a person in this folder calls the Python that runs this."""
+    return _from_here(Path(sys.executable))
+
+
+def _from_here(place: Path) -> str:
     here = Path.cwd()
     return str(place.relative_to(here) if place.is_relative_to(here) else place)

@@ -57,6 +57,11 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.1)
 
 
+def told(line: str) -> str:
+    """What a command prints that was pasted into a shell."""
+    return subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
     """A folder for one city; what a failed test leaves there is ended."""
@@ -156,15 +161,24 @@ def test_city_finds_every_outlier_and_cassandra_and_redis_agree(
     assert summary["kinds"] == len(METRICS) == len(CITY) + 1
 
 
-def test_killed_city_leaves_no_kafka_cassandra_or_redis(directory: Path) -> None:
+def test_stores_of_a_city_can_be_looked_into_and_a_killed_one_leaves_no_kafka_cassandra_or_redis(
+    directory: Path,
+) -> None:
     with subprocess.Popen(
         command(directory, "--stations", "1"), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     ) as city:
         try:
             assert city.stdout is not None
+            printed = []
             for line in city.stdout:
+                printed.append(line.strip())
                 if "acknowledged" in line:
                     break
+            # What it prints for another terminal shows what is in the stores.
+            (query,) = (line for line in printed if "SELECT" in line)
+            (look,) = (line for line in printed if "statistics:station" in line)
+            wait_until(lambda: "station" in told(query), 60)
+            wait_until(lambda: "stream_length" in told(look), 60)
             running = " ".join(word for line in of_the_city(directory).values() for word in line)
             assert "redis-server" in running
             assert "CassandraDaemon" in running
