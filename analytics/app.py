@@ -28,7 +28,18 @@ from quixstreams import Application, MessageContext, message_context
 from quixstreams.exceptions import QuixException
 
 from analytics.instance import Instance
-from analytics.job import ANY_GATEWAY, NO_STATE, BadRecord, Headers, Incoming, Job, JobSettings, State, Surroundings
+from analytics.job import (
+    ANY_GATEWAY,
+    NO_STATE,
+    WHEN_PUT_OUT,
+    BadRecord,
+    Headers,
+    Incoming,
+    Job,
+    JobSettings,
+    State,
+    Surroundings,
+)
 from analytics.metrics import JobMetrics
 from connectors import kafka
 from connectors.dead_letters import DeadLetter, RawRecord, letter_headers, shorter
@@ -234,7 +245,7 @@ class _Runner:
         letter = DeadLetter(record=raw, error=str(error), stage=stage)
         while letter.record.size > _MOST_LETTER_BYTES and (less := shorter(letter)) != letter:
             letter = less
-        emit(self._deadletter, letter.record.key, letter.record.value, record.timestamp, letter_headers(letter))
+        emit(self._deadletter, letter.record.key, letter.record.value, WHEN_PUT_OUT, letter_headers(letter))
         self._metrics.dead_letter(stage)
         _log.warning(
             "record put into the dead-letter topic",
@@ -279,7 +290,10 @@ class _Turn:
         produce = context.producer.produce
         job, count, result, heard, monotonic = self._job, self._count, self._result, self._heard, time.monotonic
 
-        def emit(topic: str, key: bytes | None, value: bytes | None, timestamp: int, headers: Headers = ()) -> None:
+        def emit(
+            topic: str, key: bytes | None, value: bytes | None, timestamp: int = WHEN_PUT_OUT, headers: Headers = ()
+        ) -> None:
+            # 0 is now, for Kafka's client.
             produce(topic, value, key, [*headers], timestamp=max(timestamp, 0))  # type: ignore[list-item]  # null is fine
             result()
 

@@ -1,8 +1,8 @@
 """Which instance of a job a process is, as long as it has the lock on one of the numbered folders of the state.
 
 Owns the folders ``0``, ``1``, … below that of a job's state, a lock in each, and the name in it by which Kafka knows
-the instance's transactions. An instance that was killed and is started again finds its folder free and takes its name, so
-that Kafka ends at once what it had under way; with a new name readers would wait for the time-out of a transaction.
+the instance's transactions. An instance that was killed and is started again finds its folder free and takes its name,
+so that Kafka ends at once what it had under way; with a new name readers would wait for the time-out of a transaction.
 """
 
 from __future__ import annotations

@@ -94,11 +94,21 @@ class _NoState:
 NO_STATE: State = _NoState()
 
 
+#: The time of a Kafka record that is put out: when that is done.
+WHEN_PUT_OUT = -1
+
+
 class Emit(Protocol):
     """Puts a record into a topic, in the transaction of what is being handled."""
 
-    def __call__(self, topic: str, key: bytes | None, value: bytes, timestamp: int, headers: Headers = ()) -> None:
-        """``timestamp`` is the Kafka record's, in epoch milliseconds; one below 0 means now."""
+    def __call__(
+        self, topic: str, key: bytes | None, value: bytes, timestamp: int = WHEN_PUT_OUT, headers: Headers = ()
+    ) -> None:
+        """``timestamp`` is the Kafka record's, in epoch milliseconds.
+
+        Results have `WHEN_PUT_OUT`: Kafka's retention goes by it, and would delete results of old records at once if
+        they had the time of these. That stays inside of the result.
+        """
 
 
 class Job(Protocol):

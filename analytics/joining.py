@@ -272,7 +272,7 @@ class Joining:
         for one in derived:
             result = self._observation(one, ep, first.server_id, match.time)
             # The Kafka record's time is when it is put out: results of old readings are not to go as old records do.
-            emit(plan.output, _encoded_key(ep), serde.encode(result), -1)
+            emit(plan.output, _encoded_key(ep), serde.encode(result))
             if self._show is not None:
                 self._show(result)
 

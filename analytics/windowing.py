@@ -21,8 +21,8 @@ from analytics.windows import LATEST, Window, Windows
 #: A group that said nothing for so long (ms of the gateway's clock) is forgotten, and begins anew when it speaks.
 FORGET_MS = 3_600_000
 
-#: What a job does with a closed window: endpoint, path (None: the whole endpoint), window, the gateway's clock.
-Publish = Callable[[str, str | None, Window, int, Emit], None]
+#: What a job does with a closed window: endpoint, path (None: the whole endpoint), window.
+Publish = Callable[[str, str | None, Window, Emit], None]
 
 
 class By(Enum):
@@ -89,7 +89,7 @@ class Windowing:
                     self._alarms.set(state, b"c" + group, now + windows.patience)
                 state.set_bytes(group, step.kept)
                 for window in step.closed:
-                    self._publish(ep, path if of_series else None, window, now, emit)
+                    self._publish(ep, path if of_series else None, window, emit)
             if late:
                 self._metrics.late()
 
@@ -119,7 +119,7 @@ class Windowing:
                 alarms.set(state, b"f" + group, heard + self._forget)
                 ep, path = _names(group)
                 for window in step.closed:
-                    self._publish(ep, path or None, window, now, emit)
+                    self._publish(ep, path or None, window, emit)
             else:
                 alarms.set(state, name, heard + windows.patience)
 

@@ -27,9 +27,9 @@ def _make(options: AggregateOptions, around: Surroundings) -> Windowing:
         raise JobConfigError(f"--window: {exc}") from exc
     topic, gateway, show = around.topics.name(TopicKind.AGGREGATES), around.gateway, around.show
 
-    def publish(ep: str, path: str | None, window: Window, now: int, emit: Emit) -> None:
+    def publish(ep: str, path: str | None, window: Window, emit: Emit) -> None:
         record = aggregate(gateway, ep, path, window)
-        emit(topic, encoded_key(ep), encode(record), now)
+        emit(topic, encoded_key(ep), encode(record))
         if show is not None:
             show(record)
 

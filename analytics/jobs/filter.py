@@ -17,7 +17,17 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from analytics.job import ANY_GATEWAY, Emit, Incoming, JobConfigError, JobKind, JobOptions, State, Surroundings
+from analytics.job import (
+    ANY_GATEWAY,
+    WHEN_PUT_OUT,
+    Emit,
+    Incoming,
+    JobConfigError,
+    JobKind,
+    JobOptions,
+    State,
+    Surroundings,
+)
 from analytics.rows import rows
 from analytics.selection import NOW, QueryError, Selection, compile_query
 from analytics.sql_values import Scalar
@@ -105,13 +115,13 @@ class Filter:
                 continue
             if selection.fields is None:
                 if self.to is not None:
-                    emit(self.to, record.key, record.value, record.timestamp, record.headers)
+                    emit(self.to, record.key, record.value, WHEN_PUT_OUT, record.headers)
                 if self.show is not None:
                     self.show(said)
                 return  # once, however many of its values are taken
             chosen = {name: _plain(value) for name, value in selection.project(row).items()}
             if self.to is not None:
-                emit(self.to, record.key, json.dumps(chosen, ensure_ascii=False).encode(), record.timestamp)
+                emit(self.to, record.key, json.dumps(chosen, ensure_ascii=False).encode())
             if self.show is not None:
                 self.show(chosen)
 

@@ -71,11 +71,11 @@ def _make(options: MaxTemperatureOptions, around: Surroundings) -> Windowing:
         raise JobConfigError(f"--to {topic}: that is what the job reads; it would read its own results")
     windows = _windows(options)
 
-    def publish(ep: str, path: str | None, window: Window, now: int, emit: Emit) -> None:
+    def publish(ep: str, path: str | None, window: Window, emit: Emit) -> None:
         record = (
             aggregate(gateway, ep, None, window) if path is None else _observation(gateway, ep, path, window, function)
         )
-        emit(topic, encoded_key(ep), encode(record), now)
+        emit(topic, encoded_key(ep), encode(record))
         if show is not None:
             show(record)
 

@@ -99,7 +99,7 @@ class OutliersJob:
             if own and not 0 <= time <= told.time + self._ahead:
                 self._metrics.ahead()
                 time = told.time
-            self._judge(watched, told.ep, path, value, time, told.time, state, emit)
+            self._judge(watched, told.ep, path, value, time, state, emit)
 
     def idle(self, _silent_s: float, _state: State, _emit: Emit) -> None:
         """Only readings tell anything."""
@@ -118,7 +118,6 @@ class OutliersJob:
         path: str,
         value: float,
         time: int,
-        now: int,
         state: State,
         emit: Emit,
     ) -> None:
@@ -137,7 +136,7 @@ class OutliersJob:
         enriched = EnrichedReading(
             server_id=self._gateway, ep=ep, path=path, timestamp=time, value=value, **verdict._asdict()
         )
-        emit(self._readings, encoded_key(ep), encode(enriched), now)
+        emit(self._readings, encoded_key(ep), encode(enriched))
         if self._show is not None:
             self._show(enriched)
         before = _unpacked_rules(kept)
@@ -151,19 +150,17 @@ class OutliersJob:
             after[rule.name] = _Kept(memory, rule.severity, rule.threshold)
             if event is not None:
                 words = rule.words(ep, path, event.measured)
-                self._tell(rule.name, after[rule.name], event, ep, path, words, now, emit)
+                self._tell(rule.name, after[rule.name], event, ep, path, words, emit)
         for name, gone in before.items():
             event = given_up(gone.memory)
             if event is not None:
-                self._tell(name, gone, event, ep, path, f"the rule {name} is there no more", now, emit)
+                self._tell(name, gone, event, ep, path, f"the rule {name} is there no more", emit)
         if late:
             self._metrics.late()
         if remembers or before:
             state.set_bytes(key, packed(moments) + _packed_rules(after))
 
-    def _tell(
-        self, rule: str, kept: _Kept, event: Event, ep: str, path: str, summary: str, now: int, emit: Emit
-    ) -> None:
+    def _tell(self, rule: str, kept: _Kept, event: Event, ep: str, path: str, summary: str, emit: Emit) -> None:
         alert = Alert(
             id=alert_id(rule, self._gateway, ep, path, event.since),
             rule=rule,
@@ -178,7 +175,7 @@ class OutliersJob:
             timestamp=event.timestamp,
             summary=summary,
         )
-        emit(self._alerts, encoded_key(ep), encode(alert), now)
+        emit(self._alerts, encoded_key(ep), encode(alert))
         if self._show is not None:
             self._show(alert)
 

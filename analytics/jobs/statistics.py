@@ -79,7 +79,7 @@ class StatisticsJob:
                 # Beyond what squares of doubles hold: counted in the state, and no news.
                 self._metrics.skipped(1)
             elif not every:
-                self._publish(ep, path, moments, latest, now, emit)
+                self._publish(ep, path, moments, latest, emit)
             elif not waits:
                 self._alarms.set(state, key, now + every)
                 waits = True
@@ -102,9 +102,9 @@ class StatisticsJob:
             latest, _ = _REST.unpack_from(kept, MOMENTS_SIZE)
             state.set_bytes(key, packed(moments) + _REST.pack(latest, False))
             ep, path = names(key)
-            self._publish(ep, path, moments, latest, now, emit)
+            self._publish(ep, path, moments, latest, emit)
 
-    def _publish(self, ep: str, path: str, moments: Moments, latest: int, now: int, emit: Emit) -> None:
+    def _publish(self, ep: str, path: str, moments: Moments, latest: int, emit: Emit) -> None:
         record = Statistics(
             server_id=self._gateway,
             ep=ep,
@@ -115,7 +115,7 @@ class StatisticsJob:
             variance=moments.variance,
             stream_length=moments.length,
         )
-        emit(self._topic, encoded_key(ep), encode(record), now)
+        emit(self._topic, encoded_key(ep), encode(record))
         if self._show is not None:
             self._show(record)
 

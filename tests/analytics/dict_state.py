@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from analytics.job import Headers
+from analytics.job import WHEN_PUT_OUT, Headers
 
 
 @dataclass
@@ -37,7 +37,9 @@ class DictState:
 class Emitted:
     records: list[tuple[str, bytes | None, bytes, int]] = field(default_factory=list)
 
-    def __call__(self, topic: str, key: bytes | None, value: bytes, timestamp: int, headers: Headers = ()) -> None:
+    def __call__(
+        self, topic: str, key: bytes | None, value: bytes, timestamp: int = WHEN_PUT_OUT, headers: Headers = ()
+    ) -> None:
         self.records.append((topic, key, value, timestamp))
 
 

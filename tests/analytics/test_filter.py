@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from analytics.job import Headers, Incoming, JobConfigError, Surroundings, parse_options
+from analytics.job import WHEN_PUT_OUT, Headers, Incoming, JobConfigError, Surroundings, parse_options
 from analytics.jobs.filter import KIND
 from analytics.rows import rows
 from analytics.selection import FIELDS
@@ -59,14 +59,16 @@ class Trial:
     def chosen(self, record: Record, late: bool = False) -> list[Any]:
         return [json.loads(value) for _, _, value, *_ in self.take(record, late)]
 
-    def _emit(self, topic: str, key: bytes | None, value: bytes, timestamp: int, headers: Headers = ()) -> None:
+    def _emit(
+        self, topic: str, key: bytes | None, value: bytes, timestamp: int = WHEN_PUT_OUT, headers: Headers = ()
+    ) -> None:
         self.emitted.append((topic, key, value, timestamp, headers))
 
 
 def test_everything_of_a_record_is_passed_on() -> None:
     trial = Trial("SELECT * FROM * WHERE result < 4")
     cold = notification(resource("/3303/0/5700", 3.5))
-    assert trial.take(cold) == [("out", b"key", encode(cold), T0, [("late", b"0")])]
+    assert trial.take(cold) == [("out", b"key", encode(cold), WHEN_PUT_OUT, [("late", b"0")])]
     assert trial.take(notification(resource("/3303/0/5700", 4.0))) == []
     assert trial.take(None) == []
     assert trial.shown == [cold]
