@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # Most tests wait for a server most of the time: more of them at once than there are cores. 0: one after the other.
-WORKERS ?= 4
+WORKERS ?= 3
 # Where `make bench` finds the independent load generator and the peer servers.
 YARDSTICK ?= ../shared/bench
 COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
@@ -40,7 +40,7 @@ city: $(VENV)/.installed-city ## Run the sensor city: the way with stations, ana
 	$(BIN)/headwater demo city $(ARGS)
 
 test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: dev ## Format, lint, types, import rules, pinned schema ids
 	$(BIN)/ruff format --check .

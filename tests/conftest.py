@@ -14,6 +14,7 @@ from connectors.kafka import Cluster
 from headwater import broker
 from tests import (
     alertmanager_server,
+    cassandra_server,
     elasticsearch_server,
     influxdb_server,
     orientdb_server,
@@ -29,15 +30,29 @@ settings.register_profile("headwater", deadline=None)
 settings.load_profile("headwater")
 
 
+FAULTS = Path(__file__).parent / "faults"
+
 #: Servers that take minutes to come by, once: by a word of the ids of the tests that need them.
 _SERVERS: dict[str, Callable[[], object]] = {
     "alertmanager": alertmanager_server.alertmanager,
+    "cassandra": cassandra_server.home,
     "elasticsearch": elasticsearch_server.both,
     "influxdb": influxdb_server.influxd,
     "orientdb": orientdb_server.jars,
     "prometheus": prometheus_server.prometheus,
     "redis": redis_server.binaries,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers one gets all tests of a file, and one, from the beginning, all that kill and cut.
+
+    Each of these keeps the machine busy; two at once, and a device would think of a slow gateway that it is gone.
+    """
+    items.sort(key=lambda item: not item.path.is_relative_to(FAULTS))
+    for item in items:
+        faults = item.path.is_relative_to(FAULTS)
+        item.add_marker(pytest.mark.xdist_group("faults" if faults else str(item.path.relative_to(FAULTS.parent))))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
