@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from connectors.sinks import (
     alertmanager,
+    cassandra,
     elasticsearch,
     influxdb,
     orientdb,
@@ -43,6 +44,7 @@ __all__ = [
 
 SINKS: Mapping[str, SinkKind] = {
     "alertmanager": alertmanager.KIND,
+    "cassandra": cassandra.KIND,
     "elasticsearch": elasticsearch.KIND,
     "influxdb": influxdb.KIND,
     "orientdb": orientdb.KIND,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.stores.alertmanager import AlertmanagerStore
+from tests.stores.cassandra import CassandraStore
 from tests.stores.elasticsearch import ElasticsearchStore
 from tests.stores.influxdb import InfluxdbStore
 from tests.stores.orientdb import OrientdbStore
@@ -29,6 +30,7 @@ BOTH = frozenset(Keeps)
 
 STORES: Mapping[str, StoreKind] = {
     "alertmanager": StoreKind(AlertmanagerStore, frozenset()),
+    "cassandra": StoreKind(CassandraStore, BOTH),
     "elasticsearch": StoreKind(ElasticsearchStore, BOTH),
     "influxdb": StoreKind(InfluxdbStore, frozenset({Keeps.HISTORY})),
     "orientdb": StoreKind(OrientdbStore, frozenset({Keeps.GRAPH})),
