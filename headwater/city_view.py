@@ -51,6 +51,8 @@ class CityPicture:
     def view(self) -> RenderableType:
         flow, found = self.flow, self.findings
         return Group(
+            # At the top: the end of a view that is longer than the terminal is not seen.
+            Text("a: add a new kind of sensor    c: cut the WAN for 20 s    q: stop and sum up    Ctrl-C: stop", "dim"),
             table(
                 ("metric", "unit", "told μ/σ", "readings", "mean", "σ", "outliers", "alerts firing"),
                 [self._metric(metric) for metric in self.metrics.values() if str(metric.path) in found.paths],
@@ -69,7 +71,6 @@ class CityPicture:
                     )
                 ],
             ),
-            Text("a: add a new kind of sensor    c: cut the WAN for 20 s    q: stop and sum up    Ctrl-C: stop", "dim"),
         )
 
     def _metric(self, metric: Metric) -> tuple[str, ...]:
