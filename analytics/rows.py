@@ -9,7 +9,7 @@ import base64
 from collections.abc import Iterator
 from typing import Any
 
-from analytics.selection import FIELDS
+from analytics.sql_compiler import FIELDS
 from analytics.sql_values import Scalar
 from schemas.avro.records import (
     Key,
@@ -47,7 +47,7 @@ def rows(record: Record, *, topic: str, partition: int, offset: int, late: bool)
             body = record.rep.body
             found = values(body.content) if isinstance(body, ReadBody) else []
             for one in found:
-                yield _value(dict(row), one, _suffixed(record.path, one.path))
+                yield _value(dict(row), one, suffixed(record.path, one.path))
             if not found:
                 yield _path(row, record.path)
         case Registration(kind=kind, body=body):
@@ -99,7 +99,7 @@ def _path(row: dict[str, Scalar], path: str) -> dict[str, Scalar]:
     return row
 
 
-def _suffixed(record: str, path: Path) -> str:
+def suffixed(record: str, path: Path) -> str:
     """The windows' results have the function behind the record's path, and only there: ``/3303/0/5700-max``."""
     plain, mark, suffix = record.partition("-")
     return f"{path}{mark}{suffix}" if mark and plain == str(path) else str(path)

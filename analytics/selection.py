@@ -1,7 +1,7 @@
 """Selections in SQL: one ``SELECT … FROM … WHERE …`` over records, compiled once and asked of each.
 
 Owns the statement: its limits, its clauses, the names after FROM. sqlglot reads the text, within limits that keep a
-hostile one cheap; `analytics.sql_expressions` compiles the expressions. Which topics and records there are is the
+hostile one cheap; `analytics.sql_compiler` compiles the expressions. Which topics and records there are is the
 job's to know.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from sqlglot import Parser, Tokenizer, TokenType, exp
 from sqlglot.errors import ErrorLevel, ParseError, TokenError
 
-from analytics import sql_values as sql
-from analytics.sql_expressions import FIELDS, MAX_NESTING, NOW, Compiler, Field, QueryError, Row, at
+from analytics.sql_compiler import FIELDS, MAX_NESTING, NOW, Compiler, Field, QueryError, Row, at, condition
+from analytics.sql_expressions import NODES
 from analytics.sql_values import Scalar
 
 __all__ = ["FIELDS", "MAX_NESTING", "NOW", "Field", "QueryError", "Row", "Selection", "compile_query"]
@@ -39,7 +39,7 @@ class Selection:
     #: None is ``SELECT *``: the record as it is.
     fields: tuple[Field, ...] | None
     where: Callable[[Row], bool | None]
-    #: The fields that the query names.
+    #: The fields that the query names, and `NOW` if it asks for the time.
     used: frozenset[str]
 
     def takes(self, row: Row) -> bool:
@@ -70,7 +70,7 @@ def compile_query(query: str) -> Selection:
 
 def _compile(query: str, sources: tuple[str, ...], plain: str) -> Selection:
     tree = _parse(plain)
-    compiler = Compiler(plain)
+    compiler = Compiler(plain, NODES)
     for name, given in tree.args.items():
         if given and name not in ("expressions", "from_", "where"):
             raise compiler.unsupported(_CLAUSES.get(name, name.upper().strip("_")), given)
@@ -80,8 +80,7 @@ def _compile(query: str, sources: tuple[str, ...], plain: str) -> Selection:
     if type(table) is not exp.Table or any(given for name, given in table.args.items() if name != "this"):
         raise compiler.unsupported("an alias or anything else after the topics", table)
     where = tree.args.get("where")
-    test = compiler.value(where.this).run if where is not None else lambda row: True
-    truth = sql.truth
+    test = condition(compiler.value(where.this)) if where is not None else lambda row: True
     fields = None
     if not (len(tree.expressions) == 1 and _is_star(tree.expressions[0])):
         fields = tuple(compiler.field(one) for one in tree.expressions)
@@ -93,7 +92,7 @@ def _compile(query: str, sources: tuple[str, ...], plain: str) -> Selection:
         text=query,
         sources=sources,
         fields=fields,
-        where=lambda row: truth(test(row)),
+        where=test,
         used=frozenset(compiler.used),
     )
 

@@ -28,7 +28,7 @@ from analytics.job import (
     State,
     Surroundings,
 )
-from analytics.rows import rows
+from analytics.row_reading import RowReader
 from analytics.selection import NOW, QueryError, Selection, compile_query
 from analytics.sql_values import Scalar
 from schemas.avro import serde
@@ -91,7 +91,13 @@ def _make(options: FilterOptions, around: Surroundings) -> Filter:
         raise JobConfigError("--to and --print exclude each other; what goes to a topic is shown as well")
     if options.to is not None and any(fnmatchcase(options.to, read) for read in _reads(options, around.topics)):
         raise JobConfigError(f"--to {options.to}: that is what the query reads; it would read its own results")
-    return Filter(selection=selection, to=options.to, show=around.show, clock=lambda: time.time_ns() // 1_000_000)
+    return Filter(
+        selection=selection,
+        reader=RowReader(selection.used),
+        to=options.to,
+        show=around.show,
+        clock=lambda: time.time_ns() // 1_000_000,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,7 @@ class Filter:
     """A job (`analytics.job.Job`); it remembers nothing. ``clock`` gives ``now()`` in epoch milliseconds."""
 
     selection: Selection
+    reader: RowReader
     to: str | None
     show: Callable[[Any], None] | None
     clock: Callable[[], int]
@@ -106,10 +113,8 @@ class Filter:
     def take(self, record: Incoming, state: State, emit: Emit) -> None:
         if record.value is None:
             return  # a tombstone says nothing
-        said = serde.decode(record.value)
-        late = any(name == "late" and value == b"1" for name, value in record.headers)
         selection, now = self.selection, self.clock()
-        for row in rows(said, topic=record.topic, partition=record.partition, offset=record.offset, late=late):
+        for row in self.reader.rows(record):
             row[NOW] = now
             if not selection.takes(row):
                 continue
@@ -117,7 +122,7 @@ class Filter:
                 if self.to is not None:
                     emit(self.to, record.key, record.value, WHEN_PUT_OUT, record.headers)
                 if self.show is not None:
-                    self.show(said)
+                    self.show(serde.decode(record.value))
                 return  # once, however many of its values are taken
             chosen = {name: _plain(value) for name, value in selection.project(row).items()}
             if self.to is not None:

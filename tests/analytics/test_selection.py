@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from analytics.selection import FIELDS, MAX_LENGTH, NOW, QueryError, Selection, compile_query
-from analytics.sql_values import Scalar, like
+from analytics.sql_values import Scalar, like, number, order
 
 AT = 1_767_268_800_000  # 2026-01-01 12:00 UTC
 A_ROW: Mapping[str, Scalar] = {
@@ -404,3 +404,18 @@ def test_hostile_pattern_costs_no_more_than_its_length() -> None:
 )
 def test_halves_are_rounded_away_from_zero(value: float, digits: int, wanted: float) -> None:
     assert evaluate(f"round(value, {digits})", value=value) == wanted
+
+
+SIGNS = {"=": [0], "<>": [-1, 1], "<": [-1], "<=": [-1, 0], ">": [1], ">=": [0, 1]}
+
+
+@given(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text("a0.-1e ", max_size=4),
+    st.sampled_from(list(SIGNS)),
+    st.integers(-3, 2**63) | st.floats(0, 1e300) | st.text("a0.-1e ", max_size=4) | st.booleans() | st.none(),
+)
+def test_comparison_with_a_literal_is_what_their_order_says(value: Scalar, sign: str, literal: Scalar) -> None:
+    written = quoted(literal) if isinstance(literal, str) else "NULL" if literal is None else str(literal)
+    place = order(value, number(repr(literal)) if type(literal) in (int, float) else literal)
+    wanted = None if place is None else place in SIGNS[sign]
+    assert evaluate(f"value {sign} {written}", value=value) is wanted
