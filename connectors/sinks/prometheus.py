@@ -62,6 +62,9 @@ _ABOUT_SAMPLES = re.compile(
 #: And about their times: it may have them.
 _ABOUT_TIMES = re.compile(r"out.of.order|out.of.bounds|too.old|duplicate", re.IGNORECASE)
 
+#: What a series has is asked for so long a span at most: a clock may be wrong by more than any receiver can look over.
+_ASKED_MS = 366 * 86_400_000
+
 _NO_PLACE = "there are other values of this series in its millisecond and in all of the second behind it"
 
 _ADVICE: Mapping[int, str] = {
@@ -236,7 +239,8 @@ class PrometheusSink:
             half = len(some) // 2
             return [some[:half], some[half:]]
         (part,) = some
-        if not part.looked and self._asker and _ABOUT_TIMES.search(refusal):
+        wide = len(part.samples) > 1 and part.samples[-1].time_ms - part.samples[0].said_ms > _ASKED_MS
+        if not part.looked and not wide and self._asker and _ABOUT_TIMES.search(refusal):
             left = self._not_there(part)
             return [[left]] if left.samples else []
         if len(part.samples) > 1:

@@ -31,7 +31,8 @@ def query_form(labels: Mapping[str, str], first_ms: int, last_ms: int) -> bytes:
     selector = ",".join(f"{name}={text}" for name, text in texts.items())
     span = span_ms(first_ms, last_ms)
     # Newer servers leave the first millisecond of a range out.
-    asked = {"query": f"{{{selector}}}[{len(span) + 1}ms]", "time": _seconds(span[-1])}
+    # Not len(): a span from one end of time to the other is longer than a length can be.
+    asked = {"query": f"{{{selector}}}[{span.stop - span.start + 1}ms]", "time": _seconds(span.stop - 1)}
     return urlencode(asked).encode()
 
 

@@ -370,6 +370,15 @@ def test_late_samples_are_found_among_a_thousand(strict: PrometheusStore) -> Non
     assert len(strict.history()) == 1_000 - len(late) + 2
 
 
+def test_clocks_at_both_ends_of_time_refuse_nothing_but_themselves(strict: PrometheusStore) -> None:
+    """The span between them is longer than any that can be asked for."""
+    good = [reading(offset, float(offset), timestamp=1_000 + offset) for offset in range(4)]
+    write(strict.options(), good)
+    batch = [reading(10, 1.0, timestamp=-(2**62)), *good, reading(11, 2.0, timestamp=2**62)]
+    assert refused(strict.options(), batch).keys() == {10, 11}
+    assert len(strict.history()) == 4
+
+
 def test_the_same_samples_are_taken_where_order_is_not_asked_for(store: PrometheusStore) -> None:
     write(store.options(), [reading(0, 1.0, timestamp=5_000)], [reading(1, 2.0, timestamp=4_000)])
     assert [value for _, _, value, _ in store.history()] == [2.0, 1.0]
