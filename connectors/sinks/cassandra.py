@@ -145,7 +145,8 @@ class _Batch:
     def statements(self, records: Sequence[SinkRecord], rejected: dict[int, str]) -> Iterator[tuple[int, Any]]:
         """Each with the number of its record; a record that has no form in Cassandra goes to ``rejected``."""
         latest: dict[tuple[str, str, str], tuple[int, tuple[object, ...]]] = {}
-        for number, record in enumerate(records):
+        for number in _by_partition(records):
+            record = records[number]
             try:
                 match record.record:
                     case Notification() | Response() as said:
@@ -200,6 +201,19 @@ class _Batch:
             rows = self._session.rows(self._prepared.root, who)
             self._roots[who] = str((rows[0].root if rows else None) or "/")
         return self._roots[who]
+
+
+def _by_partition(records: Sequence[SinkRecord]) -> list[int]:
+    """Their numbers: rows of one partition behind one another, as of those in one request Cassandra makes one mutation.
+
+    Registrations stay in their order.
+    """
+
+    def partition(number: int) -> tuple[str, str]:
+        said = records[number].record
+        return (said.ep, said.path) if isinstance(said, (Notification, Response, EnrichedReading)) else ("", "")
+
+    return sorted(range(len(records)), key=partition)
 
 
 def open_cassandra(options: Mapping[str, object]) -> CassandraSink:

@@ -187,7 +187,9 @@ class CassandraSession:
             owner = self._owner(statement)
             parcel = parcels.setdefault(owner, _Parcel([]))
             parcel.statements.append((number, statement))
-            parcel.size += sum(len(value) for value in statement.values if isinstance(value, bytes))
+            for value in statement.values:
+                if type(value) is bytes:
+                    parcel.size += len(value)
             if len(parcel.statements) >= self._options.batch_rows or parcel.size >= _PARCEL_BYTES:
                 flight.send(parcels.pop(owner))
         for parcel in parcels.values():

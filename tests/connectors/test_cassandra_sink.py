@@ -110,6 +110,16 @@ def test_values_of_the_same_millisecond_all_survive_newest_first(store: Cassandr
     assert len(found) == 301
 
 
+def test_rows_of_one_partition_travel_together(store: CassandraStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Cassandra itself warns of a request with rows of more than ten partitions."""
+    paths = [f"/3303/{instance}/5700" for instance in range(32)]
+    mixed = [at(offset, notification(resource(paths[offset % 32], 1.0))) for offset in range(32 * 32)]
+    with caplog.at_level("WARNING", logger="cassandra"):
+        write(store, mixed)
+    assert not [one.getMessage() for one in caplog.records if "partitions" in one.getMessage()]
+    assert store.cql("SELECT count(*) FROM {}.history")[0]["count"] == len(mixed)
+
+
 def test_the_time_is_the_devices_where_it_gave_one(store: CassandraStore) -> None:
     write(store, [at(4, notification(resource("/3303/0/5700", 1.0, timestamp=7), timestamp=10)), reading(5)])
     found = store.cql("SELECT time, gateway_time FROM {}.history")
