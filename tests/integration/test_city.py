@@ -100,7 +100,7 @@ def test_city_finds_every_outlier_and_cassandra_and_redis_agree(
     arguments = ["--stations", "2", "--period", "0.25", "--outliers", "0.04", "--seed", "7", "--wan-cut", "3"]
     stores = ["--cassandra", cassandra.contact_point, "--redis", f"127.0.0.1:{redis.port}"]
     done = subprocess.run(
-        command(directory, *arguments, *stores, "--for", "16", "--add-after", "6", "--output", "json"),
+        command(directory, *arguments, *stores, "--for", "12", "--add-after", "4", "--output", "json"),
         capture_output=True,
         text=True,
         timeout=280,
