@@ -1,7 +1,7 @@
 """How every job runs: a Quix Streams application, exactly once, and what surrounds it.
 
-Owns the settings of Quix (transactions, state folder, changelog topics, consumer group), dead letters, /healthz,
-/readyz and /metrics, waiting for Kafka, and the end within ten seconds. It never looks into a value: that is the job's.
+Owns the turn of a record, dead letters, /healthz, /readyz and /metrics, waiting for Kafka, and the end within ten
+seconds. It never looks into a value: that is the job's. The application itself is `analytics.application`'s.
 
 One turn, in Quix's own order (`quixstreams.checkpointing`), of about `JobSettings.commit_s`:
  1. take    each record goes to the job, which reads and writes its state and puts out results, in one Kafka transaction
@@ -24,9 +24,10 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
-from quixstreams import Application, MessageContext, message_context
+from quixstreams import MessageContext, message_context
 from quixstreams.exceptions import QuixException
 
+from analytics.application import JobApplication
 from analytics.instance import Instance
 from analytics.job import (
     ANY_GATEWAY,
@@ -92,6 +93,7 @@ class _Runner:
         self._cluster = kafka.Cluster(bootstrap=settings.bootstrap)
         self._waits: str | None = "not connected to Kafka yet"
         self._away: str | None = None
+        self._app: JobApplication | None = None
         self._turned = time.monotonic()
 
     def run(self) -> None:
@@ -104,7 +106,7 @@ class _Runner:
                 settings.metrics_port,
                 host=settings.metrics_host,
                 live=self._stuck,
-                ready=lambda: self._waits or self._away,
+                ready=self._unready,
             )
         try:
             with Instance(settings.state_folder) as instance:
@@ -128,7 +130,14 @@ class _Runner:
             if health is not None:
                 health.close()
 
+    def _unready(self) -> str | None:
+        app = self._app
+        return self._waits or self._away or (app.waits if app is not None else None)
+
     def _stuck(self) -> str | None:
+        app = self._app
+        if app is not None and app.recovering:
+            return None
         idle = time.monotonic() - self._turned
         return f"job {self._settings.kind.name}: its loop has not turned for {idle:.0f} s" if idle > STUCK_S else None
 
@@ -169,7 +178,7 @@ class _Runner:
         """One application, from its start to the process's stop or to trouble with Kafka, which is raised."""
         self._metrics.starts.inc()
         settings = self._settings
-        app = _application(settings, instance)
+        self._app = app = JobApplication(settings, instance, self._topics, self._metrics)
         turn = _Turn(self, app, settings.kind.make(settings.options, self._surroundings))
         for topic in self._topics:
             turn.read(topic)
@@ -194,7 +203,8 @@ class _Runner:
         if not ended.is_set():
             app.stop()
             ended.wait(CLOSE_S)
-        self._away = None
+        turn.tell()
+        self._waits, self._away = "beginning anew", None
         if failures and not self._stop.is_set():
             raise failures[0]
         if failures and not isinstance(failures[0], kafka.KafkaException | QuixException):
@@ -269,14 +279,19 @@ class _Runner:
 class _Turn:
     """What Quix calls for each record and between records. Belongs to the thread of the application."""
 
-    def __init__(self, runner: _Runner, app: _Application, job: Job) -> None:
+    def __init__(self, runner: _Runner, app: JobApplication, job: Job) -> None:
         self._runner = runner
         self._app = app
         self._job = job
-        self._count = runner.metrics.records.inc
-        self._result = runner.metrics.results.inc
-        #: When each partition last had a record, by the monotonic clock.
-        self._heard: dict[tuple[str, int], float] = {}
+        #: Not told to the metrics yet: records taken in, and put out.
+        self._taken = self._put = 0
+
+    def tell(self) -> None:
+        """The metrics, of what was done since the last time."""
+        taken, put = self._taken, self._put
+        self._taken = self._put = 0
+        self._runner.metrics.records.inc(taken)
+        self._runner.metrics.results.inc(put)
 
     def read(self, name: str) -> None:
         """Take the records of a topic."""
@@ -288,28 +303,44 @@ class _Turn:
         context = frame.processing_context
         stream = frame.stream_id
         produce = context.producer.produce
-        job, count, result, heard, monotonic = self._job, self._count, self._result, self._heard, time.monotonic
+        job, monotonic = self._job, time.monotonic
+        #: When each partition last had a record, by the monotonic clock.
+        heard: dict[int, float] = {}
+        #: The states of the partitions in the checkpoint that is under way.
+        states: dict[int, State] = {}
+        checkpoint: object = None
+
+        def state_of(partition: int) -> State:
+            nonlocal checkpoint
+            if not stateful:
+                return NO_STATE
+            if context.checkpoint is not checkpoint:
+                checkpoint = context.checkpoint
+                states.clear()
+            state = states.get(partition)
+            if state is None:
+                state = context.checkpoint.get_store_transaction(stream, partition).as_state(prefix=b"")
+                states[partition] = state
+            return state
 
         def emit(
             topic: str, key: bytes | None, value: bytes | None, timestamp: int = WHEN_PUT_OUT, headers: Headers = ()
         ) -> None:
             # 0 is now, for Kafka's client.
-            produce(topic, value, key, [*headers], timestamp=max(timestamp, 0))  # type: ignore[list-item]  # null is fine
-            result()
+            carried: Any = [*headers] if headers else None
+            produce(topic, value, key, carried, timestamp=max(timestamp, 0))
+            self._put += 1
 
         def take(value: Any, key: Any, timestamp: int, headers: Any) -> None:
             at: MessageContext = message_context()
             partition = at.partition
             record = Incoming(at.topic, partition, at.offset, timestamp, key, value, headers or ())
-            heard[name, partition] = monotonic()
-            state: State = NO_STATE
-            if stateful:
-                state = context.checkpoint.get_store_transaction(stream, partition).as_state(prefix=b"")
+            heard[partition] = monotonic()
             try:
-                job.take(record, state, emit)
+                job.take(record, state_of(partition), emit)
             except (SerdeError, BadRecord) as exc:
                 self._runner.bury(record, exc, emit)
-            count()
+            self._taken += 1
 
         looked = monotonic()
 
@@ -321,27 +352,20 @@ class _Turn:
                 return
             looked = now
             self._runner.turned()
+            self.tell()
             if not stateful or context.state_manager.recovery_required:
                 return
-            for partition in context.state_manager.get_store(stream).partitions:
-                silent = now - heard.setdefault((name, partition), now)
+            mine = context.state_manager.get_store(stream).partitions
+            for gone in heard.keys() - mine.keys():
+                # When it comes back, its silence begins then.
+                del heard[gone]
+            for partition in mine:
+                silent = now - heard.setdefault(partition, now)
                 if silent >= 1.0:
-                    state = context.checkpoint.get_store_transaction(stream, partition).as_state(prefix=b"")
-                    job.idle(silent, state, emit)
+                    job.idle(silent, state_of(partition), emit)
 
         frame.update(take, metadata=True)
         self._app.between(between)
-
-
-class _Application(Application):
-    """Quix's, without its own handlers of signals: the command owns these."""
-
-    def _setup_signal_handlers(self) -> None:
-        pass
-
-    def between(self, task: Callable[[], None]) -> None:
-        """Call ``task`` at every turn of the loop."""
-        self._dataframe_registry.register_periodic_task(task)
 
 
 def matching(wanted: str, known: Collection[str]) -> list[str]:
@@ -360,42 +384,6 @@ def matching(wanted: str, known: Collection[str]) -> list[str]:
             if name == f"{head}{topics.gateway}{tail}" and topics.name(kind) == name:
                 found.append(name)
     return sorted(found)
-
-
-def _application(settings: JobSettings, instance: Instance) -> _Application:
-    return _Application(
-        broker_address=settings.bootstrap,
-        consumer_group=settings.group_id,
-        auto_offset_reset="earliest",
-        processing_guarantee="exactly-once",
-        commit_interval=settings.commit_s,
-        state_dir=instance.folder,
-        loglevel=None,
-        consumer_poll_timeout=0.2,
-        # Waiting for Kafka is ours.
-        broker_availability_timeout=0,
-        on_processing_error=lambda _exc, _row, _logger: False,
-        consumer_extra_config={
-            "isolation.level": "read_committed",
-            "session.timeout.ms": int(settings.session_s * 1000),
-            "heartbeat.interval.ms": int(settings.session_s * 1000 / 5),
-            # Quix waits as long for a flush.
-            "max.poll.interval.ms": 60_000,
-            # Bounds what librdkafka holds in front of us, for all partitions together.
-            "queued.max.messages.kbytes": 8192,
-            "fetch.message.max.bytes": 1024 * 1024,
-            "reconnect.backoff.max.ms": 1000,
-        },
-        producer_extra_config={
-            "transactional.id": f"{settings.group_id}-{instance.id}",
-            # What a process that died had under way holds up readers no longer than this.
-            "transaction.timeout.ms": 20_000,
-            "linger.ms": 20,
-            # As the gateway's producer, so that an endpoint is in the same partition everywhere.
-            "partitioner": "consistent_random",
-            "reconnect.backoff.max.ms": 1000,
-        },
-    )
 
 
 def _words(error: Exception) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
+from contextlib import suppress
+
+from prometheus_client import Counter, Gauge
 
 _LABELS = ("job", "group")
 
@@ -20,6 +22,14 @@ _DEAD_LETTERS = Counter(
     "headwater_analytics_dead_letters", "Records put into the dead-letter topic, by stage.", (*_LABELS, "stage")
 )
 _STARTS = Counter("headwater_analytics_starts", "Times that the job began, the first and after each trouble.", _LABELS)
+_LOST = Counter(
+    "headwater_analytics_lost_records", "Records that Kafka deleted before they were read, markers counted.", _LABELS
+)
+_LAG = Gauge(
+    "headwater_analytics_lag_records",
+    "Records between the reading position and the end, transaction markers counted, by partition.",
+    (*_LABELS, "topic", "partition"),
+)
 
 
 class JobMetrics:
@@ -30,6 +40,8 @@ class JobMetrics:
         self.records = _RECORDS.labels(job, group)
         self.results = _RESULTS.labels(job, group)
         self.starts = _STARTS.labels(job, group)
+        #: Called with how many.
+        self.lost = _LOST.labels(job, group).inc
         self._late = _LATE.labels(job, group)
         self._ahead = _AHEAD.labels(job, group)
         self._skipped = _SKIPPED.labels(job, group)
@@ -49,3 +61,11 @@ class JobMetrics:
 
     def dead_letter(self, stage: str) -> None:
         _DEAD_LETTERS.labels(*self._labels, stage).inc()
+
+    def lag(self, topic: str, partition: int, records: int) -> None:
+        _LAG.labels(*self._labels, topic, str(partition)).set(records)
+
+    def lag_gone(self, topic: str, partition: int) -> None:
+        """The partition is another instance's now."""
+        with suppress(KeyError):
+            _LAG.remove(*self._labels, topic, str(partition))

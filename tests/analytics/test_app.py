@@ -23,11 +23,19 @@ from analytics.app import run_job
 from analytics.job import Incoming, JobSettings, Surroundings, parse_options
 from analytics.jobs import JOBS
 from connectors import kafka as door
-from connectors.kafka import Cluster
+from connectors.kafka import Cluster, TopicPartition
 from headwater import processes
-from schemas.avro.records import Key, Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
+from schemas.avro.records import (
+    Key,
+    Notification,
+    ReadBody,
+    RequestKind,
+    ResponseCode,
+    ResponsePayload,
+    Statistics,
+)
 from schemas.avro.serde import decode, encode
-from schemas.avro.topics import Topics
+from schemas.avro.topics import TopicKind, Topics
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path as LwM2MPath
 from tests.analytics.dict_state import Counts, DictState, Emitted
@@ -254,6 +262,71 @@ def test_a_partition_that_fell_silent_has_its_windows_put_out(kafka: Cluster, ga
         wait_until(lambda: committed(kafka, topic).total() == 2, "the last window did not come")
     results = [decode(value) for _, value in committed(kafka, topic)]
     assert sorted(one.timestamp - T0 for one in results if isinstance(one, Notification)) == [0, 1000]
+
+
+def lines(port: int, metric: str) -> dict[str, float]:
+    """The values of a metric by its labels, as text."""
+    found = (line.rpartition(" ") for line in said(port, "metrics")[1].splitlines() if line.startswith(metric))
+    return {name: float(value) for name, _, value in found}
+
+
+def test_records_that_kafka_deleted_cost_no_state_and_are_counted(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topics, port = Topics(gateway_id), processes.free_port()
+    kind = JOBS["statistics"]
+    settings = JobSettings(
+        kind=kind,
+        options=parse_options(kind, {}),
+        gateway=gateway_id,
+        bootstrap=kafka.bootstrap,
+        state=tmp_path / "state",
+        metrics_port=port,
+        session_s=6.0,
+        commit_s=0.3,
+    )
+    output = topics.name(TopicKind.STATISTICS)
+
+    def lengths() -> list[int]:
+        results = [decode(value) for _, value in committed(kafka, output).elements()]
+        return sorted(one.stream_length for one in results if isinstance(one, Statistics))
+
+    produce(kafka, gateway_id, [("a", at, 20.0) for at in range(3)])
+    with running(settings):
+        wait_until(lambda: lengths() == [1, 2, 3], "no results")
+    # It is away, and Kafka deletes what came in between but for the last two.
+    produce(kafka, gateway_id, [("a", at, 20.0) for at in range(3, 10)])
+    (partition,) = {one.partition() for one in door.read_to_end(kafka, [topics.observations])}
+    place, client = TopicPartition(topics.observations, partition, 8), door.admin(kafka)
+    client.delete_records([place])[place].result(30)
+    with running(settings):
+        wait_until(lambda: lengths() == [1, 2, 3, 4, 5], "it does not go on with its state")
+        assert list(lines(port, "headwater_analytics_lost_records_total").values()) == [5.0]
+        where = f'partition="{partition}",topic="{topics.observations}"'
+        wait_until(
+            lambda: any(where in name and lag == 0 for name, lag in lines(port, "headwater_analytics_lag").items()),
+            "no lag is told",
+        )
+
+
+def test_it_is_not_ready_before_its_group_and_its_state_are(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    produce(kafka, gateway_id, stream(50, 20_000, 500))
+    first, topic = Process(kafka, gateway_id, gateway_id, tmp_path / "state"), Topics(gateway_id).maxper30sec
+    wanted = expected(kafka, gateway_id).total()
+    wait_until(lambda: committed(kafka, topic).total() == wanted, "results are missing")
+    first.kill()
+    shutil.rmtree(tmp_path / "state")
+    second = Process(kafka, gateway_id, gateway_id, tmp_path / "state")
+    told: list[tuple[int, str]] = []
+    try:
+        # The group waits for the one that was killed as long as its session lasts.
+        while not told or told[-1] != (200, "ok\n"):
+            told.append(said(second.port, "readyz"))
+            assert len(told) < 10_000
+            time.sleep(0.01)
+    finally:
+        second.kill()
+    assert "joining its consumer group" in {text.strip() for status, text in told if status == 503}
 
 
 def test_kafka_may_be_away_at_the_start_and_in_between(
