@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from analytics import results
 from analytics.alerts import (
     UNKNOWN,
     AlertMemory,
@@ -35,8 +36,8 @@ from analytics.outliers import Known, Learn, OutlierPolicy, judge, judge_running
 from analytics.readings import observed
 from analytics.rules import Rules, RulesError, parse_rules
 from analytics.welford import EMPTY
-from schemas.avro.analytics_records import Alert, AlertState, EnrichedReading
-from schemas.avro.serde import encode
+from schemas.avro.analytics_records import Alert, AlertState
+from schemas.avro.serde import decode, encode
 from schemas.avro.topics import TopicKind
 
 _PHASES = tuple(Phase)
@@ -133,12 +134,14 @@ class OutliersJob:
         else:
             # What was learnt before the distribution was known is kept, for when it is known no more.
             verdict, moments = judge(value, known, self._policy), EMPTY if kept is None else unpacked(kept)
-        enriched = EnrichedReading(
-            server_id=self._gateway, ep=ep, path=path, timestamp=time, value=value, **verdict._asdict()
-        )
-        emit(self._readings, encoded_key(ep), encode(enriched))
+        enriched = results.enriched(self._gateway, ep, path, time, value, *verdict)
+        emit(self._readings, encoded_key(ep), enriched)
         if self._show is not None:
-            self._show(enriched)
+            self._show(decode(enriched))
+        if not rules and (kept is None or len(kept) == MOMENTS_SIZE):
+            if remembers:
+                state.set_bytes(key, packed(moments))
+            return
         before = _unpacked_rules(kept)
         after: dict[str, _Kept] = {}
         late = False

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
+from math import sqrt
 from struct import Struct
 
 from pydantic import Field
 
+from analytics import results
 from analytics.alarms import Alarms
 from analytics.durations import Duration
 from analytics.job import Emit, Incoming, JobKind, State, Surroundings, result_topics
@@ -21,8 +23,7 @@ from analytics.memory import MOMENTS_SIZE, admitted, names, packed, series_key, 
 from analytics.readings import observed
 from analytics.welford import Moments, add
 from analytics.windows import LATEST
-from schemas.avro.records import Statistics
-from schemas.avro.serde import encode
+from schemas.avro.serde import decode
 from schemas.avro.topics import TopicKind
 
 #: Behind the moments: time of the latest reading, and whether an alarm is set.
@@ -105,19 +106,13 @@ class StatisticsJob:
             self._publish(ep, path, moments, latest, emit)
 
     def _publish(self, ep: str, path: str, moments: Moments, latest: int, emit: Emit) -> None:
-        record = Statistics(
-            server_id=self._gateway,
-            ep=ep,
-            path=path,
-            timestamp=latest,
-            mean=moments.mean,
-            std_dev=moments.std_dev,
-            variance=moments.variance,
-            stream_length=moments.length,
+        variance = moments.variance
+        value = results.statistics(
+            self._gateway, ep, path, latest, moments.mean, sqrt(variance), variance, moments.length
         )
-        emit(self._topic, encoded_key(ep), encode(record))
+        emit(self._topic, encoded_key(ep), value)
         if self._show is not None:
-            self._show(record)
+            self._show(decode(value))
 
 
 KIND = JobKind(
