@@ -1,6 +1,6 @@
 """Series aligned in event time: as-of joins and interval joins, each match once, whatever the order of input.
 
-Owns the buffers of one join of one key, when a match is final, and what becomes of a reading that comes too late.
+Owns what the join of one key keeps, when a match is final, and what becomes of a reading that comes too late.
 Pure: the clock is the readings' own. The watermark is the latest event time seen less the grace; what is older is late
 and left out, so that what was given out is never wrong afterwards. Where the series come by different ways (other
 partitions), ``patience_ms`` lets one of them run ahead of the slowest by so much before it makes the others late.
@@ -14,7 +14,7 @@ soon as its last reading is there.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice, product
@@ -106,106 +106,99 @@ class Added(NamedTuple):
     cut: int = 0
 
 
+_LATE = Added((), late=True)
+
 #: (event time, number of arrival, value): arrival decides between readings of the same time.
-_Kept = tuple[int, int, Any]
+Kept = tuple[int, int, Any]
+
+
+@dataclass(slots=True, kw_only=True)
+class Buffers:
+    """What the join of one key remembers; `Aligner.begin` makes it, and the functions of `Aligner` change it."""
+
+    #: Nothing older is taken any more; None before the first reading.
+    watermark: int | None
+    #: Readings taken so far.
+    arrivals: int
+    #: Of each series: the latest event time seen, and the readings kept, by their order.
+    latest: list[int | None]
+    kept: list[list[Kept]]
 
 
 class Aligner:
-    """The join of one key. ``state`` is what `state` gave before, or None at the beginning.
+    """The rule of one alignment; it remembers nothing itself."""
 
-    Raises:
-        AlignmentError: the state is of another number of series.
-    """
-
-    def __init__(self, alignment: Alignment, state: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, alignment: Alignment) -> None:
         self._how = alignment
-        self._watermark: int | None = None
-        self._arrivals = 0
-        self._latest: list[int | None] = [None] * alignment.series
-        self._kept: list[list[_Kept]] = [[] for _ in range(alignment.series)]
-        if state is not None:
-            if len(state["kept"]) != alignment.series:
-                raise AlignmentError(
-                    f"the state is of {len(state['kept'])} series, the join of {alignment.series}: give it a new name"
-                )
-            self._watermark, self._arrivals = state["watermark"], state["arrivals"]
-            self._latest = list(state["latest"])
-            self._kept = [[(time, number, value) for time, number, value in kept] for kept in state["kept"]]
+        self._as_of_mode = alignment.mode is Mode.AS_OF
+        self._nearest = alignment.direction is Direction.NEAREST
+        self._lead = alignment.grace_ms + alignment.patience_ms
 
-    @property
-    def watermark(self) -> int | None:
-        """Nothing older is taken any more; None before the first reading."""
-        return self._watermark
+    def begin(self) -> Buffers:
+        """Before the first reading."""
+        series = self._how.series
+        return Buffers(watermark=None, arrivals=0, latest=[None] * series, kept=[[] for _ in range(series)])
 
-    def state(self) -> dict[str, Any]:
-        """All that must be kept, as JSON values."""
-        return {
-            "watermark": self._watermark,
-            "arrivals": self._arrivals,
-            "latest": list(self._latest),
-            "kept": [[list(kept) for kept in series] for series in self._kept],
-        }
-
-    def add(self, series: int, time: int, value: Any) -> Added:
+    def add(self, buffers: Buffers, series: int, time: int, value: Any) -> Added:
         """Take the reading of ``series`` (counted from 0) and say what follows from it.
 
-        ``value`` is any of JSON's: it is kept as it is.
+        ``value`` is kept as it is.
         Matches come in the order of the readings' times, and of arrival between equal ones.
         """
-        if self._watermark is not None and time < self._watermark:
-            return Added((), late=True)
-        self._arrivals += 1
-        arrived = (time, self._arrivals, value)
-        insort(self._kept[series], arrived)
-        latest = self._latest[series]
-        self._latest[series] = time if latest is None else max(latest, time)
-        if self._how.mode is Mode.INTERVAL:
-            return self._add_interval(series, arrived)
-        return self._add_as_of()
+        if buffers.watermark is not None and time < buffers.watermark:
+            return _LATE
+        buffers.arrivals += 1
+        arrived = (time, buffers.arrivals, value)
+        insort(buffers.kept[series], arrived)
+        latest = buffers.latest[series]
+        if latest is None or time > latest:
+            buffers.latest[series] = time
+        return self._add_as_of(buffers) if self._as_of_mode else self._add_interval(buffers, series, arrived)
 
-    @property
-    def waits(self) -> bool:
+    def waits(self, buffers: Buffers) -> bool:
         """Whether readings of the first series wait for what may still come (as-of joins only)."""
-        return self._how.mode is Mode.AS_OF and bool(self._kept[0])
+        return self._as_of_mode and bool(buffers.kept[0])
 
-    def silence(self) -> Added:
+    def silence(self, buffers: Buffers) -> Added:
         """Nothing has come for long: give out what waits, in order. What is no newer than it is late from here on."""
-        seen = [latest for latest in self._latest if latest is not None]
-        if not self.waits or not seen:
+        seen = [latest for latest in buffers.latest if latest is not None]
+        if not self.waits(buffers) or not seen:
             return Added(())
-        ready, self._kept[0] = self._kept[0], []
-        matches = tuple(match for left in ready if (match := self._as_of(left)) is not None)
-        self._watermark = max(seen) + 1 if self._watermark is None else max(self._watermark, max(seen) + 1)
-        self._forget(self._watermark)
+        ready, buffers.kept[0] = buffers.kept[0], []
+        matches = tuple(match for left in ready if (match := self._as_of(buffers, left)) is not None)
+        mark = max(seen) + 1
+        buffers.watermark = mark if buffers.watermark is None else max(buffers.watermark, mark)
+        self._forget(buffers, buffers.watermark)
         return Added(matches)
 
-    def _advance(self) -> int:
-        seen = [latest for latest in self._latest if latest is not None]
-        mark = max(seen) - self._how.grace_ms - self._how.patience_ms
+    def _advance(self, buffers: Buffers) -> int:
+        seen = [latest for latest in buffers.latest if latest is not None]
+        mark = max(seen) - self._lead
         if len(seen) == self._how.series:
             mark = max(mark, min(seen) - self._how.grace_ms)
-        self._watermark = mark if self._watermark is None else max(self._watermark, mark)
-        return self._watermark
+        if buffers.watermark is not None and buffers.watermark > mark:
+            return buffers.watermark
+        buffers.watermark = mark
+        return mark
 
     # As-of.
 
-    def _add_as_of(self) -> Added:
-        how, mark = self._how, self._advance()
-        nearest = how.direction is Direction.NEAREST
-        lefts = self._kept[0]
+    def _add_as_of(self, buffers: Buffers) -> Added:
+        how, mark = self._how, self._advance(buffers)
+        lefts = buffers.kept[0]
         # A reading that can still come is not older than the watermark, so it cannot be in reach of these.
-        final = bisect_left(lefts, (mark - (how.before_ms if nearest else 0),))
+        final = bisect_left(lefts, (mark - (how.before_ms if self._nearest else 0),))
         pushed_out = max(0, len(lefts) - final - how.limit)
         ready = lefts[: final + pushed_out]
-        matches = [match for left in ready if (match := self._as_of(left)) is not None]
+        matches = [match for left in ready if (match := self._as_of(buffers, left)) is not None]
         del lefts[: final + pushed_out]
-        return Added(tuple(matches), pushed_out=pushed_out + self._forget(mark))
+        return Added(tuple(matches), pushed_out=pushed_out + self._forget(buffers, mark))
 
-    def _forget(self, mark: int) -> int:
+    def _forget(self, buffers: Buffers, mark: int) -> int:
         """Drop what no left reading can take any more; how many more had to go as the buffers are full."""
         reach, pushed_out = self._how.before_ms, 0
-        for rights in self._kept[1:]:
-            if self._how.direction is Direction.NEAREST:
+        for rights in buffers.kept[1:]:
+            if self._nearest:
                 # Lefts reach back to the watermark less the tolerance, and their partners as far again.
                 gone = bisect_left(rights, (mark - 2 * reach,))
             else:
@@ -215,17 +208,17 @@ class Aligner:
             pushed_out += _shorten(rights, self._how.limit)
         return pushed_out
 
-    def _as_of(self, left: _Kept) -> Match | None:
-        partners = [self._partner(rights, left[0]) for rights in self._kept[1:]]
+    def _as_of(self, buffers: Buffers, left: Kept) -> Match | None:
+        partners = [self._partner(rights, left[0]) for rights in buffers.kept[1:]]
         if None in partners and self._how.missing is Missing.INNER:
             return None
         return Match(left[0], (_item(left), *partners))
 
-    def _partner(self, rights: Sequence[_Kept], time: int) -> Item | None:
+    def _partner(self, rights: Sequence[Kept], time: int) -> Item | None:
         behind = bisect_left(rights, (time + 1,)) - 1
         reach = self._how.before_ms
         best = rights[behind] if behind >= 0 and time - rights[behind][0] <= reach else None
-        if self._how.direction is Direction.NEAREST and behind + 1 < len(rights):
+        if self._nearest and behind + 1 < len(rights):
             after = rights[behind + 1][0]
             closer = reach if best is None else time - best[0] - 1
             if after - time <= closer:
@@ -235,13 +228,13 @@ class Aligner:
 
     # Interval.
 
-    def _add_interval(self, series: int, arrived: _Kept) -> Added:
-        how, kept = self._how, self._kept
+    def _add_interval(self, buffers: Buffers, series: int, arrived: Kept) -> Added:
+        how, kept = self._how, buffers.kept
         if series == 0:
-            lefts: Sequence[_Kept] = [arrived]
+            lefts: Sequence[Kept] = [arrived]
         else:
             lefts = _between(kept[0], arrived[0] - how.after_ms, arrived[0] + how.before_ms)
-        combinations: list[list[Sequence[_Kept]]] = []
+        combinations: list[list[Sequence[Kept]]] = []
         for left in lefts:
             others = [
                 [arrived] if number == series else _between(rights, left[0] - how.before_ms, left[0] + how.after_ms)
@@ -250,7 +243,7 @@ class Aligner:
             combinations.append([[left], *others])
         wanted = sum(prod(map(len, groups)) for groups in combinations)
         matches = tuple(map(_match, islice(_products(combinations), how.limit)))
-        mark = self._advance()
+        mark = self._advance(buffers)
         # A right one waits for lefts that can still come; with more series also for those that wait for another right.
         wait = how.before_ms if how.series == 2 else how.before_ms + how.after_ms
         pushed_out = 0
@@ -260,25 +253,25 @@ class Aligner:
         return Added(matches, pushed_out=pushed_out, cut=wanted - len(matches))
 
 
-def _products(combinations: Iterable[Sequence[Sequence[_Kept]]]) -> Iterator[tuple[_Kept, ...]]:
+def _products(combinations: Iterable[Sequence[Sequence[Kept]]]) -> Iterator[tuple[Kept, ...]]:
     for groups in combinations:
         yield from product(*groups)
 
 
-def _match(kept: tuple[_Kept, ...]) -> Match:
+def _match(kept: tuple[Kept, ...]) -> Match:
     return Match(max(one[0] for one in kept), tuple(map(_item, kept)))
 
 
-def _item(kept: _Kept) -> Item:
+def _item(kept: Kept) -> Item:
     return Item(kept[0], kept[2])
 
 
-def _between(kept: Sequence[_Kept], first: int, last: int) -> Sequence[_Kept]:
+def _between(kept: Sequence[Kept], first: int, last: int) -> Sequence[Kept]:
     """Those with first <= time <= last."""
     return kept[bisect_left(kept, (first,)) : bisect_left(kept, (last + 1,))]
 
 
-def _shorten(kept: list[_Kept], limit: int) -> int:
+def _shorten(kept: list[Kept], limit: int) -> int:
     """Drop the oldest beyond the limit; how many they were."""
     surplus = max(0, len(kept) - limit)
     del kept[:surplus]

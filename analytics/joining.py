@@ -19,6 +19,7 @@ import structlog
 from analytics.alarms import Alarms
 from analytics.alignment import Aligner, Alignment, AlignmentError, Match, Mode
 from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
+from analytics.join_state import JoinState, packed, packed_reading, unpacked, unpacked_reading
 from analytics.readings import Observed, observed
 from analytics.user_code import Derived, Reading, UserCode, UserCodeError
 from analytics.windows import LATEST
@@ -119,6 +120,7 @@ class Joining:
         self._metrics = surroundings.metrics
         self._show = surroundings.show
         self._name = surroundings.group
+        self._aligner = Aligner(plan.alignment)
         self._groups = lru_cache(maxsize=65536)(self._find)
         told = repr(("join", plan.series, plan.alignment.mode))
         self._alarms = Alarms(max(1000, plan.idle // 8), sha256(told.encode()).digest()[:16])
@@ -167,17 +169,29 @@ class Joining:
         return now
 
     def _ring(self, state: State, now: int, clock: int, emit: Emit, failures: list[UserCodeError]) -> None:
+        aligner = self._aligner
         for group in self._alarms.ring(state, now, clock):
-            kept = state.get(b"j" + group)
-            aligner = Aligner(self._plan.alignment, kept)
-            if not aligner.waits:
+            known = self._known(state, group)
+            if known is None:
                 continue
-            if kept["heard"] + self._plan.idle > now:
-                self._alarms.set(state, group, kept["heard"] + self._plan.idle)
+            matches: Sequence[Match] = ()
+            if not aligner.waits(known.buffers):
+                known.alarmed = False
+            elif known.heard + self._plan.idle > now:
+                self._alarms.set(state, group, known.heard + self._plan.idle)
                 continue
-            added = aligner.silence()
-            state.set(b"j" + group, {**aligner.state(), "heard": kept["heard"]})
-            self._publish_all(added.matches, emit, failures)
+            else:
+                known.alarmed = False
+                matches = aligner.silence(known.buffers).matches
+            state.set_bytes(b"j" + group, packed(known))
+            self._publish_all(matches, emit, failures)
+
+    def _known(self, state: State, group: bytes) -> JoinState | None:
+        kept = state.get_bytes(b"j" + group)
+        try:
+            return None if kept is None else unpacked(kept, len(self._plan.series))
+        except AlignmentError as exc:
+            raise JobConfigError(f"{exc} (--group)") from exc
 
     def _readings(self, told: Observed, failures: list[UserCodeError]) -> Iterator[tuple[int, bytes, Reading]]:
         if told.skipped:
@@ -223,25 +237,26 @@ class Joining:
         emit: Emit,
         failures: list[UserCodeError],
     ) -> None:
-        kept = state.get(b"j" + group)
-        if kept is None and not self._room(reading.ep, state):
-            self._metrics.crowded()
-            return
-        try:
-            aligner = Aligner(self._plan.alignment, kept)
-        except AlignmentError as exc:
-            raise JobConfigError(f"{exc} (--group)") from exc
-        waited = aligner.waits
-        added = aligner.add(number, reading.time, [reading.ep, reading.path, reading.value, reading.server_id])
+        known = self._known(state, group)
+        if known is None:
+            if not self._room(reading.ep, state):
+                self._metrics.crowded()
+                return
+            known = JoinState(self._aligner.begin(), now, False)
+        added = self._aligner.add(known.buffers, number, reading.time, packed_reading(reading))
         if added.late:
             self._metrics.late()
             return
         if added.pushed_out or added.cut:
             self._metrics.skipped(added.pushed_out + added.cut)
-        if self._rings and aligner.waits and not waited:
+        known.heard = now
+        if self._rings and not known.alarmed and self._aligner.waits(known.buffers):
+            # One alarm a join: when it rings, it is set anew if something came in between.
             self._alarms.set(state, group, now + self._plan.idle)
-        state.set(b"j" + group, {**aligner.state(), "heard": now})
-        self._publish_all(added.matches, emit, failures)
+            known.alarmed = True
+        state.set_bytes(b"j" + group, packed(known))
+        if added.matches:
+            self._publish_all(added.matches, emit, failures)
 
     def _room(self, ep: str, state: State) -> bool:
         """Whether one more join may begin; counts it."""
@@ -261,10 +276,7 @@ class Joining:
 
     def _publish(self, match: Match, emit: Emit) -> None:
         plan = self._plan
-        readings = [
-            None if item is None else Reading(item.value[0], item.value[1], item.value[2], item.time, item.value[3])
-            for item in match.items
-        ]
+        readings = [None if item is None else unpacked_reading(item.value, item.time) for item in match.items]
         first = readings[0]
         assert first is not None, "the first series is always there"
         derived = self._code.joined(readings, plan.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from itertools import product
 from typing import NamedTuple
 
@@ -15,12 +14,14 @@ from analytics.alignment import (
     Aligner,
     Alignment,
     AlignmentError,
+    Buffers,
     Direction,
     Item,
     Match,
     Missing,
     Mode,
 )
+from analytics.join_state import JoinState, packed, unpacked
 
 
 class Arrival(NamedTuple):
@@ -29,16 +30,30 @@ class Arrival(NamedTuple):
     value: int
 
 
+def kept(buffers: Buffers) -> Buffers:
+    """What is left after the way through the state, as in a job."""
+    return unpacked(packed(JoinState(buffers, 7, True)), len(buffers.kept)).buffers
+
+
 def fed(alignment: Alignment, arrivals: list[Arrival]) -> list[Added]:
-    """What each arrival brought about; the state goes through JSON between any two, as it does in a job."""
-    state = None
+    """What each arrival brought about; the buffers go through bytes between any two, as they do in a job."""
+    aligner = Aligner(alignment)
+    buffers = aligner.begin()
     out = []
-    for arrival in arrivals:
-        aligner = Aligner(alignment, state)
-        out.append(aligner.add(*arrival))
-        state = json.loads(json.dumps(aligner.state()))
-        assert all(len(kept) <= alignment.limit for kept in state["kept"])
+    for series, time, value in arrivals:
+        out.append(numbered(aligner.add(buffers, series, time, str(value).encode())))
+        buffers = kept(buffers)
+        assert all(len(one) <= alignment.limit for one in buffers.kept)
     return out
+
+
+def numbered(added: Added) -> Added:
+    """The matches with the numbers in the place of the bytes that were kept of them."""
+    matches = tuple(
+        Match(match.time, tuple(None if item is None else Item(item.time, int(item.value)) for item in match.items))
+        for match in added.matches
+    )
+    return added._replace(matches=matches)
 
 
 def matches_of(alignment: Alignment, arrivals: list[Arrival]) -> list[Match]:
@@ -231,9 +246,13 @@ def test_combinations_of_one_reading_are_bounded() -> None:
 def test_state_stays_small_whatever_the_times(arrivals: list[tuple[int, int]]) -> None:
     few = as_of(limit=4, grace_ms=2**62)
     aligner = Aligner(few)
+    buffers = aligner.begin()
     for series, time in arrivals:
-        aligner.add(series, time, 1)
-        assert all(len(kept) <= 4 for kept in aligner.state()["kept"])
+        aligner.add(buffers, series, time, b"")
+        again = kept(buffers)
+        # A watermark at the earliest of all times is none: nothing is older than either.
+        assert again == buffers or (again.watermark is None and (buffers.watermark or 0) <= -(2**63))
+        assert all(len(one) <= 4 for one in buffers.kept)
 
 
 @pytest.mark.parametrize("wrong", [{"series": 1}, {"before_ms": -1}, {"grace_ms": -1}, {"limit": 0}])
@@ -243,6 +262,6 @@ def test_impossible_alignment_is_refused(wrong: dict[str, int]) -> None:
 
 
 def test_state_of_another_join_is_refused() -> None:
-    state = Aligner(as_of()).state()
+    state = packed(JoinState(Aligner(as_of()).begin(), 0, False))
     with pytest.raises(AlignmentError, match="2 series"):
-        Aligner(as_of(series=3), state)
+        unpacked(state, 3)

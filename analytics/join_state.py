@@ -1,0 +1,136 @@
+"""What a join remembers between two records, as bytes: its buffers, when it last heard something, and its alarm. Pure.
+
+Owns the form in the state. It is written and read for every record, so it is packed numbers, and a reading stays the
+bytes that it is until it is matched.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from struct import Struct
+from struct import error as StructError
+from typing import Any
+
+from analytics.alignment import AlignmentError, Buffers
+from analytics.user_code import Reading
+
+_FORM = 1
+#: The form, alarm, whether there is a watermark, the watermark less one, arrivals, heard; the number of series.
+_HEAD = Struct("<B??qqqH")
+#: Of a series: whether anything came, the latest time, readings kept.
+_SERIES = Struct("<?qI")
+#: Of a reading: the type of its value, and the lengths of endpoint, path and server id; a float is behind it.
+_READING = Struct("<cIHI")
+_FLOAT = Struct("<cIHId")
+_EARLIEST = -(2**63)
+
+
+@dataclass(slots=True)
+class JoinState:
+    """One join; the values in ``buffers`` are bytes of `packed_reading`."""
+
+    buffers: Buffers
+    #: The gateway's clock when the last reading came.
+    heard: int
+    #: Whether an alarm is set for it.
+    alarmed: bool
+
+
+@lru_cache(maxsize=4096)
+def _columns(count: int) -> Struct:
+    """Of the readings of a series: times, numbers of arrival, lengths."""
+    return Struct(f"<{2 * count}q{count}I")
+
+
+def packed(state: JoinState) -> bytes:
+    """The state as bytes; `unpacked` is the way back."""
+    buffers = state.buffers
+    mark = buffers.watermark
+    # Nothing is older than the earliest time there is: such a watermark is none. The latest there may be is 2^63.
+    marked = mark is not None and mark > _EARLIEST
+    head = _HEAD.pack(
+        _FORM,
+        state.alarmed,
+        marked,
+        mark - 1 if marked and mark is not None else 0,
+        buffers.arrivals,
+        state.heard,
+        len(buffers.kept),
+    )
+    parts = [head]
+    for latest, kept in zip(buffers.latest, buffers.kept, strict=True):
+        parts.append(_SERIES.pack(latest is not None, latest or 0, len(kept)))
+        if kept:
+            times, numbers, values = zip(*kept, strict=True)
+            parts.append(_columns(len(kept)).pack(*times, *numbers, *map(len, values)))
+            parts += values
+    return b"".join(parts)
+
+
+def unpacked(data: bytes, series: int) -> JoinState:
+    """The state of a join of so many series.
+
+    Raises:
+        AlignmentError: it is of another number of them, or none of these states.
+    """
+    form, alarmed, marked, mark, arrivals, heard, count = _HEAD.unpack_from(data)
+    if form != _FORM:
+        raise AlignmentError("the state is none of this version's joins: give it a new name")
+    if count != series:
+        raise AlignmentError(f"the state is of {count} series, the join of {series}: give it a new name")
+    buffers = Buffers(watermark=mark + 1 if marked else None, arrivals=arrivals, latest=[], kept=[])
+    at = _HEAD.size
+    for _ in range(series):
+        seen, latest, length = _SERIES.unpack_from(data, at)
+        at += _SERIES.size
+        buffers.latest.append(latest if seen else None)
+        kept: list[tuple[int, int, Any]] = []
+        buffers.kept.append(kept)
+        if length:
+            columns = _columns(length)
+            numbers = columns.unpack_from(data, at)
+            at += columns.size
+            for number in range(length):
+                size = numbers[2 * length + number]
+                kept.append((numbers[number], numbers[length + number], data[at : at + size]))
+                at += size
+    return JoinState(buffers, heard, alarmed)
+
+
+def packed_reading(reading: Reading) -> bytes:
+    """The reading without its time."""
+    try:
+        ep, path, server_id = reading.ep.encode(), reading.path.encode(), reading.server_id.encode()
+        value = reading.value
+        if type(value) is float:
+            return b"".join((_FLOAT.pack(b"d", len(ep), len(path), len(server_id), value), ep, path, server_id))
+        rest = json.dumps(value).encode()
+        return b"".join((_READING.pack(b"j", len(ep), len(path), len(server_id)), ep, path, server_id, rest))
+    except (AttributeError, UnicodeEncodeError, StructError):
+        # What only a user's own function makes: an odd server id, half a character. It is told when it is put out.
+        return b"o" + json.dumps([reading.ep, reading.path, reading.value, reading.server_id]).encode()
+
+
+def unpacked_reading(data: bytes, time: int) -> Reading:
+    """The reading of ``time``."""
+    if data[:1] == b"o":
+        ep, path, value, server_id = json.loads(data[1:])
+        return Reading(ep, path, value, time, server_id)
+    number: float | None = None
+    if data[:1] == b"d":
+        _, ep_size, path_size, server_size, number = _FLOAT.unpack_from(data)
+        at = _FLOAT.size
+    else:
+        _, ep_size, path_size, server_size = _READING.unpack_from(data)
+        at = _READING.size
+    behind_ep, behind_path = at + ep_size, at + ep_size + path_size
+    end = behind_path + server_size
+    return Reading(
+        data[at:behind_ep].decode(),
+        data[behind_ep:behind_path].decode(),
+        json.loads(data[end:]) if number is None else number,
+        time,
+        data[behind_path:end].decode(),
+    )
