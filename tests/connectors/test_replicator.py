@@ -30,7 +30,7 @@ from connectors.replicator.spec import Tenure
 from connectors.replicator.survey import Route
 from connectors.replicator.transactions import Line, Transactions
 from headwater import processes
-from schemas.avro.topics import Topics
+from schemas.avro.topics import TopicKind, Topics
 from tests.replication import Replicating, Writer, content, replicating, wait_for_records, wait_until
 
 HOUR_MS = 3_600_000
@@ -159,6 +159,37 @@ def test_topics_and_partitions_that_appear_later_are_picked_up(
     for key, value, _, _ in content(cloud_kafka, extra)[0][1:]:
         of_a_key.setdefault(key, []).append(int(value or b""))
     assert of_a_key == {b"ep-%d" % n: list(range(n, 60, 6)) for n in range(6)}
+
+
+@pytest.mark.kafka
+def test_what_analytics_jobs_put_out_goes_up_once_the_edge_has_their_topics(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+    topics = Topics(gateway_id)
+    aggregates, statistics, readings, alerts, joined = (
+        topics.name(kind)
+        for kind in (
+            TopicKind.AGGREGATES,
+            TopicKind.STATISTICS,
+            TopicKind.READINGS,
+            TopicKind.ALERTS,
+            TopicKind.JOINED,
+        )
+    )
+    made = {aggregates: 2, statistics: 2, readings: 2, alerts: 2, topics.maxper30sec: 2}
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        ensure_topics(kafka, {topics.observations: 2})
+        _write(kafka, topics.observations, [b"one"])
+        wait_for_records(cloud_kafka, topics.observations, 1)
+        # A job makes its topics when it begins, long after the replicator did.
+        ensure_topics(kafka, made)
+        for topic in made:
+            _write(kafka, topic, [b"%d" % number for number in range(20)], key=b"ep-1")
+        for topic in made:
+            wait_for_records(cloud_kafka, topic, 20)
+    assert partition_counts(cloud_kafka, [*made, joined]) == made
+    for topic in made:
+        assert content(cloud_kafka, topic) == content(kafka, topic)
 
 
 @pytest.mark.kafka
