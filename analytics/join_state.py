@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 from struct import error as StructError
-from typing import Any
 
-from analytics.alignment import AlignmentError, Buffers
+from analytics.alignment import AlignmentError, Buffers, Kept
 from analytics.user_code import Reading
 
 _FORM = 1
-#: The form, alarm, whether there is a watermark, the watermark less one, arrivals, heard; the number of series.
-_HEAD = Struct("<B??qqqH")
-#: Of a series: whether anything came, the latest time, readings kept.
-_SERIES = Struct("<?qI")
+#: The form and the number of series.
+_FRONT = Struct("<BH")
 #: Of a reading: the type of its value, and the lengths of endpoint, path and server id; a float is behind it.
 _READING = Struct("<cIHI")
 _FLOAT = Struct("<cIHId")
@@ -38,6 +35,15 @@ class JoinState:
     alarmed: bool
 
 
+@lru_cache(maxsize=64)
+def _head(series: int) -> Struct:
+    """The front; alarm, whether there is a watermark, the watermark less one, arrivals, heard.
+
+    Then of each series: whether anything came, the latest time, readings kept.
+    """
+    return Struct("<BH??qqq" + "?qI" * series)
+
+
 @lru_cache(maxsize=4096)
 def _columns(count: int) -> Struct:
     """Of the readings of a series: times, numbers of arrival, lengths."""
@@ -50,23 +56,17 @@ def packed(state: JoinState) -> bytes:
     mark = buffers.watermark
     # Nothing is older than the earliest time there is: such a watermark is none. The latest there may be is 2^63.
     marked = mark is not None and mark > _EARLIEST
-    head = _HEAD.pack(
-        _FORM,
-        state.alarmed,
-        marked,
-        mark - 1 if marked and mark is not None else 0,
-        buffers.arrivals,
-        state.heard,
-        len(buffers.kept),
-    )
-    parts = [head]
+    parts: list[bytes] = []
+    told: list[int] = []
     for latest, kept in zip(buffers.latest, buffers.kept, strict=True):
-        parts.append(_SERIES.pack(latest is not None, latest or 0, len(kept)))
+        told += (latest is not None, latest or 0, len(kept))
         if kept:
             times, numbers, values = zip(*kept, strict=True)
-            parts.append(_columns(len(kept)).pack(*times, *numbers, *map(len, values)))
-            parts += values
-    return b"".join(parts)
+            parts += (_columns(len(kept)).pack(*times, *numbers, *map(len, values)), *values)
+    count = len(buffers.kept)
+    less = mark - 1 if marked and mark is not None else 0
+    head = _head(count).pack(_FORM, count, state.alarmed, marked, less, buffers.arrivals, state.heard, *told)
+    return head + b"".join(parts)
 
 
 def unpacked(data: bytes, series: int) -> JoinState:
@@ -75,27 +75,29 @@ def unpacked(data: bytes, series: int) -> JoinState:
     Raises:
         AlignmentError: it is of another number of them, or none of these states.
     """
-    form, alarmed, marked, mark, arrivals, heard, count = _HEAD.unpack_from(data)
+    form, count = _FRONT.unpack_from(data)
     if form != _FORM:
         raise AlignmentError("the state is none of this version's joins: give it a new name")
     if count != series:
         raise AlignmentError(f"the state is of {count} series, the join of {series}: give it a new name")
-    buffers = Buffers(watermark=mark + 1 if marked else None, arrivals=arrivals, latest=[], kept=[])
-    at = _HEAD.size
-    for _ in range(series):
-        seen, latest, length = _SERIES.unpack_from(data, at)
-        at += _SERIES.size
-        buffers.latest.append(latest if seen else None)
-        kept: list[tuple[int, int, Any]] = []
-        buffers.kept.append(kept)
+    head = _head(series)
+    _, _, alarmed, marked, mark, arrivals, heard, *told = head.unpack_from(data)
+    latest = [time if seen else None for seen, time in zip(told[::3], told[1::3], strict=True)]
+    every: list[list[Kept]] = []
+    at = head.size
+    for length in told[2::3]:
+        kept: list[Kept] = []
+        every.append(kept)
         if length:
             columns = _columns(length)
             numbers = columns.unpack_from(data, at)
             at += columns.size
-            for number in range(length):
-                size = numbers[2 * length + number]
-                kept.append((numbers[number], numbers[length + number], data[at : at + size]))
+            for time, arrival, size in zip(
+                numbers[:length], numbers[length : 2 * length], numbers[2 * length :], strict=True
+            ):
+                kept.append((time, arrival, data[at : at + size]))
                 at += size
+    buffers = Buffers(watermark=mark + 1 if marked else None, arrivals=arrivals, latest=latest, kept=every)
     return JoinState(buffers, heard, alarmed)
 
 

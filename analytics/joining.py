@@ -12,27 +12,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import structlog
 
 from analytics.alarms import Alarms
 from analytics.alignment import Aligner, Alignment, AlignmentError, Match, Mode
+from analytics.derived import encoded, observation
 from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
 from analytics.join_state import JoinState, packed, packed_reading, unpacked, unpacked_reading
 from analytics.readings import Observed, observed
-from analytics.user_code import Derived, Reading, UserCode, UserCodeError
+from analytics.user_code import Reading, UserCode, UserCodeError
 from analytics.windows import LATEST
 from schemas.avro import serde
-from schemas.avro.records import (
-    Key,
-    Notification,
-    ReadBody,
-    RequestKind,
-    ResponseCode,
-    ResponsePayload,
-)
-from schemas.lwm2m.nodes import Resource
+from schemas.avro.records import Key
 from schemas.lwm2m.path import Path, PathError, PathPattern
 
 _log = structlog.get_logger("headwater.analytics")
@@ -145,7 +138,8 @@ class Joining:
                 else:
                     value = json.dumps([number, group.decode(), list(reading)]).encode()
                     emit(rekeyed, group, value, record.timestamp)
-        _tell(failures)
+        if failures:
+            _tell(failures)
 
     def idle(self, silent_s: float, state: State, emit: Emit) -> None:
         silent = int(silent_s * 1000)
@@ -198,13 +192,19 @@ class Joining:
             self._metrics.skipped(told.skipped)
         latest = told.time + self._plan.ahead
         for path, value, time, own in told.readings:
-            if not self._groups(told.ep, path):
+            groups = self._groups(told.ep, path)
+            if not groups:
                 continue
             if own and not 0 <= time <= latest:
                 self._metrics.ahead()
                 time = told.time
+            reading = Reading(told.ep, path, value, time, told.server_id)
+            if self._code.ingest is None:
+                for number, group in groups:
+                    yield number, group, reading
+                continue
             try:
-                taken = self._code.taken(Reading(told.ep, path, value, time, told.server_id))
+                taken = self._code.taken(reading)
             except UserCodeError as exc:
                 failures.append(exc)
                 continue
@@ -282,24 +282,10 @@ class Joining:
         derived = self._code.joined(readings, plan.path)
         ep = plan.ep or first.ep
         for one in derived:
-            result = self._observation(one, ep, first.server_id, match.time)
-            # The Kafka record's time is when it is put out: results of old readings are not to go as old records do.
-            emit(plan.output, _encoded_key(ep), serde.encode(result))
+            value = encoded(one, ep=ep, server_id=first.server_id, ticket=self._name, time=match.time)
+            emit(plan.output, _encoded_key(ep), value)
             if self._show is not None:
-                self._show(result)
-
-    def _observation(self, derived: Derived, ep: str, server_id: str, time: int) -> Notification:
-        """The result as an observation, as if the endpoint had the resource."""
-        value = Resource(path=derived.path, type=derived.type, value=derived.value)
-        return Notification(
-            ticket=self._name,
-            observation_id="join",
-            server_id=server_id,
-            ep=ep,
-            path=str(derived.path),
-            timestamp=time,
-            rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=value)),
-        )
+                self._show(observation(one, ep=ep, server_id=first.server_id, ticket=self._name, time=match.time))
 
 
 @lru_cache(maxsize=65536)
@@ -307,11 +293,10 @@ def _encoded_key(ep: str) -> bytes:
     return serde.encode(Key(ep=ep))
 
 
-def _tell(failures: Sequence[UserCodeError]) -> None:
+def _tell(failures: Sequence[UserCodeError]) -> NoReturn:
     """Raise what went wrong with a record, once everything else of it is done."""
-    if failures:
-        more = f" (and {len(failures) - 1} more of this record)" if len(failures) > 1 else ""
-        raise UserCodeError(f"{failures[0]}{more}")
+    more = f" (and {len(failures) - 1} more of this record)" if len(failures) > 1 else ""
+    raise UserCodeError(f"{failures[0]}{more}")
 
 
 def _from_json(value: bytes | None, series: int) -> tuple[int, bytes, Reading]:

@@ -100,7 +100,11 @@ class UserCode:
         Raises:
             UserCodeError: it raised, or gave something else.
         """
-        out = list(self._derived(self._call("on_join", self.on_join, *readings), default))
+        given = self._call("on_join", self.on_join, *readings)
+        if type(given) is float and math.isfinite(given):
+            # By far the most common: what is below says the same.
+            return (Derived(default, ResourceType.FLOAT, given),)
+        out = list(self._derived(given, default))
         if len(out) > MOST_RESULTS:
             raise self._error("on_join", f"gave {len(out)} values, {MOST_RESULTS} are the most")
         return out
