@@ -53,7 +53,7 @@ from connectors.sinks.sink import (
     Start,
 )
 from schemas.avro import serde
-from schemas.avro.topics import UnknownTopic, is_of_job
+from schemas.avro.topics import FAMILIES, UnknownTopic, is_of_job
 
 __all__ = ["ALL_GATEWAYS", "Runner", "SinkSettings", "Source", "run_sink", "run_sinks"]
 
@@ -268,15 +268,19 @@ class Runner:
         return 0
 
     def _missing(self, topic: str) -> None:
+        kind = self.settings.families().get(topic)
         # Of a job's topics it is normal that nobody runs the job.
-        if topic not in self._told_missing and not is_of_job(topic):
+        of_job = is_of_job(topic) if kind is None else FAMILIES[kind].of_job
+        if topic not in self._told_missing and not of_job:
             self._told_missing.add(topic)
+            every = topic.startswith("^")
             _log.warning(
                 "waiting for a topic that is not there",
                 sink=self._kind.name,
-                topic=topic,
+                topic=f"{FAMILIES[kind].prefix}.*.{FAMILIES[kind].suffix}" if kind and every else topic,
                 kafka=self.settings.kafka.bootstrap,
-                hint="it comes with the gateway or its replicator; is the gateway's id right?",
+                hint="it comes with the gateway or its replicator"
+                + ("; no gateway has one yet" if every else "; is the gateway's id right?"),
             )
 
     def _take(self, raw: RawRecord) -> int:

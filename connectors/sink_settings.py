@@ -81,10 +81,14 @@ class SinkSettings:
 
     def subscription(self) -> list[str]:
         """Topic names, or for all gateways librdkafka's patterns (``^…``)."""
+        return list(self.families())
+
+    def families(self) -> dict[str, TopicKind]:
+        """Of which family each name or pattern of the `subscription` is."""
         kinds = SINKS[self.sink].topics if self.source is Source.TOPICS else (TopicKind.DEADLETTER,)
         if self.gateway != ALL_GATEWAYS:
-            return [Topics(self.gateway).name(kind) for kind in kinds]
-        return [f"^{FAMILIES[k].prefix}\\.{_ANY_ID}\\.{re.escape(FAMILIES[k].suffix)}$" for k in kinds]
+            return {Topics(self.gateway).name(kind): kind for kind in kinds}
+        return {f"^{FAMILIES[k].prefix}\\.{_ANY_ID}\\.{re.escape(FAMILIES[k].suffix)}$": k for k in kinds}
 
 
 class RunnerOptions(SinkOptions):

@@ -16,10 +16,11 @@ from structlog.testing import capture_logs
 from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics
 from connectors.runner import ALL_GATEWAYS, Source, run_sink, run_sinks
 from connectors.runner import SinkSettings as Settings
-from connectors.sinks import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
+from connectors.sinks import SINKS, RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
 from headwater.processes import free_port
 from schemas.avro.records import Key, Notification
 from schemas.avro.topics import InvalidGatewayId, Topics
+from tests.kafka_brokers import BrokerFactory
 from tests.sink_harness import count, dead_letters, eventually, make_topics, produce, rows, running, wrapped
 from tests.sink_samples import new, notification, resource
 
@@ -73,6 +74,21 @@ def test_it_may_start_before_its_topics_and_says_what_it_waits_for(settings: Set
         topics = make_topics(settings.kafka, settings.gateway)
         produce(settings.kafka, topics.observations, some(3))
         eventually(count(file), 3)
+
+
+def test_of_all_gateways_too_nobody_waits_for_the_topic_of_a_job(broker_factory: BrokerFactory, file: Path) -> None:
+    kafka = broker_factory("jobless").cluster  # on which nobody's job has made one
+    settings = Settings(sink="redis", gateway=ALL_GATEWAYS, kafka=kafka, options={"file": str(file)}, linger_s=0.05)
+    kind = replace(SINKS["redis"], open=SINKS["sqlite"].open)
+    with capture_logs() as said, running(settings, kind):
+
+        def missing() -> set[str]:
+            return {line["topic"] for line in said if "topic that is not there" in line["event"]}
+
+        eventually(missing, {"iot.*.registrations", "iot.*.observations", "iot.*.management.rep"})
+        produce(kafka, make_topics(kafka, "gw1").observations, some(3))
+        eventually(count(file), 3)
+        assert not [topic for topic in missing() if "analytics" in topic]
 
 
 def test_every_gateways_topics_are_read_as_they_appear(settings: Settings, file: Path, gateway_id: str) -> None:
