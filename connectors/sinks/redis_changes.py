@@ -195,9 +195,9 @@ class _Fold:
 
         def make() -> dict[str, object]:
             return {
-                "mean": said.mean,
-                "std_dev": said.std_dev,
-                "variance": said.variance,
+                "mean": _json(said.mean),
+                "std_dev": _json(said.std_dev),
+                "variance": _json(said.variance),
                 "stream_length": said.stream_length,
                 "timestamp": said.timestamp,
             }

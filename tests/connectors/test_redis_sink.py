@@ -230,6 +230,22 @@ def test_results_of_the_statistics_job_are_kept_by_their_time(redis: RedisStore)
     assert redis.stream() == []
 
 
+def test_a_result_that_is_no_finite_number_is_kept_as_a_text(redis: RedisStore) -> None:
+    made = Statistics(
+        server_id="gw1",
+        ep="ep-1",
+        path=HERE,
+        timestamp=10,
+        mean=-math.inf,
+        std_dev=math.nan,
+        variance=math.inf,
+        stream_length=2,
+    )
+    write(redis, at(0, made, topic=TOPICS.name(TopicKind.STATISTICS)))
+    found = json.loads(redis.hash("statistics", "ep-1")[HERE])
+    assert (found["mean"], found["std_dev"], found["variance"]) == ("-Infinity", "NaN", "Infinity")
+
+
 # ---- once
 
 
