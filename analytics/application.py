@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaException, TopicPartition
 from quixstreams import Application
 
 from analytics.instance import Instance
 from analytics.job import JobSettings
 from analytics.metrics import JobMetrics
+from connectors.kafka import KafkaException, TopicPartition
 
 __all__ = ["JobApplication"]
 
