@@ -14,6 +14,7 @@ from schemas.avro.serde import decode, encode
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path
 from tests.analytics.dict_state import Counts, DictState, Emitted
+from tests.sink_samples import notification, resource
 
 TEMPERATURE = Path(3303, 0, 5700)
 T0 = 1_790_000_010_000  # a multiple of 30 s
@@ -171,6 +172,25 @@ def test_endless_new_series_are_forgotten_again() -> None:
     assert held > 300
     assert len(trial.state.held) < 20
     assert sum(one.ep.startswith("ep-") for one in trial.results()) == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("aggregate", {}), ("max-temperature", {"hop": "10s"}), ("max-temperature", {"sliding": True})],
+)
+def test_the_state_does_not_grow_with_the_windows_that_there_were(name: str, options: dict[str, Any]) -> None:
+    trial, peaks = Trial(name, **options), []
+    for hour in range(4):
+        peak = 0
+        for second in range(0, 3600, 7):
+            at = 1000 * (3600 * hour + second)
+            value = notification(resource(str(TEMPERATURE), second / 7), ep=f"ep-{second % 40}", timestamp=T0 + at)
+            trial.job.take(Incoming("t", 0, 0, 0, None, encode(value), ()), trial.state, trial.emitted)
+            if second % 70 == 0:
+                peak = max(peak, sum(len(key) + len(kept) for key, kept in trial.state.held.items()))
+        peaks.append(peak)
+    assert len(trial.emitted.records) > 1000
+    assert max(peaks[2:]) <= 1.1 * peaks[1]
 
 
 def test_names_that_look_like_other_groups_are_apart() -> None:
