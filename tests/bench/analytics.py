@@ -21,14 +21,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from connectors.kafka import Cluster, end_offsets, ensure_topics, producer
+from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics, producer
 from headwater import broker, processes
 from schemas.avro import serde
 from schemas.avro.records import Key
 from schemas.avro.topics import Topics
 from tests.bench.plain_quix import PLAIN
 from tests.bench.targets import JOB, QUIX
-from tests.bench.watch import committed_rate, memory_mb, running, say
+from tests.bench.watch import committed_rate, done, memory_mb, running, say
 from tests.sink_samples import notification, resource
 
 ENDPOINTS = 200
@@ -144,13 +144,16 @@ def flat(cluster: Cluster, folder: Path, number: int) -> dict[str, float]:
     sending = threading.Thread(
         target=lambda: fill(cluster, one_path(number, start_ms), lambda _made: topics.observations)
     )
-    early = 0.0
+    places = [TopicPartition(topics.observations, partition) for partition in range(2)]
+    reader, early = consumer(cluster, group), 0.0
     with running(command, folder / "flat.log") as process:
         sending.start()
-        while sending.is_alive():
-            if not early and sum(end_offsets(cluster, [topics.observations]).values()) >= number / 10:
+        # By what it has read, not by what there is: a job that is behind has not yet grown to its size.
+        while sending.is_alive() or not early:
+            if not early and done(reader, places) >= number / 10:
                 early = memory_mb(process.pid, "VmRSS")
-            sending.join(0.5)
+            time.sleep(0.5)
+        reader.close()
         committed_rate(process, group, cluster, [topics.observations])
         end = memory_mb(process.pid, "VmRSS")
         return {"memory early_mb": early, "memory end_mb": end, "memory growth": end / early}

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from connectors.kafka import Cluster, KafkaException, TopicPartition, consumer, end_offsets
+from connectors.kafka import Cluster, Consumer, KafkaException, TopicPartition, consumer, end_offsets
 
 #: Patience, in seconds.
 PATIENCE_S = 1800.0
@@ -30,6 +30,14 @@ def running(command: Sequence[str | Path], log: Path) -> Iterator[subprocess.Pop
         process.wait(30)
 
 
+def done(reader: Consumer, places: Sequence[TopicPartition]) -> int:
+    """How many records of ``places`` the group of ``reader`` has committed."""
+    try:
+        return sum(max(0, one.offset) for one in reader.committed([*places], timeout=10))
+    except KafkaException:  # a coordinator that is just being made
+        return 0
+
+
 def committed_rate(process: subprocess.Popen[bytes], group: str, cluster: Cluster, topics: Sequence[str]) -> float:
     """Records/s between the first look that sees offsets of ``group`` and the one that sees all of ``topics``."""
     ends = {place: end for place, end in end_offsets(cluster, topics).items() if end}
@@ -40,17 +48,14 @@ def committed_rate(process: subprocess.Popen[bytes], group: str, cluster: Cluste
     until = time.monotonic() + PATIENCE_S
     try:
         while True:
-            try:
-                done = sum(max(0, one.offset) for one in reader.committed(places, timeout=10))
-            except KafkaException:  # a coordinator that is just being made
-                done = 0
+            seen = done(reader, places)
             now = time.perf_counter()
-            if done and not began:
-                began, first = now, done
-            if done == wanted:
+            if seen and not began:
+                began, first = now, seen
+            if seen == wanted:
                 return (wanted - first) / (now - began) if now > began and wanted > first else float(wanted)
             assert process.poll() is None, "the process ended"
-            assert time.monotonic() < until, f"{done} of {wanted} records after {PATIENCE_S:g} s"
+            assert time.monotonic() < until, f"{seen} of {wanted} records after {PATIENCE_S:g} s"
             time.sleep(0.02)
     finally:
         reader.close()
