@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import TypeVar
@@ -54,5 +55,7 @@ def _words(sink: str, model: type[SinkOptions], error: Mapping[str, object]) -> 
         case "missing":
             described = model.model_fields[name].description if name in model.model_fields else None
             return f"the sink {sink} needs the option {name}" + (f": {described}" if described else "")
-    said = str(error["msg"])
+    # Of a ValueError of ours its own words; and what is a tuple here is a list to people.
+    said = re.sub(r"\b([Tt])uple\b", lambda found: f"{'L' if found[1] == 'T' else 'l'}ist", str(error["msg"]))
+    said = said.removeprefix("Value error, ")
     return f"{f'{name} of ' if name else ''}the sink {sink}: {said[0].lower()}{said[1:]}"

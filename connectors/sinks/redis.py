@@ -366,7 +366,7 @@ KIND = SinkKind(
 # The latest value and the running statistics of every resource, a stream, and who is online, in Redis or Valkey.
 [redis]
 # Where Redis answers.
-# host = "127.0.0.1"
+host = "127.0.0.1"
 # port = 6379
 # The number of the database.
 # database = 0

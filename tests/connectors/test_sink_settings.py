@@ -137,3 +137,14 @@ def test_no_sink_has_an_option_of_the_name_of_one_of_the_runner(name: str) -> No
 def test_what_is_wrong_in_the_file_is_told(text: str, says: str) -> None:
     with pytest.raises(SinkConfigError, match=says):
         sinks_from_toml(text, gateway="gw1", kafka=KAFKA)
+
+
+def test_a_wrong_option_is_told_in_the_words_of_the_file() -> None:
+    with pytest.raises(SinkConfigError) as one:
+        SINKS["cassandra"].open({"contact_points": "127.0.0.1"})
+    assert str(one.value) == "contact_points of the sink cassandra: input should be a valid list"
+    with pytest.raises(SinkConfigError) as two:
+        SINKS["alertmanager"].open({"url": "http://127.0.0.1:9093", "user": "writer"})
+    assert str(two.value) == (
+        "the sink alertmanager: a user goes with a password, either as password or as password_file"
+    )
