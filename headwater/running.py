@@ -1,6 +1,6 @@
 """How a long-running command runs and ends: SIGTERM or Ctrl-C stops it in order, a second one at once.
 
-Owns the process's signals. What is run takes a stop event and drains by itself; it has ten seconds for that.
+Owns the process's signals. What is run takes a stop event and drains by itself; it has less than ten seconds for that.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any, TypeVar
 
 from headwater.exits import Exit
 
-#: What a process has to stop after it was told to, in seconds.
-GRACE = 10.0
+#: What a process has to stop after it was told to, in seconds: of ten, so that it is gone before those who wait lose
+#: patience.
+GRACE = 9.5
 #: What calls in threads have to return once everything else has stopped, in seconds.
 _LAST_CALLS = 1.0
 
