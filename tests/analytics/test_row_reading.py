@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -41,6 +42,11 @@ def read(data: bytes, used: frozenset[str] = frozenset(FIELDS), *, late: bool = 
 def same(one: Rows, other: Rows) -> bool:
     """Whether they are equal, of the same types, and NaN where the other is."""
     return repr(one) == repr(other)
+
+
+def words(error: Exception) -> str:
+    """What it tells, without the places in memory that fastavro names."""
+    return re.sub(r"0x[0-9a-f]+", "0x", str(error))
 
 
 @st.composite
@@ -85,7 +91,7 @@ def test_what_is_no_record_is_told_as_by_the_plain_way(record: Record, data: st.
         except SerdeError as exc:
             with pytest.raises(type(exc)) as told:
                 read(sent)
-            assert str(told.value) == str(exc)
+            assert words(told.value) == words(exc)
         else:
             assert same(read(sent), [{name: row[name] for name in FIELDS} for row in wanted])
 
