@@ -301,7 +301,9 @@ def test_records_that_kafka_deleted_cost_no_state_and_are_counted(
     client.delete_records([place])[place].result(30)
     with running(settings):
         wait_until(lambda: lengths() == [1, 2, 3, 4, 5], "it does not go on with its state")
-        assert list(lines(port, "headwater_analytics_lost_records_total").values()) == [5.0]
+        # Other tests of this process have figures of their own.
+        lost = lines(port, "headwater_analytics_lost_records_total")
+        assert [number for name, number in lost.items() if gateway_id in name] == [5.0]
         where = f'partition="{partition}",topic="{topics.observations}"'
         wait_until(
             lambda: any(where in name and lag == 0 for name, lag in lines(port, "headwater_analytics_lag").items()),
