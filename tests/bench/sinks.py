@@ -70,28 +70,37 @@ def registrations(number: int) -> list[SinkRecord]:
     return found
 
 
-def _rate(write: Callable[[Sequence[SinkRecord]], None], records: Sequence[SinkRecord]) -> float:
+Write = Callable[[Sequence[SinkRecord]], None]
+
+
+def _rates(writes: Sequence[Write], records: Sequence[SinkRecord]) -> list[float]:
+    """Of each, batch by batch in turn: what a server has not compiled yet, and what else the machine does, is all's."""
     # One batch to get going: connections, statements, the store's own first time.
-    write(records[:BATCH])
+    for write in writes:
+        write(records[:BATCH])
     rest = records[BATCH:]
-    began = time.perf_counter()
-    for start in range(0, len(rest), BATCH):
-        write(rest[start : start + BATCH])
-    return len(rest) / (time.perf_counter() - began)
+    took = [0.0] * len(writes)
+    for number, start in enumerate(range(0, len(rest), BATCH)):
+        for turn in range(len(writes)):
+            who = (number + turn) % len(writes)
+            began = time.perf_counter()
+            writes[who](rest[start : start + BATCH])
+            took[who] += time.perf_counter() - began
+    return [len(rest) / seconds for seconds in took]
 
 
 def batches(name: str, folder: Path, number: int) -> tuple[float, float]:
-    """Records/s of the sink ``name`` and of its store's bare client, one after the other, each on a fresh store."""
+    """Records/s of the sink ``name`` and of its store's bare client, each on a fresh store."""
     kind = STORES[name]
     only_graph = kind.keeps == {Keeps.GRAPH}
     records = registrations(max(2 * BATCH, number // 10)) if only_graph else notifications(number)
     store = kind.make(folder / "ours")
     sink = SINKS[name].open(options(name, store))
     try:
-        ours = _rate(sink.write, records)
+        ours, bare = _rates([sink.write, BARE[name](kind.make(folder / "bare"))], records)
     finally:
         sink.close()
-    return ours, _rate(BARE[name](kind.make(folder / "bare")), records)
+    return ours, bare
 
 
 def options(name: str, store: Store) -> dict[str, object]:
