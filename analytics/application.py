@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from quixstreams import Application
+from quixstreams.state.rocksdb import RocksDBOptions
 
 from analytics.instance import Instance
 from analytics.job import JobSettings
@@ -137,6 +138,9 @@ def _settings(settings: JobSettings, instance: Instance) -> dict[str, Any]:
         "commit_interval": settings.commit_s,
         "state_dir": instance.folder,
         "loglevel": None,
+        # RocksDB would fill 64 MiB a partition with changes before it writes them, and keep 1 GiB of what it read. The
+        # keys are few here, and written again and again.
+        "rocksdb_options": RocksDBOptions(write_buffer_size=4 * 1024 * 1024, block_cache_size=32 * 1024 * 1024),
         "consumer_poll_timeout": 0.2,
         # Waiting for Kafka is ours.
         "broker_availability_timeout": 0,
