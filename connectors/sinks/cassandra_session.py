@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _MAKE_S = 30.0
 #: The values of a parcel, in bytes; Cassandra refuses 50 KiB unless its ``batch_size_fail_threshold`` says otherwise,
 #: and then its rows go alone.
 _PARCEL_BYTES = 16 * 1024
+#: How long what a full connection did not take waits, where nothing is under way any more, in seconds.
+_FULL_S = 0.01
 #: What Cassandra says when a table or the keyspace was dropped under us.
 _GONE = re.compile(r"unconfigured table|(table|keyspace) \S+ (does not|doesn't) exist|unknown (table|keyspace)", re.I)
 
@@ -71,6 +74,8 @@ class _Flight:
         self._patience = 3 * options.timeout_s + 5
         self._broken: Exception | None = None
         self._split: list[_Parcel] = []
+        #: The driver's connection took no more when it was their turn, and why.
+        self._left: list[tuple[_Parcel, Exception]] = []
         self._refused: dict[int, Refused] = {}
 
     def send(self, parcel: _Parcel) -> None:
@@ -88,10 +93,21 @@ class _Flight:
     def land(self) -> dict[int, Refused]:
         """Those that were refused, when all have arrived. Raises Unavailable."""
         self._settle()
-        while self._split and self._broken is None:
-            for one in self._split.pop().statements:
-                self.send(_Parcel([one]))
+        until = time.monotonic() + self._patience
+        while (self._left or self._split) and self._broken is None:
+            again, self._left = self._left, []
+            for parcel, _ in again:
+                self.send(parcel)
+            if self._split:
+                for one in self._split.pop().statements:
+                    self.send(_Parcel([one]))
             self._settle()
+            if len(self._left) < len(again) or not again:
+                until = time.monotonic() + self._patience
+            elif time.monotonic() > until:
+                self._broken = self._left[0][1]
+            else:
+                time.sleep(_FULL_S)
         if self._broken is not None:
             raise Unavailable(words(self._broken)) from self._broken
         return self._refused
@@ -112,7 +128,9 @@ class _Flight:
         self._free.release()
 
     def _failed(self, exc: Exception, parcel: _Parcel) -> None:
-        if not _about_the_statement(exc):
+        if _is_full(exc):
+            self._left.append((parcel, exc))
+        elif not _about_the_statement(exc):
             self._broken = exc
         elif len(parcel.statements) > 1:
             self._split.append(parcel)
@@ -293,6 +311,15 @@ def _told() -> Iterator[None]:
         yield
     except (DriverException, ErrorMessage, NoHostAvailable, ConnectionException, OSError) as exc:
         raise Unavailable(words(exc)) from exc
+
+
+def _is_full(exc: Exception) -> bool:
+    """Whether a connection is there, but has as much to send as it can: over a slow line that is soon so."""
+    from cassandra.cluster import NoHostAvailable
+    from cassandra.connection import ConnectionBusy
+
+    errors = exc.errors if isinstance(exc, NoHostAvailable) and isinstance(exc.errors, Mapping) else {}
+    return any(isinstance(error, ConnectionBusy) for error in errors.values())
 
 
 def _about_the_statement(exc: Exception) -> bool:

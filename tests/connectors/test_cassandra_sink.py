@@ -120,6 +120,16 @@ def test_rows_of_one_partition_travel_together(store: CassandraStore, caplog: py
     assert store.cql("SELECT count(*) FROM {}.history")[0]["count"] == len(mixed)
 
 
+def test_more_than_a_connection_takes_at_once_is_sent_as_it_does(store: CassandraStore) -> None:
+    """Thirty megabytes at once: the driver takes some of them, and says that it is overloaded."""
+    large = [
+        at(offset, notification(resource("/3/0/0", "x" * 1_000_000, ResourceType.STRING), ep=f"ep-{offset}"))
+        for offset in range(30)
+    ]
+    write(store, large)
+    assert store.cql("SELECT count(*) FROM {}.history")[0]["count"] == len(large)
+
+
 def test_the_time_is_the_devices_where_it_gave_one(store: CassandraStore) -> None:
     write(store, [at(4, notification(resource("/3303/0/5700", 1.0, timestamp=7), timestamp=10)), reading(5)])
     found = store.cql("SELECT time, gateway_time FROM {}.history")
