@@ -22,10 +22,13 @@ _LENGTH = Struct("<I")
 
 
 class Alarms:
-    """Alarms that ring up to ``tick`` ms late. ``owner``: 16 bytes that tell one kind of state from another."""
+    """Alarms that ring up to ``tick`` ms late. ``owner``: 16 bytes that tell one kind of state from another.
+
+    The tick is the unit of what is in the state: it may follow from no option that a job may change.
+    """
 
     def __init__(self, tick: int, owner: bytes) -> None:
-        self._tick, self._owner = max(tick, 1), owner
+        self._tick, self._owner = tick, owner
 
     def now(self, state: State, gateway_time: int) -> tuple[int, bool]:
         """The partition's clock, and whether alarms may be due: then `ring` is to be asked."""

@@ -32,6 +32,8 @@ _log = structlog.get_logger("headwater.analytics")
 
 #: Joins of one endpoint (patterns with ``*``): a device may invent instances.
 MOST_GROUPS = 1000
+#: Of the alarms: so much later than told may what waits in a silent join come.
+_TICK_MS = 5000
 
 
 class Series(NamedTuple):
@@ -116,7 +118,7 @@ class Joining:
         self._aligner = Aligner(plan.alignment)
         self._groups = lru_cache(maxsize=65536)(self._find)
         told = repr(("join", plan.series, plan.alignment.mode))
-        self._alarms = Alarms(max(1000, plan.idle // 8), sha256(told.encode()).digest()[:16])
+        self._alarms = Alarms(_TICK_MS, sha256(told.encode()).digest()[:16])
         #: In an interval join nothing waits.
         self._rings = plan.idle > 0 and plan.alignment.mode is Mode.AS_OF
 

@@ -32,6 +32,10 @@ class By(Enum):
     SERIES = "series"
 
 
+#: Of the alarms: so much later than told may the windows of a silent series come.
+_TICK_MS = 5000
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """Which readings are folded into which windows; times in ms."""
@@ -57,7 +61,7 @@ class Windowing:
         self._metrics = metrics
         self._forget = max(FORGET_MS, 2 * rules.windows.patience)
         owner = hashlib.sha256(rules.told.encode()).digest()[:16]
-        self._alarms = Alarms(max(1000, rules.windows.patience // 8), owner)
+        self._alarms = Alarms(_TICK_MS, owner)
         self._wanted = lru_cache(maxsize=65536)(rules.only.matches)
         self._by = [by is By.SERIES for by in rules.by]
 

@@ -54,6 +54,11 @@ class Trial:
         self.job.idle(seconds, self.state, self.emitted)
         return self.results()[before:]
 
+    def again(self, **options: Any) -> None:
+        """The job begins once more, with other options and the state as it is."""
+        around = Surroundings(gateway="gw", group="g", metrics=self.counts, show=self.shown.append)
+        self.job = self.kind.make(parse_options(self.kind, options), around)
+
     def results(self) -> list[Any]:
         return [decode(value) for _, _, value, _ in self.emitted.records]
 
@@ -266,3 +271,11 @@ def test_the_sample_of_a_job_holds_every_option_with_its_default(name: str) -> N
     assert set(written) | commented == set(kind.options.model_fields)
     if all(field.is_required() is False for field in kind.options.model_fields.values()):
         assert parse_options(kind, written) == parse_options(kind, {})
+
+
+@pytest.mark.parametrize(("before", "after"), [("10s", "10m"), ("10m", "10s")])
+def test_a_window_that_is_open_when_the_grace_is_changed_comes_out(before: str, after: str) -> None:
+    trial = Trial("max-temperature", grace=before)
+    assert trial.say("silent", 1.0, 0) == []
+    trial.again(grace=after)
+    assert [one.ep for one in trial.say("other", 2.0, 1_900_000)] == ["silent"]
