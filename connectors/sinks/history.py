@@ -52,7 +52,7 @@ class Point(NamedTuple):
 def points(record: SinkRecord, said: Notification | Response) -> Iterator[Point]:
     """The points of ``record``, whose value is ``said``; at least one."""
     observation = said.observation_id if isinstance(said, Notification) else None
-    late = record.header("late") == b"1"
+    late = bool(record.headers) and record.header("late") == b"1"
     server, ep, now, ticket = said.server_id, said.ep, said.timestamp, said.ticket
     kind, code = said.rep.kind.value, said.rep.code.value
     body = said.rep.body

@@ -38,7 +38,7 @@ OPTIONS: Mapping[str, Sequence[str]] = {
     "max-temperature": (),
     "statistics": (),
     "outliers": (),
-    "filter": ("--query", "SELECT * FROM * WHERE value < 40", "--to", "{group}-out"),
+    "filter": ("--query", "SELECT * FROM observations WHERE value < 40", "--to", "{group}-out"),
     "join": (
         *("--left", "/3303/0/5700", "--right", "/3304/0/5700", "--tolerance", "5s", "--grace", "0s"),
         *("--code", "{folder}/difference.py", "--as", "/3300/100/5700"),

@@ -32,6 +32,7 @@ from connectors.sinks import SINKS, SinkRecord
 from connectors.sinks import prometheus_wire as wire
 from connectors.sinks.orientdb import open_orientdb
 from connectors.sinks.orientdb_client import BinaryClient
+from connectors.sinks.parquet_rows import SCHEMA
 from connectors.sinks.sqlite_rows import MIGRATIONS
 from connectors.sinks.webhook_events import sign
 from schemas.avro.records import Notification, ReadBody, Registration, RegistrationNew
@@ -141,27 +142,35 @@ def influxdb(store: InfluxdbStore) -> Write:
 
 
 def parquet(store: ParquetStore) -> Write:
-    """pyarrow: a file a batch, its columns as the sink's, synced."""
+    """pyarrow, with rows as its documentation shows: a file a batch, its columns as the sink's, synced."""
     folder = Path(str(store.options()["folder"]))
     folder.mkdir(parents=True, exist_ok=True)
     written = iter(range(1_000_000))
 
     def write(records: Sequence[SinkRecord]) -> None:
-        found = readings(records)
-        columns = {
-            "server": [one.said.server_id for one in found],
-            "ep": [one.said.ep for one in found],
-            "path": [one.path for one in found],
-            "number": [one.value for one in found],
-            "gateway_time": pa.array([one.time_ms for one in found], pa.timestamp("ms")),
-            "kind": [one.said.rep.kind.value for one in found],
-            "code": [one.said.rep.code.value for one in found],
-            "ticket": [one.said.ticket for one in found],
-            "observation_id": [one.said.observation_id for one in found],
-            "offset": [one.offset for one in found],
-        }
+        rows = [
+            {
+                "server": said.server_id,
+                "ep": said.ep,
+                "path": path,
+                "type": "FLOAT",
+                "number": value,
+                "gateway_time": time_ms,
+                "kind": said.rep.kind.value,
+                "code": said.rep.code.value,
+                "ticket": said.ticket,
+                "observation_id": said.observation_id,
+                "late": False,
+                "topic": "observations",
+                "partition": 0,
+                "offset": offset,
+                "position": 0,
+            }
+            for said, path, value, time_ms, offset in readings(records)
+        ]
+        table = pa.Table.from_pylist(rows, schema=SCHEMA)
         with (folder / f"{next(written)}.parquet").open("wb") as file:
-            pq.write_table(pa.table(columns), file)
+            pq.write_table(table, file)
             file.flush()
             os.fsync(file.fileno())
 
@@ -231,6 +240,7 @@ def orientdb(store: OrientdbStore) -> Write:
                 assert isinstance(record.record, Registration)
                 body = record.record.body
                 assert isinstance(body, RegistrationNew)
+                key = json.dumps(f"{body.server_id} {body.ep}")
                 content = {
                     "name": body.ep,
                     "regId": body.reg_id,
@@ -241,7 +251,8 @@ def orientdb(store: OrientdbStore) -> Write:
                     "regLastUpdate": body.last_up,
                 }
                 sets = ", ".join(f"{name} = {json.dumps(value)}" for name, value in content.items())
-                lines.append(f"UPDATE Endpoints SET {sets} UPSERT WHERE name = {json.dumps(body.ep)};")
+                # The sink's unique index.
+                lines.append(f"UPDATE Endpoints SET identity = {key}, {sets} UPSERT WHERE identity = {key};")
             client.script("\n".join(["BEGIN;", *lines, "COMMIT;", "RETURN 0;"]))
 
     return write

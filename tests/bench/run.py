@@ -95,7 +95,7 @@ QUICK = Plan(
     records=200_000,
     mirror_seconds=3,
     minutes=0.5,
-    sink_records=20_000,
+    sink_records=40_000,
     job_records=100_000,
     job_memory_records=500_000,
 )
