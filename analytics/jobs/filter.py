@@ -1,38 +1,23 @@
 """The job ``filter``: a selection in SQL between topics.
 
-``SELECT *`` passes records on as they are, bytes, headers and time; selected fields become JSON objects, one for each
+``SELECT *`` passes records on as they are, key, bytes and headers; selected fields become JSON objects, one for each
 value that is taken.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from analytics.job import (
-    ANY_GATEWAY,
-    WHEN_PUT_OUT,
-    Emit,
-    Incoming,
-    JobConfigError,
-    JobKind,
-    JobOptions,
-    State,
-    Surroundings,
-)
-from analytics.row_reading import RowReader
-from analytics.selection import NOW, QueryError, Selection, compile_query
-from analytics.sql_values import Scalar
-from schemas.avro import serde
+from analytics.job import ANY_GATEWAY, Job, JobConfigError, JobKind, JobOptions, Surroundings
 from schemas.avro.topics import FAMILIES, TopicKind, Topics
+
+if TYPE_CHECKING:
+    from analytics.selection import Selection
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -52,10 +37,10 @@ class FilterOptions(JobOptions):
 
 
 def _selection(options: FilterOptions) -> Selection:
-    try:
-        return compile_query(options.query)
-    except QueryError as exc:
-        raise JobConfigError(f"--query: {exc}") from exc
+    # sqlglot is loaded when a query is to be read, not to say which jobs there are.
+    from analytics.filtering import selection_of
+
+    return selection_of(options.query)
 
 
 def _reads(options: FilterOptions, topics: Topics) -> list[str]:
@@ -83,7 +68,10 @@ def _writes(options: FilterOptions, topics: Topics) -> dict[str, int]:
     return {} if options.to is None else {options.to: FAMILIES[TopicKind.OBSERVATIONS].partitions}
 
 
-def _make(options: FilterOptions, around: Surroundings) -> Filter:
+def _make(options: FilterOptions, around: Surroundings) -> Job:
+    from analytics.filtering import Filter
+    from analytics.row_reading import RowReader
+
     selection = _selection(options)
     if options.to is None and not options.print:
         raise JobConfigError("say where what is selected goes: --to TOPIC, or --print")
@@ -98,47 +86,6 @@ def _make(options: FilterOptions, around: Surroundings) -> Filter:
         show=around.show,
         clock=lambda: time.time_ns() // 1_000_000,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """A job (`analytics.job.Job`); it remembers nothing. ``clock`` gives ``now()`` in epoch milliseconds."""
-
-    selection: Selection
-    reader: RowReader
-    to: str | None
-    show: Callable[[Any], None] | None
-    clock: Callable[[], int]
-
-    def take(self, record: Incoming, state: State, emit: Emit) -> None:
-        if record.value is None:
-            return  # a tombstone says nothing
-        selection, now = self.selection, self.clock()
-        for row in self.reader.rows(record):
-            row[NOW] = now
-            if not selection.takes(row):
-                continue
-            if selection.fields is None:
-                if self.to is not None:
-                    emit(self.to, record.key, record.value, WHEN_PUT_OUT, record.headers)
-                if self.show is not None:
-                    self.show(serde.decode(record.value))
-                return  # once, however many of its values are taken
-            chosen = {name: _plain(value) for name, value in selection.project(row).items()}
-            if self.to is not None:
-                emit(self.to, record.key, json.dumps(chosen, ensure_ascii=False).encode())
-            if self.show is not None:
-                self.show(chosen)
-
-    def idle(self, silent_s: float, state: State, emit: Emit) -> None:
-        """Nothing waits here."""
-
-
-def _plain(value: Scalar) -> Scalar:
-    """JSON has no such numbers; they are text, as in every other JSON of ours."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    return value
 
 
 KIND = JobKind(
