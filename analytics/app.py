@@ -243,6 +243,11 @@ class _Runner:
     def bury(self, record: Incoming, error: Exception, emit: Callable[..., None]) -> None:
         """Into the dead-letter topic, in the same transaction: once, whatever happens."""
         stage = "decode" if isinstance(error, SerdeError) else f"analytics:{self._settings.kind.name}"
+        self._metrics.dead_letter(stage)
+        if record.topic == self._deadletter:
+            # A filter reads it: a dead letter of the dead letter would be read next, for ever.
+            _log.warning("dead letter left where it is", job=self._settings.kind.name, error=str(error)[:200])
+            return
         raw = RawRecord(
             topic=record.topic,
             partition=record.partition,
@@ -256,7 +261,6 @@ class _Runner:
         while letter.record.size > _MOST_LETTER_BYTES and (less := shorter(letter)) != letter:
             letter = less
         emit(self._deadletter, letter.record.key, letter.record.value, WHEN_PUT_OUT, letter_headers(letter))
-        self._metrics.dead_letter(stage)
         _log.warning(
             "record put into the dead-letter topic",
             job=self._settings.kind.name,
@@ -266,6 +270,11 @@ class _Runner:
             partition=record.partition,
             offset=record.offset,
         )
+
+    def too_large(self, topic: str, size: int) -> None:
+        """A result that Kafka would never take is left out: the record would be done again for ever."""
+        self._metrics.too_large()
+        _log.error("result left out, too large for Kafka", job=self._settings.kind.name, topic=topic, bytes=size)
 
     @property
     def stateful(self) -> bool:
@@ -328,7 +337,13 @@ class _Turn:
         ) -> None:
             # 0 is now, for Kafka's client.
             carried: Any = [*headers] if headers else None
-            produce(topic, value, key, carried, timestamp=max(timestamp, 0))
+            try:
+                produce(topic, value, key, carried, timestamp=max(timestamp, 0))
+            except kafka.KafkaException as exc:
+                if exc.args[0].code() != kafka.KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise
+                self._runner.too_large(topic, len(value or b""))
+                return
             self._put += 1
 
         def take(value: Any, key: Any, timestamp: int, headers: Any) -> None:

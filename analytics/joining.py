@@ -30,6 +30,7 @@ from schemas.lwm2m.path import Path, PathError, PathPattern
 
 _log = structlog.get_logger("headwater.analytics")
 
+_INT64 = range(-(2**63), 2**63)
 #: Joins of one endpoint (patterns with ``*``): a device may invent instances.
 MOST_GROUPS = 1000
 #: Of the alarms: so much later than told may what waits in a silent join come.
@@ -127,7 +128,9 @@ class Joining:
         failures: list[UserCodeError] = []
         if record.topic == self._plan.rekeyed:
             # In this topic are only readings that went through ingest.
-            number, group, reading = _from_json(record.value, len(self._plan.series))
+            name, number, group, reading = _from_json(record.value, len(self._plan.series))
+            if name != self._name:
+                return  # of another consumer group that joins the same series, and has the reading as well
             now = self._time(record.timestamp, state, emit, failures)
             self._add(number, group, reading, now, state, emit, failures)
         else:
@@ -138,7 +141,7 @@ class Joining:
                 if rekeyed is None:
                     self._add(number, group, reading, now, state, emit, failures)
                 else:
-                    value = json.dumps([number, group.decode(), list(reading)]).encode()
+                    value = json.dumps([self._name, number, group.decode(), list(reading)]).encode()
                     emit(rekeyed, group, value, record.timestamp)
         if failures:
             _tell(failures)
@@ -301,15 +304,19 @@ def _tell(failures: Sequence[UserCodeError]) -> NoReturn:
     raise UserCodeError(f"{failures[0]}{more}")
 
 
-def _from_json(value: bytes | None, series: int) -> tuple[int, bytes, Reading]:
+def _from_json(value: bytes | None, series: int) -> tuple[str, int, bytes, Reading]:
+    """The consumer group that has written it, the number of the series, the join's key, and the reading."""
     try:
-        number, group, reading = json.loads(value or b"")
+        name, number, group, reading = json.loads(value or b"")
         known = Reading(*reading)
-        if not 0 <= number < series or not isinstance(known.time, int) or not isinstance(group, str):
+        texts = (name, group, known.ep, known.path, known.server_id)
+        if not all(isinstance(one, str) for one in texts) or type(number) is not int or not 0 <= number < series:
             raise ValueError("it is of another join")
-    except (ValueError, TypeError) as exc:
+        if not isinstance(known.time, int) or known.time not in _INT64:
+            raise ValueError("it has no time")
+        return name, number, group.encode(), known
+    except (ValueError, TypeError, RecursionError) as exc:
         raise BadRecord(f"no reading of a join: {exc!s:.200}") from exc
-    return number, group.encode(), known
 
 
 def rekeyed_topic(gateway: str, told: Any) -> str:

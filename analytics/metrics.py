@@ -18,6 +18,7 @@ _SKIPPED = Counter("headwater_analytics_skipped", "Readings left out as they are
 _CROWDED = Counter(
     "headwater_analytics_crowded", "Readings left out as their endpoint has more series than are kept.", _LABELS
 )
+_TOO_LARGE = Counter("headwater_analytics_too_large", "Results left out as they are too large for Kafka.", _LABELS)
 _DEAD_LETTERS = Counter(
     "headwater_analytics_dead_letters", "Records put into the dead-letter topic, by stage.", (*_LABELS, "stage")
 )
@@ -46,6 +47,7 @@ class JobMetrics:
         self._ahead = _AHEAD.labels(job, group)
         self._skipped = _SKIPPED.labels(job, group)
         self._crowded = _CROWDED.labels(job, group)
+        self.too_large = _TOO_LARGE.labels(job, group).inc
 
     def late(self) -> None:
         self._late.inc()

@@ -138,6 +138,9 @@ def _ordered(resources: dict[str, Any]) -> list[tuple[str, Any]]:
 @lru_cache(maxsize=65536)
 def _canonical(path: str) -> str:
     try:
-        return str(Path.parse(path))
+        known = Path.parse(path)
     except PathError as exc:
         raise MalformedRecord(str(exc)) from exc
+    if known.resource_id is None:
+        raise MalformedRecord(f"{known} is no path of a resource")
+    return str(known)

@@ -76,6 +76,8 @@ class UserCode:
             if isinstance(one, Reading):
                 if not (isinstance(one.time, int) and one.time in _INT64 and isinstance(one.ep, str) and one.ep):
                     raise self._error("ingest", f"gave a reading without an endpoint or a time: {_short(one)}")
+                if not isinstance(one.server_id, str) or _problem(one.server_id):
+                    raise self._error("ingest", f"gave a reading of no server: {_short(one.server_id)}")
                 try:
                     path = str(Path.parse(one.path))
                 except (PathError, AttributeError) as exc:

@@ -69,7 +69,7 @@ def list_(output: OutputOption = Output.TABLE) -> None:
                     "name": kind.name,
                     "does": kind.summary,
                     "output": kind.output,
-                    "options": [*kind.options.model_fields],
+                    "options": [field.alias or name for name, field in kind.options.model_fields.items()],
                 }
                 for kind in kinds
             ]
@@ -171,7 +171,8 @@ def _runner(kind: JobKind) -> Callable[..., None]:
     ]
 
     def run(**given: Any) -> None:
-        mine = {parameter.name.removeprefix("job_"): given.pop(parameter.name) for parameter in own}
+        # By the name that it has in a file, so that the flag beats it.
+        mine = {field.alias or name: given.pop(f"job_{name}") for name, field in kind.options.model_fields.items()}
         _run(kind, {name: value for name, value in mine.items() if value not in (None, [], False)}, **given)
 
     run.__doc__ = _help(kind)

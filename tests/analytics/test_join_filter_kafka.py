@@ -272,6 +272,26 @@ def test_filter_makes_json_of_fields_from_several_topics(kafka: Cluster, gateway
     ]
 
 
+def test_filter_goes_on_after_dead_letters_and_results_too_large_for_kafka(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topics = make_topics(kafka, gateway_id)
+    output = f"{gateway_id}.both"
+    large = notification(resource("/3/0/0", "x" * 600_000, ResourceType.STRING), timestamp=BEGIN)
+    small = notification(resource("/3/0/0", "y", ResourceType.STRING), timestamp=BEGIN)
+    produce(kafka, topics.deadletter, [b"poison"])
+    produce(kafka, topics.observations, [large, small])
+    query = "SELECT value || value AS twice FROM observations, deadletter"
+    job = JobProcess("filter", kafka, gateway_id, tmp_path / "state", query=query, to=output)
+    with running(job):
+        eventually(counter(kafka, output), 1)
+        produce(kafka, topics.deadletter, [small])
+        eventually(counter(kafka, output), 2)
+        assert job.end(signal.SIGTERM) == 0
+    assert [json.loads(message.value()) for message in committed(kafka, output)] == [{"twice": "yy"}] * 2
+    assert len(dead_letters_of(kafka, topics)) == 2
+
+
 def test_filter_reads_every_gateway_and_those_that_appear(
     broker_factory: BrokerFactory, gateway_id: str, tmp_path: Path
 ) -> None:

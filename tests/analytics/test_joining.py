@@ -300,6 +300,7 @@ def test_ingest_takes_changes_and_leaves_out(tmp_path: FilePath, body: str, want
         ("return r._replace(path='x')", "no path"),
         ("return r._replace(time='now')", "without an endpoint or a time"),
         ("return r._replace(value=[])", "is expected"),
+        ("return r._replace(server_id=None)", "of no server"),
         ("return r._replace(ep='other')", "gave a reading of 'other'"),
         ("return float('inf')", "no finite number"),
     ],
@@ -322,9 +323,34 @@ def test_state_of_another_join_is_refused(tmp_path: FilePath) -> None:
 def test_a_foreign_record_in_the_rekeyed_topic_is_told(tmp_path: FilePath) -> None:
     trial = Trial(tmp_path, left="a:/3303/0/5700", right="b:/3303/0/5700")
     topic = KIND.reads(trial.options, Topics("gw"))[1]
-    for value in (None, b"", b"\xff", b"{}", b'[9, "*/", []]', json.dumps([0, "*/", [1, 2, 3, "x", 5]]).encode()):
+    good = ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, T0, "gw"]]
+    trial.job.take(Incoming(topic, 0, 0, 0, None, json.dumps(good).encode(), ()), trial.state, trial.emitted)
+    others = (
+        ["g", 9, "*/", []],
+        ["g", 0, "*/", [1, 2, 3, "x", 5]],
+        ["g", 0.5, *good[2:]],
+        ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, 2**63, "gw"]],
+        ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, T0, None]],
+    )
+    nested = b"[" * 100_000
+    for value in (None, b"", b"\xff", b"{}", nested, *(json.dumps(one).encode() for one in others)):
         with pytest.raises(BadRecord, match="no reading of a join"):
             trial.job.take(Incoming(topic, 0, 0, 0, None, value, ()), trial.state, trial.emitted)
+
+
+def test_groups_that_join_the_same_endpoints_do_not_take_each_others_readings(tmp_path: FilePath) -> None:
+    trial = Trial(tmp_path, left="a:/3303/0/5700", right="b:/3303/0/5700", mode="interval")
+    other = KIND.make(trial.options, Surroundings(gateway="gw", group="other", metrics=Counts()))
+    topic, meets = KIND.reads(trial.options, Topics("gw"))
+    for ep in ("a", "b"):
+        said = encode(notification(resource("/3303/0/5700", 1.0), ep=ep, timestamp=T0))
+        for job in (trial.job, other):
+            job.take(Incoming(topic, 0, 0, T0, None, said, ()), trial.state, trial.emitted)
+    readings = [value for where, _, value, _ in trial.emitted.records if where == meets]
+    trial.emitted.records.clear()
+    for value in readings:
+        trial.job.take(Incoming(meets, 0, 0, T0, None, value, ()), trial.state, trial.emitted)
+    assert (len(readings), trial.results()) == (4, [("/3300/100/5700", 0, 0.0)])
 
 
 def test_the_sample_has_every_option_and_its_default() -> None:

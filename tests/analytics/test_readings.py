@@ -98,6 +98,18 @@ def test_what_is_no_notification_is_refused(data: bytes | None) -> None:
         observed(data)
 
 
+@pytest.mark.parametrize("path", ["/3303", "/3303/0", "/"])
+def test_a_value_at_no_resource_is_refused(path: str) -> None:
+    whole = encode(notification(FLOAT))
+    # Of the record and of the resource; the length is in front, zigzag.
+    there, here = (bytes([2 * len(text)]) + text.encode() for text in ("/3303/0/5700", path))
+    data = whole.replace(there, here)
+    with pytest.raises(SerdeError, match="no path of a resource"):
+        decode(data)
+    with pytest.raises(SerdeError, match="no path of a resource"):
+        observed(data)
+
+
 @given(st.integers(0, 200), st.binary(max_size=8))
 def test_bytes_that_end_early_or_were_changed_raise_nothing_else(at: int, noise: bytes) -> None:
     data = encode(notification(replace(FLOAT, timestamp=5)))

@@ -50,6 +50,29 @@ def test_every_option_of_a_job_is_in_its_help() -> None:
         assert "Examples:" in told
 
 
+@pytest.mark.parametrize("arguments", [["list"], ["describe", "filter"], ["run", "filter", "--help"]])
+def test_which_jobs_there_are_is_told_without_their_libraries(arguments: list[str]) -> None:
+    done = _without_libraries(arguments)
+    assert (done.returncode, done.stderr) == (Exit.OK, "")
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_a_job_whose_libraries_are_missing_says_how_to_come_by_them(name: str) -> None:
+    done = _without_libraries(["run", name, "--gateway", "g"])
+    assert done.returncode == Exit.CANNOT_START
+    assert done.stderr == "error: quixstreams is not installed: pip install 'headwater[analytics]'\n"
+
+
+def _without_libraries(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    program = (
+        "import sys; sys.modules['quixstreams'] = sys.modules['sqlglot'] = None; from headwater.cli import main;"
+        f" sys.argv = ['headwater', 'analytics', *{arguments!r}]; main()"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -75,6 +98,14 @@ def test_a_file_with_an_unknown_option_is_told_which_there_are(tmp_path: Path) -
     result = run("run", "max-temperature", "--gateway", "g", "--options", str(file))
     assert result.exit_code == Exit.USAGE
     assert "no option 'windows'; it has" in result.output
+
+
+def test_a_flag_beats_the_file_also_where_its_name_is_a_word_of_python(tmp_path: Path) -> None:
+    file = tmp_path / "join.toml"
+    file.write_text('code = "none.py"\nseries = ["/3303/0/5700", "/3304/0/5700"]\nas = "/3300/0/5700"\n')
+    given = ("run", "join", "--gateway", "g", "--options", str(file), "--as")
+    assert "none.py cannot be read" in run(*given, "/3303/100/5700").output
+    assert "no resource" in run(*given, "/3303").output
 
 
 @pytest.mark.kafka
