@@ -9,8 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
+from struct import error as StructError
 
-from analytics.job import JobConfigError, State
+import structlog
+
+from analytics.job import BadRecord, JobConfigError, Metrics, State
+from schemas.avro.serde import SerdeError
+
+_log = structlog.get_logger("headwater.analytics")
+
+#: What may be wrong with one name alone: the others that rang are gone on with. Never Kafka's, which ends the turn.
+UNUSABLE = (BadRecord, SerdeError, ValueError, ArithmeticError, StructError)
 
 #: Names in one value of the state.
 _CHUNK = 32
@@ -44,13 +53,17 @@ class Alarms:
         now = max(clock, gateway_time)
         return now, now // self._tick - 1 > rung
 
-    def ring(self, state: State, now: int, clock: int) -> Iterator[bytes]:
-        """The names that are due by ``now``; ``clock`` is what the clock says from here on."""
+    def ring(self, state: State, now: int, clock: int) -> list[bytes]:
+        """The names that are due by ``now``; ``clock`` is what the clock says from here on.
+
+        All of them at once, as their alarms are gone then: a caller that fails at one still has the others.
+        """
+        names: list[bytes] = []
         meta = state.get_bytes(_META)
         upto = now // self._tick - 1
         if meta is None:
             state.set_bytes(_META, _NUMBERS.pack(clock, upto, upto, self._owner))
-            return
+            return names
         _, rung, last, _ = _NUMBERS.unpack(meta)
         upto = max(upto, rung)
         state.set_bytes(_META, _NUMBERS.pack(clock, upto, max(last, upto), self._owner))
@@ -61,9 +74,9 @@ class Alarms:
             state.delete(_BUCKET.pack(b"n", bucket, 0))
             for chunk in range((count - 1) // _CHUNK + 1):
                 key = _BUCKET.pack(b"d", bucket, chunk)
-                names = state.get_bytes(key) or b""
+                names.extend(_split(state.get_bytes(key) or b""))
                 state.delete(key)
-                yield from _split(names)
+        return names
 
     def set(self, state: State, name: bytes, at: int) -> None:
         """Ring for ``name`` when the clock is at ``at`` ms, or a little later; `ring` has been asked before."""
@@ -91,6 +104,12 @@ class Alarms:
     def _count(self, state: State, bucket: int) -> int:
         count = state.get_bytes(_BUCKET.pack(b"n", bucket, 0))
         return 0 if count is None else int(_LENGTH.unpack(count)[0])
+
+
+def left_out(name: bytes, error: Exception, metrics: Metrics) -> None:
+    """Tell that a name which rang could not be looked at: no record is at hand that could be a dead letter."""
+    _log.warning("left out at an alarm", name=repr(name)[:100], error=str(error)[:300])
+    metrics.skipped(1)
 
 
 def _split(names: bytes) -> Iterator[bytes]:

@@ -221,6 +221,18 @@ def step(
     return memory._replace(phase=Phase.FIRING.value, since=since, told=timestamp), fires
 
 
+def within(memory: AlertMemory, latest: int) -> AlertMemory:
+    """``memory``, made good where it is of a reading later than ``latest`` (epoch ms), which a wrong clock has dated.
+
+    By it all readings to come would be late. What fires goes on firing, so that it is told when it ends.
+    """
+    if memory.time is None or memory.time <= latest:
+        return memory
+    if memory.phase != Phase.FIRING.value:
+        return UNKNOWN
+    return memory._replace(time=None, told=min(memory.told, latest))
+
+
 def given_up(memory: AlertMemory) -> Event | None:
     """What there is to tell when the rule is there no more: an alert that fires must end."""
     if memory.phase != Phase.FIRING.value or memory.time is None:

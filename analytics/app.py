@@ -21,6 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import Any
 
 import structlog
@@ -34,6 +35,7 @@ from analytics.job import (
     NO_STATE,
     WHEN_PUT_OUT,
     BadRecord,
+    Emit,
     Headers,
     Incoming,
     Job,
@@ -99,7 +101,7 @@ class _Runner:
     def run(self) -> None:
         settings = self._settings
         # The options are looked at before anything is waited for.
-        settings.kind.make(settings.options, self._surroundings)
+        job = self.job
         health = None
         if settings.metrics_port is not None:
             health = serve_health(
@@ -115,7 +117,7 @@ class _Runner:
                     began = time.monotonic()
                     try:
                         if self._prepared():
-                            self._run_once(instance)
+                            self._run_once(instance, job)
                     except (kafka.KafkaException, kafka.Unreachable, QuixException) as exc:
                         # Whatever was under way is aborted; the next application begins at the last commit.
                         self._waits = _words(exc)
@@ -129,6 +131,11 @@ class _Runner:
         finally:
             if health is not None:
                 health.close()
+
+    @cached_property
+    def job(self) -> Job:
+        """Made once: a file of rules or code may be half edited when it begins anew after trouble with Kafka."""
+        return self._settings.kind.make(self._settings.options, self._surroundings)
 
     def _unready(self) -> str | None:
         app = self._app
@@ -174,12 +181,12 @@ class _Runner:
             self._pause(1.0)
         return False
 
-    def _run_once(self, instance: Instance) -> None:
+    def _run_once(self, instance: Instance, job: Job) -> None:
         """One application, from its start to the process's stop or to trouble with Kafka, which is raised."""
         self._metrics.starts.inc()
         settings = self._settings
         self._app = app = JobApplication(settings, instance, self._topics, self._metrics)
-        turn = _Turn(self, app, settings.kind.make(settings.options, self._surroundings))
+        turn = _Turn(self, app, job)
         for topic in self._topics:
             turn.read(topic)
         ended = threading.Event()
@@ -275,6 +282,16 @@ class _Runner:
         """A result that Kafka would never take is left out: the record would be done again for ever."""
         self._metrics.too_large()
         _log.error("result left out, too large for Kafka", job=self._settings.kind.name, topic=topic, bytes=size)
+
+    def idle_failed(self, topic: str, partition: int, error: Exception) -> None:
+        self._metrics.idle_failure(topic, partition)
+        _log.warning(
+            "left out of a silent partition",
+            job=self._settings.kind.name,
+            topic=topic,
+            partition=partition,
+            error=str(error)[:200],
+        )
 
     @property
     def stateful(self) -> bool:
@@ -377,10 +394,24 @@ class _Turn:
             for partition in mine:
                 silent = now - heard.setdefault(partition, now)
                 if silent >= 1.0:
-                    job.idle(silent, state_of(partition), emit)
+                    failed = idled(job, silent, state_of(partition), emit)
+                    if failed is not None:
+                        self._runner.idle_failed(name, partition, failed)
 
         frame.update(take, metadata=True)
         self._app.between(between)
+
+
+def idled(job: Job, silent: float, state: State, emit: Emit) -> Exception | None:
+    """Tell ``job`` of a silence; what it could not put out, or None.
+
+    No record is at hand that could be a dead letter. Raised, it would end the process again after each start.
+    """
+    try:
+        job.idle(silent, state, emit)
+    except (SerdeError, BadRecord) as exc:
+        return exc
+    return None
 
 
 def matching(wanted: str, known: Collection[str]) -> list[str]:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, NoReturn
 
 import structlog
 
-from analytics.alarms import Alarms
+from analytics.alarms import UNUSABLE, Alarms, left_out
 from analytics.alignment import Aligner, Alignment, AlignmentError, Match, Mode
 from analytics.derived import encoded, observation
 from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
 from analytics.join_state import JoinState, packed, packed_reading, unpacked, unpacked_reading
-from analytics.readings import Observed, observed
+from analytics.readings import GATEWAY_AHEAD_MS, Observed, observed, within
 from analytics.user_code import Reading, UserCode, UserCodeError
 from analytics.windows import LATEST
 from schemas.avro import serde
@@ -128,21 +128,24 @@ class Joining:
         failures: list[UserCodeError] = []
         if record.topic == self._plan.rekeyed:
             # In this topic are only readings that went through ingest.
-            name, number, group, reading = _from_json(record.value, len(self._plan.series))
+            name, number, group, reading, clock = _from_json(record.value, len(self._plan.series))
             if name != self._name:
                 return  # of another consumer group that joins the same series, and has the reading as well
-            now = self._time(record.timestamp, state, emit, failures)
+            if clock > record.timestamp + max(self._plan.ahead, GATEWAY_AHEAD_MS):
+                clock = record.timestamp
+            now = self._time(clock, state, emit, failures)
             self._add(number, group, reading, now, state, emit, failures)
         else:
-            told = observed(record.value)
+            told = within(observed(record.value), record.timestamp, self._plan.ahead)
             rekeyed = self._plan.rekeyed
             now = 0 if rekeyed is not None else self._time(told.time, state, emit, failures)
             for number, group, reading in self._readings(told, failures):
                 if rekeyed is None:
                     self._add(number, group, reading, now, state, emit, failures)
                 else:
-                    value = json.dumps([self._name, number, group.decode(), list(reading)]).encode()
-                    emit(rekeyed, group, value, record.timestamp)
+                    # The clock is in it, and not its time in Kafka, by which retention would delete what is old unread.
+                    value = json.dumps([self._name, number, group.decode(), list(reading), told.time]).encode()
+                    emit(rekeyed, group, value)
         if failures:
             _tell(failures)
 
@@ -168,22 +171,27 @@ class Joining:
         return now
 
     def _ring(self, state: State, now: int, clock: int, emit: Emit, failures: list[UserCodeError]) -> None:
-        aligner = self._aligner
         for group in self._alarms.ring(state, now, clock):
-            known = self._known(state, group)
-            if known is None:
-                continue
-            matches: Sequence[Match] = ()
-            if not aligner.waits(known.buffers):
-                known.alarmed = False
-            elif known.heard + self._plan.idle > now:
-                self._alarms.set(state, group, known.heard + self._plan.idle)
-                continue
-            else:
-                known.alarmed = False
-                matches = aligner.silence(known.buffers).matches
-            state.set_bytes(b"j" + group, packed(known))
-            self._publish_all(matches, emit, failures)
+            try:
+                self._rung(group, now, state, emit, failures)
+            except UNUSABLE as exc:
+                left_out(group, exc, self._metrics)
+
+    def _rung(self, group: bytes, now: int, state: State, emit: Emit, failures: list[UserCodeError]) -> None:
+        known = self._known(state, group)
+        if known is None:
+            return
+        matches: Sequence[Match] = ()
+        if not self._aligner.waits(known.buffers):
+            known.alarmed = False
+        elif known.heard + self._plan.idle > now:
+            self._alarms.set(state, group, known.heard + self._plan.idle)
+            return
+        else:
+            known.alarmed = False
+            matches = self._aligner.silence(known.buffers).matches
+        state.set_bytes(b"j" + group, packed(known))
+        self._publish_all(matches, emit, failures)
 
     def _known(self, state: State, group: bytes) -> JoinState | None:
         kept = state.get_bytes(b"j" + group)
@@ -304,17 +312,19 @@ def _tell(failures: Sequence[UserCodeError]) -> NoReturn:
     raise UserCodeError(f"{failures[0]}{more}")
 
 
-def _from_json(value: bytes | None, series: int) -> tuple[str, int, bytes, Reading]:
-    """The consumer group that has written it, the number of the series, the join's key, and the reading."""
+def _from_json(value: bytes | None, series: int) -> tuple[str, int, bytes, Reading, int]:
+    """The consumer group that has written it, the number of the series, the join's key, the reading, and the clock."""
     try:
-        name, number, group, reading = json.loads(value or b"")
+        name, number, group, reading, clock = json.loads(value or b"")
         known = Reading(*reading)
         texts = (name, group, known.ep, known.path, known.server_id)
         if not all(isinstance(one, str) for one in texts) or type(number) is not int or not 0 <= number < series:
             raise ValueError("it is of another join")
         if not isinstance(known.time, int) or known.time not in _INT64:
             raise ValueError("it has no time")
-        return name, number, group.encode(), known
+        if type(clock) is not int:
+            raise ValueError("it has no clock")
+        return name, number, group.encode(), known, clock
     except (ValueError, TypeError, RecursionError) as exc:
         raise BadRecord(f"no reading of a join: {exc!s:.200}") from exc
 

@@ -23,6 +23,11 @@ _DEAD_LETTERS = Counter(
     "headwater_analytics_dead_letters", "Records put into the dead-letter topic, by stage.", (*_LABELS, "stage")
 )
 _STARTS = Counter("headwater_analytics_starts", "Times that the job began, the first and after each trouble.", _LABELS)
+_IDLE_FAILURES = Counter(
+    "headwater_analytics_idle_failures",
+    "Times that what waited in a silent partition could not be put out, by partition.",
+    (*_LABELS, "topic", "partition"),
+)
 _LOST = Counter(
     "headwater_analytics_lost_records", "Records that Kafka deleted before they were read, markers counted.", _LABELS
 )
@@ -63,6 +68,9 @@ class JobMetrics:
 
     def dead_letter(self, stage: str) -> None:
         _DEAD_LETTERS.labels(*self._labels, stage).inc()
+
+    def idle_failure(self, topic: str, partition: int) -> None:
+        _IDLE_FAILURES.labels(*self._labels, topic, str(partition)).inc()
 
     def lag(self, topic: str, partition: int, records: int) -> None:
         _LAG.labels(*self._labels, topic, str(partition)).set(records)

@@ -46,6 +46,9 @@ class Observed(NamedTuple):
     skipped: int = 0
 
 
+#: So much later than its Kafka record may the gateway's time in it be, in ms, where a job is told of no more.
+GATEWAY_AHEAD_MS = 86_400_000
+
 _SCHEMAS = {(schema := schema_of("response.AvroResponseObserve", version)).id: schema.parsed for version in (1, 2)}
 _NUMBERS = frozenset(("FLOAT", "INTEGER"))
 _BAD_BYTES = (EOFError, IndexError, KeyError, ValueError, TypeError, OverflowError, MemoryError, StructError)
@@ -87,6 +90,19 @@ def observed(data: bytes | None) -> Observed:
         raise
     except _BAD_BYTES as exc:
         raise MalformedRecord(f"schema id {schema_id}: {type(exc).__name__} {exc}") from exc
+
+
+def within(told: Observed, kafka_time: int, ahead: int) -> Observed:
+    """``told``, with Kafka's time of the record (epoch ms) for the gateway's where that is too far ahead of it.
+
+    The gateway's times are a partition's clock, which never goes back: one of the year 9999 would stop it there, and no
+    silence would be heard any more. ``ahead`` in ms; a day is let through in any case.
+    """
+    time = max(kafka_time, 0)
+    if told.time <= time + max(ahead, GATEWAY_AHEAD_MS):
+        return told
+    readings = [one if one.own else one._replace(time=time) for one in told.readings]
+    return told._replace(time=time, readings=readings)
 
 
 def _resource(fields: Any, path: str, time: int, found: list[Reading]) -> int:

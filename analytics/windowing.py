@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 
-from analytics.alarms import Alarms
+from analytics.alarms import UNUSABLE, Alarms, left_out
 from analytics.job import Emit, Incoming, Metrics, State
-from analytics.readings import observed
+from analytics.readings import observed, within
 from analytics.series import SeriesPattern
 from analytics.windows import LATEST, Window, Windows
 
@@ -66,7 +66,7 @@ class Windowing:
         self._by = [by is By.SERIES for by in rules.by]
 
     def take(self, record: Incoming, state: State, emit: Emit) -> None:
-        told = observed(record.value)
+        told = within(observed(record.value), record.timestamp, self._rules.ahead)
         if told.skipped:
             self._metrics.skipped(told.skipped)
         # What no calendar has stops no clock.
@@ -106,26 +106,32 @@ class Windowing:
             self._ring(state, clock + silent, clock, emit)
 
     def _ring(self, state: State, now: int, clock: int, emit: Emit) -> None:
+        for name in self._alarms.ring(state, now, clock):
+            try:
+                self._rung(name, now, state, emit)
+            except UNUSABLE as exc:
+                left_out(name, exc, self._metrics)
+
+    def _rung(self, name: bytes, now: int, state: State, emit: Emit) -> None:
         windows, alarms = self._windows, self._alarms
-        for name in alarms.ring(state, now, clock):
-            group = name[1:]
-            kept = state.get_bytes(group)
-            if kept is None:
-                continue
-            heard = windows.heard(kept)
-            if name[:1] == b"f":
-                # Of an earlier silence, if a window is open; the next silence will set another.
-                if windows.empty(kept) and heard + self._forget <= now:
-                    state.delete(group)
-            elif heard + windows.patience <= now:
-                step = windows.silence(kept)
-                state.set_bytes(group, step.kept)
-                alarms.set(state, b"f" + group, heard + self._forget)
-                ep, path = _names(group)
-                for window in step.closed:
-                    self._publish(ep, path or None, window, emit)
-            else:
-                alarms.set(state, name, heard + windows.patience)
+        group = name[1:]
+        kept = state.get_bytes(group)
+        if kept is None:
+            return
+        heard = windows.heard(kept)
+        if name[:1] == b"f":
+            # Of an earlier silence, if a window is open; the next silence will set another.
+            if windows.empty(kept) and heard + self._forget <= now:
+                state.delete(group)
+        elif heard + windows.patience <= now:
+            step = windows.silence(kept)
+            state.set_bytes(group, step.kept)
+            alarms.set(state, b"f" + group, heard + self._forget)
+            ep, path = _names(group)
+            for window in step.closed:
+                self._publish(ep, path or None, window, emit)
+        else:
+            alarms.set(state, name, heard + windows.patience)
 
 
 @lru_cache(maxsize=65536)

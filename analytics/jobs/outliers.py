@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from analytics import results
+from analytics import readings, results
 from analytics.alerts import (
     UNKNOWN,
     AlertMemory,
@@ -27,13 +27,13 @@ from analytics.alerts import (
     alert_id,
     given_up,
     step,
+    within,
 )
 from analytics.job import Emit, Incoming, JobConfigError, JobKind, State, Surroundings, result_topics
 from analytics.jobs.aggregate import encoded_key
 from analytics.jobs.series_options import SAMPLE, SeriesOptions
 from analytics.memory import MOMENTS_SIZE, admitted, packed, series_key, unpacked
 from analytics.outliers import Known, Learn, OutlierPolicy, judge, judge_running
-from analytics.readings import observed
 from analytics.rules import Rules, RulesError, parse_rules
 from analytics.welford import EMPTY
 from schemas.avro.analytics_records import Alert, AlertState
@@ -90,7 +90,9 @@ class OutliersJob:
         self._gateway, self._metrics, self._show = around.gateway, around.metrics, around.show
 
     def take(self, record: Incoming, state: State, emit: Emit) -> None:
-        told = observed(record.value)
+        told = readings.within(readings.observed(record.value), record.timestamp, self._ahead)
+        # An old record of the gateway's that is put in anew makes nothing of today late.
+        latest = max(told.time, record.timestamp) + self._ahead
         if told.skipped:
             self._metrics.skipped(told.skipped)
         for path, value, time, own in told.readings:
@@ -100,7 +102,7 @@ class OutliersJob:
             if own and not 0 <= time <= told.time + self._ahead:
                 self._metrics.ahead()
                 time = told.time
-            self._judge(watched, told.ep, path, value, time, state, emit)
+            self._judge(watched, told.ep, path, value, time, latest, state, emit)
 
     def idle(self, _silent_s: float, _state: State, _emit: Emit) -> None:
         """Only readings tell anything."""
@@ -119,6 +121,7 @@ class OutliersJob:
         path: str,
         value: float,
         time: int,
+        latest: int,
         state: State,
         emit: Emit,
     ) -> None:
@@ -147,7 +150,7 @@ class OutliersJob:
         late = False
         for rule in rules:
             stands = before.pop(rule.name, None)
-            memory = stands.memory if stands else UNKNOWN
+            memory = within(stands.memory, latest) if stands else UNKNOWN
             late = late or (memory.time is not None and time < memory.time)
             memory, event = step(rule, memory, time, value, verdict.z_score)
             after[rule.name] = _Kept(memory, rule.severity, rule.threshold)

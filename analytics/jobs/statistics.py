@@ -14,13 +14,13 @@ from struct import Struct
 from pydantic import Field
 
 from analytics import results
-from analytics.alarms import Alarms
+from analytics.alarms import UNUSABLE, Alarms, left_out
 from analytics.durations import Duration
 from analytics.job import Emit, Incoming, JobKind, State, Surroundings, result_topics
 from analytics.jobs.aggregate import encoded_key
 from analytics.jobs.series_options import SAMPLE, SeriesOptions
 from analytics.memory import MOMENTS_SIZE, admitted, names, packed, series_key, unpacked
-from analytics.readings import observed
+from analytics.readings import observed, within
 from analytics.welford import Moments, add
 from analytics.windows import LATEST
 from schemas.avro.serde import decode
@@ -50,7 +50,7 @@ class StatisticsJob:
         self._alarms = Alarms(_TICK_MS, _OWNER)
 
     def take(self, record: Incoming, state: State, emit: Emit) -> None:
-        told = observed(record.value)
+        told = within(observed(record.value), record.timestamp, self._ahead)
         if told.skipped:
             self._metrics.skipped(told.skipped)
         now, every, ep = told.time, self._every, told.ep
@@ -96,14 +96,20 @@ class StatisticsJob:
 
     def _ring(self, state: State, now: int, clock: int, emit: Emit) -> None:
         for key in self._alarms.ring(state, now, clock):
-            kept = state.get_bytes(key)
-            if kept is None:
-                continue
-            moments = unpacked(kept)
-            latest, _ = _REST.unpack_from(kept, MOMENTS_SIZE)
-            state.set_bytes(key, packed(moments) + _REST.pack(latest, False))
-            ep, path = names(key)
-            self._publish(ep, path, moments, latest, emit)
+            try:
+                self._rung(key, state, emit)
+            except UNUSABLE as exc:
+                left_out(key, exc, self._metrics)
+
+    def _rung(self, key: bytes, state: State, emit: Emit) -> None:
+        kept = state.get_bytes(key)
+        if kept is None:
+            return
+        moments = unpacked(kept)
+        latest, _ = _REST.unpack_from(kept, MOMENTS_SIZE)
+        state.set_bytes(key, packed(moments) + _REST.pack(latest, False))
+        ep, path = names(key)
+        self._publish(ep, path, moments, latest, emit)
 
     def _publish(self, ep: str, path: str, moments: Moments, latest: int, emit: Emit) -> None:
         variance = moments.variance

@@ -157,8 +157,11 @@ def test_endpoints_meet_in_a_topic_keyed_anew(tmp_path: FilePath) -> None:
     keyed, trial.emitted.records = trial.emitted.records, []
     assert [topic for topic, *_ in keyed] == [reads[1], reads[1]]
     assert len({key for _, key, _, _ in keyed}) == 1
-    for topic, group, reading, timestamp in keyed:
-        trial.job.take(Incoming(topic, 0, 0, timestamp, group, reading, ()), trial.state, trial.emitted)
+    # Dated when they were put out: Kafka's retention would delete old ones unread.
+    assert {timestamp for *_, timestamp in keyed} == {-1}
+    assert [json.loads(value)[-1] for _, _, value, _ in keyed] == [T0, T0]
+    for topic, group, reading, _ in keyed:
+        trial.job.take(Incoming(topic, 0, 0, T0 + 10**12, group, reading, ()), trial.state, trial.emitted)
     [(output, whose, result, _)] = trial.emitted.records
     assert (output, whose) == ("analytics.gw.joined", encode(Key(ep="house")))
     assert told(decode(result)) == ("/3300/100/5700", 0, 15.0)
@@ -323,14 +326,16 @@ def test_state_of_another_join_is_refused(tmp_path: FilePath) -> None:
 def test_a_foreign_record_in_the_rekeyed_topic_is_told(tmp_path: FilePath) -> None:
     trial = Trial(tmp_path, left="a:/3303/0/5700", right="b:/3303/0/5700")
     topic = KIND.reads(trial.options, Topics("gw"))[1]
-    good = ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, T0, "gw"]]
+    good = ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, T0, "gw"], T0]
     trial.job.take(Incoming(topic, 0, 0, 0, None, json.dumps(good).encode(), ()), trial.state, trial.emitted)
     others = (
-        ["g", 9, "*/", []],
-        ["g", 0, "*/", [1, 2, 3, "x", 5]],
+        ["g", 9, "*/", [], T0],
+        [*good[:4], "now"],
+        good[:4],
+        ["g", 0, "*/", [1, 2, 3, "x", 5], T0],
         ["g", 0.5, *good[2:]],
-        ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, 2**63, "gw"]],
-        ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, T0, None]],
+        ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, 2**63, "gw"], T0],
+        ["g", 0, "*/", ["a", "/3303/0/5700", 1.0, T0, None], T0],
     )
     nested = b"[" * 100_000
     for value in (None, b"", b"\xff", b"{}", nested, *(json.dumps(one).encode() for one in others)):

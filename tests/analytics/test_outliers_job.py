@@ -284,3 +284,14 @@ def test_a_wrong_file_of_rules_is_told_with_its_name(tmp_path: Path) -> None:
             parse_options(KIND, {"rules": str(tmp_path / "latin")}),
             Surroundings(gateway="g", group="g", metrics=Counts()),
         )
+
+
+def test_an_alert_ends_when_a_clock_that_was_ahead_is_right_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, HOT.replace('for = "2s"\n', ""), ahead="1m")
+    hours = 12 * 3_600_000
+    bench.take(35.0, at=hours)
+    bench.take(25.0, at=1_000)
+    fired, resolved = bench.alerts()
+    assert (fired.state, resolved.state, resolved.timestamp) == (FIRING, RESOLVED, 1_000)
+    assert fired.id == resolved.id
+    assert bench.counts.late_ == 0

@@ -175,3 +175,13 @@ def test_an_endpoint_that_makes_up_paths_for_ever_does_not_fill_the_state() -> N
 def test_wrong_options_are_told(options: dict[str, Any], said: str) -> None:
     with pytest.raises(JobConfigError, match=said):
         parse_options(KIND, options)
+
+
+def test_a_series_that_cannot_be_read_costs_the_others_no_result() -> None:
+    bench = Bench(every="10s")
+    for ep in ("a", "broken", "c"):
+        bench.take(1.0, ep=ep)
+    bench.state.held[b"s6:broken" + PATH.encode()] = b"?"
+    bench.idle(30.0)
+    assert [told.ep for told in bench.results()] == ["a", "c"]
+    assert bench.counts.skipped_ == 1

@@ -30,8 +30,16 @@ class Trial:
         around = Surroundings(gateway="gw", group="g", metrics=self.counts, show=self.shown.append)
         self.job: Job = self.kind.make(parse_options(self.kind, options), around)
 
-    def say(self, ep: str, value: float, at: int, own: int | None = None, path: Path = TEMPERATURE) -> list[Any]:
-        """A notification ``at`` ms after T0 by the gateway; what came out by it."""
+    def say(
+        self,
+        ep: str,
+        value: float,
+        at: int,
+        own: int | None = None,
+        path: Path = TEMPERATURE,
+        kafka: int | None = None,
+    ) -> list[Any]:
+        """A notification ``at`` ms after T0 by the gateway, and ``kafka`` by Kafka; what came out by it."""
         content = Resource(path=path, type=ResourceType.FLOAT, value=value, timestamp=None if own is None else T0 + own)
         record = Notification(
             ticket="t",
@@ -42,11 +50,12 @@ class Trial:
             timestamp=T0 + at,
             rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=content)),
         )
-        return self.take(encode(record), ep)
+        return self.take(encode(record), ep, T0 + at if kafka is None else T0 + kafka)
 
-    def take(self, value: bytes, ep: str = "") -> list[Any]:
+    def take(self, value: bytes, ep: str, kafka_time: int) -> list[Any]:
         before = len(self.emitted.records)
-        self.job.take(Incoming("iot.gw.observations", 0, 0, 0, encode(Key(ep=ep)), value, ()), self.state, self.emitted)
+        record = Incoming("iot.gw.observations", 0, 0, kafka_time, encode(Key(ep=ep)), value, ())
+        self.job.take(record, self.state, self.emitted)
         return self.results()[before:]
 
     def silent(self, seconds: float) -> list[Any]:
@@ -190,7 +199,7 @@ def test_the_state_does_not_grow_with_the_windows_that_there_were(name: str, opt
         for second in range(0, 3600, 7):
             at = 1000 * (3600 * hour + second)
             value = notification(resource(str(TEMPERATURE), second / 7), ep=f"ep-{second % 40}", timestamp=T0 + at)
-            trial.job.take(Incoming("t", 0, 0, 0, None, encode(value), ()), trial.state, trial.emitted)
+            trial.job.take(Incoming("t", 0, 0, T0 + at, None, encode(value), ()), trial.state, trial.emitted)
             if second % 70 == 0:
                 peak = max(peak, sum(len(key) + len(kept) for key, kept in trial.state.held.items()))
         peaks.append(peak)
@@ -279,3 +288,22 @@ def test_a_window_that_is_open_when_the_grace_is_changed_comes_out(before: str, 
     assert trial.say("silent", 1.0, 0) == []
     trial.again(grace=after)
     assert [one.ep for one in trial.say("other", 2.0, 1_900_000)] == ["silent"]
+
+
+@pytest.mark.parametrize("far", [2 * 86_400_000, 2**53 - T0, 2**62])
+def test_a_gateways_time_far_ahead_of_kafkas_stops_no_clock(far: int) -> None:
+    trial = Trial("max-temperature")
+    trial.say("wrong", 1.0, far, kafka=0)
+    trial.say("a", 20.0, 0)
+    results = [one for at in range(1000, 60_000, 1000) for one in trial.say("b", 1.0, at)]
+    assert {(one.ep, one.timestamp) for one in results} >= {("a", T0), ("wrong", T0)}
+
+
+def test_a_group_that_cannot_be_read_costs_the_others_no_window() -> None:
+    trial = Trial("max-temperature")
+    for ep in ("a", "broken", "c"):
+        trial.say(ep, 1.0, 0)
+    (broken,) = [key for key in trial.state.held if key.startswith(b"g6:broken")]
+    trial.state.held[broken] = b"?"
+    assert sorted(one.ep for one in trial.silent(90.0)) == ["a", "c"]
+    assert trial.counts.skipped_ == 1
