@@ -14,7 +14,7 @@ soon as its last reading is there.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice, product
@@ -170,6 +170,27 @@ class Aligner:
         buffers.watermark = mark if buffers.watermark is None else max(buffers.watermark, mark)
         self._forget(buffers, buffers.watermark)
         return Added(matches)
+
+    def shed(self, buffers: Buffers, surplus: int, size: Callable[[Kept], int]) -> Added:
+        """Push the oldest readings of all series out, until they are of ``surplus`` together by ``size``.
+
+        As with the limit, a left reading of an as-of join is given out as it goes.
+        """
+        matches: list[Match] = []
+        gone = [0] * len(buffers.kept)
+        oldest = sorted((reading[:2], number) for number, kept in enumerate(buffers.kept) for reading in kept)
+        for _, number in oldest:
+            if surplus <= 0:
+                break
+            reading = buffers.kept[number][gone[number]]
+            gone[number] += 1
+            surplus -= size(reading)
+            # Its partners are still there: what goes is deleted at the end.
+            if number == 0 and self._as_of_mode and (match := self._as_of(buffers, reading)) is not None:
+                matches.append(match)
+        for kept, count in zip(buffers.kept, gone, strict=True):
+            del kept[:count]
+        return Added(tuple(matches), pushed_out=sum(gone))
 
     def _advance(self, buffers: Buffers) -> int:
         seen = [latest for latest in buffers.latest if latest is not None]

@@ -10,10 +10,12 @@ job's own keys begin with the endpoint, and no topic has to be keyed anew.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -167,6 +169,24 @@ class JobOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    #: The fields that make it another job, with other results and read positions of its own. The rest are settings of
+    #: one job, which goes on where it was when they are changed.
+    IDENTITY: ClassVar[tuple[str, ...]] = ()
+
+    def identity(self) -> str:
+        """Eight hex digits of the fields of `IDENTITY` that are not as by default; empty where all are.
+
+        A file counts by its name alone, so that a job is the same one wherever its files are.
+        """
+        fields = type(self).model_fields
+        written = self.model_dump(mode="json", include=set(self.IDENTITY))
+        told: dict[str, Any] = {}
+        for name in sorted(self.IDENTITY):
+            value = getattr(self, name)
+            if fields[name].is_required() or value != fields[name].get_default():
+                told[name] = value.name if isinstance(value, FilePath) else written[name]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:8] if told else ""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobKind:
@@ -231,7 +251,8 @@ class JobSettings:
     options: JobOptions
     gateway: str
     bootstrap: str
-    #: The consumer group; instances of one share the work, a new name begins at the earliest record.
+    #: The consumer group; instances of one share the work, a new name begins at the earliest record. Without one there
+    #: is one for each gateway, kind and `JobOptions.identity`.
     group: str | None = None
     #: The folder of the state; it may be lost, and is then made anew from Kafka.
     state: FilePath | None = None
@@ -245,7 +266,10 @@ class JobSettings:
 
     @property
     def group_id(self) -> str:
-        return self.group or f"headwater-analytics-{self.kind.name}-{self.gateway}"
+        if self.group:
+            return self.group
+        identity = self.options.identity()
+        return f"headwater-analytics-{self.kind.name}-{self.gateway}" + (f"-{identity}" if identity else "")
 
     @property
     def state_folder(self) -> FilePath:

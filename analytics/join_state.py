@@ -22,6 +22,10 @@ _FRONT = Struct("<BH")
 _READING = Struct("<cIHI")
 _FLOAT = Struct("<cIHId")
 _EARLIEST = -(2**63)
+#: Of a reading in the columns: time, number of arrival, length.
+_COLUMNS = 20
+#: No reading of a number takes less than about this, with names as short as these: ``a``, ``/1/0/1``, ``g``.
+LEAST_BYTES = _COLUMNS + _FLOAT.size + 8
 
 
 @dataclass(slots=True)
@@ -67,6 +71,11 @@ def packed(state: JoinState) -> bytes:
     less = mark - 1 if marked and mark is not None else 0
     head = _head(count).pack(_FORM, count, state.alarmed, marked, less, buffers.arrivals, state.heard, *told)
     return head + b"".join(parts)
+
+
+def size_of(kept: Kept) -> int:
+    """The bytes that a reading takes in `packed`."""
+    return _COLUMNS + len(kept[2])
 
 
 def unpacked(data: bytes, series: int) -> JoinState:

@@ -20,7 +20,7 @@ from analytics.alarms import UNUSABLE, Alarms, left_out
 from analytics.alignment import Aligner, Alignment, AlignmentError, Match, Mode
 from analytics.derived import encoded, observation
 from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
-from analytics.join_state import JoinState, packed, packed_reading, unpacked, unpacked_reading
+from analytics.join_state import JoinState, packed, packed_reading, size_of, unpacked, unpacked_reading
 from analytics.readings import GATEWAY_AHEAD_MS, Observed, observed, within
 from analytics.user_code import Reading, UserCode, UserCodeError
 from analytics.windows import LATEST
@@ -33,6 +33,8 @@ _log = structlog.get_logger("headwater.analytics")
 _INT64 = range(-(2**63), 2**63)
 #: Joins of one endpoint (patterns with ``*``): a device may invent instances.
 MOST_GROUPS = 1000
+#: What one join keeps: it is one record of the changelog, and Kafka takes none beyond 1 MB.
+MOST_BYTES = 768 * 1024
 #: Of the alarms: so much later than told may what waits in a silent join come.
 _TICK_MS = 5000
 
@@ -267,9 +269,14 @@ class Joining:
             # One alarm a join: when it rings, it is set anew if something came in between.
             self._alarms.set(state, group, now + self._plan.idle)
             known.alarmed = True
-        state.set_bytes(b"j" + group, packed(known))
-        if added.matches:
-            self._publish_all(added.matches, emit, failures)
+        matches, kept = added.matches, packed(known)
+        if len(kept) > MOST_BYTES:
+            shed = self._aligner.shed(known.buffers, len(kept) - MOST_BYTES, size_of)
+            self._metrics.skipped(shed.pushed_out)
+            matches, kept = (*matches, *shed.matches), packed(known)
+        state.set_bytes(b"j" + group, kept)
+        if matches:
+            self._publish_all(matches, emit, failures)
 
     def _room(self, ep: str, state: State) -> bool:
         """Whether one more join may begin; counts it."""

@@ -23,6 +23,8 @@ from schemas.lwm2m.path import Path, PathError
 
 #: Observations that one call may make.
 MOST_RESULTS = 100
+#: Characters of the texts of a reading that ``ingest`` makes, its names and its value: many are kept in one state.
+MOST_TEXT = 10_000
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -91,6 +93,9 @@ class UserCode:
                 raise self._error("ingest", f"gave {_short(one.value)}; a number, a text or a boolean is expected")
             if problem := _problem(one.value):
                 raise self._error("ingest", f"gave {problem}")
+            texts = (one.ep, one.path, one.server_id, one.value)
+            if (length := sum(len(text) for text in texts if isinstance(text, str))) > MOST_TEXT:
+                raise self._error("ingest", f"gave a reading of {length} characters, {MOST_TEXT} are the most")
             yield one
 
     def joined(self, readings: Sequence[Reading | None], default: Path) -> Sequence[Derived]:

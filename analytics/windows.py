@@ -27,6 +27,8 @@ from typing import NamedTuple, Protocol
 EARLIEST, LATEST = 0, 2**53
 #: How many readings a sliding window keeps of one series, and how many panes a window has at most.
 MOST_READINGS, MOST_PANES = 10_000, 4_000
+#: How many panes are kept of one series at most: what they take must fit into a record of Kafka (1 MB).
+MOST_KEPT_PANES = 16_000
 
 
 class Function(Enum):
@@ -120,6 +122,11 @@ class Hopping:
             raise ValueError(
                 f"a window of {size} ms every {hop} ms has {size // self._pane} parts, more than {MOST_PANES}; choose "
                 "a hop that goes into the window more evenly"
+            )
+        if (size + grace) // self._pane > MOST_KEPT_PANES:
+            raise ValueError(
+                f"with a grace of {grace} ms, {(size + grace) // self._pane} parts of {self._pane} ms have to be kept, "
+                f"more than {MOST_KEPT_PANES}; choose a shorter grace or longer windows"
             )
         self.patience = size + grace
 

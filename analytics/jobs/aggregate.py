@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -17,6 +18,8 @@ from schemas.avro.topics import TopicKind
 
 
 class AggregateOptions(WindowOptions):
+    IDENTITY: ClassVar[tuple[str, ...]] = (*WindowOptions.IDENTITY, "window")
+
     window: Duration = Field(default=60_000, description="How long a window is: 1m.")
 
 
@@ -24,7 +27,7 @@ def _make(options: AggregateOptions, around: Surroundings) -> Windowing:
     try:
         windows = Hopping(options.window, options.window, options.grace)
     except ValueError as exc:
-        raise JobConfigError(f"--window: {exc}") from exc
+        raise JobConfigError(f"--window, --grace: {exc}") from exc
     topic, gateway, show = around.topics.name(TopicKind.AGGREGATES), around.gateway, around.show
 
     def publish(ep: str, path: str | None, window: Window, emit: Emit) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -29,6 +29,8 @@ def _topic(text: str) -> str:
 
 
 class FilterOptions(JobOptions):
+    IDENTITY: ClassVar[tuple[str, ...]] = ("query", "to")
+
     query: str = Field(description='SELECT … FROM … WHERE …, such as "SELECT * FROM * WHERE result < 4".')
     to: Annotated[str, AfterValidator(_topic)] | None = Field(
         default=None, description="The topic of what is selected; it is made if it is not there."

@@ -6,14 +6,15 @@ Each result is an ordinary observation in ``analytics.<gw>.joined``, so that eve
 from __future__ import annotations
 
 from pathlib import Path as FilePath
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field
 
 from analytics.alignment import Alignment, AlignmentError, Direction, Missing, Mode
 from analytics.durations import Duration
 from analytics.job import JobConfigError, JobKind, JobOptions, Surroundings, result_topics
-from analytics.joining import Joining, Plan, Series, rekeyed_topic
+from analytics.join_state import LEAST_BYTES
+from analytics.joining import MOST_BYTES, Joining, Plan, Series, rekeyed_topic
 from analytics.user_code import load
 from schemas.avro.topics import FAMILIES, TopicKind, Topics
 from schemas.lwm2m.path import Path
@@ -28,6 +29,7 @@ def _resource(text: str) -> str:
 
 class JoinOptions(JobOptions):
     model_config = ConfigDict(populate_by_name=True)
+    IDENTITY: ClassVar[tuple[str, ...]] = ("left", "right", "series", "mode", "code", "as_path", "endpoint")
 
     code: FilePath = Field(description="A Python file with on_join(a, b) and, if wanted, ingest(record).")
     left: str | None = Field(
@@ -106,6 +108,13 @@ def _make(options: JoinOptions, around: Surroundings) -> Joining:
     patience = options.patience
     if patience is None:
         patience = 0 if rekeyed is None else 60_000
+    # By default there may be more series than fit: the bound by bytes is there then, and nobody asked for the number.
+    fits = MOST_BYTES // (LEAST_BYTES * len(series))
+    if "limit" in options.model_fields_set and options.limit > fits:
+        raise JobConfigError(
+            f"--limit {options.limit}: a join keeps at most {MOST_BYTES} bytes, as Kafka takes no larger state: "
+            f"{fits} readings of each of {len(series)} series"
+        )
     try:
         alignment = Alignment(
             series=len(series),

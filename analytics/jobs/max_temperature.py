@@ -9,7 +9,7 @@ are records of `Aggregate`.
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -35,6 +35,11 @@ def _topic(text: str) -> str:
 
 
 class MaxTemperatureOptions(WindowOptions):
+    IDENTITY: ClassVar[tuple[str, ...]] = (
+        *WindowOptions.IDENTITY,
+        *("window", "hop", "sliding", "function", "by", "to"),
+    )
+
     path: Pattern | None = Field(
         default="/3303/*/5700", description="Only paths at or below this. Default: temperatures, '/3303/*/5700'."
     )
@@ -56,7 +61,7 @@ def _windows(options: MaxTemperatureOptions) -> Windows:
             return Sliding(options.window, options.grace)
         return Hopping(options.window, options.hop or options.window, options.grace)
     except ValueError as exc:
-        raise JobConfigError(f"--window, --hop: {exc}") from exc
+        raise JobConfigError(f"--window, --hop, --grace: {exc}") from exc
 
 
 def _to(options: MaxTemperatureOptions, topics: Topics) -> str:

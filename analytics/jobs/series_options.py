@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from analytics.durations import Duration
@@ -13,6 +15,8 @@ from schemas.lwm2m.path import PathPattern
 
 class SeriesOptions(JobOptions):
     """Spans in milliseconds, given as ``30s``, ``5m``, ``1h``."""
+
+    IDENTITY: ClassVar[tuple[str, ...]] = ("path", "endpoint")
 
     path: Pattern | None = Field(default=None, description="Only paths at or below this, such as '/3303/*/5700'.")
     endpoint: str = Field(default="*", description="Only endpoints with such names, as a shell's pattern: 'sensor-*'.")

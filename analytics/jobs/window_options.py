@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
@@ -22,6 +22,8 @@ Pattern = Annotated[str, AfterValidator(_pattern)]
 
 class WindowOptions(JobOptions):
     """Spans in milliseconds, given as ``30s``, ``5m``, ``1h``."""
+
+    IDENTITY: ClassVar[tuple[str, ...]] = ("path", "endpoint")
 
     path: Pattern | None = Field(default=None, description="Only paths at or below this, such as '/3303/*/5700'.")
     endpoint: str = Field(default="*", description="Only endpoints with such names, as a shell's pattern: 'sensor-*'.")

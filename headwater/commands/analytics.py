@@ -143,7 +143,12 @@ def _common(
     gateway: GatewayOption,
     kafka: KafkaOption = CLOUD,
     group: Annotated[
-        str | None, typer.Option("--group", help="Consumer group; a new name begins at the earliest record.")
+        str | None,
+        typer.Option(
+            "--group",
+            help="Consumer group; a new name begins at the earliest record. Default: one for each gateway, job, and "
+            "options that make it another one.",
+        ),
     ] = None,
     state: Annotated[
         Path | None,
