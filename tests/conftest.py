@@ -45,14 +45,16 @@ _SERVERS: dict[str, Callable[[], object]] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers one gets all tests of a file, and one, from the beginning, all that kill and cut.
+    """Of several workers one gets all tests of a file (or of the group that it names), and one, from the beginning, all
+    that kill and cut.
 
     Each of these keeps the machine busy; two at once, and a device would think of a slow gateway that it is gone.
     """
     items.sort(key=lambda item: not item.path.is_relative_to(FAULTS))
     for item in items:
-        faults = item.path.is_relative_to(FAULTS)
-        item.add_marker(pytest.mark.xdist_group("faults" if faults else str(item.path.relative_to(FAULTS.parent))))
+        if item.get_closest_marker("xdist_group") is None:
+            faults = item.path.is_relative_to(FAULTS)
+            item.add_marker(pytest.mark.xdist_group("faults" if faults else item.nodeid.partition("::")[0]))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

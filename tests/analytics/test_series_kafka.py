@@ -132,6 +132,10 @@ def stream(cluster: Cluster, gateway: str, count: int) -> dict[tuple[str, str], 
     return values
 
 
+#: Notifications of an endpoint: many enough for a fast machine to be killed before it is through, twice.
+EACH = 60_000
+
+
 def committed_at_least(number: int, process: Process, cluster: Cluster, outputs: Sequence[str]) -> None:
     """Wait for so many results. A transaction that nobody ends holds up readers and the next instance for a while."""
     until, tick = time.monotonic() + 3 * PATIENCE_S, threading.Event()
@@ -159,7 +163,7 @@ def kill_twice(process: Process, cluster: Cluster, outputs: Sequence[str], total
 def test_statistics_go_on_where_they_were_though_killed_and_without_a_state(
     kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
-    values = stream(kafka, gateway_id, 20_000)
+    values = stream(kafka, gateway_id, EACH)
     wanted = undisturbed("statistics", kafka, gateway_id)
     outputs = [Topics(gateway_id).name(TopicKind.STATISTICS)]
     process = Process("statistics", kafka, gateway_id, tmp_path / "state", [])
@@ -170,7 +174,7 @@ def test_statistics_go_on_where_they_were_though_killed_and_without_a_state(
     for _, _, value in found:
         told = decode(value)
         assert isinstance(told, Statistics)
-        if told.stream_length == 10_000:
+        if told.stream_length == EACH // 2:
             last[told.ep, told.path] = told
     for series, kept in values.items():
         mean = math.fsum(kept) / len(kept)
@@ -182,7 +186,7 @@ def test_statistics_go_on_where_they_were_though_killed_and_without_a_state(
 
 
 def test_no_alert_is_lost_or_doubled_though_the_job_is_killed(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
-    stream(kafka, gateway_id, 20_000)
+    stream(kafka, gateway_id, EACH)
     rules = tmp_path / "rules.toml"
     rules.write_text(RULES)
     wanted = undisturbed("outliers", kafka, gateway_id, rules=str(rules))

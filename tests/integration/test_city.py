@@ -23,7 +23,8 @@ from headwater.journal import read_journal, read_outliers
 from tests.cassandra_server import CassandraServer, new_server
 from tests.redis_server import RedisServer
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+# Both demos listen on the default ports.
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300), pytest.mark.xdist_group("demo")]
 
 #: No login: a demo's flags have none.
 OPEN: dict[str, Any] = {

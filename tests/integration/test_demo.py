@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+# Both demos listen on the default ports.
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300), pytest.mark.xdist_group("demo")]
 
 
 def command(directory: Path, *arguments: str) -> list[str]:
