@@ -40,7 +40,7 @@ city: $(VENV)/.installed-city ## Run the sensor city: the way with stations, ana
 	$(BIN)/headwater demo city $(ARGS)
 
 test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 check: dev ## Format, lint, types, import rules, pinned schema ids
 	$(BIN)/ruff format --check .

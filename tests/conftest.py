@@ -6,9 +6,11 @@ import secrets
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from connectors.kafka import Cluster
 from headwater import broker
@@ -30,7 +32,13 @@ settings.register_profile("headwater", deadline=None)
 settings.load_profile("headwater")
 
 
-FAULTS = Path(__file__).parent / "faults"
+#: What never runs side by side, by the beginning of the file's name. Tests of faults keep the machine busy: with two of
+#: them a gateway may be so slow that its devices think it gone. Both demos listen on the default ports.
+_TOGETHER = {
+    "tests/faults/": "faults",
+    "tests/integration/test_demo.py": "demos",
+    "tests/integration/test_city.py": "demos",
+}
 
 #: Servers that take minutes to come by, once: by a word of the ids of the tests that need them.
 _SERVERS: dict[str, Callable[[], object]] = {
@@ -45,16 +53,21 @@ _SERVERS: dict[str, Callable[[], object]] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers one gets all tests of a file (or of the group that it names), and one, from the beginning, all
-    that kill and cut.
+    """All that kill and cut begin first: together they take as long as all others."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/faults/"))
 
-    Each of these keeps the machine busy; two at once, and a device would think of a slow gateway that it is gone.
-    """
-    items.sort(key=lambda item: not item.path.is_relative_to(FAULTS))
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            faults = item.path.is_relative_to(FAULTS)
-            item.add_marker(pytest.mark.xdist_group("faults" if faults else item.nodeid.partition("::")[0]))
+
+class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Of several workers one gets all tests of a file, so that few start each server; and one all of `_TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return next((group for start, group in _TOGETHER.items() if file.startswith(start)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """xdist asks this once."""
+    return _Groups(config, log)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

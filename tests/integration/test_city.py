@@ -23,8 +23,7 @@ from headwater.journal import read_journal, read_outliers
 from tests.cassandra_server import CassandraServer, new_server
 from tests.redis_server import RedisServer
 
-# Both demos listen on the default ports.
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300), pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 #: No login: a demo's flags have none.
 OPEN: dict[str, Any] = {

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import pytest
 
-# Both demos listen on the default ports.
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300), pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
 def command(directory: Path, *arguments: str) -> list[str]:
