@@ -12,6 +12,7 @@ from struct import Struct
 
 from analytics.user_code import Derived
 from schemas.avro import serde
+from schemas.avro.compiled import encoded_long
 from schemas.avro.records import Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path
@@ -47,7 +48,7 @@ def encoded(derived: Derived, *, ep: str, server_id: str, ticket: str, time: int
     plain_names = type(ep) is str and type(server_id) is str and len(ep) + len(server_id) <= _LONGEST_NAMES
     if plain_names and type(value) is float and derived.type is ResourceType.FLOAT and time in _INT64:
         before, between = _around(derived.path, ep, server_id, ticket)
-        return before + _long(time) + between + _DOUBLE.pack(value)
+        return before + encoded_long(time) + between + _DOUBLE.pack(value)
     return serde.encode(observation(derived, ep=ep, server_id=server_id, ticket=ticket, time=time))
 
 
@@ -61,14 +62,3 @@ def _around(path: Path, ep: str, server_id: str, ticket: str) -> tuple[bytes, by
     # These two are told apart by the one byte of their time.
     [at] = [place for place, (byte, its) in enumerate(zip(one, other, strict=True)) if byte != its]
     return one[:at], one[at + 1 : -_DOUBLE.size]
-
-
-def _long(number: int) -> bytes:
-    """Avro's long (Avro 1.11, "Binary encoding"): zigzag, seven bits a byte, the lowest first."""
-    left = number << 1 ^ number >> 63
-    out = bytearray()
-    while left > 127:
-        out.append(left & 127 | 128)
-        left >>= 7
-    out.append(left)
-    return bytes(out)

@@ -22,10 +22,9 @@ from analytics.derived import encoded, observation
 from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
 from analytics.join_state import JoinState, packed, packed_reading, size_of, unpacked, unpacked_reading
 from analytics.readings import GATEWAY_AHEAD_MS, Observed, observed, within
+from analytics.results import encoded_key
 from analytics.user_code import Reading, UserCode, UserCodeError
 from analytics.windows import LATEST
-from schemas.avro import serde
-from schemas.avro.records import Key
 from schemas.lwm2m.path import Path, PathError, PathPattern
 
 _log = structlog.get_logger("headwater.analytics")
@@ -303,14 +302,9 @@ class Joining:
         ep = plan.ep or first.ep
         for one in derived:
             value = encoded(one, ep=ep, server_id=first.server_id, ticket=self._name, time=match.time)
-            emit(plan.output, _encoded_key(ep), value)
+            emit(plan.output, encoded_key(ep), value)
             if self._show is not None:
                 self._show(observation(one, ep=ep, server_id=first.server_id, ticket=self._name, time=match.time))
-
-
-@lru_cache(maxsize=65536)
-def _encoded_key(ep: str) -> bytes:
-    return serde.encode(Key(ep=ep))
 
 
 def _tell(failures: Sequence[UserCodeError]) -> NoReturn:

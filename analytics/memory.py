@@ -25,7 +25,7 @@ def series_key(ep: str, path: str) -> bytes:
 
 
 def names(key: bytes) -> tuple[str, str]:
-    """Endpoint and path of a `series_key`."""
+    """Endpoint and path of a `series_key`, or of a key of its form with another first byte."""
     length, _, rest = key[1:].decode().partition(":")
     return rest[: int(length)], rest[int(length) :]
 

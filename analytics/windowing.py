@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from analytics.alarms import UNUSABLE, Alarms, left_out
 from analytics.job import Emit, Incoming, Metrics, State
+from analytics.memory import names
 from analytics.readings import observed, within
 from analytics.series import SeriesPattern
 from analytics.windows import LATEST, Window, Windows
@@ -127,7 +128,7 @@ class Windowing:
             step = windows.silence(kept)
             state.set_bytes(group, step.kept)
             alarms.set(state, b"f" + group, heard + self._forget)
-            ep, path = _names(group)
+            ep, path = names(group)
             for window in step.closed:
                 self._publish(ep, path or None, window, emit)
         else:
@@ -138,8 +139,3 @@ class Windowing:
 def _group(ep: str, path: str) -> bytes:
     """The key of a group in the state: no two of them are the same, whatever an endpoint calls itself."""
     return f"g{len(ep)}:{ep}{path}".encode()
-
-
-def _names(group: bytes) -> tuple[str, str]:
-    length, _, rest = group[1:].decode().partition(":")
-    return rest[: int(length)], rest[int(length) :]

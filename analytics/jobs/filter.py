@@ -6,33 +6,25 @@ value that is taken.
 
 from __future__ import annotations
 
-import re
 import time
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from analytics.job import ANY_GATEWAY, Job, JobConfigError, JobKind, JobOptions, Surroundings
+from analytics.jobs.common_options import TOPIC, TopicName
 from schemas.avro.topics import FAMILIES, TopicKind, Topics
 
 if TYPE_CHECKING:
     from analytics.selection import Selection
-
-_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
-
-
-def _topic(text: str) -> str:
-    if _TOPIC.fullmatch(text) is None or text in (".", ".."):
-        raise ValueError(f"{text[:80]!r} is no name of a topic: letters, digits, '.', '_' and '-' are expected")
-    return text
 
 
 class FilterOptions(JobOptions):
     IDENTITY: ClassVar[tuple[str, ...]] = ("query", "to")
 
     query: str = Field(description='SELECT … FROM … WHERE …, such as "SELECT * FROM * WHERE result < 4".')
-    to: Annotated[str, AfterValidator(_topic)] | None = Field(
+    to: TopicName | None = Field(
         default=None, description="The topic of what is selected; it is made if it is not there."
     )
     print: bool = Field(default=False, description="Only show what is selected, with no topic.")
@@ -54,7 +46,7 @@ def _reads(options: FilterOptions, topics: Topics) -> list[str]:
             found[f"{family.prefix}.{ANY_GATEWAY}.{family.suffix}"] = None
         elif source.lower() in _FAMILIES:
             found[topics.name(_FAMILIES[source.lower()])] = None
-        elif "." in source and _TOPIC.fullmatch(source):
+        elif "." in source and TOPIC.fullmatch(source):
             found[source] = None
         else:
             raise JobConfigError(

@@ -8,15 +8,16 @@ are records of `Aggregate`.
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from analytics.durations import Duration
 from analytics.job import Emit, JobConfigError, JobKind, Surroundings
-from analytics.jobs.aggregate import aggregate, encoded_key
-from analytics.jobs.window_options import SAMPLE, Pattern, WindowOptions
+from analytics.jobs.aggregate import aggregate
+from analytics.jobs.common_options import Pattern, TopicName
+from analytics.jobs.window_options import SAMPLE, WindowOptions
+from analytics.results import encoded_key
 from analytics.windowing import By, Rules, Windowing
 from analytics.windows import Function, Hopping, Sliding, Window, Windows
 from schemas.avro.records import Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
@@ -26,12 +27,6 @@ from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path
 
 NAME = "max-temperature"
-
-
-def _topic(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", text) or text in (".", ".."):
-        raise ValueError(f"{text[:80]!r} is no name of a topic: letters, digits, '.', '_' and '-' are expected")
-    return text
 
 
 class MaxTemperatureOptions(WindowOptions):
@@ -48,9 +43,7 @@ class MaxTemperatureOptions(WindowOptions):
     sliding: bool = Field(default=False, description="A window for each reading: of the time before it, up to it.")
     function: Function = Field(default=Function.MAX, description="What is put out.")
     by: By = Field(default=By.SERIES, description="A result for each endpoint and path, or for each endpoint.")
-    to: Annotated[str, AfterValidator(_topic)] | None = Field(
-        default=None, description="The topic of the results. Default: as the contract has it."
-    )
+    to: TopicName | None = Field(default=None, description="The topic of the results. Default: as the contract has it.")
 
 
 def _windows(options: MaxTemperatureOptions) -> Windows:

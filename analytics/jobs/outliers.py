@@ -30,10 +30,10 @@ from analytics.alerts import (
     within,
 )
 from analytics.job import Emit, Incoming, JobConfigError, JobKind, State, Surroundings, result_topics
-from analytics.jobs.aggregate import encoded_key
 from analytics.jobs.series_options import SAMPLE, SeriesOptions
 from analytics.memory import MOMENTS_SIZE, admitted, packed, series_key, unpacked
 from analytics.outliers import Known, Learn, OutlierPolicy, judge, judge_running
+from analytics.results import encoded_key
 from analytics.rules import Rules, RulesError, parse_rules
 from analytics.welford import EMPTY
 from schemas.avro.analytics_records import Alert, AlertState

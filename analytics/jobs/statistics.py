@@ -17,10 +17,10 @@ from analytics import results
 from analytics.alarms import UNUSABLE, Alarms, left_out
 from analytics.durations import Duration
 from analytics.job import Emit, Incoming, JobKind, State, Surroundings, result_topics
-from analytics.jobs.aggregate import encoded_key
 from analytics.jobs.series_options import SAMPLE, SeriesOptions
 from analytics.memory import MOMENTS_SIZE, admitted, names, packed, series_key, unpacked
 from analytics.readings import observed, within
+from analytics.results import encoded_key
 from analytics.welford import Moments, add
 from analytics.windows import LATEST
 from schemas.avro.serde import decode

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
-
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from analytics.durations import Duration
-from analytics.job import JobOptions
-from analytics.series import SeriesPattern
-from schemas.lwm2m.path import PathPattern
+from analytics.jobs import common_options
 
 
-def _pattern(text: str) -> str:
-    PathPattern.parse(text)
-    return text
-
-
-Pattern = Annotated[str, AfterValidator(_pattern)]
-
-
-class WindowOptions(JobOptions):
+class WindowOptions(common_options.ChosenSeries):
     """Spans in milliseconds, given as ``30s``, ``5m``, ``1h``."""
 
-    IDENTITY: ClassVar[tuple[str, ...]] = ("path", "endpoint")
-
-    path: Pattern | None = Field(default=None, description="Only paths at or below this, such as '/3303/*/5700'.")
-    endpoint: str = Field(default="*", description="Only endpoints with such names, as a shell's pattern: 'sensor-*'.")
     grace: Duration = Field(
         default=10_000, description="How much later than its window's end, in event time, a reading may come: 10s."
     )
@@ -39,17 +23,11 @@ class WindowOptions(JobOptions):
         description="Where no device says anything for so long, open windows end by the wall clock: 60s; 0 never.",
     )
 
-    @property
-    def only(self) -> SeriesPattern:
-        return SeriesPattern(path=PathPattern.parse(self.path) if self.path else None, endpoint=self.endpoint)
-
 
 #: The part of a sample that is the same for all.
-SAMPLE = """\
-# Only paths at or below this; * stands for any id. Default: all.
-# path = "/3303/*/5700"
-# Only endpoints with such names, as a shell's pattern.
-# endpoint = "*"
+SAMPLE = (
+    common_options.SAMPLE
+    + """\
 # How much later than the end of its window a reading may come, in event time. What is later is counted, and left out.
 grace = "10s"
 # A device whose clock is further ahead of the gateway's than this: the gateway's time is taken, and it is counted.
@@ -57,3 +35,4 @@ ahead = "1d"
 # Where no device said anything for so long, open windows are closed by the wall clock. 0: they wait for a record.
 idle = "60s"
 """
+)

@@ -13,13 +13,18 @@ from headwater.exits import Exit, Stop
 from headwater.options import (
     CLOUD,
     EDGE,
+    CoapServerOption,
     DefinitionsOption,
     GatewayOption,
+    JournalOption,
     KafkaOption,
+    LifetimeOption,
     MetricsHostOption,
     MetricsOption,
+    QueueOption,
+    SeedOption,
     SensorVersion,
-    address,
+    SensorVersionOption,
     addresses,
     gateway_id,
     listening_address,
@@ -199,25 +204,16 @@ def replicate(
 
 def sensor(
     endpoint: Annotated[str, typer.Option("--endpoint", metavar="NAME", help="Endpoint name; with --count NAME-1, …")],
-    server: Annotated[
-        str, typer.Option("--server", metavar="HOST:PORT", parser=address, help="The gateway's CoAP address.")
-    ] = "127.0.0.1:5683",
+    server: CoapServerOption = "127.0.0.1:5683",
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100_000, help="How many devices.")] = 1,
     period: Annotated[
         float, typer.Option("--period", metavar="S", min=0.001, max=86400, help="Seconds between two readings.")
     ] = 1.0,
-    lifetime: Annotated[
-        int, typer.Option("--lifetime", metavar="S", min=1, max=2**31 - 1, help="Lifetime of the registration.")
-    ] = 300,
-    version: Annotated[
-        SensorVersion, typer.Option("--lwm2m", help="The LwM2M version that it announces.")
-    ] = SensorVersion.V1_1,
-    queue: Annotated[bool, typer.Option("--queue", help="Queue mode: it sleeps between its messages.")] = False,
-    journal: Annotated[
-        Path | None,
-        typer.Option("--journal", metavar="FILE", help="Write each acknowledged notification there, one JSON a line."),
-    ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Repeat the readings of a run.")] = None,
+    lifetime: LifetimeOption = 300,
+    version: SensorVersionOption = SensorVersion.V1_1,
+    queue: QueueOption = False,
+    journal: JournalOption = None,
+    seed: SeedOption = None,
 ) -> None:
     """Run virtual LwM2M devices: objects 1, 3, 3303 (two instances) and 3304; their values move.
 

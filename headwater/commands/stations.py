@@ -12,7 +12,15 @@ import typer
 from headwater.commands.base import command
 from headwater.commands.processes import PANEL
 from headwater.exits import Exit, Stop
-from headwater.options import SensorVersion, address
+from headwater.options import (
+    CoapServerOption,
+    JournalOption,
+    LifetimeOption,
+    QueueOption,
+    SeedOption,
+    SensorVersion,
+    SensorVersionOption,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -39,9 +47,7 @@ def _metrics(names: list[str]) -> list[Metric]:
 
 def station(
     endpoint: Annotated[str, typer.Option("--endpoint", metavar="NAME", help="Endpoint name; with --count NAME-1, …")],
-    server: Annotated[
-        str, typer.Option("--server", metavar="HOST:PORT", parser=address, help="The gateway's CoAP address.")
-    ] = "127.0.0.1:5683",
+    server: CoapServerOption = "127.0.0.1:5683",
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100_000, help="How many stations.")] = 1,
     metric: Annotated[
         list[str] | None,
@@ -72,22 +78,15 @@ def station(
         float,
         typer.Option("--outlier-size", metavar="SIGMAS", min=0.1, max=1000, help="How far from the mean they are."),
     ] = 6.0,
-    lifetime: Annotated[
-        int, typer.Option("--lifetime", metavar="S", min=1, max=2**31 - 1, help="Lifetime of the registration.")
-    ] = 300,
-    version: Annotated[
-        SensorVersion, typer.Option("--lwm2m", help="The LwM2M version that it announces.")
-    ] = SensorVersion.V1_1,
-    queue: Annotated[bool, typer.Option("--queue", help="Queue mode: it sleeps between its messages.")] = False,
-    journal: Annotated[
-        Path | None,
-        typer.Option("--journal", metavar="FILE", help="Write each acknowledged notification there, one JSON a line."),
-    ] = None,
+    lifetime: LifetimeOption = 300,
+    version: SensorVersionOption = SensorVersion.V1_1,
+    queue: QueueOption = False,
+    journal: JournalOption = None,
     made: Annotated[
         Path | None,
         typer.Option("--made", metavar="FILE", help="Write each outlier there that is made, one JSON a line."),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Repeat the readings of a run.")] = None,
+    seed: SeedOption = None,
 ) -> None:
     """Run stations of a sensor city: LwM2M devices with nine sensors, whose readings are normally distributed.
 

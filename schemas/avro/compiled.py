@@ -47,8 +47,8 @@ _MAX_TIMES = 4096
 _BAD_VALUES = (StructError, TypeError, AttributeError, OverflowError, ValueError)
 
 
-def _long(number: int) -> bytes:
-    """Any long.
+def encoded_long(number: int) -> bytes:
+    """Avro's long (Avro 1.11, "Binary encoding"): zigzag, seven bits a byte, the lowest first.
 
     Raises:
         InvalidRecord: beyond 64 bits.
@@ -68,12 +68,12 @@ def _long(number: int) -> bytes:
 
 def _text(text: str) -> bytes:
     data = text.encode()
-    return _long(len(data)) + data
+    return encoded_long(len(data)) + data
 
 
 def _base64(value: bytes) -> bytes:
     data = b64encode(value)
-    return _long(len(data)) + data
+    return encoded_long(len(data)) + data
 
 
 def _object_link(value: ObjectLink) -> bytes:
@@ -87,8 +87,8 @@ def _boolean(value: bool) -> bytes:
 #: How the value is written, by its type; FLOAT is packed together with the rest.
 _VALUE: dict[ResourceType, Callable[[Any], bytes]] = {
     ResourceType.STRING: _text,
-    ResourceType.INTEGER: _long,
-    ResourceType.TIME: _long,
+    ResourceType.INTEGER: encoded_long,
+    ResourceType.TIME: encoded_long,
     ResourceType.BOOLEAN: _boolean,
     ResourceType.OPAQUE: _base64,
     ResourceType.OBJLNK: _object_link,
@@ -113,7 +113,7 @@ def _time(epoch_ms: int) -> bytes:
     """The bytes of a time that is not in ``_times``."""
     if len(_times) >= _MAX_TIMES:
         _times.clear()
-    return _times.setdefault(epoch_ms, _long(epoch_ms))
+    return _times.setdefault(epoch_ms, encoded_long(epoch_ms))
 
 
 class CompiledNotification:
@@ -185,7 +185,7 @@ def _around(path: str, resource_type: ResourceType) -> tuple[bytes, bytes]:
 
 def _cut(model: bytes, *, texts: int, width: int) -> tuple[bytes, bytes]:
     """The frame, and what stands between time and value; the texts are empty, the value takes ``width`` bytes."""
-    return model[:_FRAME], model[_FRAME + texts + len(_long(_MODEL_TIME)) : -width]
+    return model[:_FRAME], model[_FRAME + texts + len(encoded_long(_MODEL_TIME)) : -width]
 
 
 _FRAME = 5
@@ -255,7 +255,7 @@ def encode_reply(reply: Response) -> bytes:
     frame, tail, write = _around_reply(payload.code, payload.kind, content.path, content.type)
     try:
         texts = b"".join(map(_text, (reply.ticket, reply.server_id, reply.ep, reply.path)))
-        return b"".join((frame, texts, _long(reply.timestamp), tail, write(content.value)))
+        return b"".join((frame, texts, encoded_long(reply.timestamp), tail, write(content.value)))
     except _BAD_VALUES as exc:
         raise InvalidRecord(f"{content.value!r:.80} is no {content.type.name} value: {exc}") from exc
 
@@ -274,7 +274,7 @@ def _around_reply(
 
 # Registrations
 
-_BINDINGS = {binding: _long(number) for number, binding in enumerate(Binding)}
+_BINDINGS = {binding: encoded_long(number) for number, binding in enumerate(Binding)}
 #: The frame, the kind (NEW) and the branch of the body (the first), a byte each.
 _NEW_FRAME = schema_of("registration.AvroRegistrationResponse", 1).frame + b"\x00\x00"
 
@@ -296,12 +296,12 @@ def encode_new(new: RegistrationNew, links: bytes) -> bytes:
             _NEW_FRAME,
             _text(new.ep),
             _text(new.server_id),
-            _long(new.reg_date),
+            encoded_long(new.reg_date),
             _text(new.address),
-            _long(new.port),
+            encoded_long(new.port),
             _text(new.reg_addr),
-            _long(new.reg_port),
-            _long(new.lt),
+            encoded_long(new.reg_port),
+            encoded_long(new.lt),
             _NULL if new.sms is None else _SECOND + _text(new.sms),
             _text(new.ver),
             _BINDINGS[new.bnd],
@@ -309,7 +309,7 @@ def encode_new(new: RegistrationNew, links: bytes) -> bytes:
             links,
             _NULL if new.attributes is None else _SECOND + _map(new.attributes),
             _text(new.root),
-            _long(new.last_up),
+            encoded_long(new.last_up),
         )
     except _BAD_VALUES as exc:
         raise InvalidRecord(f"the registration of {new.ep!r:.80} fits no record: {exc}") from exc
@@ -326,4 +326,4 @@ def _map(entries: Mapping[str, str]) -> bytes:
 
 def _blocks(items: list[bytes]) -> bytes:
     """An array or a map: one block of all items, then the empty one."""
-    return _long(len(items)) + b"".join(items) + b"\x00" if items else b"\x00"
+    return encoded_long(len(items)) + b"".join(items) + b"\x00" if items else b"\x00"

@@ -56,8 +56,9 @@ class _Row:
     record: str
     to_fields: Callable[[Any], Fields]
     from_fields: Callable[[Fields], Record]
-    version: Callable[[Any], int]
-    versions: tuple[int, ...] = (1, 2)
+    #: The oldest version that carries the record, of those that there are.
+    version: Callable[[Any], int] = lambda record: 1
+    versions: tuple[int, ...] = (1,)
 
 
 _ROWS: dict[type, _Row] = {
@@ -65,61 +66,52 @@ _ROWS: dict[type, _Row] = {
         record="AvroKey",
         to_fields=conversions.key_fields,
         from_fields=conversions.key_record,
-        version=lambda record: 1,
-        versions=(1,),
     ),
     Registration: _Row(
         record="registration.AvroRegistrationResponse",
         to_fields=conversions.registration_fields,
         from_fields=conversions.registration_record,
-        version=lambda record: 1,
-        versions=(1,),
     ),
     Request: _Row(
         record="request.AvroRequest",
         to_fields=conversions.request_fields,
         from_fields=conversions.request_record,
         version=conversions.request_version,
+        versions=(1, 2),
     ),
     Response: _Row(
         record="response.AvroResponse",
         to_fields=conversions.response_fields,
         from_fields=conversions.response_record,
         version=conversions.reply_version,
+        versions=(1, 2),
     ),
     Notification: _Row(
         record="response.AvroResponseObserve",
         to_fields=conversions.notification_fields,
         from_fields=conversions.notification_record,
         version=conversions.reply_version,
+        versions=(1, 2),
     ),
     Aggregate: _Row(
         record="analytics.AvroAggregate",
         to_fields=analytics_conversions.aggregate_fields,
         from_fields=analytics_conversions.aggregate_record,
-        version=lambda record: 1,
-        versions=(1,),
     ),
     Statistics: _Row(
         record="analytics.AvroStatistics",
         to_fields=analytics_conversions.statistics_fields,
         from_fields=analytics_conversions.statistics_record,
-        version=lambda record: 1,
-        versions=(1,),
     ),
     EnrichedReading: _Row(
         record="analytics.AvroEnrichedReading",
         to_fields=analytics_conversions.reading_fields,
         from_fields=analytics_conversions.reading_record,
-        version=lambda record: 1,
-        versions=(1,),
     ),
     Alert: _Row(
         record="analytics.AvroAlert",
         to_fields=analytics_conversions.alert_fields,
         from_fields=analytics_conversions.alert_record,
-        version=lambda record: 1,
-        versions=(1,),
     ),
 }
 

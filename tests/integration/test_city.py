@@ -8,9 +8,8 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from headwater import processes
 from headwater.city_rules import THRESHOLD
 from headwater.journal import read_journal, read_outliers
 from tests.cassandra_server import CassandraServer, new_server
+from tests.demo_processes import processes_of, wait_until
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -37,26 +37,6 @@ def command(directory: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "headwater.cli", "demo", "city", "--dir", str(directory), *arguments]
 
 
-def of_the_city(directory: Path) -> dict[int, list[str]]:
-    """The processes that work in or for a city's folder, with their command lines; a zombie has none."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (place / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-        except OSError:
-            continue
-        if any(str(directory) in word for word in line):
-            found[int(place.name)] = line
-    return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)
-
-
 def told(line: str) -> str:
     """What a command prints that was pasted into a shell."""
     return subprocess.run(line, shell=True, capture_output=True, text=True, timeout=60, check=False).stdout
@@ -67,7 +47,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     """A folder for one city; what a failed test leaves there is ended."""
     folder = tmp_path / "city-of-this-test"
     yield folder
-    for pid in of_the_city(folder):
+    for pid in processes_of(folder):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -109,7 +89,7 @@ def test_city_finds_every_outlier_and_cassandra_and_redis_agree(
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert of_the_city(directory) == {}
+    assert processes_of(directory) == {}
     assert "WAN CUT" in done.stderr
 
     # Nothing is lost or doubled on the way, and each reading is judged and stored once.
@@ -179,12 +159,12 @@ def test_stores_of_a_city_can_be_looked_into_and_a_killed_one_leaves_no_kafka_ca
             (look,) = (line for line in printed if "statistics:station" in line)
             wait_until(lambda: "station" in told(query), 60)
             wait_until(lambda: "stream_length" in told(look), 60)
-            running = " ".join(word for line in of_the_city(directory).values() for word in line)
+            running = " ".join(word for line in processes_of(directory).values() for word in line)
             assert "redis-server" in running
             assert "CassandraDaemon" in running
         finally:
             city.kill()
-    wait_until(lambda: of_the_city(directory) == {}, 30)
+    wait_until(lambda: processes_of(directory) == {}, 30)
 
 
 def test_city_without_stores_that_is_told_to_stop_stops_everything(directory: Path) -> None:
@@ -199,4 +179,4 @@ def test_city_without_stores_that_is_told_to_stop_stops_everything(directory: Pa
         city.send_signal(signal.SIGTERM)
         assert city.wait(60) == 0
         assert "nothing is left running" in city.stdout.read()
-    assert of_the_city(directory) == {}
+    assert processes_of(directory) == {}

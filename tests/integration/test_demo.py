@@ -12,11 +12,12 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.demo_processes import processes_of, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
@@ -25,32 +26,12 @@ def command(directory: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "headwater.cli", "demo", "--dir", str(directory), *arguments]
 
 
-def of_the_demo(directory: Path) -> dict[int, list[str]]:
-    """The processes that work in or for a demo's folder, with their command lines; a zombie has none."""
-    found = {}
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (place / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-        except OSError:
-            continue
-        if any(str(directory) in word for word in line):
-            found[int(place.name)] = line
-    return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not happen in time"
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[Path]:
     """A folder for one demo; what a failed test leaves there is ended."""
     folder = tmp_path / "demo-of-this-test"
     yield folder
-    for pid in of_the_demo(folder):
+    for pid in processes_of(folder):
         os.kill(pid, signal.SIGKILL)
 
 
@@ -74,7 +55,7 @@ def test_demo_with_a_cut_link_loses_and_doubles_nothing_and_leaves_nothing(direc
     assert summary["stored_rows"] >= summary["notifications"]
     assert summary["wan_cut_seconds"] >= 4
     assert "WAN CUT" in done.stderr
-    assert of_the_demo(directory) == {}
+    assert processes_of(directory) == {}
 
 
 def test_commands_that_the_demo_prints_work_and_a_killed_demo_leaves_nothing(directory: Path) -> None:
@@ -96,7 +77,7 @@ def test_commands_that_the_demo_prints_work_and_a_killed_demo_leaves_nothing(dir
             assert any(one["path"] == "/3303/0/5700" for one in json.loads(answer.stdout)["values"])
         finally:
             demo.kill()
-    wait_until(lambda: of_the_demo(directory) == {}, 30)
+    wait_until(lambda: processes_of(directory) == {}, 30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -109,7 +90,7 @@ def test_demo_that_is_told_to_stop_stops_everything(directory: Path, number: sig
         demo.send_signal(number)
         assert demo.wait(60) == 0
         assert "nothing is left running" in demo.stdout.read()
-    assert of_the_demo(directory) == {}
+    assert processes_of(directory) == {}
 
 
 def test_part_that_dies_is_named_with_its_log_and_ends_the_demo(directory: Path) -> None:
@@ -125,13 +106,13 @@ def test_part_that_dies_is_named_with_its_log_and_ends_the_demo(directory: Path)
         for line in demo.stdout:
             if "acknowledged" in line:
                 break
-        [gateway] = [pid for pid, line in of_the_demo(directory).items() if "gateway" in line]
+        [gateway] = [pid for pid, line in processes_of(directory).items() if "gateway" in line]
         os.kill(gateway, signal.SIGKILL)
         assert demo.wait(60) == 1
         words = demo.stderr.read()
         assert "gateway ended by itself" in words
         assert "the gateway is ready" in words
-    assert of_the_demo(directory) == {}
+    assert processes_of(directory) == {}
 
 
 def test_keys_on_a_terminal_cut_the_link_and_end_with_the_audit(directory: Path) -> None:
@@ -169,7 +150,7 @@ def test_keys_on_a_terminal_cut_the_link_and_end_with_the_audit(directory: Path)
         demo.kill()
         demo.wait(10)
         os.close(ours)
-    wait_until(lambda: of_the_demo(directory) == {}, 10)
+    wait_until(lambda: processes_of(directory) == {}, 10)
 
 
 def test_folder_that_is_no_demos_is_left_alone(directory: Path) -> None:
