@@ -17,6 +17,8 @@ from headwater.options import LogLevel
 
 #: Parts of a key's name that mark its value as secret.
 SECRET = ("password", "secret", "psk", "private_key", "credential")
+#: Loggers that tell every block and every lost connection; what matters the processes say themselves.
+NOISY = ("coap", "coap-server", "asyncio", "headwater.aiocoap", "headwater.kafka", "quixstreams")
 
 
 def _mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -50,7 +52,6 @@ def set_up(level: LogLevel, *, terminal: bool | None = None) -> None:
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -63,6 +64,5 @@ def set_up(level: LogLevel, *, terminal: bool | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.number)
     if level is not LogLevel.DEBUG:
-        # They tell every block and every lost connection; what matters the processes say themselves.
-        for noisy in ("coap", "coap-server", "asyncio", "headwater.aiocoap", "headwater.kafka", "quixstreams"):
+        for noisy in NOISY:
             logging.getLogger(noisy).setLevel(max(level.number, logging.ERROR))

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from connectors.kafka import Cluster
+from connectors.kafka import Cluster, admin, describe_topics
 from headwater import broker, processes
 
 
@@ -44,6 +45,22 @@ def end_child_with_this_process(pid: int) -> None:
     assert pipe is not None
     pipe.write(json.dumps({"child": pid, "started": processes.start_time(pid)}).encode() + b"\n")
     pipe.flush()
+
+
+def delete_topics(cluster: Cluster, *topics: str) -> None:
+    """Delete them, and wait until the broker takes no more records into what was deleted.
+
+    The controller answers before the broker carries it out, and what is acknowledged meanwhile goes with the topic. By
+    then somebody else may have made one of the same name, with an id of its own.
+    """
+    client = admin(cluster)  # its answers end with it, so it is held
+    before = describe_topics(client, topics).items()
+    for deleted in client.delete_topics(list(topics)).values():
+        deleted.result(30)
+    end = time.monotonic() + 60
+    while before & describe_topics(client, topics).items():
+        assert time.monotonic() < end, f"{', '.join(topics)} are still there"
+        time.sleep(0.05)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -178,7 +178,7 @@ class Nodes:
             )
         except (HTTPException, OSError) as exc:
             self.close()
-            if late.is_set():
+            if late.is_set() or isinstance(exc, TimeoutError):
                 raise TimeoutError(f"no answer within {self._options.timeout_s:g} s") from exc
             raise
         finally:
@@ -187,7 +187,7 @@ class Nodes:
 
 def _told(exc: Exception) -> str:
     if isinstance(exc, TimeoutError):
-        return str(exc) if str(exc).startswith("no answer") else "no answer in time"
+        return str(exc)
     if isinstance(exc, RemoteDisconnected):
         return "no answer: the connection was ended"
     if isinstance(exc, HTTPException):

@@ -122,7 +122,7 @@ class Poster:
             )
         except (HTTPException, OSError) as exc:
             self.close()
-            if late.is_set():
+            if late.is_set() or isinstance(exc, TimeoutError):
                 raise TimeoutError(f"no answer within {self._timeout_s:g} s") from exc
             raise
         finally:
@@ -148,7 +148,7 @@ def _server(location: str) -> str:
 
 def _told(exc: Exception) -> str:
     if isinstance(exc, TimeoutError):
-        return str(exc) if str(exc).startswith("no answer") else "no answer in time"
+        return str(exc)
     if isinstance(exc, RemoteDisconnected):
         return "no answer: the connection was ended"
     if isinstance(exc, HTTPException):

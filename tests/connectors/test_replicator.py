@@ -31,6 +31,7 @@ from connectors.replicator.survey import Route
 from connectors.replicator.transactions import Line, Transactions
 from headwater import processes
 from schemas.avro.topics import TopicKind, Topics
+from tests.kafka_brokers import delete_topics
 from tests.replication import Replicating, Writer, content, replicating, wait_for_records, wait_until
 
 HOUR_MS = 3_600_000
@@ -53,12 +54,6 @@ def _write(
     for value in values:
         source.produce(topic, value, key, partition, timestamp=timestamp)
     assert source.flush(30) == 0
-
-
-def _delete(cluster: Cluster, topic: str) -> None:
-    client = admin(cluster)  # its answers end with it, so it is held
-    client.delete_topics([topic])[topic].result(30)
-    wait_until(lambda: not partition_counts(cluster, [topic]))
 
 
 def _delete_before(cluster: Cluster, topic: str, offset: int) -> None:
@@ -267,7 +262,7 @@ def test_a_cloud_that_forgot_everything_is_no_other_replicator(
         with replicating(_settings(gateway_id, kafka, cloud_kafka)):
             wait_for_records(kafka, topics.requests, turn + 1)
     # The edge's ledger, which says how far the commands have come, has seen two replicators by now.
-    _delete(cloud_kafka, f"headwater.replicator.{gateway_id}")
+    delete_topics(cloud_kafka, f"headwater.replicator.{gateway_id}")
     with replicating(_settings(gateway_id, kafka, cloud_kafka)):
         _write(cloud_kafka, topics.requests, [b"2"])
         wait_for_records(kafka, topics.requests, 3)
@@ -284,7 +279,7 @@ def test_a_topic_that_is_deleted_at_the_target_is_made_again(
     with replicating(_settings(gateway_id, kafka, cloud_kafka)):
         _write(kafka, topic, [b"before"], partition=1)
         wait_for_records(cloud_kafka, topic, 1)
-        _delete(cloud_kafka, topic)
+        delete_topics(cloud_kafka, topic)
         if made_anew is not None:
             ensure_topics(cloud_kafka, {topic: made_anew})
         _write(kafka, topic, [b"after"], partition=1)
@@ -347,7 +342,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_start(
     _write(kafka, topic, [b"old %d" % n for n in range(5)])
     with replicating(_settings(gateway_id, kafka, cloud_kafka)):
         wait_for_records(cloud_kafka, topic, 5)
-    _delete(kafka, topic)
+    delete_topics(kafka, topic)
     ensure_topics(kafka, {topic: 1})
     _write(kafka, topic, [b"new %d" % n for n in range(8)])
     with replicating(_settings(gateway_id, kafka, cloud_kafka)) as running:

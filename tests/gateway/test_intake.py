@@ -14,6 +14,7 @@ from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import Request, RequestKind, RequestPayload
 from schemas.avro.topics import Topics
+from tests.kafka_brokers import delete_topics
 
 pytestmark = pytest.mark.kafka
 
@@ -178,9 +179,7 @@ def test_topic_that_is_made_anew_meanwhile_is_read_from_its_beginning(kafka: Clu
         async with Reader(kafka, topic, {}) as reader:
             assert await reader.values(3) == [b"1", b"2", b"3"]
             before = at(kafka, topic, 0)
-            client = admin(kafka)
-            for future in client.delete_topics([topic]).values():
-                await asyncio.to_thread(future.result, WAIT)
+            await asyncio.to_thread(delete_topics, kafka, topic)
             await asyncio.to_thread(ensure_topics, kafka, {topic: 1})
             await asyncio.to_thread(fill, kafka, topic, b"4")
             assert await reader.values(1) == [b"4"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Cluster, admin, read_to_end
+from connectors.kafka import Cluster, read_to_end
 from headwater.audit import read_side
 from schemas.avro.records import RequestKind, ResponseCode
-from tests.kafka_brokers import BrokerFactory
+from tests.kafka_brokers import BrokerFactory, delete_topics
 from tests.raw_device import RawDevice
 from tests.way import Gateway, produce, until
 
@@ -46,9 +46,7 @@ def test_topics_that_were_deleted_are_made_again_and_devices_are_heard(
         device.register()
         device.wait_observed("/3303/0/5700")
         assert device.tell("/3303/0/5700", 2, 20.0)
-        client = admin(edge.cluster)
-        for done in client.delete_topics(list(gateway.topics.partitions())).values():
-            done.result(30)
+        delete_topics(edge.cluster, *gateway.topics.partitions())
         sent: list[int] = []
 
         def acknowledged() -> bool:
