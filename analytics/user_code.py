@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path as FilePath
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -76,7 +78,8 @@ class UserCode:
             if one is None:
                 continue
             if isinstance(one, Reading):
-                if not (isinstance(one.time, int) and one.time in _INT64 and isinstance(one.ep, str) and one.ep):
+                time = _plain(one.time)
+                if not (type(time) is int and time in _INT64 and isinstance(one.ep, str) and one.ep):
                     raise self._error("ingest", f"gave a reading without an endpoint or a time: {_short(one)}")
                 if not isinstance(one.server_id, str) or _problem(one.server_id):
                     raise self._error("ingest", f"gave a reading of no server: {_short(one.server_id)}")
@@ -84,9 +87,9 @@ class UserCode:
                     path = str(Path.parse(one.path))
                 except (PathError, AttributeError) as exc:
                     raise self._error("ingest", f"gave a reading of no path: {exc}") from exc
-                one = one._replace(path=path)
-            elif isinstance(one, float | int | str):
-                one = reading._replace(value=one)
+                one = one._replace(path=path, value=_plain(one.value), time=time)
+            elif isinstance(plain := _plain(one), float | int | str):
+                one = reading._replace(value=plain)
             else:
                 raise self._error("ingest", f"gave {_short(one)}; None, a number, a text or readings are expected")
             if type(one.value) not in _KEPT:
@@ -144,6 +147,7 @@ class UserCode:
         return path
 
     def _value(self, value: Any, path: Path) -> Derived:
+        value = _plain(value)
         kind = _TYPES.get(type(value))
         problem = f"{_short(value)}, of no type that a resource has" if kind is None else _problem(value)
         if kind is None or problem:
@@ -174,6 +178,25 @@ _TYPES: Mapping[type, ResourceType] = {
 
 #: What a reading may hold on its way through the join.
 _KEPT = frozenset({bool, int, float, str})
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as Python's own number where it is another kind of one: numpy's, a Fraction, a Decimal.
+
+    What only can be made a number (a list of one, numpy's truth values) is none, and stays what it is.
+    """
+    if type(value) in _TYPES:
+        return value
+    try:
+        if isinstance(value, numbers.Integral):
+            return int(value)
+        if isinstance(value, numbers.Real | Decimal):
+            return float(value)
+    except OverflowError:
+        return math.inf
+    except (ArithmeticError, TypeError, ValueError):
+        return math.nan
+    return value
 
 
 def _problem(value: Any) -> str | None:

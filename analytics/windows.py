@@ -115,8 +115,13 @@ class Hopping:
 
     def __init__(self, size: int, hop: int, grace: int) -> None:
         """Raises ValueError where that makes no windows, or too many."""
-        if size < 1 or not 1 <= hop <= size or grace < 0:
-            raise ValueError("a window lasts at least 1 ms, its hop is no longer than it, its grace is not negative")
+        if size < 1 or grace < 0:
+            raise ValueError("a window lasts at least 1 ms, and its grace is not negative")
+        if not 1 <= hop <= size:
+            raise ValueError(
+                f"windows of {size} ms cannot begin every {hop} ms: a hop is longer than 0, and no longer than the "
+                "window, or readings would be in none"
+            )
         self._size, self._hop, self._grace, self._pane = size, hop, grace, math.gcd(size, hop)
         if size // self._pane > MOST_PANES:
             raise ValueError(

@@ -52,9 +52,13 @@ def _windows(options: MaxTemperatureOptions) -> Windows:
     try:
         if options.sliding:
             return Sliding(options.window, options.grace)
-        return Hopping(options.window, options.hop or options.window, options.grace)
+        return Hopping(options.window, _hop(options), options.grace)
     except ValueError as exc:
         raise JobConfigError(f"--window, --hop, --grace: {exc}") from exc
+
+
+def _hop(options: MaxTemperatureOptions) -> int:
+    return options.window if options.hop is None else options.hop
 
 
 def _to(options: MaxTemperatureOptions, topics: Topics) -> str:
@@ -79,7 +83,7 @@ def _make(options: MaxTemperatureOptions, around: Surroundings) -> Windowing:
 
     rules = Rules(
         windows=windows,
-        told=f"windows {options.window} {options.hop or options.window} {options.sliding} {options.by.value}",
+        told=f"windows {options.window} {_hop(options)} {options.sliding} {options.by.value}",
         by=(options.by,),
         only=options.only,
         ahead=options.ahead,

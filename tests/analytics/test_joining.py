@@ -239,6 +239,74 @@ def test_what_on_join_gives_is_observed_by_its_type(tmp_path: FilePath, body: st
     assert [(str(content.path), content.value, content.type.value) for content in contents] == wanted
 
 
+#: Numbers that are not Python's own, as numpy's are: they say that they are numbers, and what they are.
+NUMBERS = """
+import numbers
+from decimal import Decimal
+from enum import IntEnum
+from fractions import Fraction
+
+class Whole:
+    def __index__(self): return 7
+    __int__ = __index__
+    def __float__(self): return 7.0
+numbers.Integral.register(Whole)
+
+class Double(float): pass
+class Level(IntEnum): HIGH = 3
+class Truth:
+    def __float__(self): return 1.0
+    def __bool__(self): return True
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "wanted"),
+    [
+        ("Whole()", (7, "INTEGER")),
+        ("Level.HIGH", (3, "INTEGER")),
+        ("Double(2.5)", (2.5, "FLOAT")),
+        ("Fraction(5, 2)", (2.5, "FLOAT")),
+        ("Decimal('2.5')", (2.5, "FLOAT")),
+    ],
+)
+def test_numbers_of_other_libraries_are_numbers(tmp_path: FilePath, number: str, wanted: tuple[Any, str]) -> None:
+    code = f"{NUMBERS}\ndef on_join(a, b):\n    return {number}\n"
+    trial = Trial(tmp_path, code, mode="interval")
+    trial.say("/3303/0/5700", 1.0, 0)
+    trial.say("/3304/0/5700", 2.0, 10)
+    (content,) = [record.rep.body.content for record in trial.shown]
+    assert (content.value, type(content.value), content.type.value) == (wanted[0], type(wanted[0]), wanted[1])
+
+
+@pytest.mark.parametrize(
+    "given", ["Double(2.5)", "r._replace(value=Fraction(5, 2))", "r._replace(value=2.5, time=Long())"]
+)
+def test_ingest_may_give_numbers_of_other_libraries(tmp_path: FilePath, given: str) -> None:
+    code = f"{NUMBERS}\ndef on_join(a, b):\n    return a.value\ndef ingest(r):\n"
+    code += f"    class Long(Whole):\n        def __int__(self): return r.time\n    return {given}\n"
+    trial = Trial(tmp_path, code, mode="interval")
+    trial.say("/3303/0/5700", 1.0, 0)
+    assert [value for _, _, value in trial.say("/3304/0/5700", 0.0, 0)] == [2.5]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        ("Truth()", "Truth .*, of no type"),
+        ("Double('nan')", "nan, which is no finite number"),
+        ("Decimal('sNaN')", "no finite number"),
+        ("Fraction(10) ** 400", "inf, which is no finite number"),
+        ("[[1.0]]", "list within a list"),
+    ],
+)
+def test_what_is_no_finite_number_is_told(tmp_path: FilePath, number: str, said: str) -> None:
+    trial = Trial(tmp_path, f"{NUMBERS}\ndef on_join(a, b):\n    return {number}\n", mode="interval")
+    trial.say("/3303/0/5700", 1.0, 0)
+    with pytest.raises(UserCodeError, match=said):
+        trial.say("/3304/0/5700", 2.0, 10)
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -247,7 +247,8 @@ def test_hopping_sliding_and_by_endpoint_are_options() -> None:
     [
         ({"window": "soon"}, "no span of time"),
         ({"window": "0s"}, "at least 1 ms"),
-        ({"hop": "40s"}, "no longer than it"),
+        ({"hop": "40s"}, "cannot begin every 40000 ms"),
+        ({"hop": "0s"}, "cannot begin every 0 ms: a hop is longer than 0"),
         ({"hop": "10s", "sliding": True}, "exclude each other"),
         ({"path": "temperature"}, "--path"),
         ({"function": "median"}, "--function"),
