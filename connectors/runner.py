@@ -14,14 +14,16 @@ The steps of one batch; where one is cut short, all from the first on happen aga
  5. commit    the offsets behind the batch
 
 A crash between 3 and 5 repeats records into the store, whose write is idempotent, and dead letters into their topic,
-where their origin tells them apart.
+where their origin tells them apart. So at the end a store that hangs is left behind in the middle of 3, and nothing is
+lost by it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -61,8 +63,11 @@ _log = structlog.get_logger("headwater.sink")
 
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 30.0
-#: Of the ten seconds that a process has to stop.
+#: Of the ten seconds that a process has to stop: what leaving the group may take, from when on a call into the store is
+#: left behind, and when all is to be over.
 CLOSE_S = 4.0
+STORE_S = 7.0
+END_S = 8.5
 #: A loop that has not turned for this long is stuck.
 STUCK_S = 120.0
 
@@ -144,6 +149,10 @@ class _Taken:
     letter: DeadLetter | None = None
 
 
+class _LeftBehind(Exception):
+    """The store was asked for too long at the end; nobody waits for this thread any more."""
+
+
 class Runner:
     """One consumer, one sink, one loop. `run` is called once; `stuck` and `waiting_for` from any thread."""
 
@@ -158,9 +167,13 @@ class Runner:
         self._turned = time.monotonic()
         self._store_waits: str | None = None
         self._kafka_waits: str | None = _NOT_CONNECTED
-        # All below belongs to the thread of run().
-        self._stop = threading.Event()
         self._stop_seen: float | None = None
+        #: Holds what the store is asked right now, and whether that was left behind.
+        self._asking_lock = threading.Lock()
+        self._asked: str | None = None
+        self._left_behind = False
+        # All below belongs to the thread of the loop.
+        self._stop = threading.Event()
         self._batch: list[_Taken] = []
         self._work: list[_Taken] = []
         self._share = Share(self._kind.name, self._metrics)
@@ -189,10 +202,72 @@ class Runner:
         return frozenset(self._share.held)
 
     def run(self, stop: threading.Event) -> None:
-        """See `run_sink`."""
+        """See `run_sink`. The loop has a thread of its own, which is left behind if a store hangs at the end."""
+        failures: list[BaseException] = []
+
+        def loop() -> None:
+            try:
+                self._loop(stop)
+            except _LeftBehind:
+                return
+            except BaseException as exc:  # noqa: BLE001  raised again in the caller's thread
+                failures.append(exc)
+
+        thread = threading.Thread(target=loop, name=f"{self.settings.group_id} loop", daemon=True)
+        thread.start()
+        while thread.is_alive() and not stop.is_set():
+            thread.join(0.2)
+        self._stop_seen = time.monotonic()
+        thread.join(STORE_S)
+        while thread.is_alive() and not self._leave_behind():
+            # Whatever it is that takes so long, it is not the store.
+            thread.join(0.1)
+        if failures:
+            raise failures[0]
+
+    def _leave_behind(self) -> bool:
+        """Go without the answer of the store that is being asked; False if none is."""
+        with self._asking_lock:
+            asked = self._asked
+            self._left_behind = asked is not None
+        if asked is None:
+            return False
+        # From here on the loop does nothing more, whenever the store lets it go.
+        work = list(self._work) if asked == "write" else []
+        first = {"topic": work[0].place[0], "partition": work[0].place[1], "offset": work[0].offset} if work else {}
+        _log.warning(
+            "the store did not answer in time for the end"
+            + ("; what it has not acknowledged will be written again" if work else ""),
+            sink=self._kind.name,
+            asked=asked,
+            records=len(work),
+            **first,
+        )
+        if self._consumer is not None:
+            # Others, or this one started anew, then get the partitions at once.
+            _within(END_S - STORE_S, self._consumer.close)
+        return True
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        """Around each call into the store; raises _LeftBehind once nobody waits for it any more."""
+        self._now_asked(what)
+        try:
+            yield
+        finally:
+            self._now_asked(None)
+
+    def _now_asked(self, what: str | None) -> None:
+        with self._asking_lock:
+            self._asked = what
+            if self._left_behind:
+                raise _LeftBehind
+
+    def _loop(self, stop: threading.Event) -> None:
         self._stop = stop
         settings = self.settings
-        sink = self._kind.open(settings.options)
+        with self._asking("open"):
+            sink = self._kind.open(settings.options)
         opened: object = sink
         self._remembers = opened if isinstance(opened, Remembers) else None
         try:
@@ -225,10 +300,11 @@ class Runner:
                     self._handle(sink)
                     self._look_around()
             finally:
-                _within(CLOSE_S, self._leave)
+                _within(max(0.5, min(CLOSE_S, END_S - self._stopping_for())), self._leave)
         finally:
             self._office.close()
-            sink.close()
+            with self._asking("close"):
+                sink.close()
 
     # ---- 1. gather
 
@@ -348,7 +424,7 @@ class Runner:
             if not records:
                 break
             try:
-                with self._metrics.write_seconds.time():
+                with self._metrics.write_seconds.time(), self._asking("write"):
                     sink.write(records)
                 self._took(len(records))
                 break
@@ -460,10 +536,12 @@ class Runner:
             # not committed is read again, and the store knows it.
             _within(CLOSE_S, lambda: self._share.commit_now(gone))
         self._share.gone(gone)
-        if self._remembers is not None:
+        if self._remembers is not None and not self._left_behind:
             self._remembers.lost(gone)
 
     def _leave(self) -> None:
+        if self._left_behind:
+            return
         self._share.commit_now()
         self._consumer.close()
 

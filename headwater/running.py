@@ -27,14 +27,23 @@ _LAST_CALLS = 1.0
 T = TypeVar("T")
 
 
+class Ending:
+    """How far a process has come that was told to stop."""
+
+    def __init__(self) -> None:
+        #: All that was run has returned, and nothing remains to be said.
+        self.done = False
+
+
 @contextmanager
-def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterator[None]:
+def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterator[Ending]:
     """Call ``stop`` on the first SIGTERM or SIGINT; end the process at once on a second one, or after ``grace``
-    seconds.
+    seconds: as a bug, unless it is ``done`` and Python waits only for threads that nobody else waits for.
 
     ``stop`` is called in the main thread, between two steps of Python.
     """
     told = False
+    ending = Ending()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal told
@@ -42,19 +51,21 @@ def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterat
             os._exit(Exit.INTERRUPTED)
         told = True
         stop()
-        overdue = threading.Timer(grace, _give_up, [grace])
+        overdue = threading.Timer(grace, _give_up, [grace, ending])
         overdue.daemon = True
         overdue.start()
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield ending
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _give_up(grace: float) -> None:
+def _give_up(grace: float, ending: Ending) -> None:
+    if ending.done and not threading.main_thread().is_alive():
+        os._exit(Exit.OK)
     sys.stderr.write(f"error: it did not stop within {grace:g} s and was ended\n")
     sys.stderr.flush()
     os._exit(Exit.BUG)
@@ -108,5 +119,8 @@ def run_until_stopped(make: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -
 def run_thread_until_stopped(run: Callable[[threading.Event], T], grace: float = GRACE) -> T:
     """As `run_until_stopped`, for what runs without an event loop."""
     stop = threading.Event()
-    with stopped_by_signals(stop.set, grace):
-        return run(stop)
+    with stopped_by_signals(stop.set, grace) as ending:
+        result = run(stop)
+        # A result is still to be told, and may be a failure.
+        ending.done = result is None
+        return result

@@ -1,0 +1,54 @@
+"""How a process ends that was told to stop, and something of it does not."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headwater.exits import Exit
+
+ROOT = Path(__file__).parents[2]
+
+START = """
+import sys, threading
+from headwater.running import run_thread_until_stopped
+
+def run(stop):
+    print("runs", flush=True)
+    stop.wait()
+"""
+HANGS = "    threading.Event().wait()\n"
+LEAVES_A_THREAD = "    threading.Thread(target=threading.Event().wait).start()\n"
+FAILS = "    return 1\n"
+END = "\nsys.exit(run_thread_until_stopped(run, grace=0.5))\n"
+
+
+@pytest.mark.parametrize(
+    ("does", "code"),
+    [
+        ("", Exit.OK),
+        (HANGS, Exit.BUG),
+        # All that was to be done is done, but Python waits for the thread.
+        (LEAVES_A_THREAD, Exit.OK),
+        # What was to be told by the exit code is not known to be well.
+        (LEAVES_A_THREAD + FAILS, Exit.BUG),
+    ],
+)
+def test_only_what_is_stuck_ends_as_a_bug(does: str, code: Exit) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", START + does + END],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "runs\n"
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert ("did not stop" in said) == (code == Exit.BUG)
