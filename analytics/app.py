@@ -102,6 +102,7 @@ class _Runner:
         settings = self._settings
         # The options are looked at before anything is waited for.
         job = self.job
+        settings.check_group(self._inputs)
         health = None
         if settings.metrics_port is not None:
             health = serve_health(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -236,6 +237,16 @@ def _words(kind: JobKind, error: Any) -> str:
     return f"{f'{flag}: ' if name else ''}{said[0].lower()}{said[1:]}"
 
 
+#: Kafka's limit for the name of a topic; and the characters that it takes there.
+MAX_TOPIC = 249
+_TOPIC_TEXT = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def changelog_topic(group: str, topic: str) -> str:
+    """The topic in which Quix Streams keeps the changes of the state that ``group`` has of ``topic``."""
+    return f"changelog__{group}--{topic}--default"
+
+
 def result_topics(kinds: Sequence[TopicKind], topics: Topics) -> dict[str, int]:
     """Topics of these families with their default number of partitions."""
     from schemas.avro.topics import FAMILIES
@@ -270,6 +281,28 @@ class JobSettings:
             return self.group
         identity = self.options.identity()
         return f"headwater-analytics-{self.kind.name}-{self.gateway}" + (f"-{identity}" if identity else "")
+
+    def check_group(self, inputs: Sequence[str]) -> None:
+        """Whether Kafka and the file system can have the names that are made of the group, where ``inputs`` are read.
+
+        Raises:
+            JobConfigError: they cannot; the text says what can be.
+        """
+        group = self.group_id
+        if _TOPIC_TEXT.fullmatch(group) is None or group in (".", ".."):
+            raise JobConfigError(
+                f"--group {group[:80]!r}: topics and folders are named by it: letters, digits, '.', '_' and '-' are "
+                "expected"
+            )
+        stateful = self.kind.stateful
+        longest = max((len(changelog_topic("", topic)) for topic in inputs), default=0) if stateful else 0
+        most = MAX_TOPIC - longest
+        if len(group) > most:
+            why = ", as Kafka takes no longer name for the changelog topic of its state" if stateful else ""
+            raise JobConfigError(
+                f"the consumer group {group[:80]}… has {len(group)} characters; with this gateway {most} are the "
+                f"most{why}. Give a shorter --group"
+            )
 
     @property
     def state_folder(self) -> FilePath:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
+from quixstreams.models import TopicAdmin, TopicManager
+from quixstreams.state.manager import DEFAULT_STATE_STORE_NAME
 
-from analytics.job import JobSettings, parse_options
+from analytics.app import run_job
+from analytics.job import JobConfigError, JobSettings, changelog_topic, parse_options
 from analytics.jobs import JOBS
 
 LEFT, RIGHT = "/3303/0/5700", "/3304/0/5700"
@@ -68,3 +72,42 @@ def test_what_tells_jobs_apart_is_an_option(name: str) -> None:
     options = JOBS[name].options
     assert options.IDENTITY
     assert set(options.IDENTITY) <= set(options.model_fields)
+
+
+def settings(name: str, gateway: str, named: str | None = None) -> JobSettings:
+    kind = JOBS[name]
+    given = {"query": "SELECT * FROM *", "print": True} if name == "filter" else {}
+    return JobSettings(
+        kind=kind, options=parse_options(kind, given), gateway=gateway, bootstrap="127.0.0.1:1", group=named
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "gateway", "named", "words"),
+    [
+        ("aggregate", "gw", "two words", "--group 'two words': .* letters, digits"),
+        ("filter", "gw", "a/b", "--group 'a/b'"),
+        ("aggregate", "gw", "..", "letters, digits"),
+        ("aggregate", "gw", "é", "letters, digits"),
+        ("aggregate", "gw", "g" * 209, "has 209 characters; with this gateway 208 are the most.*shorter --group"),
+        ("filter", "gw", "g" * 250, "has 250 characters; with this gateway 249 are the most"),
+        ("max-temperature", "g" * 100, None, "has 136 characters; with this gateway 110 are the most"),
+    ],
+)
+def test_a_group_of_which_kafka_takes_no_topics_is_refused_at_the_start(
+    name: str, gateway: str, named: str | None, words: str
+) -> None:
+    with pytest.raises(JobConfigError, match=words):
+        run_job(settings(name, gateway, named), threading.Event())
+
+
+def test_the_longest_group_is_taken() -> None:
+    settings("aggregate", "gw", "g" * 208).check_group(["iot.gw.observations"])
+    assert len(changelog_topic("g" * 208, "iot.gw.observations")) == 249
+
+
+def test_the_name_of_the_changelog_topic_is_that_of_quix() -> None:
+    manager = TopicManager(TopicAdmin("127.0.0.1:1"), consumer_group="a-group")
+    assert manager._internal_name("changelog", "iot.gw.observations", DEFAULT_STATE_STORE_NAME) == changelog_topic(
+        "a-group", "iot.gw.observations"
+    )
