@@ -170,8 +170,9 @@ class JobOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    #: The fields that make it another job, with other results and read positions of its own. The rest are settings of
-    #: one job, which goes on where it was when they are changed.
+    #: The fields that make it another job, with read positions of its own: those by which other results come of the same
+    #: records in their order. The rest are settings of one job, which goes on where it was when they are changed: how long
+    #: it waits for what is late, how much it keeps, and what it shows.
     IDENTITY: ClassVar[tuple[str, ...]] = ()
 
     def identity(self) -> str:

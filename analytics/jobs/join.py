@@ -29,7 +29,10 @@ def _resource(text: str) -> str:
 
 class JoinOptions(JobOptions):
     model_config = ConfigDict(populate_by_name=True)
-    IDENTITY: ClassVar[tuple[str, ...]] = ("left", "right", "series", "mode", "code", "as_path", "endpoint")
+    IDENTITY: ClassVar[tuple[str, ...]] = (
+        *("left", "right", "series", "mode", "code", "as_path", "endpoint"),
+        *("tolerance", "before", "after", "direction", "missing"),
+    )
 
     code: FilePath = Field(description="A Python file with on_join(a, b) and, if wanted, ingest(record).")
     left: str | None = Field(

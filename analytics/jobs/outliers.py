@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path as FilePath
 from struct import Struct
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from pydantic import Field
 
@@ -47,7 +47,9 @@ _RULE = Struct("<HBq?qdqBd")
 
 
 class OutliersOptions(SeriesOptions):
-    rules: str | None = Field(
+    IDENTITY: ClassVar[tuple[str, ...]] = (*SeriesOptions.IDENTITY, "rules", "limit", "warm_up", "learn")
+
+    rules: FilePath | None = Field(
         default=None, description="File of known distributions and alerts (TOML); see docs/analytics.md."
     )
     limit: float = Field(
@@ -186,11 +188,11 @@ class OutliersJob:
             self._show(alert)
 
 
-def _read(file: str | None) -> Rules:
+def _read(file: FilePath | None) -> Rules:
     if file is None:
         return Rules()
     try:
-        return parse_rules(FilePath(file).read_text("utf-8"))
+        return parse_rules(file.read_text("utf-8"))
     except RulesError as exc:
         raise JobConfigError(f"--rules {file}: {exc}") from exc
     except (OSError, ValueError) as exc:

@@ -10,6 +10,7 @@ import hashlib
 from functools import lru_cache
 from math import sqrt
 from struct import Struct
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -34,6 +35,8 @@ _OWNER = hashlib.sha256(b"statistics").digest()[:16]
 
 
 class StatisticsOptions(SeriesOptions):
+    IDENTITY: ClassVar[tuple[str, ...]] = (*SeriesOptions.IDENTITY, "every")
+
     every: Duration = Field(
         default=0, description="At most one result per series in so long, the latest; 0, a result for each reading."
     )

@@ -14,6 +14,7 @@ from analytics.job import JobConfigError, JobSettings, changelog_topic, parse_op
 from analytics.jobs import JOBS
 
 LEFT, RIGHT = "/3303/0/5700", "/3304/0/5700"
+JOIN = {"code": "a.py", "left": LEFT, "right": RIGHT}
 
 
 def group(name: str, **options: Any) -> str:
@@ -28,8 +29,8 @@ def group(name: str, **options: Any) -> str:
         ("max-temperature", {}),
         ("max-temperature", {"window": "30s", "function": "max", "path": "/3303/*/5700"}),
         ("max-temperature", {"grace": "1m", "idle": "0s"}),
-        ("statistics", {"every": "10s"}),
-        ("outliers", {"rules": "rules.toml", "limit": 4}),
+        ("statistics", {"every": "0s", "ahead": "5m"}),
+        ("outliers", {"max_series": 7, "limit": 3}),
     ],
 )
 def test_a_plain_job_has_the_plain_group(name: str, options: dict[str, Any]) -> None:
@@ -47,6 +48,13 @@ def test_a_plain_job_has_the_plain_group(name: str, options: dict[str, Any]) -> 
         ("aggregate", {"path": "/3303"}, {"endpoint": "a*"}),
         ("statistics", {}, {"path": "/3303"}),
         ("outliers", {}, {"endpoint": "a*"}),
+        ("outliers", {"rules": "a.toml"}, {"rules": "b.toml"}),
+        ("outliers", {"limit": 4}, {"warm_up": 4}),
+        ("outliers", {}, {"learn": "inliers"}),
+        ("statistics", {}, {"every": "10s"}),
+        ("join", JOIN, {**JOIN, "tolerance": "1m"}),
+        ("join", {**JOIN, "before": "1m"}, {**JOIN, "after": "1m"}),
+        ("join", {**JOIN, "direction": "nearest"}, {**JOIN, "missing": "left"}),
         ("join", {"code": "a.py", "left": LEFT, "right": RIGHT}, {"code": "b.py", "left": LEFT, "right": RIGHT}),
         ("join", {"code": "a.py", "left": LEFT, "right": RIGHT}, {"code": "a.py", "left": RIGHT, "right": LEFT}),
     ],
@@ -58,13 +66,15 @@ def test_jobs_with_other_results_have_groups_of_their_own(
     assert group(name, **one) == group(name, **one)
 
 
-def test_the_group_of_a_join_is_the_same_wherever_its_file_is() -> None:
+def test_the_group_is_the_same_wherever_a_file_is() -> None:
+    assert group("outliers", rules="/a/r.toml") == group("outliers", rules="r.toml")
     assert group("join", code="/a/f.py", left=LEFT, right=RIGHT) == group("join", code="f.py", left=LEFT, right=RIGHT)
 
 
 def test_settings_that_may_change_leave_the_group() -> None:
-    same = {"code": "f.py", "left": LEFT, "right": RIGHT}
-    assert group("join", **same, tolerance="1m", limit=10) == group("join", **same)
+    assert group("join", **JOIN, grace="1m", patience="1m", limit=10, ahead="1h", idle="0s") == group("join", **JOIN)
+    query = {"query": "SELECT * FROM *"}
+    assert group("filter", **query, print=True) == group("filter", **query)
 
 
 @pytest.mark.parametrize("name", list(JOBS))
