@@ -39,7 +39,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
     # Imported here: this is asked once, at the end, and the help must not wait for Kafka's client.
     from cloud.requests import NoReply, NotSent
     from connectors.kafka import KafkaException, TopicMissing, Unreachable
-    from headwater.broker import BrokerError, NotUsable
+    from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
     from schemas.lwm2m.path import PathError
 

@@ -1,6 +1,6 @@
 """A real Apache Cassandra in a test's hands: on free ports, gone with pytest.
 
-How it comes here and is started is `headwater.cassandra_server`'s.
+How it comes here and is started is `headwater.servers.cassandra`'s.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headwater import processes
-from headwater.cassandra_server import Ports, command
-from headwater.cassandra_server import home as home
+from headwater.servers import processes
+from headwater.servers.cassandra import Ports, command
+from headwater.servers.cassandra import home as home
 from tests.installed_server import ANSWER_S, Server
 
 #: Cassandra's own first user.

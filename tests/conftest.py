@@ -13,7 +13,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from connectors.kafka import Cluster
-from headwater import broker
+from headwater.servers import broker
 from tests import (
     alertmanager_server,
     cassandra_server,

@@ -19,9 +19,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headwater import processes
-from headwater.installed import fetch_jars
-from headwater.kafka_jars import java_binary
+from headwater.servers import processes
+from headwater.servers.installed import fetch_jars
+from headwater.servers.kafka_jars import java_binary
 from tests.installed_server import ANSWER_S, Server, installed
 
 _NODE = """\

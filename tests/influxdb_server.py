@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from headwater import processes
+from headwater.servers import processes
 from tests.installed_server import ANSWER_S, Server, installed
 
 INFLUXDB_VERSION = "1.8.10"

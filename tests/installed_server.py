@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headwater.installed import installed as installed
+from headwater.servers.installed import installed as installed
 from tests.kafka_brokers import end_child_with_this_process
 
 #: Patience with a busy machine, in seconds.

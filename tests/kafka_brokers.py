@@ -1,7 +1,7 @@
 """A real broker in a test's hands: it can be killed and comes back on the same port with the same data.
 
 A broker lives on after the process that started it, as people want it. A test's must not, whatever ends pytest: so a
-reaper (`headwater.reaper`) is told of each, and ends them once its pipe from this process is closed.
+reaper (`headwater.demo.reaper`) is told of each, and ends them once its pipe from this process is closed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Protocol
 
 from connectors.kafka import Cluster, admin, describe_topics
-from headwater import broker, processes
+from headwater.servers import broker, processes
 
 
 @cache
 def _reaper() -> subprocess.Popen[bytes]:
     """One for this process; nothing is done with it but to tell it of brokers, so that the pipe is open as long."""
     return subprocess.Popen(
-        [sys.executable, "-m", "headwater.reaper"],
+        [sys.executable, "-m", "headwater.demo.reaper"],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -19,9 +19,9 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from headwater import processes
-from headwater.installed import fetch_jars
-from headwater.kafka_jars import java_binary
+from headwater.servers import processes
+from headwater.servers.installed import fetch_jars
+from headwater.servers.kafka_jars import java_binary
 from tests.installed_server import ANSWER_S, Server, installed
 
 ORIENTDB_VERSION = "3.2.49"

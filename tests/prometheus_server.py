@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from headwater import processes
+from headwater.servers import processes
 from tests.installed_server import ANSWER_S, Server, installed
 
 #: Version 3.16.0, as Go names it.

@@ -1,6 +1,6 @@
 """A real Redis, or its fork Valkey, in a test's hands: on a free port, gone with pytest.
 
-How it comes here and is started is `headwater.redis_server`'s.
+How it comes here and is started is `headwater.servers.redis`'s.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from redis import Redis
 
-from headwater import processes
-from headwater.redis_server import Brand as Brand
-from headwater.redis_server import binary, command
+from headwater.servers import processes
+from headwater.servers.redis import Brand as Brand
+from headwater.servers.redis import binary, command
 from tests.installed_server import ANSWER_S, Server
 
 PASSWORD = "s3cret é ☃"

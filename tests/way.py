@@ -26,9 +26,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from cloud.feed import Feed
 from connectors.kafka import Cluster, ensure_topics, producer
-from headwater import processes
-from headwater.audit import Stored, read_side
-from headwater.journal import Entry, read_journal
+from headwater.demo.audit import Stored, read_side
+from headwater.demo.journal import Entry, read_journal
+from headwater.servers import processes
 from schemas.avro import serde
 from schemas.avro.records import (
     Notification,

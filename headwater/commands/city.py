@@ -15,7 +15,7 @@ from headwater.options import Output, address
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from headwater.city import CitySettings, CitySummary
+    from headwater.city.run import CitySettings, CitySummary
 
 #: Stopping everything may take as long as this, in seconds: two Kafkas and the stores close their logs.
 GRACE = 60.0
@@ -98,8 +98,8 @@ def city_settings(
     given: CityOptions, *, duration: float | None, wan_cut: float, period: float, directory: Path, live: bool
 ) -> CitySettings:
     """The settings of a city. Raises Stop where they make no sense."""
-    from headwater.city import CitySettings
-    from headwater.city_stores import Store, choose
+    from headwater.city.run import CitySettings
+    from headwater.city.stores import Store, choose
 
     names = [store.value for store in Store]
     unknown = [name for name in given.without or () if name not in names]
@@ -123,7 +123,7 @@ def city_settings(
 
 def run_city(settings: CitySettings, say: Callable[[str], None], output: Output) -> None:
     """Run a city and show its summary; exit code 1 where that is not right."""
-    from headwater.city import run
+    from headwater.city.run import run
     from headwater.output import print_json
     from headwater.running import run_thread_until_stopped
 

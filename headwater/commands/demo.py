@@ -17,7 +17,7 @@ from headwater.exits import Exit, Stop
 from headwater.options import Output, OutputOption
 
 if TYPE_CHECKING:
-    from headwater.demo import Summary
+    from headwater.demo.run import Summary
 
 #: Stopping everything may take as long as this, in seconds: two Kafkas close their logs.
 GRACE = 45.0
@@ -90,7 +90,7 @@ def demo(
         )
         run_city(settings, say, output)
         return
-    from headwater.demo import DemoSettings, run
+    from headwater.demo.run import DemoSettings, run
     from headwater.output import print_json
     from headwater.running import run_thread_until_stopped
 

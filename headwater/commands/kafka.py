@@ -51,8 +51,8 @@ def start(
     headwater kafka start --name edge --port 9082 --dir ~/kafka
     headwater kafka start --name cloud
     """
-    from headwater import broker
     from headwater.output import print_json
+    from headwater.servers import broker
 
     chosen = port or PORTS.get(name)
     if chosen is None:
@@ -78,8 +78,8 @@ def stop(
     Examples:
     headwater kafka stop --name edge --dir ~/kafka
     """
-    from headwater import broker
     from headwater.output import print_json
+    from headwater.servers import broker
 
     ran = broker.stop(name, directory)
     if output is Output.JSON:
@@ -99,8 +99,8 @@ def status(
     Examples:
     headwater kafka status --name edge --dir ~/kafka
     """
-    from headwater import broker
     from headwater.output import print_json
+    from headwater.servers import broker
 
     running = broker.status(name, directory)
     if output is Output.JSON:
@@ -114,7 +114,7 @@ def status(
 
 
 def _as_json(name: str, running: object) -> dict[str, object]:
-    from headwater.broker import Broker
+    from headwater.servers.broker import Broker
 
     if not isinstance(running, Broker):
         return {"name": name, "running": False}

@@ -224,7 +224,7 @@ def sensor(
     """
     from gateway.devices.client import Version
     from gateway.devices.sensor import Tally, run_sensors
-    from headwater.journal import JournalTally
+    from headwater.demo.journal import JournalTally
     from headwater.running import run_until_stopped
 
     async def main(stop: asyncio.Event) -> None:

@@ -105,7 +105,7 @@ def station(
     from gateway.devices.metrics import CITY
     from gateway.devices.sensor import Tally
     from gateway.devices.station import run_stations
-    from headwater.journal import JournalTally, OutlierJournal
+    from headwater.demo.journal import JournalTally, OutlierJournal
     from headwater.running import run_until_stopped
 
     if after is not None and not add:

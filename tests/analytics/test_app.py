@@ -24,7 +24,7 @@ from analytics.job import Incoming, JobSettings, Surroundings, parse_options
 from analytics.jobs import JOBS
 from connectors import kafka as door
 from connectors.kafka import Cluster, TopicPartition
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro.records import (
     Key,
     Notification,

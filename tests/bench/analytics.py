@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics, producer
-from headwater import broker, processes
+from headwater.servers import broker, processes
 from schemas.avro import serde
 from schemas.avro.records import Key
 from schemas.avro.topics import Topics

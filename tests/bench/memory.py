@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 from connectors.kafka import Cluster, end_offsets, ensure_topics
-from headwater import broker, processes
+from headwater.servers import broker, processes
 from schemas.avro.topics import Topics
 from tests.bench.fleet import OBSERVATIONS, PATTERN, Fleet
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from connectors.kafka import Cluster, ensure_topics, producer
 from connectors.sink_settings import sinks_from_toml
 from connectors.sinks import SINKS, SinkRecord
-from headwater import broker, processes
+from headwater.servers import broker, processes
 from schemas.avro import serde
 from schemas.avro.records import Key, Record, RegistrationNew
 from schemas.avro.topics import Topics

@@ -15,7 +15,7 @@ import pytest
 from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.cassandra import open_cassandra
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro.analytics_records import EnrichedReading
 from schemas.avro.records import Link
 from schemas.lwm2m.nodes import ResourceType

@@ -7,7 +7,7 @@ import structlog
 
 from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord
 from connectors.kafka import Cluster, ensure_topics
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro.topics import Topics
 from tests.sink_harness import dead_letters, make_topics
 

@@ -14,7 +14,7 @@ import pytest
 
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.elasticsearch import open_elasticsearch
-from headwater import processes
+from headwater.servers import processes
 from schemas.lwm2m.nodes import ResourceType
 from tests.elasticsearch_front import CERTIFICATE, Asked, Said, front
 from tests.elasticsearch_server import ElasticsearchServer

@@ -17,7 +17,7 @@ import pytest
 from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, Sink, SinkRecord
 from connectors.sinks.elasticsearch import open_elasticsearch
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro.records import GenericBody, Link, RegistrationNew, ResponseCode
 from schemas.avro.topics import Topics
 from schemas.lwm2m.nodes import ResourceType

@@ -21,7 +21,7 @@ import pytest
 from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.influxdb import open_influxdb
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro.records import GenericBody, RequestKind, ResponseCode
 from schemas.lwm2m.nodes import Instance, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath

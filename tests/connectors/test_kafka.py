@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from connectors.kafka import Unreachable, ensure_topics, partition_counts
-from headwater import broker, processes
+from headwater.servers import broker, processes
 from tests.kafka_brokers import BrokerFactory
 
 pytestmark = pytest.mark.kafka

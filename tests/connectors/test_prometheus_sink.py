@@ -25,7 +25,7 @@ from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks import prometheus_wire as wire
 from connectors.sinks.prometheus import open_prometheus
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro.records import GenericBody, ResponseCode
 from schemas.lwm2m.nodes import Instance, ObjectLink, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath

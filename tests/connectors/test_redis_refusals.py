@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from connectors.sinks import RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.redis import open_redis
-from headwater import processes
+from headwater.servers import processes
 from tests.redis_server import PASSWORD, Brand, RedisServer
 from tests.sink_harness import PATIENCE_S, eventually
 from tests.sink_samples import at, new, notification, resource

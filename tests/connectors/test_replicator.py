@@ -29,7 +29,7 @@ from connectors.replicator.metrics import Metrics
 from connectors.replicator.spec import Tenure
 from connectors.replicator.survey import Route
 from connectors.replicator.transactions import Line, Transactions
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro.topics import TopicKind, Topics
 from tests.kafka_brokers import delete_topics
 from tests.replication import Replicating, Writer, content, replicating, wait_for_records, wait_until

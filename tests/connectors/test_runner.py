@@ -17,7 +17,7 @@ from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics
 from connectors.runner import ALL_GATEWAYS, Source, run_sink, run_sinks
 from connectors.runner import SinkSettings as Settings
 from connectors.sinks import SINKS, RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
-from headwater.processes import free_port
+from headwater.servers.processes import free_port
 from schemas.avro.records import Key, Notification
 from schemas.avro.topics import InvalidGatewayId, Topics
 from tests.kafka_brokers import BrokerFactory

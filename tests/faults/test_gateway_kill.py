@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from connectors.kafka import Cluster
-from headwater.audit import read_side
+from headwater.demo.audit import read_side
 from tests.faults.chaos import Direction, Faults
 from tests.way import Gateway, Sensors, chaos_proxy, compare, until
 

@@ -12,7 +12,7 @@ from aiocoap import Message
 from aiocoap.numbers.codes import Code
 from aiocoap.numbers.types import CON
 
-from headwater.audit import read_side
+from headwater.demo.audit import read_side
 from tests.kafka_brokers import BrokerFactory
 from tests.raw_device import LINK_FORMAT, LINKS, RawDevice
 from tests.way import Gateway, Sensors, compare, until

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connectors.kafka import Cluster
-from headwater.audit import read_side
+from headwater.demo.audit import read_side
 from schemas.avro.records import ReadBody, RequestKind, ResponseCode
 from tests.faults.mutate import mutated, valid
 from tests.raw_device import RawDevice

@@ -12,9 +12,9 @@ import pytest
 
 from connectors.kafka import Cluster, cluster_id, ensure_topics, producer
 from connectors.replicator import ReplicatorSettings
-from headwater import processes
-from headwater.broker import LinkListener
-from headwater.link import Cut, Link
+from headwater.demo.link import Cut, Link
+from headwater.servers import processes
+from headwater.servers.broker import LinkListener
 from schemas.avro.topics import Topics
 from tests.kafka_brokers import BrokerFactory
 from tests.replication import ReplicatorProcess, Writer, content, replicating, wait_for_records, wait_until

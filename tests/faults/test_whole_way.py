@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from cloud.requests import ask, new_ticket
-from headwater import processes
-from headwater.audit import Verdict, audit
-from headwater.broker import LinkListener
-from headwater.link import Cut, Link
+from headwater.demo.audit import Verdict, audit
+from headwater.demo.link import Cut, Link
+from headwater.servers import processes
+from headwater.servers.broker import LinkListener
 from schemas.avro.records import Request, RequestKind, RequestPayload, ResponseCode
 from tests.faults.chaos import Faults
 from tests.kafka_brokers import BrokerFactory, KafkaBroker

@@ -9,9 +9,9 @@ from pathlib import Path as FilePath
 import pytest
 
 from connectors.kafka import Cluster, ensure_topics, producer
-from headwater import audit
-from headwater.audit import Row, Stored, judge, read_side
-from headwater.journal import Entry
+from headwater.demo import audit
+from headwater.demo.audit import Row, Stored, judge, read_side
+from headwater.demo.journal import Entry
 from schemas.avro.records import (
     Binding,
     Notification,

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from connectors import kafka
-from headwater import broker, kafka_jars, processes
-from headwater.broker import AlreadyRunning, BrokerError, Failed, LinkListener, PortTaken
+from headwater.servers import broker, kafka_jars, processes
+from headwater.servers.broker import AlreadyRunning, BrokerError, Failed, LinkListener, PortTaken
 from tests.kafka_brokers import BrokerFactory, end_with_this_process
 
 pytestmark = pytest.mark.kafka

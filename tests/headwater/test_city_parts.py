@@ -19,19 +19,19 @@ from connectors.sink_settings import sinks_from_toml
 from gateway.devices.course import Outliers
 from gateway.devices.metrics import METRICS
 from gateway.devices.station import Made
-from headwater import city_stores
-from headwater.city import CitySettings
-from headwater.city_audit import CityVerdict, judge_city
-from headwater.city_findings import Findings
-from headwater.city_rules import THRESHOLD, rules
-from headwater.city_stores import Store, Stores, choose
-from headwater.city_view import CityPicture
+from headwater.city import stores as city_stores
+from headwater.city.audit import CityVerdict, judge_city
+from headwater.city.findings import Findings
+from headwater.city.rules import THRESHOLD, rules
+from headwater.city.run import CitySettings
+from headwater.city.stores import Store, Stores, choose
+from headwater.city.view import CityPicture
 from headwater.cli import app
-from headwater.cuts import KEY_CUT, Cuts
+from headwater.demo.cuts import KEY_CUT, Cuts
+from headwater.demo.journal import Entry
+from headwater.demo.link import Link
+from headwater.demo.traffic import Flow
 from headwater.exits import Exit, Stop
-from headwater.journal import Entry
-from headwater.link import Link
-from headwater.traffic import Flow
 from schemas.avro.analytics_records import Alert, AlertState, EnrichedReading, Statistics
 from schemas.lwm2m.path import Path as Lwm2mPath
 

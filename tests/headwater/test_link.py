@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headwater.link import Cut, Link
+from headwater.demo.link import Cut, Link
 
 
 @pytest.fixture

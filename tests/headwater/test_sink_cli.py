@@ -27,7 +27,7 @@ from connectors.sinks import SINKS
 from headwater.cli import app
 from headwater.commands.sinks import description
 from headwater.exits import Exit
-from headwater.processes import free_port
+from headwater.servers.processes import free_port
 from schemas.avro import serde
 from schemas.avro.records import Key, Notification
 from schemas.avro.topics import Topics

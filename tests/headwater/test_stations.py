@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from gateway.devices.metrics import CITY, METRICS
 from gateway.devices.station import Made
 from headwater.cli import app
+from headwater.demo.journal import OutlierJournal, read_journal, read_outliers
 from headwater.exits import Exit
-from headwater.journal import OutlierJournal, read_journal, read_outliers
 from schemas.lwm2m.path import Path as Lwm2mPath
 from tests.gateway.devices.lwm2m_server import Server, serve
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from gateway.devices.metrics import CITY, METRICS
-from headwater import processes
-from headwater.city_rules import THRESHOLD
-from headwater.journal import read_journal, read_outliers
+from headwater.city.rules import THRESHOLD
+from headwater.demo.journal import read_journal, read_outliers
+from headwater.servers import processes
 from tests.cassandra_server import CassandraServer, new_server
 from tests.demo_processes import processes_of, wait_until
 from tests.redis_server import RedisServer

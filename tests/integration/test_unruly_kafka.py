@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from connectors.kafka import Cluster, read_to_end
-from headwater.audit import read_side
+from headwater.demo.audit import read_side
 from schemas.avro.records import RequestKind, ResponseCode
 from tests.kafka_brokers import BrokerFactory, delete_topics
 from tests.raw_device import RawDevice

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from connectors.kafka import Cluster
-from headwater.audit import read_side
+from headwater.demo.audit import read_side
 from schemas.avro import serde
 from schemas.avro.records import ReadBody, RequestKind, Response, ResponseCode
 from schemas.lwm2m.nodes import Resource, ResourceType

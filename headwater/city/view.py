@@ -12,16 +12,16 @@ from rich.text import Text
 
 from cloud.inventory import Picture as Inventory
 from gateway.devices.metrics import Metric
-from headwater.city_findings import Findings
+from headwater.city.findings import Findings
+from headwater.demo.traffic import Flow
 from headwater.output import table
-from headwater.traffic import Flow
 
 _STATIONS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CityPicture:
-    """`headwater.screen.Picture` of the sensor city. ``kept``: what each store has, in words."""
+    """`headwater.demo.screen.Picture` of the sensor city. ``kept``: what each store has, in words."""
 
     flow: Flow
     inventory: Inventory

@@ -1,8 +1,8 @@
 """The way that every demo is built upon: two Kafkas, a gateway, a replicator, and a link between that can be cut.
 
 Owns the order in which they come up and go down, and waiting for the last records at the end. Every part is what a
-person would start: brokers by `headwater.broker`, the other parts as ``headwater`` commands. Nothing is left behind:
-whatever ends this process, even ``kill -9``, ends the parts (`headwater.reaper`).
+person would start: brokers by `headwater.servers.broker`, the other parts as ``headwater`` commands. Nothing is left
+behind: whatever ends this process, even ``kill -9``, ends the parts (`headwater.demo.reaper`).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
-from headwater.children import Children
-from headwater.demo_folder import fresh
+from headwater.demo.children import Children
+from headwater.demo.folder import fresh
+from headwater.demo.link import Link
+from headwater.demo.parts import GATEWAY, Places, all_alive, kafkas, ready, start_way
 from headwater.exits import Exit, Stop
-from headwater.kafka_jars import DownloadStopped, Progress, cache_folder, ensure_jars
-from headwater.link import Link
-from headwater.parts import GATEWAY, Places, all_alive, kafkas, ready, start_way
+from headwater.servers.kafka_jars import DownloadStopped, Progress, cache_folder, ensure_jars
 from schemas.avro.topics import Topics
 
 #: How long a part may take to come up, in seconds.
@@ -42,7 +42,7 @@ def way(
 ) -> Iterator[tuple[Children, Places, Link]]:
     """Start both Kafkas, and a gateway that observes ``observe`` and a replicator, which need not be ready yet.
 
-    ``say`` takes a line for people, ``progress`` is `headwater.kafka_jars.Progress` for the first download.
+    ``say`` takes a line for people, ``progress`` is `headwater.servers.kafka_jars.Progress` for the first download.
 
     Raises:
         Stopped: ``stop`` was set meanwhile.

@@ -2,7 +2,7 @@
 
 Owns one listening port on 127.0.0.1 and passes bytes on to one other port, both ways, with an event loop in a thread of
 its own. It knows nothing of what passes through. Kafka tells clients where to connect to, so a broker behind a link
-needs a `headwater.broker.LinkListener`.
+needs a `headwater.servers.broker.LinkListener`.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from cloud.inventory import Picture as Inventory
+from headwater.demo.traffic import Flow
 from headwater.output import table
-from headwater.traffic import Flow
 from headwater.values import shown
 from schemas.lwm2m.path import Path
 
@@ -24,7 +24,7 @@ _ROWS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoPicture:
-    """`headwater.screen.Picture` of the demo."""
+    """`headwater.demo.screen.Picture` of the demo."""
 
     flow: Flow
     inventory: Inventory

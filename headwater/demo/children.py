@@ -18,8 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from headwater import processes
-from headwater.reaper import signal_group
+from headwater.demo.reaper import signal_group
+from headwater.servers import processes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Children:
         self._environment = {key: value for key, value in os.environ.items() if not key.startswith("HEADWATER_")}
         logs.mkdir(parents=True, exist_ok=True)
         self._reaper = subprocess.Popen(
-            [sys.executable, "-m", "headwater.reaper"],
+            [sys.executable, "-m", "headwater.demo.reaper"],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -14,12 +14,12 @@ from enum import Enum
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from headwater import cassandra_server, processes, redis_server
-from headwater.children import Children
-from headwater.city_audit import Series, Told
+from headwater.city.audit import Series, Told
+from headwater.demo.children import Children
+from headwater.demo.parts import GATEWAY, Places, port
 from headwater.exits import Exit, Stop
-from headwater.installed import FetchError
-from headwater.parts import GATEWAY, Places, port
+from headwater.servers import cassandra, processes, redis
+from headwater.servers.installed import FetchError
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -82,7 +82,7 @@ def choose(given: Mapping[Store, str | None], without: Collection[Store]) -> Sto
         if given.get(store) is not None:
             raise Stop(Exit.USAGE, f"--without {store.value} and --{store.value}: it is one or the other")
     wanted = [store for store in Store if store not in without]
-    usual = {Store.CASSANDRA: cassandra_server.PORT, Store.REDIS: redis_server.PORT}
+    usual = {Store.CASSANDRA: cassandra.PORT, Store.REDIS: redis.PORT}
     embedded = frozenset(store for store in wanted if given.get(store) is None)
     return Stores(
         addresses={store: given.get(store) or f"127.0.0.1:{port(usual[store])}" for store in wanted}, embedded=embedded
@@ -97,12 +97,12 @@ def fetch(stores: Stores, say: Callable[[str], None], stopping: Callable[[], boo
         Stop: they cannot be fetched.
     """
     try:
-        if Store.REDIS in stores.embedded and not redis_server.is_here():
+        if Store.REDIS in stores.embedded and not redis.is_here():
             say("fetching Redis into the cache, once …")
-            redis_server.binary(stopping=stopping)
-        if Store.CASSANDRA in stores.embedded and not cassandra_server.is_here():
-            say(f"fetching Cassandra {cassandra_server.VERSION} into the cache, once (120 MB) …")
-            cassandra_server.home(stopping)
+            redis.binary(stopping=stopping)
+        if Store.CASSANDRA in stores.embedded and not cassandra.is_here():
+            say(f"fetching Cassandra {cassandra.VERSION} into the cache, once (120 MB) …")
+            cassandra.home(stopping)
     except FetchError as exc:
         raise Stop(
             Exit.CANNOT_START, f"{exc}\n--without leaves a store out, --cassandra and --redis name yours"
@@ -118,17 +118,15 @@ def start(stores: Stores, children: Children, places: Places) -> None:
         children.run(
             "redis",
             # Its command line stays what it is, so that people see whose it is.
-            redis_server.command(
-                redis_server.binary(), port=number, directory=directory, more=["--set-proc-title", "no"]
-            ),
+            redis.command(redis.binary(), port=number, directory=directory, more=["--set-proc-title", "no"]),
             directory=directory,
         )
     if Store.CASSANDRA in stores.embedded:
         directory = places.directory / "cassandra"
         _, number = stores.host_and_port(Store.CASSANDRA)
-        ports = cassandra_server.Ports(client=number, storage=processes.free_port(), jmx=processes.free_port())
-        command = cassandra_server.command(
-            cassandra_server.home(),
+        ports = cassandra.Ports(client=number, storage=processes.free_port(), jmx=processes.free_port())
+        command = cassandra.command(
+            cassandra.home(),
             ports=ports,
             directory=directory,
             # A demo need not wait for the disk.

@@ -1,6 +1,6 @@
 """The audit of a sensor city: was every outlier found, is every reading judged and stored, once? Pure.
 
-Beside `headwater.audit`, which follows each value from the sensor to the cloud: this one goes on from there.
+Beside `headwater.demo.audit`, which follows each value from the sensor to the cloud: this one goes on from there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.devices.station import Made
-from headwater.journal import Entry
+from headwater.demo.journal import Entry
 from schemas.avro.analytics_records import AlertState
 from schemas.avro.records import Alert, EnrichedReading
 

@@ -1,7 +1,7 @@
 """The parts of a demo: two Kafkas with a link between edge and cloud, gateway, replicator, sink, sensors.
 
-Owns where they are, how each is started, and if they are alive. In which order they come and go is `headwater.way`'s
-and each demo's.
+Owns where they are, how each is started, and if they are alive. In which order they come and go is
+`headwater.demo.way`'s and each demo's.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.kafka import Cluster
-from headwater import broker, processes
-from headwater.children import Children
+from headwater.demo.children import Children
+from headwater.demo.link import Link
 from headwater.exits import Exit, Stop
-from headwater.link import Link
+from headwater.servers import broker, processes
 
 GATEWAY = "demo"
 EDGE_PORT, CLOUD_PORT, COAP_PORT = 9082, 9092, 5683

@@ -6,7 +6,7 @@ after the demo's start.
 
 from __future__ import annotations
 
-from headwater.link import Link
+from headwater.demo.link import Link
 
 KEY_CUT = 20.0
 

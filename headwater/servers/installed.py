@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from headwater.kafka_jars import DownloadStopped, cache_folder
+from headwater.servers.kafka_jars import DownloadStopped, cache_folder
 
 #: Patience with a slow line, in seconds.
 FETCH_S = 600.0

@@ -67,7 +67,7 @@ class Jar:
 
 def pinned_jars() -> tuple[Jar, ...]:
     """The jars of Apache Kafka's broker, its dependencies and a logger."""
-    with (resources.files("headwater") / "kafka_jars.tsv").open(encoding="utf-8") as table:
+    with (resources.files("headwater.servers") / "kafka_jars.tsv").open(encoding="utf-8") as table:
         return tuple(
             Jar(
                 **dict(zip(("group", "artifact", "version"), row["coordinate"].split(":"), strict=True)),

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from headwater import processes
+from headwater.servers import processes
 
 #: How long a process has to end by itself, in seconds.
 GRACE = 5.0
@@ -30,7 +30,7 @@ def reap(children: dict[int, str], brokers: set[tuple[str, str]]) -> None:
         while time.monotonic() < until and any(processes.start_time(p) == s for p, s in children.items()):
             time.sleep(0.05)
     if brokers:
-        from headwater import broker
+        from headwater.servers import broker
 
         for name, directory in brokers:
             broker.kill(name, Path(directory))

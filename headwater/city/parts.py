@@ -1,6 +1,6 @@
 """The parts that a sensor city has beside the way's: stations, analytics jobs, sinks; and what to try while it runs.
 
-Owns how each is started. The stores are `headwater.city_stores`'s, the order is `headwater.city`'s.
+Owns how each is started. The stores are `headwater.city.stores`'s, the order is `headwater.city.run`'s.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from pathlib import Path
 
 from connectors.kafka import partition_counts
 from gateway.devices.metrics import CITY, METRICS
-from headwater import city_stores
-from headwater.children import Children
-from headwater.city_rules import THRESHOLD, rules
-from headwater.city_stores import Store, Stores
-from headwater.parts import GATEWAY, Places, command, python
+from headwater.city import stores as city_stores
+from headwater.city.rules import THRESHOLD, rules
+from headwater.city.stores import Store, Stores
+from headwater.demo.children import Children
+from headwater.demo.parts import GATEWAY, Places, command, python
 from schemas.avro.topics import TopicKind, Topics
 
 #: The kinds of sensor that every station gets while the city runs.
