@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tracemalloc
 from dataclasses import replace
 from io import BytesIO
@@ -327,6 +328,36 @@ def test_record_that_is_cut_anywhere_is_refused(record: Record) -> None:
     for end in range(len(data)):
         with pytest.raises(NotFramed if end < 5 else MalformedRecord):
             decode(data[:end])
+
+
+@pytest.mark.parametrize("record", [record for record, _ in VERSIONS])
+def test_what_is_said_of_bad_bytes_is_the_same_each_time(record: Record) -> None:
+    def said(data: bytes) -> str:
+        with pytest.raises(MalformedRecord) as caught:
+            decode(data)
+        return str(caught.value)
+
+    data = encode(record)
+    for end in range(5, len(data)):
+        text = said(data[:end])
+        # Both of them alive, so that nothing of the second stands where something of the first stood.
+        kept = (said(data[:end]), said(data[:end]))
+        assert set(kept) == {text}
+        assert re.search(r"^schema id \d+: .*, at byte \d+ of \d+$", text), text
+        assert " object at 0x" not in text
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\0\0\0\0\x01\x04E", "schema id 1: it ends too early, or a length in it is wrong, at byte 7 of 7"),
+        (b"\0\0\0\0\x01\x04\xff\xff", "schema id 1: a text in it is no UTF-8, at byte 8 of 8"),
+    ],
+)
+def test_what_is_wrong_with_bytes_is_said(data: bytes, says: str) -> None:
+    with pytest.raises(MalformedRecord) as caught:
+        decode(data)
+    assert str(caught.value) == says
 
 
 def test_bytes_after_the_record_are_refused() -> None:
