@@ -40,6 +40,7 @@ from analytics.job import (
     Incoming,
     Job,
     JobSettings,
+    PartlyDone,
     State,
     Surroundings,
 )
@@ -371,7 +372,7 @@ class _Turn:
             heard[partition] = monotonic()
             try:
                 job.take(record, state_of(partition), emit)
-            except (SerdeError, BadRecord) as exc:
+            except (SerdeError, BadRecord, PartlyDone) as exc:
                 self._runner.bury(record, exc, emit)
             self._taken += 1
 
@@ -410,7 +411,7 @@ def idled(job: Job, silent: float, state: State, emit: Emit) -> Exception | None
     """
     try:
         job.idle(silent, state, emit)
-    except (SerdeError, BadRecord) as exc:
+    except (SerdeError, BadRecord, PartlyDone) as exc:
         return exc
     return None
 

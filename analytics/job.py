@@ -33,12 +33,17 @@ class JobError(Exception):
 
     JobError
      x BadRecord        this record cannot be handled: it becomes a dead letter, and the job goes on
+     x PartlyDone       a part of it cannot be handled: likewise, and what was done of it stands
      x JobConfigError   the options are wrong, or the state is another's: people must act
     """
 
 
 class BadRecord(JobError):
     """The record cannot be handled, for what the text says. The job has not touched its state for it."""
+
+
+class PartlyDone(JobError):
+    """A part of the record cannot be handled, for what the text says. All else of it was done, and stands."""
 
 
 class JobConfigError(JobError):
@@ -122,6 +127,7 @@ class Job(Protocol):
 
         Raises:
             BadRecord, SerdeError: it goes to the dead letters. The state is as it was, and nothing was put out.
+            PartlyDone: it goes there too. What could be done of it is done, in the state and in what was put out.
         """
 
     def idle(self, silent_s: float, state: State, emit: Emit) -> None:
@@ -170,9 +176,9 @@ class JobOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    #: The fields that make it another job, with read positions of its own: those by which other results come of the same
-    #: records in their order. The rest are settings of one job, which goes on where it was when they are changed: how long
-    #: it waits for what is late, how much it keeps, and what it shows.
+    #: The fields that make it another job, with read positions of its own: those that say what comes out. The rest are
+    #: settings of one job, which goes on where it was when they are changed: how long it waits for what is late, how
+    #: much it keeps, and what it shows.
     IDENTITY: ClassVar[tuple[str, ...]] = ()
 
     def identity(self) -> str:

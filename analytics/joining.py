@@ -25,6 +25,7 @@ from analytics.readings import GATEWAY_AHEAD_MS, Observed, observed, within
 from analytics.results import encoded_key
 from analytics.user_code import Reading, UserCode, UserCodeError
 from analytics.windows import LATEST
+from schemas.avro.serde import SerdeError
 from schemas.lwm2m.path import Path, PathError, PathPattern
 
 _log = structlog.get_logger("headwater.analytics")
@@ -125,7 +126,12 @@ class Joining:
         self._rings = plan.idle > 0 and plan.alignment.mode is Mode.AS_OF
 
     def take(self, record: Incoming, state: State, emit: Emit) -> None:
-        """Handle a record; what the user's code fails at is left out, and told when the rest is done."""
+        """Handle a record; what the user's code fails at is left out, and told when the rest is done.
+
+        Raises:
+            BadRecord, SerdeError: the record is none; nothing was touched.
+            UserCodeError: see above. A match that fails may not hold up the join: what it is of is used up with it.
+        """
         failures: list[UserCodeError] = []
         if record.topic == self._plan.rekeyed:
             # In this topic are only readings that went through ingest.
@@ -139,8 +145,10 @@ class Joining:
         else:
             told = within(observed(record.value), record.timestamp, self._plan.ahead)
             rekeyed = self._plan.rekeyed
+            # All of ingest before the state is touched.
+            readings = [*self._readings(told, failures)]
             now = 0 if rekeyed is not None else self._time(told.time, state, emit, failures)
-            for number, group, reading in self._readings(told, failures):
+            for number, group, reading in readings:
                 if rekeyed is None:
                     self._add(number, group, reading, now, state, emit, failures)
                 else:
@@ -300,9 +308,16 @@ class Joining:
         assert first is not None, "the first series is always there"
         derived = self._code.joined(readings, plan.path)
         ep = plan.ep or first.ep
-        for one in derived:
-            value = encoded(one, ep=ep, server_id=first.server_id, ticket=self._name, time=match.time)
-            emit(plan.output, encoded_key(ep), value)
+        try:
+            key = encoded_key(ep)
+            values = [
+                encoded(one, ep=ep, server_id=first.server_id, ticket=self._name, time=match.time) for one in derived
+            ]
+        except SerdeError as exc:
+            # Names that ingest() gave; all else was looked at before.
+            raise UserCodeError(f"a result of on_join() in {self._code.file} is no record: {exc}") from exc
+        for one, value in zip(derived, values, strict=True):
+            emit(plan.output, key, value)
             if self._show is not None:
                 self._show(observation(one, ep=ep, server_id=first.server_id, ticket=self._name, time=match.time))
 

@@ -19,7 +19,7 @@ from pathlib import Path as FilePath
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from analytics.job import BadRecord, JobConfigError
+from analytics.job import JobConfigError, PartlyDone
 from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.path import Path, PathError
 
@@ -30,7 +30,7 @@ MOST_TEXT = 10_000
 _INT64 = range(-(2**63), 2**63)
 
 
-class UserCodeError(BadRecord):
+class UserCodeError(PartlyDone):
     """A function of the user's raised, or gave back what cannot be used; names the function and the line."""
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from analytics.job import BadRecord, Incoming, JobConfigError, Surroundings, parse_options
 from analytics.jobs.join import KIND
-from analytics.joining import MOST_GROUPS
+from analytics.joining import MOST_GROUPS, Joining
 from analytics.user_code import UserCodeError
 from schemas.avro.records import Key, Notification, ReadBody
 from schemas.avro.serde import decode, encode
@@ -380,6 +380,31 @@ def test_what_ingest_fails_at_is_told(tmp_path: FilePath, body: str, said: str) 
     trial = Trial(tmp_path, f"def on_join(a, b):\n    return 1\ndef ingest(r):\n    {body}\n")
     with pytest.raises(UserCodeError, match=said):
         trial.say("/3303/0/5700", 1.0, 0)
+
+
+def test_a_name_that_no_record_holds_costs_its_pair_and_no_other(tmp_path: FilePath) -> None:
+    both = {"left": "in:/3303/0/5700", "right": "out:/3303/0/5700", "mode": "interval"}
+    trial = Trial(tmp_path, **both)
+    keyed = KIND.reads(trial.options, Topics("gw"))[1]
+
+    def say(number: int, ep: str, value: float, server_id: str) -> None:
+        said = json.dumps(["g", number, "*/", [ep, "/3303/0/5700", value, T0, server_id], T0]).encode()
+        trial.job.take(Incoming(keyed, 0, 0, T0, b"*/", said, ()), trial.state, trial.emitted)
+
+    for value, server_id in ((1.0, "gw"), (2.0, "\ud800"), (3.0, "gw")):
+        say(0, "in", value, server_id)
+    with pytest.raises(UserCodeError, match="is no record"):
+        say(1, "out", 0.0, "gw")
+    assert [value for _, _, value in trial.results()] == [1.0, 3.0]
+
+
+def test_ingest_is_done_before_the_state_is_touched(tmp_path: FilePath) -> None:
+    code = f"{DIFFERENCE}def ingest(r):\n    assert len(STATE) == 0\n    return r\n"
+    trial = Trial(tmp_path, code)
+    assert isinstance(trial.job, Joining) and trial.job._code.ingest is not None
+    trial.job._code.ingest.__globals__["STATE"] = trial.state.held
+    trial.say("/3303/0/5700", 1.0, 0)
+    assert trial.state.held
 
 
 def test_state_of_another_join_is_refused(tmp_path: FilePath) -> None:
