@@ -173,9 +173,9 @@ class _Batch:
             yield number, bound(self._prepared.latest, row)
 
     def _registration(self, record: SinkRecord, body: Event) -> list[Any]:
-        row = cql.endpoint_row(body, record.offset, record.timestamp, self._unset)
+        row = cql.endpoint_row(record, body, self._unset)
         made: list[Any] = [bound(self._prepared.endpoint, row)]
-        who = (body.server_id, body.ep)
+        who = (record.gateway, body.ep)
         if isinstance(body, RegistrationNew):
             self._roots[who] = body.root
         if isinstance(body, RegistrationDelete) or body.links is None:

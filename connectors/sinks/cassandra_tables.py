@@ -2,6 +2,7 @@
 
 Owns the schema of the keyspace and what of a record goes where (``docs/sinks/cassandra.md``). Pure: it opens nothing.
 
+The gateway is that of the topic, as in every store, whatever name of its own a record's server has.
 Every row is identified by what it stands for, so that a record that comes again writes the same row. Where a later
 record replaces an earlier one, Cassandra keeps the cell with the higher write timestamp, whichever comes first; so
 those rows are written with a timestamp that follows from the record (`write_timestamp`), and none has to be read.
@@ -181,7 +182,7 @@ def history_rows(
     history: list[tuple[object, ...]] = []
     latest: dict[tuple[str, str, str], tuple[object, ...]] = {}
     for point in points(record, said):
-        series = (point.server, point.ep, point.path)
+        series = (record.gateway, point.ep, point.path)
         _fit(*series)
         time = _in_range(point.time_ms)
         _in_range(point.gateway_time_ms)
@@ -212,7 +213,7 @@ def reading_row(record: SinkRecord, reading: EnrichedReading, bucket: Bucket, tt
     Raises:
         Unkeepable: a key is too long, or the time is none.
     """
-    series = (reading.server_id, reading.ep, reading.path)
+    series = (record.gateway, reading.ep, reading.path)
     _fit(*series)
     time = _in_range(reading.timestamp)
     measured = (reading.value, reading.mean, reading.std_dev, reading.z_score, reading.outlier)
@@ -264,13 +265,13 @@ def _fit(*parts: str) -> None:
         )
 
 
-def endpoint_row(body: Event, offset: int, timestamp: int, unset: object) -> tuple[object, ...]:
+def endpoint_row(record: SinkRecord, body: Event, unset: object) -> tuple[object, ...]:
     """The parameters of `INSERT_ENDPOINT`; ``unset`` is what the event says nothing about.
 
     Raises:
         Unkeepable: a key is too long, or a time is none.
     """
-    _fit(body.server_id, body.ep)
+    _fit(record.gateway, body.ep)
     columns = {_column(name): value for name, value in endpoint_properties(body).items()}
     if columns.get("links") is not None:
         columns["links"] = json.dumps(links_json(body.links or ()), ensure_ascii=False)  # type: ignore[union-attr]
@@ -279,10 +280,10 @@ def endpoint_row(body: Event, offset: int, timestamp: int, unset: object) -> tup
         if isinstance(when, int):
             _in_range(when)
     return (
-        body.server_id,
+        record.gateway,
         body.ep,
         *(columns.get(name, unset) for name in _ENDPOINT),
-        write_timestamp(timestamp, offset),
+        write_timestamp(record.timestamp, record.offset),
     )
 
 

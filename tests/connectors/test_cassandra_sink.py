@@ -17,7 +17,7 @@ from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkR
 from connectors.sinks.cassandra import open_cassandra
 from headwater.servers import processes
 from schemas.avro.analytics_records import EnrichedReading
-from schemas.avro.records import Link
+from schemas.avro.records import Link, RegistrationNew, RegistrationUpdate
 from schemas.lwm2m.nodes import ResourceType
 from tests.cassandra_server import ADMIN, CassandraServer, new_server
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
@@ -282,6 +282,29 @@ def test_the_newest_readings_come_first_with_what_people_want_to_see(store: Cass
 
 
 # ---- the graph
+
+
+def test_the_gateway_is_that_of_the_topic_whatever_the_server_is_called(store: CassandraStore) -> None:
+    value = notification(resource("/3303/0/5700", 1.0), server="another")
+    registered = new(links=(Link(url="/lwm2m/3/0", at={}),))
+    changed = update(links=(Link(url="/lwm2m/5/0", at={}),))
+    assert isinstance(registered.body, RegistrationNew)
+    assert isinstance(changed.body, RegistrationUpdate)
+    judged = enriched(0, 24.0, timestamp=1_000)
+    assert isinstance(judged.record, EnrichedReading)
+    write(
+        store,
+        [
+            at(0, value),
+            replace(judged, record=replace(judged.record, server_id="another")),
+            at(1, replace(registered, body=replace(registered.body, server_id="another", root="/lwm2m"))),
+        ],
+        # Where the objects begin is looked up.
+        [at(2, replace(changed, body=replace(changed.body, server_id="another")))],
+    )
+    for table in ("history", "latest", "readings", "endpoints", "endpoint_objects"):
+        assert {row["gateway"] for row in store.cql(f"SELECT gateway FROM {{}}.{table}")} == {"gw1"}
+    assert store.objects("ep-1") == {(5, "1.0", 0, "Firmware Update")}
 
 
 def test_registrations_end_the_same_in_whatever_order_and_batches_they_come(tmp_path: Path) -> None:
