@@ -30,17 +30,30 @@ _BUCKET = Struct(">cqI")
 _LENGTH = Struct("<I")
 
 
+#: A clock that is further ahead of the records than ``_FAR`` ms, while they go on for ``_DOUBTED_FOR`` ms, is wrong.
+_FAR, _DOUBTED_FOR = 600_000, 60_000
+_DOUBT = b"\x00doubt"
+#: The clock that is in doubt, and the time of the first record that it was.
+_DOUBTED = Struct("<qq")
+
+
 class Alarms:
     """Alarms that ring up to ``tick`` ms late. ``owner``: 16 bytes that tell one kind of state from another.
+
+    A clock that once was far ahead (a gateway's that jumped, a state of before) would stand for as long as it is ahead,
+    and no silence would be heard. It is put back when a minute of records was behind it: then all alarms ring.
 
     The tick is the unit of what is in the state: it may follow from no option that a job may change.
     """
 
-    def __init__(self, tick: int, owner: bytes) -> None:
-        self._tick, self._owner = tick, owner
+    def __init__(self, tick: int, owner: bytes, metrics: Metrics) -> None:
+        self._tick, self._owner, self._metrics = tick, owner, metrics
 
-    def now(self, state: State, gateway_time: int) -> tuple[int, bool]:
-        """The partition's clock, and whether alarms may be due: then `ring` is to be asked."""
+    def now(self, state: State, gateway_time: int, kafka_time: int) -> tuple[int, bool]:
+        """The partition's clock, and whether alarms may be due: then `ring` is to be asked.
+
+        ``gateway_time`` is that in the record, ``kafka_time`` is when Kafka has it from; both epoch ms.
+        """
         meta = state.get_bytes(_META)
         if meta is None:
             return gateway_time, True
@@ -50,12 +63,15 @@ class Alarms:
                 "the state of this consumer group is of other options (window, hop, grouping); give the options of "
                 "before, or begin anew with another --group"
             )
+        if clock - max(gateway_time, kafka_time) > _FAR and self._wrong(state, clock, max(gateway_time, kafka_time)):
+            return gateway_time, True
         now = max(clock, gateway_time)
         return now, now // self._tick - 1 > rung
 
     def ring(self, state: State, now: int, clock: int) -> list[bytes]:
         """The names that are due by ``now``; ``clock`` is what the clock says from here on.
 
+        All names, where that is less than it was: it was wrong, and is put back.
         All of them at once, as their alarms are gone then: a caller that fails at one still has the others.
         """
         names: list[bytes] = []
@@ -64,10 +80,18 @@ class Alarms:
         if meta is None:
             state.set_bytes(_META, _NUMBERS.pack(clock, upto, upto, self._owner))
             return names
-        _, rung, last, _ = _NUMBERS.unpack(meta)
-        upto = max(upto, rung)
-        state.set_bytes(_META, _NUMBERS.pack(clock, upto, max(last, upto), self._owner))
-        for bucket in range(rung + 1, min(upto, last) + 1):
+        before, rung, last, _ = _NUMBERS.unpack(meta)
+        if clock < before:
+            _log.warning("clock put back, it was ahead of all records", was_ms=before, is_ms=clock)
+            self._metrics.clock_put_back()
+            state.delete(_DOUBT)
+            buckets = range(rung + 1, last + 1)
+            state.set_bytes(_META, _NUMBERS.pack(clock, upto, upto, self._owner))
+        else:
+            upto = max(upto, rung)
+            buckets = range(rung + 1, min(upto, last) + 1)
+            state.set_bytes(_META, _NUMBERS.pack(clock, upto, max(last, upto), self._owner))
+        for bucket in buckets:
             count = self._count(state, bucket)
             if not count:
                 continue
@@ -100,6 +124,15 @@ class Alarms:
             return None
         clock, rung, last, _ = _NUMBERS.unpack(meta)
         return int(clock) if min((clock + silent) // self._tick - 1, last) > rung else None
+
+    def _wrong(self, state: State, clock: int, time: int) -> bool:
+        """Whether ``clock`` has stood still for so long a time of records that they are right."""
+        doubt = state.get_bytes(_DOUBT)
+        doubted, since = (None, 0) if doubt is None else _DOUBTED.unpack(doubt)
+        if doubted != clock:
+            state.set_bytes(_DOUBT, _DOUBTED.pack(clock, time))
+            return False
+        return bool(time - since >= _DOUBTED_FOR)
 
     def _count(self, state: State, bucket: int) -> int:
         count = state.get_bytes(_BUCKET.pack(b"n", bucket, 0))

@@ -149,6 +149,9 @@ class Metrics(Protocol):
     def skipped(self, readings: int) -> None:
         """So many readings were no finite numbers."""
 
+    def clock_put_back(self) -> None:
+        """A partition's clock was far ahead of its records, and is put back to them."""
+
     def crowded(self) -> None:
         """A reading of a new series was left out: its endpoint has as many as are kept."""
 

@@ -121,7 +121,7 @@ class Joining:
         self._aligner = Aligner(plan.alignment)
         self._groups = lru_cache(maxsize=65536)(self._find)
         told = repr(("join", plan.series, plan.alignment.mode))
-        self._alarms = Alarms(_TICK_MS, sha256(told.encode()).digest()[:16])
+        self._alarms = Alarms(_TICK_MS, sha256(told.encode()).digest()[:16], self._metrics)
         #: In an interval join nothing waits.
         self._rings = plan.idle > 0 and plan.alignment.mode is Mode.AS_OF
 
@@ -140,14 +140,14 @@ class Joining:
                 return  # of another consumer group that joins the same series, and has the reading as well
             if clock > record.timestamp + max(self._plan.ahead, GATEWAY_AHEAD_MS):
                 clock = record.timestamp
-            now = self._time(clock, state, emit, failures)
+            now = self._time(clock, record.timestamp, state, emit, failures)
             self._add(number, group, reading, now, state, emit, failures)
         else:
             told = within(observed(record.value), record.timestamp, self._plan.ahead)
             rekeyed = self._plan.rekeyed
             # All of ingest before the state is touched.
             readings = [*self._readings(told, failures)]
-            now = 0 if rekeyed is not None else self._time(told.time, state, emit, failures)
+            now = 0 if rekeyed is not None else self._time(told.time, record.timestamp, state, emit, failures)
             for number, group, reading in readings:
                 if rekeyed is None:
                     self._add(number, group, reading, now, state, emit, failures)
@@ -170,11 +170,11 @@ class Joining:
             _log.warning("left out of a join", error=str(failure)[:300])
             self._metrics.skipped(1)
 
-    def _time(self, gateway_time: int, state: State, emit: Emit, failures: list[UserCodeError]) -> int:
-        """The partition's clock, after what was due by it is done."""
+    def _time(self, gateway_time: int, kafka_time: int, state: State, emit: Emit, failures: list[UserCodeError]) -> int:
+        """The partition's clock, after what was due by it is done; where nothing waits, the record's time."""
         if not self._rings:
-            return 0
-        now, due = self._alarms.now(state, min(max(gateway_time, 0), LATEST))
+            return max(gateway_time, kafka_time)
+        now, due = self._alarms.now(state, min(max(gateway_time, 0), LATEST), kafka_time)
         if due:
             self._ring(state, now, now, emit, failures)
         return now
@@ -191,6 +191,9 @@ class Joining:
         if known is None:
             return
         matches: Sequence[Match] = ()
+        if known.heard > now:
+            # By a clock that was wrong, and is put back.
+            known.heard = now
         if not self._aligner.waits(known.buffers):
             known.alarmed = False
         elif known.heard + self._plan.idle > now:
@@ -265,7 +268,15 @@ class Joining:
                 self._metrics.crowded()
                 return
             known = JoinState(self._aligner.begin(), now, False)
-        added = self._aligner.add(known.buffers, number, reading.time, packed_reading(reading))
+        value = packed_reading(reading)
+        added = self._aligner.add(known.buffers, number, reading.time, value)
+        begun: Sequence[Match] = ()
+        if added.late and (known.buffers.watermark or 0) > now + self._plan.ahead + 1:
+            # The gateway's own clock was wrong, as no device's can be: until it is there again all would be late.
+            self._metrics.clock_put_back()
+            _log.warning("join begun anew, it was ahead of the clock", join=repr(group)[:100])
+            begun, known.buffers = self._aligner.silence(known.buffers).matches, self._aligner.begin()
+            added = self._aligner.add(known.buffers, number, reading.time, value)
         if added.late:
             self._metrics.late()
             return
@@ -276,7 +287,7 @@ class Joining:
             # One alarm a join: when it rings, it is set anew if something came in between.
             self._alarms.set(state, group, now + self._plan.idle)
             known.alarmed = True
-        matches, kept = added.matches, packed(known)
+        matches, kept = (*begun, *added.matches), packed(known)
         if len(kept) > MOST_BYTES:
             shed = self._aligner.shed(known.buffers, len(kept) - MOST_BYTES, size_of)
             self._metrics.skipped(shed.pushed_out)

@@ -19,6 +19,9 @@ _CROWDED = Counter(
     "headwater_analytics_crowded", "Readings left out as their endpoint has more series than are kept.", _LABELS
 )
 _TOO_LARGE = Counter("headwater_analytics_too_large", "Results left out as they are too large for Kafka.", _LABELS)
+_PUT_BACK = Counter(
+    "headwater_analytics_clock_put_back", "Times that a partition's clock was far ahead of its records.", _LABELS
+)
 _DEAD_LETTERS = Counter(
     "headwater_analytics_dead_letters", "Records put into the dead-letter topic, by stage.", (*_LABELS, "stage")
 )
@@ -52,6 +55,7 @@ class JobMetrics:
         self._ahead = _AHEAD.labels(job, group)
         self._skipped = _SKIPPED.labels(job, group)
         self._crowded = _CROWDED.labels(job, group)
+        self._put_back = _PUT_BACK.labels(job, group)
         self.too_large = _TOO_LARGE.labels(job, group).inc
 
     def late(self) -> None:
@@ -62,6 +66,9 @@ class JobMetrics:
 
     def skipped(self, readings: int) -> None:
         self._skipped.inc(readings)
+
+    def clock_put_back(self) -> None:
+        self._put_back.inc()
 
     def crowded(self) -> None:
         self._crowded.inc()

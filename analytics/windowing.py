@@ -17,7 +17,7 @@ from analytics.job import Emit, Incoming, Metrics, State
 from analytics.memory import names
 from analytics.readings import observed, within
 from analytics.series import SeriesPattern
-from analytics.windows import LATEST, Window, Windows
+from analytics.windows import LATEST, Window, Windows, heard_at, latest
 
 #: A group that said nothing for so long (ms of the gateway's clock) is forgotten, and begins anew when it speaks.
 FORGET_MS = 3_600_000
@@ -62,7 +62,7 @@ class Windowing:
         self._metrics = metrics
         self._forget = max(FORGET_MS, 2 * rules.windows.patience)
         owner = hashlib.sha256(rules.told.encode()).digest()[:16]
-        self._alarms = Alarms(_TICK_MS, owner)
+        self._alarms = Alarms(_TICK_MS, owner, metrics)
         self._wanted = lru_cache(maxsize=65536)(rules.only.matches)
         self._by = [by is By.SERIES for by in rules.by]
 
@@ -71,15 +71,15 @@ class Windowing:
         if told.skipped:
             self._metrics.skipped(told.skipped)
         # What no calendar has stops no clock.
-        now, due = self._alarms.now(state, min(max(told.time, 0), LATEST))
+        now, due = self._alarms.now(state, min(max(told.time, 0), LATEST), record.timestamp)
         if due:
             self._ring(state, now, now, emit)
         ep, windows = told.ep, self._windows
-        latest = told.time + self._rules.ahead
+        newest = told.time + self._rules.ahead
         for path, value, time, own in told.readings:
             if not self._wanted(ep, path):
                 continue
-            if own and not 0 <= time <= latest:
+            if own and not 0 <= time <= newest:
                 self._metrics.ahead()
                 time = told.time
             late = False
@@ -120,6 +120,9 @@ class Windowing:
         if kept is None:
             return
         heard = windows.heard(kept)
+        if heard > now:
+            self._put_back(name, kept, now, state, emit)
+            return
         if name[:1] == b"f":
             # Of an earlier silence, if a window is open; the next silence will set another.
             if windows.empty(kept) and heard + self._forget <= now:
@@ -133,6 +136,19 @@ class Windowing:
                 self._publish(ep, path or None, window, emit)
         else:
             alarms.set(state, name, heard + windows.patience)
+
+    def _put_back(self, name: bytes, kept: bytes, now: int, state: State, emit: Emit) -> None:
+        """The clock is put back to ``now``, and the group was heard by it as it was before."""
+        group, windows = name[1:], self._windows
+        if latest(kept) > now + self._rules.ahead:
+            # Its readings were dated by that clock too: all to come would be late.
+            state.delete(group)
+            ep, path = names(group)
+            for window in windows.silence(kept).closed:
+                self._publish(ep, path or None, window, emit)
+            return
+        state.set_bytes(group, heard_at(kept, now))
+        self._alarms.set(state, name, now + (self._forget if name[:1] == b"f" else windows.patience))
 
 
 @lru_cache(maxsize=65536)

@@ -101,8 +101,19 @@ class Windows(Protocol):
         """Whether no window is open."""
 
 
+def latest(kept: bytes) -> int:
+    """The latest event time of a series."""
+    return int(_HEAD.unpack_from(kept)[1])
+
+
+def heard_at(kept: bytes, now: int) -> bytes:
+    """The series as if it had been heard last at ``now`` by the gateway's clock."""
+    return _HEARD.pack(now) + kept[_HEARD.size :]
+
+
 #: When it was heard last, the latest event time, and the end up to which windows are closed.
 _HEAD = Struct("<qqq")
+_HEARD = Struct("<q")
 #: Start, count, min, max, sum, last, and the event time of the last.
 _PANE = Struct("<qqddddq")
 _NEVER = -(2**62)

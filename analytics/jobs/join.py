@@ -66,8 +66,8 @@ class JoinOptions(JobOptions):
     )
     limit: int = Field(default=1000, ge=1, le=100_000, description="Readings kept of a series.")
     ahead: Duration = Field(
-        default=86_400_000,
-        description="A reading whose own time is further ahead of the gateway's gets the gateway's: 1d.",
+        default=600_000,
+        description="A reading whose own time is further ahead of the gateway's gets the gateway's: 10m.",
     )
     idle: Duration = Field(
         default=60_000,
@@ -187,7 +187,7 @@ grace = "10s"
 # Readings kept of a series.
 limit = 1000
 # A device whose clock is further ahead of the gateway's than this: the gateway's time is taken, and it is counted.
-ahead = "1d"
+ahead = "10m"
 # As-of joins: where nothing came for so long, what waits is given out as it is. 0: it waits for a reading.
 idle = "60s"
 # The resource as which a plain result is observed.

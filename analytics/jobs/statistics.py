@@ -50,7 +50,7 @@ class StatisticsJob:
         self._wanted = lru_cache(maxsize=65536)(options.only.matches)
         self._topic = around.topics.name(TopicKind.STATISTICS)
         self._gateway, self._metrics, self._show = around.gateway, around.metrics, around.show
-        self._alarms = Alarms(_TICK_MS, _OWNER)
+        self._alarms = Alarms(_TICK_MS, _OWNER, around.metrics)
 
     def take(self, record: Incoming, state: State, emit: Emit) -> None:
         told = within(observed(record.value), record.timestamp, self._ahead)
@@ -59,7 +59,7 @@ class StatisticsJob:
         now, every, ep = told.time, self._every, told.ep
         if every:
             # What no calendar has stops no clock.
-            now, due = self._alarms.now(state, min(max(told.time, 0), LATEST))
+            now, due = self._alarms.now(state, min(max(told.time, 0), LATEST), record.timestamp)
             if due:
                 self._ring(state, now, now, emit)
         for path, value, time, own in told.readings:

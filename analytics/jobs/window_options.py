@@ -15,8 +15,8 @@ class WindowOptions(common_options.ChosenSeries):
         default=10_000, description="How much later than its window's end, in event time, a reading may come: 10s."
     )
     ahead: Duration = Field(
-        default=86_400_000,
-        description="A reading whose own time is further ahead of the gateway's gets the gateway's: 1d.",
+        default=600_000,
+        description="A reading whose own time is further ahead of the gateway's gets the gateway's: 10m.",
     )
     idle: Duration = Field(
         default=60_000,
@@ -31,7 +31,7 @@ SAMPLE = (
 # How much later than the end of its window a reading may come, in event time. What is later is counted, and left out.
 grace = "10s"
 # A device whose clock is further ahead of the gateway's than this: the gateway's time is taken, and it is counted.
-ahead = "1d"
+ahead = "10m"
 # Where no device said anything for so long, open windows are closed by the wall clock. 0: they wait for a record.
 idle = "60s"
 """

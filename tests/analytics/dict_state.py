@@ -49,6 +49,7 @@ class Counts:
     ahead_: int = 0
     skipped_: int = 0
     crowded_: int = 0
+    put_back_: int = 0
 
     def late(self) -> None:
         self.late_ += 1
@@ -58,6 +59,9 @@ class Counts:
 
     def skipped(self, readings: int) -> None:
         self.skipped_ += readings
+
+    def clock_put_back(self) -> None:
+        self.put_back_ += 1
 
     def crowded(self) -> None:
         self.crowded_ += 1

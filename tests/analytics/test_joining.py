@@ -136,6 +136,32 @@ def test_late_and_wrong_clocks_are_counted(tmp_path: FilePath) -> None:
     assert trial.counts.ahead_ == 1
 
 
+def test_a_device_whose_clock_is_hours_ahead_makes_nobody_late(tmp_path: FilePath) -> None:
+    trial = Trial(tmp_path, mode="interval")
+    trial.say("/3304/0/5700", 40.0, 0, own=23 * 3_600_000)
+    assert trial.counts.ahead_ == 1
+    assert trial.say("/3303/0/5700", 21.0, 100) == [("/3300/100/5700", 100, -19.0)]
+    # By less than what is let through, it makes others late until the clock is there, and no longer.
+    trial.say("/3304/0/5700", 40.0, 200, own=500_000)
+    trial.say("/3303/0/5700", 21.0, 10_000)
+    assert (trial.counts.ahead_, trial.counts.late_) == (1, 1)
+    assert trial.say("/3303/0/5700", 22.0, 500_000) == [("/3300/100/5700", 500_000, -18.0)]
+
+
+@pytest.mark.parametrize("mode", ["as-of", "interval"])
+def test_a_gateway_whose_clock_was_ahead_for_a_while_makes_nobody_late_for_ever(tmp_path: FilePath, mode: str) -> None:
+    trial, ahead = Trial(tmp_path, mode=mode), 23 * 3_600_000
+    trial.say("/3304/0/5700", 40.0, ahead)
+    out = trial.say("/3303/0/5700", 21.0, ahead + 1)
+    for at in range(0, 90_000, 1000):
+        out += trial.say("/3304/0/5700", 40.0, at)
+        out += trial.say("/3303/0/5700", at / 1000, at)
+    # What waited is put out with the time that it had.
+    assert ("/3300/100/5700", ahead + 1, -19.0) in out
+    assert {("/3300/100/5700", at * 1000, at - 40.0) for at in range(70, 85)} <= set(out)
+    assert trial.counts.put_back_ >= 1
+
+
 def test_endless_instances_do_not_fill_the_state(tmp_path: FilePath) -> None:
     trial = Trial(tmp_path, left="/3303/*/5700", right="/3304/*/5700", mode="interval")
     for instance in range(MOST_GROUPS + 20):

@@ -308,3 +308,43 @@ def test_a_group_that_cannot_be_read_costs_the_others_no_window() -> None:
     trial.state.held[broken] = b"?"
     assert sorted(one.ep for one in trial.silent(90.0)) == ["a", "c"]
     assert trial.counts.skipped_ == 1
+
+
+def test_a_gateway_whose_clock_was_ahead_for_a_while_holds_up_nothing() -> None:
+    trial, ahead = Trial("max-temperature"), 23 * 3_600_000
+    trial.say("before", 5.0, 0)
+    # Kafka has its time from the gateway.
+    trial.say("a", 20.0, ahead)
+    trial.say("silent", 20.0, ahead)
+    results = [one for at in range(1000, 240_000, 1000) for one in trial.say("a", at / 1000, at)]
+    found = [(one.ep, one.timestamp - T0, one.rep.body.content.value) for one in results]
+    assert trial.counts.put_back_ == 1
+    # What was open is put out, with the time that it had then.
+    assert {("before", 0, 5.0), ("a", ahead, 20.0), ("silent", ahead, 20.0)} <= {*found} | {
+        (one.ep, one.timestamp - T0, one.rep.body.content.value) for one in trial.results()
+    }
+    # From the minute on, all windows are as they were; none is put out twice.
+    assert [one for one in found if one[1] in (90_000, 120_000, 150_000)] == [
+        ("a", 90_000, 119.0),
+        ("a", 120_000, 149.0),
+        ("a", 150_000, 179.0),
+    ]
+    assert len(set(found)) == len(found)
+    trial.say("silent", 7.0, 241_000)
+    late = [one for at in range(242_000, 300_000, 1000) for one in trial.say("a", 1.0, at)]
+    assert ("silent", 240_000, 7.0) in [(one.ep, one.timestamp - T0, one.rep.body.content.value) for one in late]
+
+
+def test_a_devices_own_times_are_gone_on_with_after_the_gateways_clock_was_put_back() -> None:
+    trial, ahead = Trial("max-temperature"), 23 * 3_600_000
+    trial.say("a", 20.0, ahead, own=0)
+    results = [one for at in range(1000, 180_000, 1000) for one in trial.say("a", 1.0, at, own=at)]
+    assert trial.counts.put_back_ == 1 and trial.counts.late_ == 0
+    assert [(one.timestamp - T0, one.rep.body.content.value) for one in results][:3] == [
+        (0, 20.0),
+        (30_000, 1.0),
+        (60_000, 1.0),
+    ]
+    assert trial.say("b", 1.0, 180_000) == []
+    silent = [one for at in range(181_000, 260_000, 1000) for one in trial.say("b", 1.0, at)]
+    assert "a" in {one.ep for one in silent}
