@@ -235,9 +235,9 @@ def within(memory: AlertMemory, latest: int) -> AlertMemory:
 
 def given_up(memory: AlertMemory) -> Event | None:
     """What there is to tell when the rule is there no more: an alert that fires must end."""
-    if memory.phase != Phase.FIRING.value or memory.time is None:
+    if memory.phase != Phase.FIRING.value:
         return None
-    return Event(Change.RESOLVES, memory.since, memory.time, memory.value)
+    return Event(Change.RESOLVES, memory.since, memory.told if memory.time is None else memory.time, memory.value)
 
 
 def remembered(parsed: object) -> AlertMemory:

@@ -100,6 +100,7 @@ class OutliersJob:
         for path, value, time, own in told.readings:
             watched = self._watched(told.ep, path)
             if watched is None:
+                self._leave(told.ep, path, state, emit)
                 continue
             if own and not 0 <= time <= told.time + self._ahead:
                 self._metrics.ahead()
@@ -167,6 +168,18 @@ class OutliersJob:
             self._metrics.late()
         if remembers or before:
             state.set_bytes(key, packed(moments) + _packed_rules(after))
+
+    def _leave(self, ep: str, path: str, state: State, emit: Emit) -> None:
+        """A series that is not to be looked at: if it was once, what fires there ends, as nobody will see it end."""
+        key = series_key(ep, path)
+        kept = state.get_bytes(key)
+        if kept is None or len(kept) == MOMENTS_SIZE:
+            return
+        for name, stands in _unpacked_rules(kept).items():
+            event = given_up(stands.memory)
+            if event is not None:
+                self._tell(name, stands, event, ep, path, f"{path} of {ep} is not looked at any more", emit)
+        state.set_bytes(key, kept[:MOMENTS_SIZE])
 
     def _tell(self, rule: str, kept: _Kept, event: Event, ep: str, path: str, summary: str, emit: Emit) -> None:
         alert = Alert(

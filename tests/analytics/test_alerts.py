@@ -198,6 +198,7 @@ def test_an_alert_that_fires_for_long_is_told_again() -> None:
 def test_an_alert_whose_rule_is_gone_is_resolved() -> None:
     memory, _ = step(HOT, UNKNOWN, 7, 31.0, 0.0)
     assert given_up(memory) == Event(RESOLVES, 7, 7, 31.0)
+    assert given_up(memory._replace(time=None, told=9)) == Event(RESOLVES, 7, 9, 31.0)
     assert given_up(UNKNOWN) is None
     assert given_up(memory._replace(phase=Phase.PENDING.value)) is None
 

@@ -229,6 +229,29 @@ def test_an_alert_whose_rule_is_gone_or_moved_ends(tmp_path: Path) -> None:
     assert none.changes() == [("other", RESOLVED, 6_000)]
 
 
+@pytest.mark.parametrize("narrowed", [{"path": "/3304"}, {"endpoint": "other"}])
+def test_an_alert_ends_where_its_series_is_looked_at_no_more(tmp_path: Path, narrowed: dict[str, Any]) -> None:
+    bench = Bench(tmp_path, HOT)
+    for at in (1_000, 3_000):
+        bench.take(31.0, at)
+    bench.take(31.0, 3_000, ep="ep-2")
+    assert [told.state for told in bench.alerts()] == [FIRING]
+    again = Bench(tmp_path, HOT, bench.state, **narrowed)
+    for at in (4_000, 5_000):
+        again.take(32.0, at)
+        again.take(32.0, at, ep="ep-2")
+        again.take(32.0, at, ep="ep-3")
+    assert again.readings() == []
+    (ended,) = again.alerts()
+    assert (ended.rule, ended.ep, ended.state, ended.timestamp) == ("hot", "ep-1", RESOLVED, 3_000)
+    assert ended.summary == "/3303/0/5700 of ep-1 is not looked at any more"
+    # Looked at once more, it begins anew.
+    wide = Bench(tmp_path, HOT, bench.state)
+    for at in (6_000, 8_000):
+        wide.take(31.0, at)
+    assert [(told.state, told.since) for told in wide.alerts()] == [(FIRING, 6_000)]
+
+
 def test_an_alert_ends_also_where_nothing_else_is_remembered(tmp_path: Path) -> None:
     bench = Bench(tmp_path, HOT.replace('for = "2s"\n', "") + KNOWN)
     bench.take(31.0)
