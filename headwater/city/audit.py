@@ -32,6 +32,8 @@ class CityVerdict:
     outliers_found: int
     false_alarms: int
     alerts_raised: int
+    #: Kinds of sensor: different paths that readings were judged of.
+    kinds: int
     #: Acknowledged readings, those that analytics judged, and their rows; None where there is no such store.
     readings_told: int
     readings_judged: int
@@ -85,6 +87,7 @@ def judge_city(
         outliers_found=(known & flagged).total(),
         false_alarms=(flagged - outliers).total(),
         alerts_raised=len({(one.id, one.since) for one in alerts if one.state is AlertState.FIRING}),
+        kinds=len({one.path for one in readings}),
         readings_told=told.total(),
         readings_judged=judged.total(),
         readings_stored=None if stored is None else stored.total(),

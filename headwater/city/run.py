@@ -74,7 +74,6 @@ class CitySummary:
     """How a city went. ``right`` decides the exit code."""
 
     stations: int
-    kinds: int
     seconds: float
     wan_cut_seconds: float
     way: Verdict
@@ -101,7 +100,6 @@ class CitySummary:
         return {
             "ok": self.right,
             "stations": self.stations,
-            "kinds": self.kinds,
             "seconds": round(self.seconds, 1),
             "wan_cut_seconds": round(self.wan_cut_seconds, 1),
             "notifications": self.way.acknowledged,
@@ -148,7 +146,7 @@ def run(
             )
             say(f"all parts run after {time.monotonic() - began:.1f} s; try these in another terminal:\n")
             say("\n".join(f"  {line}" for line in to_paste(places, stores, settings.stations)) + "\n")
-            flown, cut_seconds, kinds = _flow(settings, children, places, link, stop, say)
+            flown, cut_seconds = _flow(settings, children, places, link, stop, say)
             if stop.is_set():
                 say("stopping …")
                 return None
@@ -157,7 +155,6 @@ def run(
             found = _settle(settings, children, places, began_ms, stop, say)
             return CitySummary(
                 stations=settings.stations,
-                kinds=kinds,
                 seconds=flown,
                 wan_cut_seconds=cut_seconds,
                 way=found[0],
@@ -198,8 +195,8 @@ def _flow(
     link: Link,
     stop: threading.Event,
     say: Callable[[str], None],
-) -> tuple[float, float, int]:
-    """Show what flows; returns the seconds that it flowed and that the link was cut, and the kinds of sensors seen."""
+) -> tuple[float, float]:
+    """Show what flows; returns the seconds that it flowed and that the link was cut."""
     began = time.monotonic()
     cuts = Cuts(link, wan_cut=settings.wan_cut, duration=settings.duration)
     findings, kept, look_at = Findings(), dict[str, str](), 0.0
@@ -236,8 +233,7 @@ def _flow(
                 case _:
                     pass
     flown = time.monotonic() - began
-    kinds = len({str(metric.path) for metric in METRICS.values()} & findings.paths)
-    return flown, cuts.end(flown), kinds
+    return flown, cuts.end(flown)
 
 
 def _settle(

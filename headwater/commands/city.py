@@ -151,7 +151,7 @@ def _show_city(summary: CitySummary) -> None:
         screen.print(table(columns, rows))
     counts = [
         ("stations", f"{way.devices} of {summary.stations}"),
-        ("kinds of sensors", str(summary.kinds)),
+        ("kinds of sensors", str(summary.city.kinds)),
         ("notifications acknowledged", str(way.acknowledged)),
         ("readings judged", str(found.readings_judged)),
         ("outliers made", f"{found.outliers_made} ({found.outliers_told} of them told to the gateway)"),

@@ -169,6 +169,7 @@ def test_city_in_which_all_is_right() -> None:
     assert (found.lost, found.doubled, found.outliers_missed, found.false_alarms) == (0, 0, 0, 0)
     assert (found.outliers_made, found.outliers_told, found.outliers_found, found.alerts_raised) == (1, 1, 1, 1)
     assert (found.readings_told, found.readings_judged, found.readings_stored, found.readings_counted) == (2, 2, 2, 2)
+    assert found.kinds == 1
 
 
 @pytest.mark.parametrize(
