@@ -16,8 +16,9 @@ from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkR
 from connectors.sinks.elasticsearch import open_elasticsearch
 from headwater.servers import processes
 from schemas.lwm2m.nodes import ResourceType
-from tests.elasticsearch_front import CERTIFICATE, Asked, Said, front
+from tests.elasticsearch_front import Asked, Said, front
 from tests.elasticsearch_server import ElasticsearchServer
+from tests.http_front import CERTIFICATE
 from tests.sink_harness import PATIENCE_S, eventually
 from tests.sink_samples import at, new, notification, resource
 from tests.stores.elasticsearch import ElasticsearchStore

@@ -6,15 +6,12 @@ import json
 import signal
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -25,6 +22,7 @@ from headwater.servers import processes
 from schemas.avro.records import GenericBody, RequestKind, ResponseCode
 from schemas.lwm2m.nodes import Instance, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
+from tests.http_front import Answer, Asked, Rule, front
 from tests.influxdb_server import InfluxServer
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import at, new, notification, reply, resource
@@ -60,57 +58,13 @@ def own_server(tmp_path: Path) -> Iterator[ServerFactory]:
         server.remove()
 
 
-class Answer(NamedTuple):
-    """What a proxy answers by itself."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
 @contextmanager
-def proxy(store: InfluxdbStore, rule: Callable[[bytes, Answer | None], Answer | None]) -> Iterator[dict[str, object]]:
-    """Options that lead to ``store`` through a proxy.
-
-    ``rule`` is asked for each body on its way, with None, and if it answers None, once more with InfluxDB's answer.
-    """
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            answer = rule(body, None)
-            if answer is None:
-                theirs = self._ask(body)
-                answer = rule(body, theirs) or theirs
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def _ask(self, body: bytes) -> Answer:
-            names = ("Authorization", "Content-Encoding", "Content-Type")
-            kept = {name: value for name in names if (value := self.headers[name]) is not None}
-            request = urllib.request.Request(store.server.url + self.path, data=body, headers=kept)
-            try:
-                with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-                    return Answer(answer.status, {}, answer.read())
-            except urllib.error.HTTPError as exc:
-                return Answer(exc.code, {}, exc.read())
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield {**store.options(), "url": f"http://127.0.0.1:{server.server_port}"}
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(PATIENCE_S)
+def proxy(
+    store: InfluxdbStore, rule: Rule, then: Callable[[Asked, Answer], Answer | None] = lambda _asked, _theirs: None
+) -> Iterator[dict[str, object]]:
+    """Options that lead to ``store`` through a proxy; see `tests.http_front.front`."""
+    with front(store.server.url, rule, then=then) as url:
+        yield {**store.options(), "url": url}
 
 
 def reading(offset: int, value: float = 0.0, *, ep: str = "ep-1", timestamp: int = 1_000) -> SinkRecord:
@@ -427,7 +381,7 @@ def test_other_answers_mean_later(
     store: InfluxdbStore, status: int, headers: dict[str, str], after: float | None
 ) -> None:
     answers = [Answer(status, headers, b"<html>not now \xff</html>" if status == 500 else b"<html>not now</html>")]
-    with proxy(store, lambda _body, _theirs: answers.pop() if answers else None) as options:
+    with proxy(store, lambda _asked: answers.pop() if answers else None) as options:
         sink = open_influxdb(options)
         with pytest.raises(RetryLater) as later:
             sink.write([reading(0)])
@@ -439,8 +393,8 @@ def test_other_answers_mean_later(
 
 
 def test_a_batch_that_is_too_large_for_a_proxy_goes_in_pieces(store: InfluxdbStore) -> None:
-    def small(body: bytes, _theirs: Answer | None) -> Answer | None:
-        return Answer(413, {}, b"Request Entity Too Large") if len(body) > 4_000 else None
+    def small(asked: Asked) -> Answer | None:
+        return Answer(413, {}, b"Request Entity Too Large") if len(asked.body) > 4_000 else None
 
     with proxy(store, small) as options:
         sink = open_influxdb({**options, "gzip": False})
@@ -452,14 +406,14 @@ def test_a_batch_that_is_too_large_for_a_proxy_goes_in_pieces(store: InfluxdbSto
 
 
 def test_what_version_2_says_is_understood(store: InfluxdbStore) -> None:
-    def as_version_2(_body: bytes, theirs: Answer | None) -> Answer | None:
-        if theirs is None or theirs.status != 400:
+    def as_version_2(_asked: Asked, theirs: Answer) -> Answer | None:
+        if theirs.status != 400:
             return None
         words = f"failure writing points to database: {json.loads(theirs.body)['error']}"
         return Answer(422, {}, json.dumps({"code": "unprocessable entity", "message": words}).encode())
 
     store.server.query(f"CREATE RETENTION POLICY century ON {store.database} DURATION 5200w REPLICATION 1")
-    with proxy(store, as_version_2) as options:
+    with proxy(store, lambda _asked: None, as_version_2) as options:
         sink = open_influxdb({**options, "bucket": f"{store.database}/century", "org": "home"})
         with pytest.raises(RejectedRecords, match="points beyond retention policy") as refused:
             sink.write([reading(0), reading(1, timestamp=-4_000_000_000_000), reading(2)])
@@ -474,10 +428,10 @@ def test_an_unknown_refusal_is_the_records_fault_only_if_others_are_taken(
 ) -> None:
     asked: list[int] = []
 
-    def strange(body: bytes, theirs: Answer | None) -> Answer | None:
-        asked.append(len(body))
-        words = [b'svalue="bad %d"' % offset in body for offset in guilty]
-        return Answer(400, {}, b"computer says no") if theirs is None and (any(words) or not guilty) else None
+    def strange(one: Asked) -> Answer | None:
+        asked.append(len(one.body))
+        words = [b'svalue="bad %d"' % offset in one.body for offset in guilty]
+        return Answer(400, {}, b"computer says no") if any(words) or not guilty else None
 
     batch = [text(i, f"bad {i}" if i in guilty else "good", timestamp=i) for i in range(1_000)]
     with proxy(store, strange) as options:
@@ -507,9 +461,8 @@ def test_a_number_beyond_all_floats_is_refused_alone(store: InfluxdbStore, digit
 def test_batches_are_compressed(store: InfluxdbStore) -> None:
     sizes: list[int] = []
 
-    def measure(body: bytes, theirs: Answer | None) -> None:
-        if theirs is None:
-            sizes.append(len(body))
+    def measure(asked: Asked) -> None:
+        sizes.append(len(asked.body))
 
     with proxy(store, measure) as options:
         for gzip in (True, False):

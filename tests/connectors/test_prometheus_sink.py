@@ -9,14 +9,9 @@ import struct
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import NamedTuple
 
 import pytest
 from prometheus_client import REGISTRY
@@ -29,13 +24,13 @@ from headwater.servers import processes
 from schemas.avro.records import GenericBody, ResponseCode
 from schemas.lwm2m.nodes import Instance, ObjectLink, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
+from tests.http_front import CERTIFICATE, Answer, Asked, Rule, front
 from tests.prometheus_server import PASSWORD, USER, PrometheusServer, strict_server
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import at, delete, new, notification, reply, resource, update
 from tests.stores.prometheus import PrometheusStore
 
 ROOT = Path(__file__).parents[2]
-CERTIFICATE = ROOT / "tests" / "data" / "tls" / "localhost.pem"
 
 
 @pytest.fixture
@@ -66,59 +61,11 @@ def own_server(tmp_path: Path) -> Iterator[Callable[[Path | None], PrometheusSer
         server.remove()
 
 
-class Answer(NamedTuple):
-    """What a proxy answers by itself."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class Asked(NamedTuple):
-    """A request on its way."""
-
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-
 @contextmanager
-def proxy(store: PrometheusStore, rule: Callable[[Asked], Answer | None]) -> Iterator[dict[str, object]]:
+def proxy(store: PrometheusStore, rule: Rule) -> Iterator[dict[str, object]]:
     """Options that lead to ``store`` through a proxy; ``rule`` may answer in Prometheus' place."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            asked = Asked(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
-            answer = rule(asked) or self._ask(asked)
-            self.send_response(answer.status)
-            for name, value in answer.headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            self.wfile.write(answer.body)
-
-        def _ask(self, asked: Asked) -> Answer:
-            kept = {name: text for name, text in asked.headers.items() if name.startswith(("content-", "x-"))}
-            request = urllib.request.Request(store.server.url + asked.path, data=asked.body, headers=kept)
-            try:
-                with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-                    return Answer(answer.status, {}, answer.read())
-            except urllib.error.HTTPError as exc:
-                return Answer(exc.code, {}, exc.read())
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield {**store.options(), "url": f"http://127.0.0.1:{server.server_port}/api/v1/write"}
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(PATIENCE_S)
+    with front(store.server.url, rule) as url:
+        yield {**store.options(), "url": f"{url}/api/v1/write"}
 
 
 def reading(offset: int, value: float = 0.0, *, ep: str = "ep-1", timestamp: int = 1_000) -> SinkRecord:
