@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from connectors.sinks.cassandra_tables import Bucket
-from connectors.sinks.options import SinkOptions, read_secret
-from connectors.sinks.sink import SinkConfigError
+from connectors.sinks.options import SinkOptions, read_secret, tls_context
 
 #: Of the native protocol.
 PORT = 9042
@@ -118,12 +117,4 @@ class CassandraOptions(SinkOptions):
         """
         if not self.tls:
             return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file is not None:
-                # A key with a passphrase would ask for it on the terminal.
-                context.load_cert_chain(self.cert_file, self.key_file, password="")
-        except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-            named = ", ".join(str(file) for file in (self.ca_file, self.cert_file, self.key_file) if file is not None)
-            raise SinkConfigError(f"the certificates of the sink cassandra ({named}): {exc}") from exc
-        return context
+        return tls_context("cassandra", self.ca_file, self.cert_file, self.key_file)

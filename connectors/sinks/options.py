@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 from typing import TypeVar
@@ -44,6 +45,26 @@ def read_secret(sink: str, option: str, file: FilePath) -> str:
     except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise SinkConfigError(f"{option} of the sink {sink}, {file}: {why}") from None
+
+
+def tls_context(
+    sink: str, ca_file: FilePath | None, cert_file: FilePath | None = None, key_file: FilePath | None = None
+) -> ssl.SSLContext:
+    """How TLS is spoken: the server's certificate and name are checked, by the system's authorities or ``ca_file``'s;
+    with a certificate of our own and its key where the server asks for one. All are PEM.
+
+    Raises:
+        SinkConfigError: a certificate or key cannot be read.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        if cert_file is not None:
+            # A key with a passphrase would ask for it on the terminal.
+            context.load_cert_chain(cert_file, key_file, password="")
+    except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+        named = ", ".join(str(file) for file in (ca_file, cert_file, key_file) if file is not None)
+        raise SinkConfigError(f"the certificates of the sink {sink} ({named}): {exc}") from exc
+    return context
 
 
 def _words(sink: str, model: type[SinkOptions], error: Mapping[str, object]) -> str:

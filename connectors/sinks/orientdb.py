@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 from connectors.sinks import orientdb_graph as sql
@@ -67,11 +68,8 @@ _WRAPPER = "OCommandExecutionException"
 _NO_DATABASE = "OStorageDoesNotExistException"
 
 
-#: The client and the usual port.
-_PROTOCOLS: Mapping[Protocol, tuple[type[BinaryClient | HttpClient], int]] = {
-    Protocol.BINARY: (BinaryClient, 2424),
-    Protocol.HTTP: (HttpClient, 2480),
-}
+#: The usual port.
+_PORTS: Mapping[Protocol, int] = {Protocol.BINARY: 2424, Protocol.HTTP: 2480}
 
 
 class _Endpoint(NamedTuple):
@@ -94,7 +92,7 @@ class OrientdbSink:
 
     def __init__(self, options: OrientdbOptions) -> None:
         self._options = options
-        self._port = options.port or _PROTOCOLS[options.protocol][1]
+        self._port = options.port or _PORTS[options.protocol]
         self._where = f"OrientDB {options.host}:{self._port}/{options.database}"
         self._definitions = Definitions.builtin()
         if options.definitions is not None:
@@ -102,7 +100,9 @@ class OrientdbSink:
                 self._definitions = self._definitions.load_folder(options.definitions)
             except DefinitionError as exc:
                 raise SinkConfigError(str(exc)) from exc
+        # What can be read now is looked at now.
         options.secret()
+        options.ssl_context()
         self._database: GraphDatabase | None = None
         #: What was written lately, with the (monotonic) time; OrientDB may still forget it.
         self._unsettled: deque[tuple[float, Sequence[SinkRecord]]] = deque()
@@ -189,11 +189,11 @@ class OrientdbSink:
     def _new_client(self, timeout: float) -> Client:
         options = self._options
         try:
-            password = options.secret()
+            password, tls = options.secret(), options.ssl_context()
         except SinkConfigError as exc:
-            # It could be read when the sink was opened: somebody is changing it.
+            # They could be read when the sink was opened: somebody is changing it.
             raise RetryLater(str(exc)) from exc
-        client, _ = _PROTOCOLS[options.protocol]
+        client = BinaryClient if options.protocol is Protocol.BINARY else partial(HttpClient, tls=tls)
         return client(
             host=options.host,
             port=self._port,
@@ -362,6 +362,10 @@ database = "headwater"
 user = "headwater"
 # The password stands alone in this file, or here as: password = "..."
 password_file = "/run/secrets/orientdb_password"
+# Whether TLS is spoken, which only "http" can; the certificate must be of the name by which OrientDB is reached here.
+# tls = false
+# A file with the certificates (PEM) of those who may have signed OrientDB's. Default: the system's.
+# ca_file = "ca.pem"
 # How long to wait for each answer, in seconds.
 timeout_s = 5.0
 # A folder of OMA LwM2M XML files, for the names of objects beyond the built-in ones.

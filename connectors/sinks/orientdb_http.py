@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import ssl
 from base64 import b64encode
 from typing import Any
 
@@ -18,11 +19,25 @@ _UNAUTHORIZED, _CONFLICT = 401, 409
 
 
 class HttpClient:
-    """One connection to one database over HTTP (default port 2480)."""
+    """One connection to one database over HTTP (default port 2480), or HTTPS."""
 
-    def __init__(self, *, host: str, port: int, database: str, user: str, password: str, timeout: float) -> None:
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        database: str,
+        user: str,
+        password: str,
+        timeout: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         """``timeout`` is of each wait, in seconds. Nothing is connected yet."""
-        self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        self._connection = (
+            http.client.HTTPConnection(host, port, timeout=timeout)
+            if tls is None
+            else http.client.HTTPSConnection(host, port, timeout=timeout, context=tls)
+        )
         self._database = database
         self._headers = {
             "Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}",

@@ -21,6 +21,7 @@ from connectors.sinks.orientdb_graph import Change, Facts, Known, attribute_name
 from schemas.avro.records import Key, Link, ReadBody, Registration, RegistrationNew
 from schemas.lwm2m.nodes import Instance, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
+from tests.http_front import CERTIFICATE, Asked, front
 from tests.orientdb_server import ADMIN, PASSWORD, OrientServer, new_server
 from tests.sink_samples import GATEWAY, at, delete, new, notification, reply, resource, update
 from tests.stores.orientdb import OrientdbStore
@@ -373,6 +374,28 @@ def test_a_server_that_is_down_at_first_is_no_error(store: OrientdbStore) -> Non
     sink.close()
 
 
+def test_over_tls_the_certificate_must_be_of_the_named_authority(tmp_path: Path) -> None:
+    store = OrientdbStore(tmp_path, protocol="http")
+    asked: list[str] = []
+
+    def listen(one: Asked) -> None:
+        asked.append(one.path)
+
+    with front(f"http://127.0.0.1:{store.server.http_port}", listen, tls=True) as url:
+        options = {**store.options(), "host": "localhost", "port": int(url.rpartition(":")[2]), "tls": True}
+        stranger = open_orientdb(options)
+        with pytest.raises(RetryLater, match="certificate"):
+            stranger.write(some(1))
+        stranger.close()
+        # Nobody was told the password.
+        assert asked == []
+        sink = open_orientdb(options | {"ca_file": str(CERTIFICATE)})
+        sink.write(some(1))
+        sink.close()
+    assert asked
+    assert counts(store)["Endpoints"] == 1
+
+
 def test_a_wrong_password_is_told_and_mended_while_it_runs(store: OrientdbStore, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("Wr0ng-one\n")
@@ -586,6 +609,9 @@ def test_writers_that_are_killed_leave_what_one_alone_would(store: OrientdbStore
         ({"port": 0}, "port"),
         ({"user": ""}, "user"),
         ({"definitions": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"tls": True}, 'tls goes with protocol = "http"'),
+        ({"protocol": "http", "ca_file": "/nowhere/ca.pem"}, "ca_file is for tls"),
+        ({"protocol": "http", "tls": True, "ca_file": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
     ],
 )
 def test_options_that_cannot_work_are_told(changes: dict[str, object], words: str) -> None:
