@@ -51,4 +51,6 @@ def test_a_topic_that_kafka_refuses_to_make_is_asked_for_and_told_once_a_turn(ka
     answers = [True, True, False]
     with structlog.testing.capture_logs() as said:
         assert not office.deliver(some(gateway_id, 300), lambda: answers.pop(0))
-    assert [line["event"] for line in said] == ["dead letters not delivered yet"] * 3
+    # What else runs in this process may log too.
+    told = [line for line in said if line["event"] == "dead letters not delivered yet"]
+    assert len(told) == 3

@@ -53,7 +53,8 @@ def test_a_store_that_hangs_at_the_end_is_left_behind_and_gets_its_batch_again(
             process.kill()
             process.wait(PATIENCE_S)
     assert process.returncode == 0
-    (line,) = said.splitlines()
+    # A topic that is only just there, or a slow Kafka, may be told too.
+    (line,) = (line for line in said.splitlines() if "the store did not answer" in line)
     assert "will be written again" in line
     for part in ("write", topics.observations):
         assert part in line
