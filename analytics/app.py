@@ -337,6 +337,7 @@ class _Turn:
         #: The states of the partitions in the checkpoint that is under way.
         states: dict[int, State] = {}
         checkpoint: object = None
+        expected, skipped = self._app.next_offsets(name), self._app.skipped
 
         def state_of(partition: int) -> State:
             nonlocal checkpoint
@@ -370,6 +371,9 @@ class _Turn:
             partition = at.partition
             record = Incoming(at.topic, partition, at.offset, timestamp, key, value, headers or ())
             heard[partition] = monotonic()
+            if record.offset != (due := expected.get(partition, record.offset)):
+                skipped(name, partition, due, record.offset)
+            expected[partition] = record.offset + 1
             try:
                 job.take(record, state_of(partition), emit)
             except (SerdeError, BadRecord, PartlyDone) as exc:

@@ -31,6 +31,8 @@ _RECOVERING = "making its state anew from Kafka"
 _LOOK_S = 1.0
 #: Within the call in which the group hands partitions over, which must be short.
 _ASK_S = 10.0
+#: Between two records.
+_GAP_S = 1.0
 
 
 class JobApplication(Application):
@@ -42,6 +44,10 @@ class JobApplication(Application):
         self.waits: str | None = _JOINING
         #: Where reading began, and the end of the log then, until records have come.
         self._began: dict[tuple[str, int], tuple[int, int]] = {}
+        #: By topic and partition: the offset after the last record that was read.
+        self._next: dict[str, dict[int, int]] = {}
+        #: The widest gap before a record since the last look: its first offset, and the record's.
+        self._gaps: dict[tuple[str, int], tuple[int, int]] = {}
         self._looked = 0.0
         super().__init__(**_settings(settings, instance))
         self.between(self._look)
@@ -54,6 +60,21 @@ class JobApplication(Application):
     def between(self, task: Callable[[], None]) -> None:
         """Call ``task`` at every turn of the loop; not while the state is made anew."""
         self._dataframe_registry.register_periodic_task(task)
+
+    # ---- what is read
+
+    def next_offsets(self, topic: str) -> dict[int, int]:
+        """Which record is expected next of each partition; whoever takes records keeps it."""
+        return self._next.setdefault(topic, {})
+
+    def skipped(self, topic: str, partition: int, first: int, offset: int) -> None:
+        """The record at ``offset`` came where that at ``first`` was expected.
+
+        Most such gaps are the markers of transactions, and what was aborted: the next look tells.
+        """
+        known = self._gaps.get((topic, partition))
+        if offset - first > 1 and (known is None or known[1] - known[0] < offset - first):
+            self._gaps[topic, partition] = (first, offset)
 
     # ---- partitions come and go: Quix calls these
 
@@ -78,6 +99,8 @@ class JobApplication(Application):
         self.waits = _JOINING
         for one in topic_partitions:
             self._began.pop((one.topic, one.partition), None)
+            self._gaps.pop((one.topic, one.partition), None)
+            self.next_offsets(one.topic).pop(one.partition, None)
             if one.topic in self._inputs:
                 self._metrics.lag_gone(one.topic, one.partition)
 
@@ -88,22 +111,38 @@ class JobApplication(Application):
                 raise KafkaException(one.error)
             low, high = self._consumer.get_watermark_offsets(TopicPartition(one.topic, one.partition), timeout=_ASK_S)
             self._began[one.topic, one.partition] = (max(one.offset, low), high)
+            if one.offset >= 0:
+                self.next_offsets(one.topic)[one.partition] = max(one.offset, low)
             if not 0 <= one.offset < low:
                 continue
             moved = TopicPartition(one.topic, one.partition, low)
             for done in self._consumer.commit(offsets=[moved], asynchronous=False) or ():
                 if done.error is not None:
                     raise KafkaException(done.error)
-            self._metrics.lost(low - one.offset)
-            _log.error(
-                "records are lost: Kafka deleted them before they were read; the state is kept",
-                job=self._job,
-                topic=one.topic,
-                partition=one.partition,
-                lost=low - one.offset,
-                first=one.offset,
-                goes_on_at=low,
-            )
+            self._lost(one.topic, one.partition, one.offset, low)
+
+    def _lost(self, topic: str, partition: int, first: int, goes_on_at: int) -> None:
+        self._metrics.lost(goes_on_at - first)
+        _log.error(
+            "records are lost: Kafka deleted them before they were read; the state is kept",
+            job=self._job,
+            topic=topic,
+            partition=partition,
+            lost=goes_on_at - first,
+            first=first,
+            goes_on_at=goes_on_at,
+        )
+
+    def _look_into_gaps(self) -> None:
+        """Whether Kafka has deleted records in front of the position: its client then goes on without a word."""
+        for place, (first, offset) in [*self._gaps.items()]:
+            try:
+                low, _ = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=_GAP_S)
+            except KafkaException:
+                continue
+            del self._gaps[place]
+            if low > first:
+                self._lost(*place, first, min(low, offset))
 
     # ---- how it is getting on
 
@@ -114,6 +153,7 @@ class JobApplication(Application):
         if now - self._looked < _LOOK_S:
             return
         self._looked = now
+        self._look_into_gaps()
         for (topic, partition), (began, end) in self._began.items():
             here = TopicPartition(topic, partition)
             try:

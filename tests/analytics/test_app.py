@@ -122,7 +122,8 @@ class Process:
             start_new_session=True,
             stderr=self.log.open("wb"),
         )
-        end_child_with_this_process(self._process.pid)
+        self.pid = self._process.pid
+        end_child_with_this_process(self.pid)
 
     def kill(self) -> None:
         os.kill(self._process.pid, signal.SIGKILL)
@@ -309,6 +310,30 @@ def test_records_that_kafka_deleted_cost_no_state_and_are_counted(
             lambda: any(where in name and lag == 0 for name, lag in lines(port, "headwater_analytics_lag").items()),
             "no lag is told",
         )
+
+
+def test_what_kafka_deletes_in_front_of_a_slow_job_is_counted(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    topics, client = Topics(gateway_id), door.admin(kafka)
+    produce(kafka, gateway_id, [("a", at, 20.0) for at in range(10)])
+    job = Process(kafka, gateway_id, gateway_id, tmp_path / "state")
+
+    def told(name: str) -> float:
+        return sum(lines(job.port, f"headwater_analytics_{name}_total").values())
+
+    try:
+        wait_until(lambda: said(job.port, "readyz")[0] == 200 and told("records") == 10, "the records are not read")
+        os.kill(job.pid, signal.SIGSTOP)
+        # Its client has asked for records, and gets some of these: not those that come when nobody asks any more.
+        for at in (100, 600):
+            produce(kafka, gateway_id, [("a", at + step, 20.0) for step in range(500)])
+        (partition,) = {one.partition() for one in door.read_to_end(kafka, [topics.observations])}
+        place = TopicPartition(topics.observations, partition, 1005)
+        client.delete_records([place])[place].result(30)
+        os.kill(job.pid, signal.SIGCONT)
+        wait_until(lambda: told("lost_records") > 0, "nobody says that records are lost")
+        wait_until(lambda: told("records") + told("lost_records") == 1010, "it is not known what became of all")
+    finally:
+        job.kill()
 
 
 def test_it_is_not_ready_before_its_group_and_its_state_are(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
