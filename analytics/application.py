@@ -1,6 +1,6 @@
 """Quix's application as the jobs need it: its settings, what it may never do to a state, and how it is getting on.
 
-Owns every use of Quix that is no documented surface of it, but for the turn of a record (`analytics.app`):
+Owns every use of Quix that is no documented surface of it, but for the turn of a record (`analytics.turn`):
  - the state of a partition outlives Kafka's retention. Quix throws it away where the group's offset is older than the
    oldest record there is; here the group goes on at that record with the state as it was, and what is lost is counted
  - what it waits for: its consumer group, or its state from the changelog topics

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from analytics.app import _Runner, idled
+from analytics.app import _Runner
 from analytics.job import NO_STATE, BadRecord, Emit, Incoming, JobSettings, State, parse_options
 from analytics.jobs import JOBS
+from analytics.turn import idled
 from schemas.avro.serde import SerdeError
 from tests.analytics.dict_state import Emitted
 
