@@ -1,7 +1,7 @@
 """The job that joins: readings into series, series into matches, matches through the user's code to observations.
 
-Owns which readings belong to which series, how a join of several endpoints comes together in one partition, and how a
-join keeps its buffers in its state. When readings match is `analytics.alignment`'s; what the user's functions may do,
+Owns how a join of several endpoints comes together in one partition, and how a join keeps its buffers in its state. What
+a join is of is `analytics.join_plan`'s; when readings match, `analytics.alignment`'s; what the user's functions may do,
 `analytics.user_code`'s.
 """
 
@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
 import structlog
 
 from analytics.alarms import UNUSABLE, Alarms, left_out
-from analytics.alignment import Aligner, Alignment, AlignmentError, Match, Mode
+from analytics.alignment import Aligner, AlignmentError, Match, Mode
 from analytics.derived import encoded, observation
 from analytics.job import BadRecord, Emit, Incoming, JobConfigError, State, Surroundings
+from analytics.join_plan import Plan
 from analytics.join_state import JoinState, packed, packed_reading, size_of, unpacked, unpacked_reading
 from analytics.readings import GATEWAY_AHEAD_MS, Observed, observed, within
 from analytics.results import encoded_key
 from analytics.user_code import Reading, UserCode, UserCodeError
 from analytics.windows import LATEST
 from schemas.avro.serde import SerdeError
-from schemas.lwm2m.path import Path, PathError, PathPattern
 
 _log = structlog.get_logger("headwater.analytics")
 
@@ -37,76 +36,6 @@ MOST_GROUPS = 1000
 MOST_BYTES = 768 * 1024
 #: Of the alarms: so much later than told may what waits in a silent join come.
 _TICK_MS = 5000
-
-
-class Series(NamedTuple):
-    """One input of a join: the paths that match, of one endpoint or of each by itself (None)."""
-
-    pattern: PathPattern
-    ep: str | None
-
-    @staticmethod
-    def parse(text: str) -> Series:
-        """``/3303/0/5700``, ``/3303/*/5700``, or ``station-1:/3303/0/5700``.
-
-        Raises:
-            JobConfigError: it is none of these.
-        """
-        ep, mark, path = text.rpartition(":/")
-        try:
-            return Series(PathPattern.parse(path if mark else text), ep or None)
-        except PathError as exc:
-            raise JobConfigError(f"{exc}; a series is /3303/0/5700 or ENDPOINT:/3303/0/5700") from exc
-
-    def open_part(self, ep: str, path: str) -> tuple[int, ...] | None:
-        """The ids that the pattern leaves open, or None if the path is not of this series."""
-        if self.ep is not None and self.ep != ep:
-            return None
-        ids, levels = Path.parse(path).ids, self.pattern.levels
-        if len(ids) < len(levels):
-            return None
-        free: list[int] = []
-        for level, an_id in zip(levels, ids, strict=False):
-            if level is None:
-                free.append(an_id)
-            elif level != an_id:
-                return None
-        return (*free, *ids[len(levels) :])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What is joined, and where the results go."""
-
-    series: Sequence[Series]
-    alignment: Alignment
-    #: Where a plain result of on_join is observed.
-    path: Path
-    #: Whose observations the results are; None: the first reading's endpoint.
-    ep: str | None
-    output: str
-    #: The topic in which readings of several endpoints come together; None where each endpoint is joined by itself.
-    rekeyed: str | None
-    #: A reading whose own time is further ahead of the gateway's gets the gateway's, in ms.
-    ahead: int
-    #: A join that heard nothing for so long (ms) gives out what waits in it; 0: never.
-    idle: int
-
-    @staticmethod
-    def crosses(series: Sequence[Series]) -> bool:
-        """Whether the series are of several endpoints.
-
-        Raises:
-            JobConfigError: some name an endpoint and others none, or they leave different things open.
-        """
-        if len({(len(one.pattern.levels), one.pattern.levels.count(None)) for one in series}) > 1:
-            raise JobConfigError(
-                "all series must have as many levels and * as the first: readings meet where they agree"
-            )
-        named = {one.ep for one in series}
-        if None in named and len(named) > 1:
-            raise JobConfigError("name an endpoint in every series (ENDPOINT:/3303/0/5700), or in none")
-        return len(named) > 1
 
 
 class Joining:
@@ -354,8 +283,3 @@ def _from_json(value: bytes | None, series: int) -> tuple[str, int, bytes, Readi
         return name, number, group.encode(), known, clock
     except (ValueError, TypeError, RecursionError) as exc:
         raise BadRecord(f"no reading of a join: {exc!s:.200}") from exc
-
-
-def rekeyed_topic(gateway: str, told: Any) -> str:
-    """The topic where readings of several endpoints meet; ``told`` tells one join from another."""
-    return f"analytics.{gateway}.join-{sha256(repr(told).encode()).hexdigest()[:12]}"

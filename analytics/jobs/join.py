@@ -13,8 +13,9 @@ from pydantic import AfterValidator, ConfigDict, Field
 from analytics.alignment import Alignment, AlignmentError, Direction, Missing, Mode
 from analytics.durations import Duration
 from analytics.job import JobConfigError, JobKind, JobOptions, Surroundings, result_topics
+from analytics.join_plan import Plan, Series, rekeyed_topic
 from analytics.join_state import LEAST_BYTES
-from analytics.joining import MOST_BYTES, Joining, Plan, Series, rekeyed_topic
+from analytics.joining import MOST_BYTES, Joining
 from analytics.user_code import load
 from schemas.avro.topics import FAMILIES, TopicKind, Topics
 from schemas.lwm2m.path import Path

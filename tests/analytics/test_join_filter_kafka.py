@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from analytics.joining import Series, rekeyed_topic
+from analytics.join_plan import Series, rekeyed_topic
 from connectors.kafka import Cluster, Message, partition_counts, read_to_end, topic_counts
 from schemas.avro import serde
 from schemas.avro.records import Key, Notification, ReadBody, Record
