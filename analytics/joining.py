@@ -1,8 +1,8 @@
 """The job that joins: readings into series, series into matches, matches through the user's code to observations.
 
 Owns how a join of several endpoints comes together in one partition, and how a join keeps its buffers in its state.
-What a join is of is `analytics.join_plan`'s; when readings match, `analytics.alignment`'s; what the user's functions may
-do, `analytics.user_code`'s.
+What a join is of is `analytics.join_plan`'s; when readings match, `analytics.alignment`'s; what the user's functions
+may do, `analytics.user_code`'s.
 """
 
 from __future__ import annotations
