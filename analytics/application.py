@@ -139,7 +139,8 @@ class JobApplication(Application):
             try:
                 low, _ = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=_GAP_S)
             except KafkaException:
-                continue
+                # It is away: the rest would wait as long. They are asked for at the next look.
+                return
             del self._gaps[place]
             if low > first:
                 self._lost(*place, first, min(low, offset))
