@@ -1,88 +1,29 @@
-"""The runner: from topics into a store, with nothing lost and nothing committed that was not written.
+"""The runner of sinks: one or several in a process, each a loop in a thread, and all of them end within ten seconds.
 
-Owns the consumer group, the order of each batch's steps, back-pressure and dead letters. It knows no store: that is
-`connectors.sinks.sink.Sink`. More instances with the same group share the partitions.
-
-The steps of one batch; where one is cut short, all from the first on happen again, here or at another instance:
-
- 1. gather    records up to a bound of count, bytes and time; more stay in Kafka
- 2. decode    what cannot be decoded becomes a dead letter (stage ``decode``)
- 3. write     the store takes all but those that it refuses (dead letters, stage ``sink:NAME``). While it says
-              RetryLater the partitions are paused and polling goes on, so that the group keeps us; records of
-              partitions that are taken away meanwhile are forgotten: their next owner reads them
- 4. bury      the dead letters are acknowledged by all replicas of the dead-letter topic
- 5. commit    the offsets behind the batch
-
-A crash between 3 and 5 repeats records into the store, whose write is idempotent, and dead letters into their topic,
-where their origin tells them apart. So at the end a store that hangs is left behind in the middle of 3, and nothing is
-lost by it.
+Owns the threads, the HTTP face and the end. What a loop does with records is `connectors.sink_loop`.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import structlog
 
-from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord, raw_record, read_back
+from connectors.hanging import LeftBehind, within
 from connectors.health import serve_health
-from connectors.kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-    consumer,
-    end_offsets,
-)
-from connectors.runner_metrics import RunnerMetrics
-from connectors.share import Partition, Share
-from connectors.sink_records import owner, sink_record
+from connectors.share import Partition
+from connectors.sink_loop import END_S, SinkLoop
 from connectors.sink_settings import ALL_GATEWAYS, SinkSettings, Source
-from connectors.sinks import SINKS
-from connectors.sinks.sink import (
-    RejectedRecords,
-    Remembers,
-    RetryLater,
-    Sink,
-    SinkConfigError,
-    SinkKind,
-    SinkRecord,
-    Start,
-)
-from schemas.avro import serde
-from schemas.avro.topics import FAMILIES, UnknownTopic, is_of_job
+from connectors.sinks.sink import SinkConfigError, SinkKind
 
 __all__ = ["ALL_GATEWAYS", "Runner", "SinkSettings", "Source", "run_sink", "run_sinks"]
 
 _log = structlog.get_logger("headwater.sink")
 
-FIRST_BACKOFF_S = 0.25
-MAX_BACKOFF_S = 30.0
-#: Of the ten seconds that a process has to stop: what leaving the group may take, from when on a call into the store is
-#: left behind, and when all is to be over.
-CLOSE_S = 4.0
+#: Of the ten seconds that a process has to stop: from when on a call into the store is left behind.
 STORE_S = 7.0
-END_S = 8.5
-#: A loop that has not turned for this long is stuck.
-STUCK_S = 120.0
-
-#: The stage of a dead letter that could not be decoded, by any sink.
-DECODE = "decode"
-
-_NOT_CONNECTED = "not connected to Kafka yet"
-_NEEDS_PEOPLE = frozenset(
-    {
-        KafkaError._AUTHENTICATION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    }
-)
 
 
 def run_sink(settings: SinkSettings, stop: threading.Event) -> None:
@@ -138,68 +79,36 @@ def run_sinks(every: Sequence[SinkSettings], stop: threading.Event) -> None:
         raise failures[0]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Taken:
-    """A record on its way: where it was read, what it is (None: not for this sink), and what became of it."""
-
-    place: Partition
-    offset: int
-    raw: RawRecord | None
-    decoded: SinkRecord | None = None
-    letter: DeadLetter | None = None
-
-
-class _LeftBehind(Exception):
-    """The store was asked for too long at the end; nobody waits for this thread any more."""
-
-
 class Runner:
-    """One consumer, one sink, one loop. `run` is called once; `stuck` and `waiting_for` from any thread."""
+    """One sink. `run` is called once, all else from any thread."""
 
     def __init__(self, settings: SinkSettings, kind: SinkKind | None = None) -> None:
         """``kind`` stands in for the row of `SINKS`: a sink of one's own."""
         self.settings = settings
-        self._kind = kind or SINKS[settings.sink]
-        self._stage = f"sink:{self._kind.name}"
-        self._metrics = RunnerMetrics(self._kind.name, settings.group_id)
-        #: Records that the store took (again, where they came again), and those that became dead letters.
-        self.stored = self.buried = 0
-        self._turned = time.monotonic()
-        self._store_waits: str | None = None
-        self._kafka_waits: str | None = _NOT_CONNECTED
-        self._stop_seen: float | None = None
-        #: Holds what the store is asked right now, and whether that was left behind.
-        self._asking_lock = threading.Lock()
-        self._asked: str | None = None
-        self._left_behind = False
-        # All below belongs to the thread of the loop.
-        self._stop = threading.Event()
-        self._batch: list[_Taken] = []
-        self._work: list[_Taken] = []
-        self._share = Share(self._kind.name, self._metrics)
-        #: For Source.DEAD_LETTERS: the ends at the start, by partition that has not reached it.
-        self._ends: dict[Partition, int] | None = None
-        self._tried: set[tuple[str, int, int, int]] = set()
-        self._looked = self._probed = 0.0
-        #: The topics that were said to be missing.
-        self._told_missing: set[str] = set()
-        self._consumer: Consumer = None
-        self._office = DeadLetterOffice(settings.kafka)
-        self._remembers: Remembers | None = None
+        self._loop = SinkLoop(settings, kind)
 
-    def stuck(self) -> str | None:
-        """Why the process should be started anew, or None."""
-        idle = time.monotonic() - self._turned
-        return f"sink {self._kind.name}: its loop has not turned for {idle:.0f} s" if idle > STUCK_S else None
+    @property
+    def stored(self) -> int:
+        """Records that the store took (again, where they came again)."""
+        return self._loop.stored
 
-    def waiting_for(self) -> str | None:
-        """What keeps the sink from working now, or None."""
-        return self._store_waits or self._kafka_waits
+    @property
+    def buried(self) -> int:
+        """Records that became dead letters."""
+        return self._loop.buried
 
     @property
     def partitions(self) -> frozenset[Partition]:
         """Those that the group has given it, as of now."""
-        return frozenset(self._share.held)
+        return self._loop.partitions
+
+    def stuck(self) -> str | None:
+        """Why the process should be started anew, or None."""
+        return self._loop.stuck()
+
+    def waiting_for(self) -> str | None:
+        """What keeps the sink from working now, or None."""
+        return self._loop.waiting_for()
 
     def run(self, stop: threading.Event) -> None:
         """See `run_sink`. The loop has a thread of its own, which is left behind if a store hangs at the end."""
@@ -207,8 +116,8 @@ class Runner:
 
         def loop() -> None:
             try:
-                self._loop(stop)
-            except _LeftBehind:
+                self._loop.run(stop)
+            except LeftBehind:
                 return
             except BaseException as exc:  # noqa: BLE001  raised again in the caller's thread
                 failures.append(exc)
@@ -217,7 +126,7 @@ class Runner:
         thread.start()
         while thread.is_alive() and not stop.is_set():
             thread.join(0.2)
-        self._stop_seen = time.monotonic()
+        self._loop.told_to_stop(time.monotonic())
         thread.join(STORE_S)
         while thread.is_alive() and not self._leave_behind():
             # Whatever it is that takes so long, it is not the store.
@@ -227,377 +136,22 @@ class Runner:
 
     def _leave_behind(self) -> bool:
         """Go without the answer of the store that is being asked; False if none is."""
-        with self._asking_lock:
-            asked = self._asked
-            self._left_behind = asked is not None
+        asked = self._loop.calls.leave_behind()
         if asked is None:
             return False
         # From here on the loop does nothing more, whenever the store lets it go.
-        work = list(self._work) if asked == "write" else []
-        first = {"topic": work[0].place[0], "partition": work[0].place[1], "offset": work[0].offset} if work else {}
+        batch = self._loop.under_way if asked == "write" else []
+        first = {}
+        if batch:
+            first = dict(zip(("topic", "partition"), batch[0].place, strict=True), offset=batch[0].offset)
         _log.warning(
             "the store did not answer in time for the end"
-            + ("; what it has not acknowledged will be written again" if work else ""),
-            sink=self._kind.name,
+            + ("; what it has not acknowledged will be written again" if batch else ""),
+            sink=self._loop.sink,
             asked=asked,
-            records=len(work),
+            records=len(batch),
             **first,
         )
-        if self._consumer is not None:
-            # Others, or this one started anew, then get the partitions at once.
-            _within(END_S - STORE_S, self._consumer.close)
+        # Others, or this one started anew, then get the partitions at once.
+        within(END_S - STORE_S, self._loop.leave_group)
         return True
-
-    @contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
-        """Around each call into the store; raises _LeftBehind once nobody waits for it any more."""
-        self._now_asked(what)
-        try:
-            yield
-        finally:
-            self._now_asked(None)
-
-    def _now_asked(self, what: str | None) -> None:
-        with self._asking_lock:
-            self._asked = what
-            if self._left_behind:
-                raise _LeftBehind
-
-    def _loop(self, stop: threading.Event) -> None:
-        self._stop = stop
-        settings = self.settings
-        with self._asking("open"):
-            sink = self._kind.open(settings.options)
-        opened: object = sink
-        self._remembers = opened if isinstance(opened, Remembers) else None
-        try:
-            if settings.source is Source.DEAD_LETTERS:
-                self._ends = {p: end for p, end in end_offsets(settings.kafka, settings.subscription()).items() if end}
-            self._consumer = consumer(
-                settings.kafka,
-                settings.group_id,
-                partition_assignment_strategy="cooperative-sticky",
-                topic_metadata_refresh_interval_ms=5000,
-                session_timeout_ms=int(settings.session_s * 1000),
-                heartbeat_interval_ms=int(settings.session_s * 1000 / 5),
-                enable_partition_eof=self._ends is not None,
-                # Bounds what librdkafka holds in front of us, for all partitions together.
-                queued_max_messages_kbytes=8192,
-                fetch_message_max_bytes=1024 * 1024,
-                error_cb=self._on_error,
-                on_commit=self._share.on_commit,
-            )
-            self._share.consumer = self._consumer
-            try:
-                self._consumer.subscribe(
-                    settings.subscription(),
-                    on_assign=self._on_assign,
-                    on_revoke=self._on_revoke,
-                    on_lost=self._on_lost,
-                )
-                while not stop.is_set() and not self._at_the_end():
-                    self._gather()
-                    self._handle(sink)
-                    self._look_around()
-            finally:
-                _within(max(0.5, min(CLOSE_S, END_S - self._stopping_for())), self._leave)
-        finally:
-            self._office.close()
-            with self._asking("close"):
-                sink.close()
-
-    # ---- 1. gather
-
-    def _gather(self) -> None:
-        """Fill the batch up to its bounds; it may hold records that came while the last one was handled."""
-        size = sum(taken.raw.size for taken in self._batch if taken.raw)
-        deadline: float | None = None
-        while len(self._batch) < self.settings.batch_records and size < self.settings.batch_bytes:
-            if deadline is None and self._batch:
-                deadline = time.monotonic() + self.settings.linger_s
-            wait = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
-            if wait <= 0:
-                return
-            size += self._poll(wait)
-            if self._stop.is_set() or not self._batch:
-                return
-
-    def _poll(self, timeout: float) -> int:
-        """One step of the consumer: a record into the batch (its size is returned), a rebalance, a report, nothing."""
-        self._turned = time.monotonic()
-        message = self._consumer.poll(timeout)
-        if message is None:
-            return 0
-        error = message.error()
-        if error is None:
-            self._kafka_waits = None
-            return self._take(raw_record(message))
-        if error.code() == KafkaError._PARTITION_EOF:
-            self._reached((message.topic(), message.partition()), message.offset())
-            return 0
-        if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            self._missing(message.topic())
-        else:
-            self._on_error(error)
-        if error.fatal():
-            raise KafkaException(error)
-        return 0
-
-    def _missing(self, topic: str) -> None:
-        kind = self.settings.families().get(topic)
-        # Of a job's topics it is normal that nobody runs the job.
-        of_job = is_of_job(topic) if kind is None else FAMILIES[kind].of_job
-        if topic not in self._told_missing and not of_job:
-            self._told_missing.add(topic)
-            every = topic.startswith("^")
-            _log.warning(
-                "waiting for a topic that is not there",
-                sink=self._kind.name,
-                topic=f"{FAMILIES[kind].prefix}.*.{FAMILIES[kind].suffix}" if kind and every else topic,
-                kafka=self.settings.kafka.bootstrap,
-                hint="it comes with the gateway or its replicator"
-                + ("; no gateway has one yet" if every else "; is the gateway's id right?"),
-            )
-
-    def _take(self, raw: RawRecord) -> int:
-        place = (raw.topic, raw.partition)
-        self._share.arrived(place)
-        try:
-            owner(raw.topic)
-        except UnknownTopic:
-            # It matched the pattern of all gateways, but is nobody's.
-            self._batch.append(_Taken(place=place, offset=raw.offset, raw=None))
-            return raw.size
-        if self._ends is None:
-            self._batch.append(_Taken(place=place, offset=raw.offset, raw=raw))
-            return raw.size
-        self._reached(place, raw.offset)
-        if place not in self._ends:
-            # A dead letter newer than the start: perhaps made by this very run, so it is the next run's.
-            return 0
-        letter = read_back(raw)
-        to_try = letter is not None and self._is_to_try(letter)
-        self._batch.append(_Taken(place=place, offset=raw.offset, raw=letter.record if letter and to_try else None))
-        self._reached(place, raw.offset + 1)
-        return raw.size
-
-    def _is_to_try(self, letter: DeadLetter) -> bool:
-        """Whether it is this sink's, and its record was not tried by this run already."""
-        if letter.stage not in (DECODE, self._stage) or owner(letter.record.topic)[1] not in self._kind.topics:
-            return False
-        # One record may have several letters: of several sinks, of a crash, of earlier runs. Each of them would make
-        # another, and with every sink that tries they would double.
-        origin = (letter.record.topic, letter.record.partition, letter.record.offset, letter.record.timestamp)
-        fresh = origin not in self._tried
-        self._tried.add(origin)
-        return fresh
-
-    def _reached(self, place: Partition, offset: int) -> None:
-        if self._ends is not None and offset >= self._ends.get(place, 0):
-            self._ends.pop(place, None)
-
-    def _at_the_end(self) -> bool:
-        if self._ends is None or self._batch:
-            return False
-        # Partitions of other instances are theirs to finish.
-        return not self._ends or (bool(self._share.held) and self._share.held.isdisjoint(self._ends))
-
-    # ---- 2. decode
-
-    def _decode(self) -> None:
-        for taken in self._work:
-            if taken.raw is None or taken.decoded is not None or taken.letter is not None:
-                continue
-            try:
-                taken.decoded = sink_record(taken.raw)
-            except serde.SerdeError as exc:
-                taken.letter = DeadLetter(record=taken.raw, error=str(exc), stage=DECODE)
-
-    # ---- 3. write
-
-    def _write(self, sink: Sink) -> bool:
-        """Write the work; False if it was not written because the process stops."""
-        backoff = FIRST_BACKOFF_S
-        while True:
-            # Anew for each attempt: partitions may have been taken away while we waited.
-            records = [taken.decoded for taken in self._work if taken.decoded is not None]
-            if not records:
-                break
-            try:
-                with self._metrics.write_seconds.time(), self._asking("write"):
-                    sink.write(records)
-                self._took(len(records))
-                break
-            except RejectedRecords as exc:
-                self._took(len(records) - len(exc.rejected))
-                reasons = {(r.topic, r.partition, r.offset): reason for r, reason in exc.rejected}
-                for taken in self._work:
-                    origin = taken.decoded and (taken.decoded.topic, taken.decoded.partition, taken.decoded.offset)
-                    if taken.raw is not None and origin in reasons:
-                        taken.letter = DeadLetter(record=taken.raw, error=reasons[origin], stage=self._stage)
-                break
-            except RetryLater as exc:
-                wait = min(MAX_BACKOFF_S, backoff if exc.after_s is None else exc.after_s)
-                backoff = min(MAX_BACKOFF_S, backoff * 2)
-                self._store_waits = exc.reason
-                self._metrics.retries.inc()
-                self._metrics.waiting.set(1)
-                _log.warning("the store takes nothing now", sink=self._kind.name, reason=exc.reason, retry_in_s=wait)
-                if not self._wait(wait):
-                    return False
-        if self._store_waits is not None:
-            _log.info("the store takes records again", sink=self._kind.name)
-            self._store_waits = None
-            self._metrics.waiting.set(0)
-        return True
-
-    def _took(self, records: int) -> None:
-        self.stored += records
-        self._metrics.records.inc(records)
-
-    def _wait(self, seconds: float) -> bool:
-        """Stay in the group for so long without taking more; False if the process is to stop."""
-        self._share.pause()
-        until = time.monotonic() + seconds
-        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
-            self._poll(min(left, 0.2))
-        return not self._stop.is_set()
-
-    # ---- 4. bury
-
-    def _bury(self) -> bool:
-        letters = [taken.letter for taken in self._work if taken.letter is not None]
-        if letters and not self._office.deliver(letters, self._kafka_may_come_back):
-            return False
-        self.buried += len(letters)
-        for letter in letters:
-            self._metrics.dead_letter(letter.stage)
-        if letters:
-            # One line a batch, however many there are: they are all in the topic.
-            first = letters[0]
-            _log.warning(
-                "records put into the dead-letter topic",
-                count=len(letters),
-                stage=first.stage,
-                error=first.error[:200],
-                topic=first.record.topic,
-                partition=first.record.partition,
-                offset=first.record.offset,
-            )
-        return True
-
-    def _kafka_may_come_back(self) -> bool:
-        self._share.pause()
-        self._poll(0)
-        return not self._stop.is_set() or self._stopping_for() < CLOSE_S / 2
-
-    # ---- 5. commit
-
-    def _handle(self, sink: Sink) -> None:
-        """Steps 2 to 5 for what was gathered."""
-        if not self._batch:
-            return
-        self._work, self._batch = self._batch, []
-        self._decode()
-        if self._write(sink) and self._bury():
-            for taken in self._work:
-                self._share.wrote(taken.place, taken.offset + 1)
-            self._metrics.batches.inc()
-            self._share.commit()
-        # else the process stops: nothing of this is committed, and what follows it has not been taken up.
-        self._work = []
-        self._share.resume()
-
-    # ---- the group
-
-    def _on_assign(self, reader: Consumer, positions: list[TopicPartition]) -> None:
-        self._kafka_waits = None
-        self._share.gained(_places(positions))
-        if self._kind.start is Start.BEGINNING and self.settings.source is Source.TOPICS:
-            for position in positions:
-                position.offset = OFFSET_BEGINNING
-        reader.incremental_assign(positions)
-
-    def _on_revoke(self, _reader: Consumer, positions: list[TopicPartition]) -> None:
-        self._forget(_places(positions), commit=True)
-
-    def _on_lost(self, _reader: Consumer, positions: list[TopicPartition]) -> None:
-        # Another instance may have them already: our position is no longer ours to tell.
-        self._forget(_places(positions), commit=False)
-
-    def _forget(self, gone: set[Partition], *, commit: bool) -> None:
-        self._share.losing(gone)
-        self._batch = [taken for taken in self._batch if taken.place not in gone]
-        self._work = [taken for taken in self._work if taken.place not in gone]
-        # What is forgotten was not tried; if it comes back, it is once more.
-        self._tried.clear()
-        if commit:
-            # Without its coordinator librdkafka may hold a waiting commit for ever, and the whole loop with it. What is
-            # not committed is read again, and the store knows it.
-            _within(CLOSE_S, lambda: self._share.commit_now(gone))
-        self._share.gone(gone)
-        if self._remembers is not None and not self._left_behind:
-            self._remembers.lost(gone)
-
-    def _leave(self) -> None:
-        if self._left_behind:
-            return
-        self._share.commit_now()
-        self._consumer.close()
-
-    # ---- the surroundings
-
-    def _on_error(self, error: KafkaError) -> None:
-        code = error.code()
-        if code == KafkaError._ALL_BROKERS_DOWN:
-            reason = f"no broker answers at {self.settings.kafka.bootstrap}"
-        elif code in _NEEDS_PEOPLE or error.fatal():
-            reason = f"Kafka: {error.str()}"
-        else:
-            # One connection of several, a topic that is not there yet: librdkafka goes on by itself.
-            _log.debug("kafka", sink=self._kind.name, error=error.str())
-            return
-        if reason != self._kafka_waits:
-            _log.warning("waiting for Kafka", sink=self._kind.name, reason=reason)
-        self._kafka_waits = reason
-
-    def _look_around(self) -> None:
-        """Now and then: offsets that are still to be committed, lag, and whether Kafka is back."""
-        now = time.monotonic()
-        if now - self._looked < 1.0:
-            return
-        self._looked = now
-        self._share.commit()
-        for topic, partition in self._share.held:
-            here = TopicPartition(topic, partition)
-            try:
-                _, high = self._consumer.get_watermark_offsets(here, cached=True) or (0, 0)
-                position = self._consumer.position([here])[0].offset
-            except KafkaException:
-                # Just assigned, and not looked up yet.
-                continue
-            if position >= 0 and high >= 0:
-                self._metrics.lag(topic, partition, max(0, high - position))
-        if self._kafka_waits is not None and now - self._probed > 5.0:
-            self._probed = now
-            try:
-                self._consumer.list_topics(timeout=0.5)
-                self._kafka_waits = None
-            except KafkaException:
-                return
-
-    def _stopping_for(self) -> float:
-        if self._stop_seen is None:
-            self._stop_seen = time.monotonic()
-        return time.monotonic() - self._stop_seen
-
-
-def _places(positions: Sequence[TopicPartition]) -> set[Partition]:
-    return {(position.topic, position.partition) for position in positions}
-
-
-def _within(seconds: float, act: Callable[[], None]) -> None:
-    """Do it, or give up waiting for it: with Kafka away, leaving a group can take minutes."""
-    thread = threading.Thread(target=act, name="leave", daemon=True)
-    thread.start()
-    thread.join(timeout=seconds)

@@ -1,0 +1,87 @@
+"""What a sink waits for of Kafka, for its readiness and its log.
+
+Owns which error is told and how often. It polls nothing and ends nothing.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from connectors.kafka import Consumer, KafkaError, KafkaException
+from connectors.sink_settings import SinkSettings
+from schemas.avro.topics import FAMILIES, is_of_job
+
+_log = structlog.get_logger("headwater.sink")
+
+_NOT_CONNECTED = "not connected to Kafka yet"
+#: How often Kafka is asked whether it is back, in seconds, and how long that may take.
+_PROBE_EVERY_S, _PROBE_S = 5.0, 0.5
+_NEEDS_PEOPLE = frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+
+
+class KafkaWaits:
+    """Of one sink. `reason` is read from any thread, all else is of its loop."""
+
+    def __init__(self, sink: str, settings: SinkSettings) -> None:
+        #: What keeps Kafka from giving records now, or None.
+        self.reason: str | None = _NOT_CONNECTED
+        self._sink = sink
+        self._settings = settings
+        self._families = settings.families()
+        self._probed = 0.0
+        #: The topics that were said to be missing.
+        self._told_missing: set[str] = set()
+
+    def over(self) -> None:
+        """Kafka answers."""
+        self.reason = None
+
+    def missing(self, topic: str) -> None:
+        """A topic, or pattern of topics, is not there."""
+        kind = self._families.get(topic)
+        # Of a job's topics it is normal that nobody runs the job.
+        of_job = is_of_job(topic) if kind is None else FAMILIES[kind].of_job
+        if topic not in self._told_missing and not of_job:
+            self._told_missing.add(topic)
+            every = topic.startswith("^")
+            _log.warning(
+                "waiting for a topic that is not there",
+                sink=self._sink,
+                topic=f"{FAMILIES[kind].prefix}.*.{FAMILIES[kind].suffix}" if kind and every else topic,
+                kafka=self._settings.kafka.bootstrap,
+                hint="it comes with the gateway or its replicator"
+                + ("; no gateway has one yet" if every else "; is the gateway's id right?"),
+            )
+
+    def error(self, error: KafkaError) -> None:
+        """librdkafka told of one, by itself or in the place of a record."""
+        code = error.code()
+        if code == KafkaError._ALL_BROKERS_DOWN:
+            reason = f"no broker answers at {self._settings.kafka.bootstrap}"
+        elif code in _NEEDS_PEOPLE or error.fatal():
+            reason = f"Kafka: {error.str()}"
+        else:
+            # One connection of several, a topic that is not there yet: librdkafka goes on by itself.
+            _log.debug("kafka", sink=self._sink, error=error.str())
+            return
+        if reason != self.reason:
+            _log.warning("waiting for Kafka", sink=self._sink, reason=reason)
+        self.reason = reason
+
+    def probe(self, reader: Consumer, now: float) -> None:
+        """Ask Kafka whether it is back, now and then; ``now`` is of the monotonic clock."""
+        if self.reason is None or now - self._probed <= _PROBE_EVERY_S:
+            return
+        self._probed = now
+        try:
+            reader.list_topics(timeout=_PROBE_S)
+        except KafkaException:
+            return
+        self.over()
