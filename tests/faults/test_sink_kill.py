@@ -44,7 +44,8 @@ def process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     command = [sys.executable, "-m", "tests.faults.sink_process", cluster.bootstrap, gateway, "sqlite"]
     command += [json.dumps({"file": str(file)}), str(batch), str(lives)]
-    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # What it says at its end stands with a test that fails.
+    started = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     try:
         yield started
     finally:
