@@ -18,12 +18,12 @@ from connectors.sinks import cassandra_tables as cql
 from connectors.sinks.cassandra_options import CassandraOptions
 from connectors.sinks.cassandra_session import CassandraSession, Refused, Unavailable, bound, check_driver
 from connectors.sinks.graph import Event, held_objects, object_name
-from connectors.sinks.options import parse_options
+from connectors.sinks.options import object_definitions, parse_options
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.analytics_records import EnrichedReading
 from schemas.avro.records import Notification, Registration, RegistrationDelete, RegistrationNew, Response
 from schemas.avro.topics import TopicKind
-from schemas.lwm2m.objects import DefinitionError, Definitions
+from schemas.lwm2m.objects import Definitions
 
 if TYPE_CHECKING:
     from cassandra.query import PreparedStatement
@@ -47,12 +47,7 @@ class CassandraSink:
     def __init__(self, options: CassandraOptions) -> None:
         self._options = options
         self._where = f"Cassandra at {', '.join(options.contact_points)}, keyspace {options.keyspace}"
-        self._definitions = Definitions.builtin()
-        if options.definitions is not None:
-            try:
-                self._definitions = self._definitions.load_folder(options.definitions)
-            except DefinitionError as exc:
-                raise SinkConfigError(str(exc)) from exc
+        self._definitions = object_definitions("cassandra", options.definitions)
         check_driver()
         # What can be read now is looked at now.
         options.secret()

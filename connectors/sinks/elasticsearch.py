@@ -25,11 +25,11 @@ from connectors.sinks.elasticsearch_documents import (
 )
 from connectors.sinks.elasticsearch_options import ElasticsearchOptions
 from connectors.sinks.graph import Event, is_newer
-from connectors.sinks.options import parse_options
-from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
+from connectors.sinks.options import object_definitions, parse_options
+from connectors.sinks.sink import RejectedRecords, RetryLater, SinkKind, SinkRecord
 from schemas.avro.records import Notification, Registration, RegistrationNew, Response
 from schemas.avro.topics import TopicKind
-from schemas.lwm2m.objects import DefinitionError, Definitions
+from schemas.lwm2m.objects import Definitions
 
 #: How often an endpoint is read again because another instance wrote it, in one attempt.
 _ROUNDS = 5
@@ -164,13 +164,7 @@ def open_elasticsearch(options: Mapping[str, object]) -> ElasticsearchSink:
         SinkConfigError: wrong options.
     """
     parsed = parse_options("elasticsearch", ElasticsearchOptions, options)
-    definitions = Definitions.builtin()
-    if parsed.definitions is not None:
-        try:
-            definitions = definitions.load_folder(parsed.definitions)
-        except (DefinitionError, OSError) as exc:
-            raise SinkConfigError(f"definitions of the sink elasticsearch: {exc}") from exc
-    return ElasticsearchSink(parsed, definitions)
+    return ElasticsearchSink(parsed, object_definitions("elasticsearch", parsed.definitions))
 
 
 KIND = SinkKind(

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from connectors.sinks.sink import SinkConfigError
+from schemas.lwm2m.objects import DefinitionError, Definitions
 
 
 class SinkOptions(BaseModel):
@@ -45,6 +46,19 @@ def read_secret(sink: str, option: str, file: FilePath) -> str:
     except (OSError, ValueError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise SinkConfigError(f"{option} of the sink {sink}, {file}: {why}") from None
+
+
+def object_definitions(sink: str, folder: FilePath | None) -> Definitions:
+    """The built-in ones, and those of a folder of OMA's XML files.
+
+    Raises:
+        SinkConfigError: the folder cannot be read, or holds something else.
+    """
+    builtin = Definitions.builtin()
+    try:
+        return builtin if folder is None else builtin.load_folder(folder)
+    except (DefinitionError, OSError) as exc:
+        raise SinkConfigError(f"definitions of the sink {sink}: {exc}") from exc
 
 
 def tls_context(

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from connectors.sinks import orientdb_graph as sql
 from connectors.sinks.graph import Event, object_name
-from connectors.sinks.options import parse_options
+from connectors.sinks.options import object_definitions, parse_options
 from connectors.sinks.orientdb_client import BinaryClient, Client, OrientError, OrientRefused, OrientUnreachable
 from connectors.sinks.orientdb_database import ATTEMPTS, NO_ACCESS, Conflict, GraphDatabase, pause
 from connectors.sinks.orientdb_http import HttpClient
@@ -32,7 +32,6 @@ from connectors.sinks.orientdb_options import OrientdbOptions, Protocol
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.records import Notification, Registration, Response
 from schemas.avro.topics import TopicKind
-from schemas.lwm2m.objects import DefinitionError, Definitions
 
 #: A transaction: so many endpoints, or fewer with so many links.
 CHUNK, CHUNK_LINKS = 50, 1_000
@@ -94,12 +93,7 @@ class OrientdbSink:
         self._options = options
         self._port = options.port or _PORTS[options.protocol]
         self._where = f"OrientDB {options.host}:{self._port}/{options.database}"
-        self._definitions = Definitions.builtin()
-        if options.definitions is not None:
-            try:
-                self._definitions = self._definitions.load_folder(options.definitions)
-            except DefinitionError as exc:
-                raise SinkConfigError(str(exc)) from exc
+        self._definitions = object_definitions("orientdb", options.definitions)
         # What can be read now is looked at now.
         options.secret()
         options.ssl_context()

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from prometheus_client import Counter
 
 from connectors.sinks import prometheus_wire as wire
-from connectors.sinks.options import parse_options
+from connectors.sinks.options import object_definitions, parse_options
 from connectors.sinks.prometheus_options import SAMPLE_CONFIG, PrometheusOptions
 from connectors.sinks.prometheus_query import ANSWER_BYTES, Unknown, found_in, query_form, span_ms
 from connectors.sinks.prometheus_series import (
@@ -38,7 +38,6 @@ from connectors.sinks.prometheus_series import (
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from connectors.sinks.webhook_client import Answer, NoAnswer, Poster, seconds
 from schemas.avro.topics import TopicKind
-from schemas.lwm2m.objects import DefinitionError, Definitions
 from schemas.lwm2m.path import PathPattern
 
 _LEFT_OUT = Counter("headwater_sink_left_out", "Values that are nothing for the store, by reason.", ("sink", "reason"))
@@ -102,12 +101,6 @@ class PrometheusSink:
         self._compress = compress
         self._clock = clock
         options.authorization()
-        definitions = Definitions.builtin()
-        if options.definitions is not None:
-            try:
-                definitions = definitions.load_folder(options.definitions)
-            except DefinitionError as exc:
-                raise SinkConfigError(f"definitions of the sink prometheus: {exc}") from exc
         self._sampler = Sampler(
             Naming(
                 prefix=options.prefix,
@@ -115,7 +108,7 @@ class PrometheusSink:
                 paths=tuple(PathPattern.parse(path) for path in options.paths),
                 time=options.time,
             ),
-            definitions,
+            object_definitions("prometheus", options.definitions),
         )
         where = options.query_address()
         try:

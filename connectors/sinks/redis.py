@@ -24,7 +24,7 @@ from typing import Final
 
 import structlog
 
-from connectors.sinks.options import parse_options
+from connectors.sinks.options import object_definitions, parse_options
 from connectors.sinks.redis_applied import Applied
 from connectors.sinks.redis_changes import Changes, Keys, Known, fold, is_kept, place_and_time, source
 from connectors.sinks.redis_options import RedisOptions
@@ -32,7 +32,6 @@ from connectors.sinks.redis_session import OTHERS_KEY, RedisSession
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from schemas.avro.records import Registration
 from schemas.avro.topics import TopicKind
-from schemas.lwm2m.objects import DefinitionError, Definitions
 
 _log = structlog.get_logger()
 
@@ -52,12 +51,7 @@ class RedisSink:
 
     def __init__(self, options: RedisOptions) -> None:
         self._options = options
-        self._definitions = Definitions.builtin()
-        if options.definitions is not None:
-            try:
-                self._definitions = self._definitions.load_folder(options.definitions)
-            except DefinitionError as exc:
-                raise SinkConfigError(str(exc)) from exc
+        self._definitions = object_definitions("redis", options.definitions)
         self._session = RedisSession(options)
         #: What is applied, by the key of the hash and the partition, as it was after our last write.
         self._applied: dict[tuple[str, str], str] = {}

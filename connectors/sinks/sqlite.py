@@ -22,7 +22,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from connectors.sinks.graph import Event, held_objects, is_newer, object_name
-from connectors.sinks.options import SinkOptions, parse_options
+from connectors.sinks.options import SinkOptions, object_definitions, parse_options
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
 from connectors.sinks.sqlite_rows import APPLICATION_ID, INSERT_HISTORY, MIGRATIONS, endpoint_columns, history_rows
 from schemas.avro.records import (
@@ -33,7 +33,6 @@ from schemas.avro.records import (
     Response,
 )
 from schemas.avro.topics import TopicKind
-from schemas.lwm2m.objects import DefinitionError, Definitions
 
 #: How long another writer of the same file may hold us up; below what a drain at shutdown may take.
 BUSY_S = 3.0
@@ -73,12 +72,7 @@ class SqliteSink:
 
     def __init__(self, options: SqliteOptions) -> None:
         self._options = options
-        self._definitions = Definitions.builtin()
-        if options.definitions is not None:
-            try:
-                self._definitions = self._definitions.load_folder(options.definitions)
-            except DefinitionError as exc:
-                raise SinkConfigError(str(exc)) from exc
+        self._definitions = object_definitions("sqlite", options.definitions)
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         # What this connection knows to be in the file.
