@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
 from connectors.sinks.elasticsearch_options import ElasticsearchOptions
+from connectors.sinks.http_deadline import deadline, no_answer
 from connectors.sinks.sink import SinkConfigError
 
 #: More of an answer is not read; it would not be one to what was asked.
@@ -126,7 +125,7 @@ class Nodes:
                 # Had it been done already, doing it once more changes nothing.
                 with suppress(HTTPException, OSError):
                     return self._exchange(node, method, path, body, headers)
-            raise NoAnswer(_told(exc)) from exc
+            raise NoAnswer(no_answer(exc)) from exc
 
     def _connected(self, node: str) -> HTTPConnection:
         url, timeout = urlsplit(node), self._options.timeout_s
@@ -142,54 +141,27 @@ class Nodes:
 
     def _exchange(self, node: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         connection = self._connection or self._connected(node)
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            if isinstance(connection.sock, socket.socket):
-                with suppress(OSError):
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-
-        # The timeout of a socket is for each of its steps: a server that sends a byte a second would hold us for ever.
-        limit = threading.Timer(self._options.timeout_s, end)
-        limit.daemon = True
-        limit.start()
         try:
-            # A server that finds the body too large may answer before it has read it, and close: the answer counts.
-            with suppress(BrokenPipeError):
-                connection.request(method, urlsplit(node).path + path, body, dict(headers))
-            response = connection.getresponse()
-            text = response.read(_ANSWER_BYTES)
-            if late.is_set():
-                # http.client takes a head that was cut off for a whole one.
-                raise HTTPException
-            whole = response.isclosed()
-            if response.will_close or not whole:
-                self.close()
-            told = None
-            with suppress(ValueError, RecursionError):
-                told = json.loads(text) if whole else None
-            return Answer(
-                status=response.status,
-                told=told,
-                words="" if told is not None else " ".join(text[:1000].decode("utf-8", "replace").split()),
-                retry_after=response.getheader("Retry-After"),
-                node=node,
-            )
-        except (HTTPException, OSError) as exc:
+            with deadline(connection, self._options.timeout_s) as in_time:
+                # A server that finds the body too large may answer before it has read it, and close: the answer counts.
+                with suppress(BrokenPipeError):
+                    connection.request(method, urlsplit(node).path + path, body, dict(headers))
+                response = connection.getresponse()
+                text = response.read(_ANSWER_BYTES)
+                in_time()
+        except (HTTPException, OSError):
             self.close()
-            if late.is_set() or isinstance(exc, TimeoutError):
-                raise TimeoutError(f"no answer within {self._options.timeout_s:g} s") from exc
             raise
-        finally:
-            limit.cancel()
-
-
-def _told(exc: Exception) -> str:
-    if isinstance(exc, TimeoutError):
-        return str(exc)
-    if isinstance(exc, RemoteDisconnected):
-        return "no answer: the connection was ended"
-    if isinstance(exc, HTTPException):
-        return f"no HTTP: {type(exc).__name__}"
-    return str(exc.strerror or exc) if isinstance(exc, OSError) else type(exc).__name__
+        whole = response.isclosed()
+        if response.will_close or not whole:
+            self.close()
+        told = None
+        with suppress(ValueError, RecursionError):
+            told = json.loads(text) if whole else None
+        return Answer(
+            status=response.status,
+            told=told,
+            words="" if told is not None else " ".join(text[:1000].decode("utf-8", "replace").split()),
+            retry_after=response.getheader("Retry-After"),
+            node=node,
+        )

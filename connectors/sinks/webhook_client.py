@@ -7,17 +7,17 @@ proxy. Whatever it raises names the server only: the address itself may be a sec
 from __future__ import annotations
 
 import re
-import socket
 import ssl
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from http.client import HTTPConnection, HTTPException, HTTPSConnection, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from urllib.parse import SplitResult
+
+from connectors.sinks.http_deadline import deadline, no_answer
 
 #: More of an answer is not read; the connection is given up instead.
 _ANSWER_BYTES = 64 * 1024
@@ -72,7 +72,7 @@ class Poster:
                 # The server has ended a connection on which nothing was under way, as it may (RFC 9112, section 9.3.1).
                 with suppress(HTTPException, OSError):
                     return self._post(body, headers)
-            raise NoAnswer(_told(exc)) from exc
+            raise NoAnswer(no_answer(exc)) from exc
 
     def close(self) -> None:
         """End the connection; the next post opens another."""
@@ -91,42 +91,25 @@ class Poster:
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
         connection = self._connection or self._connected()
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            if isinstance(connection.sock, socket.socket):
-                with suppress(OSError):
-                    connection.sock.shutdown(socket.SHUT_RDWR)
-
-        # The timeout of a socket is for each of its steps: a server that sends a byte a second would hold us for ever.
-        limit = threading.Timer(self._timeout_s, end)
-        limit.daemon = True
-        limit.start()
         try:
-            connection.request("POST", self._target, body, dict(headers))
-            response = connection.getresponse()
-            told = response.read(self._answer_bytes)
-            if late.is_set():
-                # http.client takes a head that was cut off for a whole one.
-                raise HTTPException
-            if response.will_close or not response.isclosed():
-                self.close()
-            location = response.getheader("Location")
-            return Answer(
-                status=response.status,
-                words=" ".join(told.decode("utf-8", "replace").split())[:_SHOWN],
-                body=told,
-                retry_after=response.getheader("Retry-After"),
-                location=location and _server(location),
-            )
-        except (HTTPException, OSError) as exc:
+            with deadline(connection, self._timeout_s) as in_time:
+                connection.request("POST", self._target, body, dict(headers))
+                response = connection.getresponse()
+                told = response.read(self._answer_bytes)
+                in_time()
+        except (HTTPException, OSError):
             self.close()
-            if late.is_set() or isinstance(exc, TimeoutError):
-                raise TimeoutError(f"no answer within {self._timeout_s:g} s") from exc
             raise
-        finally:
-            limit.cancel()
+        if response.will_close or not response.isclosed():
+            self.close()
+        location = response.getheader("Location")
+        return Answer(
+            status=response.status,
+            words=" ".join(told.decode("utf-8", "replace").split())[:_SHOWN],
+            body=told,
+            retry_after=response.getheader("Retry-After"),
+            location=location and _server(location),
+        )
 
 
 def seconds(retry_after: str | None, now: datetime) -> float | None:
@@ -144,13 +127,3 @@ def seconds(retry_after: str | None, now: datetime) -> float | None:
 def _server(location: str) -> str:
     found = re.match(r"https?://[^/?#@\s]+", location)
     return found[0] if found else "elsewhere on the same server"
-
-
-def _told(exc: Exception) -> str:
-    if isinstance(exc, TimeoutError):
-        return str(exc)
-    if isinstance(exc, RemoteDisconnected):
-        return "no answer: the connection was ended"
-    if isinstance(exc, HTTPException):
-        return f"no HTTP: {type(exc).__name__}"
-    return str(exc.strerror or exc) if isinstance(exc, OSError) else type(exc).__name__
