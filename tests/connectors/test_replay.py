@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from connectors import replay as replay_module
-from connectors.kafka import Cluster, TopicMissing, TopicPartition, Unreachable, admin, consumer, producer
+from connectors.kafka import (
+    Cluster,
+    TopicMissing,
+    TopicPartition,
+    Unreachable,
+    admin,
+    consumer,
+    end_offsets,
+    producer,
+)
 from connectors.replay import Tally, left, plan_replay, replay
 from connectors.runner import ALL_GATEWAYS, SinkSettings
 from connectors.sinks import RejectedRecords, RetryLater, Sink, SinkConfigError, SinkRecord
@@ -142,7 +151,11 @@ def test_the_marker_of_a_transaction_at_the_end_and_what_was_taken_back_are_no_r
     for number, end in ((0, sender.commit_transaction), (1, sender.abort_transaction)):
         sender.begin_transaction()
         sender.produce(topics.observations, value=serde.encode(some(1, number)[0]), partition=0)
+        # What is not sent yet would not be taken back but never come.
+        assert sender.flush(30) == 0
         end(30)
+    # That a transaction has ended is said before its marker is there: two records, two markers.
+    eventually(lambda: end_offsets(settings.kafka, [topics.observations])[topics.observations, 0], 4)
     assert run(settings).stored == 1
     assert numbers(file) == [0.0]
 
