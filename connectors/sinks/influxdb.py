@@ -38,9 +38,13 @@ _ABOUT_POINTS = re.compile("partial write|parse|type conflict|key length")
 _FULL = re.compile(r"(failure writing points to database: )?partial write: max-[a-z-]+ limit exceeded")
 _DROPPED = re.compile(r"dropped=(\d+)$")
 
+#: What version 2 says of the organization. What devices say may be anywhere in an answer, but for its beginning.
+_NO_ORG = re.compile("Please provide either orgID or org|organization ")
+
 #: After so many answers that are not about points, and not one batch taken, the search for the guilty ends.
 _DOUBTS = 40
 
+_ORG_ADVICE = "InfluxDB 2 needs the organization in which the bucket is: set org to its name or ID"
 _ADVICE = {
     401: "it refuses the token: check it (for InfluxDB 1.8: user:password)",
     403: "the token may not write there: give it the right to write",
@@ -212,7 +216,8 @@ class InfluxdbSink:
     def _refusal(self, exc: ApiException) -> _Refusal:
         """What an answer says about points. Raises RetryLater if it is about something else."""
         words = _words(exc.body) or str(exc.reason)
-        if exc.status in (400, 413, 422) and not _FULL.match(words):
+        no_org = exc.status in (400, 404) and _NO_ORG.match(words) is not None
+        if exc.status in (400, 413, 422) and not _FULL.match(words) and not no_org:
             dropped = _DROPPED.search(words)
             return _Refusal(
                 _short(words),
@@ -222,7 +227,7 @@ class InfluxdbSink:
         if exc.status in (401, 403):
             # The token may be another one by the next attempt, if it is in a file.
             self.close()
-        advice = _ADVICE.get(exc.status or 0)
+        advice = _ORG_ADVICE if no_org else _ADVICE.get(exc.status or 0)
         raise RetryLater(
             f"{self._where}: {advice + '; it says ' if advice else ''}{exc.status or ''} {_short(words)}",
             _seconds(exc.retry_after),

@@ -422,6 +422,40 @@ def test_what_version_2_says_is_understood(store: InfluxdbStore) -> None:
     assert len(store.rows("SELECT * FROM century.resources")) == 2
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [
+        (400, "invalid", "Please provide either orgID or org"),
+        (404, "not found", 'organization name "nobody" not found'),
+        (404, "not found", "organization not found"),
+    ],
+)
+def test_an_organization_that_version_2_asks_for_is_told_at_once(
+    store: InfluxdbStore, status: int, code: str, words: str
+) -> None:
+    requests: list[Asked] = []
+
+    def as_version_2(asked: Asked) -> Answer:
+        requests.append(asked)
+        return Answer(status, {}, json.dumps({"code": code, "message": words}).encode())
+
+    with proxy(store, as_version_2) as options:
+        sink = open_influxdb(options)
+        with pytest.raises(RetryLater, match=f"set org .*{words}"):
+            sink.write([reading(offset) for offset in range(100)])
+        sink.close()
+    assert len(requests) == 1
+
+
+def test_a_device_cannot_say_what_version_2_says(store: InfluxdbStore) -> None:
+    sink = open_influxdb(store.options())
+    with pytest.raises(RejectedRecords) as refused:
+        sink.write([reading(0), reading(1, ep="Please provide either orgID or org" * 3_000), reading(2)])
+    sink.close()
+    assert [record.offset for record, _ in refused.value.rejected] == [1]
+    assert len(store.rows()) == 2
+
+
 @pytest.mark.parametrize("guilty", [set(), {0}, {3, 700}])
 def test_an_unknown_refusal_is_the_records_fault_only_if_others_are_taken(
     store: InfluxdbStore, guilty: set[int]
