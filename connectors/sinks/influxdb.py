@@ -283,7 +283,7 @@ KIND = SinkKind(
 url = "http://127.0.0.1:8086"
 # The bucket, which must exist; for InfluxDB 1.8 a database, or database/retention policy.
 bucket = "headwater/autogen"
-# The organization; InfluxDB 1.8 has none.
+# The organization of the bucket, its name or ID: InfluxDB 2 needs it, 1.8 has none.
 # org = "home"
 # The token; for InfluxDB 1.8 it is user:password. Default: none, for a server that asks for none.
 # token = "writer:secret"
