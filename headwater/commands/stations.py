@@ -45,6 +45,11 @@ def _metrics(names: list[str]) -> list[Metric]:
     return [METRICS[name] for name in dict.fromkeys(names)]
 
 
+def seconds_between(period: float | None, metrics: int, *, chosen: bool) -> float:
+    """How long from one reading to the next: as told, else 10 s of a device with one chosen sensor, else 1 s."""
+    return period or (SENSOR_PERIOD if chosen and metrics == 1 else STATION_PERIOD)
+
+
 def station(
     endpoint: Annotated[str, typer.Option("--endpoint", metavar="NAME", help="Endpoint name; with --count NAME-1, …")],
     server: CoapServerOption = "127.0.0.1:5683",
@@ -114,7 +119,7 @@ def station(
     later = _metrics(add or [])
     if both := [one.name for one in later if one in chosen]:
         raise Stop(Exit.USAGE, f"--add {both[0]}: the station has that sensor from the beginning")
-    seconds = period or (SENSOR_PERIOD if metric and len(chosen) == 1 else STATION_PERIOD)
+    seconds = seconds_between(period, len(chosen), chosen=bool(metric))
 
     async def main(stop: asyncio.Event) -> None:
         import asyncio

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from gateway.devices.metrics import CITY, METRICS
 from gateway.devices.station import Made
 from headwater.cli import app
+from headwater.commands.stations import seconds_between
 from headwater.demo.journal import OutlierJournal, read_journal, read_outliers
 from headwater.exits import Exit
 from schemas.lwm2m.path import Path as Lwm2mPath
@@ -103,6 +104,16 @@ def test_wrong_use_of_station_is_said_in_words(arguments: list[str], words: str)
     result = run(*arguments)
     assert result.exit_code == Exit.USAGE
     assert words in result.output
+
+
+@pytest.mark.parametrize(
+    ("period", "metrics", "chosen", "seconds"),
+    [(None, 9, False, 1.0), (None, 1, True, 10.0), (None, 2, True, 1.0), (0.5, 1, True, 0.5), (7.0, 9, False, 7.0)],
+)
+def test_a_single_chosen_sensor_is_read_every_ten_seconds_and_a_station_every_second(
+    period: float | None, metrics: int, chosen: bool, seconds: float
+) -> None:
+    assert seconds_between(period, metrics, chosen=chosen) == seconds
 
 
 def test_help_names_every_metric() -> None:
