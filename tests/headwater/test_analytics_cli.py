@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from analytics.job import parse_options
 from analytics.jobs import JOBS
 from connectors.kafka import Cluster, ensure_topics, producer
 from headwater.cli import app
@@ -38,7 +39,8 @@ def test_every_job_is_listed_and_described() -> None:
     assert "max-temperature" in run("list").stdout
     for name in JOBS:
         shown = run("describe", name).stdout
-        tomllib.loads(shown)
+        # As it is printed it is a file of options.
+        assert isinstance(parse_options(JOBS[name], tomllib.loads(shown)), JOBS[name].options)
         assert f"headwater analytics run {name} " in shown
 
 
