@@ -121,8 +121,9 @@ class Joining:
             return
         matches: Sequence[Match] = ()
         if known.heard > now:
-            # By a clock that was wrong, and is put back.
+            # By a clock that was wrong, and is put back. Kept, or it would seem to be heard anew at each alarm.
             known.heard = now
+            state.set_bytes(b"j" + group, packed(known))
         if not self._aligner.waits(known.buffers):
             known.alarmed = False
         elif known.heard + self._plan.idle > now:
@@ -200,8 +201,10 @@ class Joining:
         value = packed_reading(reading)
         added = self._aligner.add(known.buffers, number, reading.time, value)
         begun: Sequence[Match] = ()
-        if added.late and (known.buffers.watermark or 0) > now + self._plan.ahead + 1:
-            # The gateway's own clock was wrong, as no device's can be: until it is there again all would be late.
+        latest = now + self._plan.ahead
+        if added.late and reading.time <= latest and (known.buffers.watermark or 0) > latest + 1:
+            # The gateway's own clock was wrong, as no device's can be: until it is there again all would be late. Where
+            # the reading is ahead as well, it is by what ingest() has made of its time, and only late.
             self._metrics.clock_put_back()
             _log.warning("join begun anew, it was ahead of the clock", join=repr(group)[:100])
             begun, known.buffers = self._aligner.silence(known.buffers).matches, self._aligner.begin()

@@ -162,6 +162,25 @@ def test_a_gateway_whose_clock_was_ahead_for_a_while_makes_nobody_late_for_ever(
     assert trial.counts.put_back_ >= 1
 
 
+def test_what_waits_comes_out_also_where_the_gateways_clock_was_ahead_when_it_came(tmp_path: FilePath) -> None:
+    trial, ahead = Trial(tmp_path, idle="30s"), 3_600_000
+    trial.say("/3304/0/5700", 40.0, ahead)
+    trial.say("/3303/0/5700", 21.0, ahead + 1)
+    # Of others only: this join hears nothing any more.
+    out = [one for at in range(0, 130_000, 1000) for one in trial.say("/3304/0/5700", 1.0, at, ep="other")]
+    assert trial.counts.put_back_ == 1
+    assert out == [("/3300/100/5700", ahead + 1, -19.0)]
+
+
+def test_what_ingest_dates_ahead_is_late_among_its_like_and_begins_no_join_anew(tmp_path: FilePath) -> None:
+    code = f"{DIFFERENCE}def ingest(r):\n    return r._replace(time=r.time + 10_800_000)\n"
+    trial = Trial(tmp_path, code, mode="interval")
+    trial.say("/3303/0/5700", 5.0, 10_000)
+    assert trial.say("/3304/0/5700", 1.0, 7_999) == []
+    assert (trial.counts.late_, trial.counts.put_back_) == (1, 0)
+    assert trial.say("/3304/0/5700", 2.0, 10_000) == [("/3300/100/5700", 10_810_000, 3.0)]
+
+
 def test_endless_instances_do_not_fill_the_state(tmp_path: FilePath) -> None:
     trial = Trial(tmp_path, left="/3303/*/5700", right="/3304/*/5700", mode="interval")
     for instance in range(MOST_GROUPS + 20):
