@@ -124,15 +124,16 @@ class Runner:
 
         thread = threading.Thread(target=loop, name=f"{self.settings.group_id} loop", daemon=True)
         thread.start()
-        while thread.is_alive() and not stop.is_set():
+        while thread.is_alive() and not stop.is_set() and self._loop.failure is None:
             thread.join(0.2)
         self._loop.told_to_stop(time.monotonic())
         thread.join(STORE_S)
         while thread.is_alive() and not self._leave_behind():
             # Whatever it is that takes so long, it is not the store.
             thread.join(0.1)
-        if failures:
-            raise failures[0]
+        failure = failures[0] if failures else self._loop.failure
+        if failure is not None:
+            raise failure
 
     def _leave_behind(self) -> bool:
         """Go without the answer of the store that is being asked; False if none is."""
@@ -152,6 +153,8 @@ class Runner:
             records=len(batch),
             **first,
         )
-        # Others, or this one started anew, then get the partitions at once.
-        within(END_S - STORE_S, self._loop.leave_group)
+        if asked != "close":
+            # Others, or this one started anew, then get the partitions at once. Before its close the loop has left by
+            # itself, or still tries to: Kafka's client must not be closed by two threads.
+            within(END_S - STORE_S, self._loop.leave_group)
         return True

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import structlog
 
 from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord, raw_record
-from connectors.hanging import StoreCalls, within
+from connectors.hanging import LeftBehind, StoreCalls, within
 from connectors.kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -98,6 +98,8 @@ class SinkLoop:
         self._kafka_waits = KafkaWaits(self._kind.name, settings)
         self._stop_seen: float | None = None
         self.calls = StoreCalls()
+        #: What ended it, told before the store is closed: that may hang.
+        self.failure: BaseException | None = None
         # All below belongs to the thread of the loop.
         self._stop = threading.Event()
         self._batch: list[Taken] = []
@@ -187,6 +189,11 @@ class SinkLoop:
                     self._look_around()
             finally:
                 within(max(0.5, min(CLOSE_S, END_S - self._stopping_for())), self._leave)
+        except LeftBehind:
+            raise
+        except BaseException as exc:
+            self.failure = exc
+            raise
         finally:
             self._office.close()
             with self.calls.asking("close"):

@@ -6,11 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Cluster
+from connectors.kafka import Cluster, KafkaException
+from connectors.runner import Runner, SinkSettings
+from connectors.sinks import SinkKind, SinkRecord
 from tests.sink_harness import PATIENCE_S, eventually, make_topics, produce
 from tests.sink_samples import notification, resource
 from tests.webhook_receiver import SECRET, receiver
@@ -67,3 +71,29 @@ def test_a_store_that_hangs_at_the_end_is_left_behind_and_gets_its_batch_again(
         process.terminate()
         process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
+
+
+class HangsAtItsClose:
+    """A store that is longer at its close than anybody waits for."""
+
+    def __init__(self) -> None:
+        self.came_back = False
+
+    def write(self, records: Sequence[SinkRecord]) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        threading.Event().wait(PATIENCE_S)
+        self.came_back = True
+
+
+def test_what_ended_a_sink_is_told_also_where_its_store_then_hangs() -> None:
+    store = HangsAtItsClose()
+    kind = SinkKind(name="sqlite", open=lambda _options: store, topics=(), sample_config="")
+    # Kafka's client refuses the settings.
+    settings = SinkSettings(
+        sink="sqlite", gateway="gw", kafka=Cluster(bootstrap="127.0.0.1:1"), group="hangs", session_s=-1.0
+    )
+    with pytest.raises(KafkaException, match=r"session\.timeout\.ms"):
+        Runner(settings, kind).run(threading.Event())
+    assert not store.came_back
