@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from fastavro import schemaless_reader
 
 from schemas.avro.conversions import READ_BODY
-from schemas.avro.errors import MalformedRecord, NotFramed, SerdeError, UnknownSchemaId
+from schemas.avro.errors import MalformedRecord, NotFramed, SerdeError, UnknownSchemaId, malformed
 from schemas.avro.registry import SCHEMAS, schema_of
 from schemas.avro.resources import INSTANCE, MULTIPLE, OBJECT, RESOURCE
 from schemas.lwm2m.path import Path, PathError
@@ -89,7 +89,7 @@ def observed(data: bytes | None) -> Observed:
     except SerdeError:
         raise
     except _BAD_BYTES as exc:
-        raise MalformedRecord(f"schema id {schema_id}: {type(exc).__name__} {exc}") from exc
+        raise malformed(schema_id, exc, source.tell(), len(data)) from exc
 
 
 def within(told: Observed, kafka_time: int, ahead: int) -> Observed:

@@ -12,6 +12,8 @@ SerdeError
 
 from __future__ import annotations
 
+from struct import error as StructError
+
 
 class SerdeError(ValueError):
     """A record could not be made from bytes or JSON, or bytes could not be made from a record."""
@@ -39,3 +41,21 @@ class InvalidRecord(SerdeError):
 
 class InvalidRequest(SerdeError):
     """The text is no request in Avro's JSON form."""
+
+
+def malformed(schema_id: int, exc: Exception, at: int, size: int) -> MalformedRecord:
+    """What ``exc``, raised by a reader at byte ``at`` of ``size``, means to people."""
+    return MalformedRecord(f"schema id {schema_id}: {_words(exc)}, at byte {at} of {size}")
+
+
+def _words(exc: Exception) -> str:
+    """What is wrong, the same for the same bytes: fastavro's own words may hold the address of an object."""
+    match exc:
+        case EOFError() | StructError():
+            return "it ends too early, or a length in it is wrong"
+        case IndexError():
+            return "it has a branch of a union or a symbol of an enum that the schema does not have"
+        case UnicodeDecodeError():
+            return "a text in it is no UTF-8"
+        case _:
+            return f"{type(exc).__name__}: {exc}"

@@ -26,6 +26,7 @@ from schemas.avro.errors import (
     NotFramed,
     SerdeError,
     UnknownSchemaId,
+    malformed,
 )
 from schemas.avro.records import Key, Notification, Record, Registration, Request, Response
 from schemas.avro.registry import SCHEMAS, schema_of
@@ -180,20 +181,7 @@ def decode(data: bytes) -> Record:
     except SerdeError:
         raise
     except _BAD_BYTES as exc:
-        raise MalformedRecord(f"schema id {schema_id}: {_words(exc)}, at byte {source.tell()} of {len(data)}") from exc
-
-
-def _words(exc: Exception) -> str:
-    """What is wrong, the same for the same bytes: fastavro's own words may hold the address of an object."""
-    match exc:
-        case EOFError() | StructError():
-            return "it ends too early, or a length in it is wrong"
-        case IndexError():
-            return "it has a branch of a union or a symbol of an enum that the schema does not have"
-        case UnicodeDecodeError():
-            return "a text in it is no UTF-8"
-        case _:
-            return f"{type(exc).__name__}: {exc}"
+        raise malformed(schema_id, exc, source.tell(), len(data)) from exc
 
 
 def to_json(record: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analytics.readings import Reading, observed
-from schemas.avro.errors import SerdeError
+from schemas.avro.errors import MalformedRecord, SerdeError
 from schemas.avro.records import (
     GenericBody,
     Key,
@@ -118,3 +118,14 @@ def test_bytes_that_end_early_or_were_changed_raise_nothing_else(at: int, noise:
             observed(mangled)
         except SerdeError:
             continue
+
+
+def test_of_bytes_that_end_early_it_says_what_the_plain_way_says() -> None:
+    data = encode(notification(FLOAT))
+    for end in range(5, len(data)):
+        said = []
+        for read in (observed, decode):
+            with pytest.raises(MalformedRecord) as caught:
+                read(data[:end])
+            said.append(str(caught.value))
+        assert said[0] == said[1]
