@@ -117,6 +117,11 @@ class Alarms:
         before = (state.get_bytes(key) or b"") if count % _CHUNK else b""
         state.set_bytes(key, before + _LENGTH.pack(len(name)) + name)
 
+    def clock(self, state: State) -> int | None:
+        """What the partition's clock said last; None before the first record."""
+        meta = state.get_bytes(_META)
+        return None if meta is None else int(_NUMBERS.unpack(meta)[0])
+
     def silent(self, state: State, silent: int) -> int | None:
         """The clock, up to a tick behind, if an alarm would be due ``silent`` ms after it; else None."""
         meta = state.get_bytes(_META)

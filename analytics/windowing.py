@@ -107,13 +107,15 @@ class Windowing:
             self._ring(state, clock + silent, clock, emit)
 
     def _ring(self, state: State, now: int, clock: int, emit: Emit) -> None:
+        before = self._alarms.clock(state)
+        put_back = before is not None and clock < before
         for name in self._alarms.ring(state, now, clock):
             try:
-                self._rung(name, now, state, emit)
+                self._rung(name, now, put_back, state, emit)
             except UNUSABLE as exc:
                 left_out(name, exc, self._metrics)
 
-    def _rung(self, name: bytes, now: int, state: State, emit: Emit) -> None:
+    def _rung(self, name: bytes, now: int, put_back: bool, state: State, emit: Emit) -> None:
         windows, alarms = self._windows, self._alarms
         group = name[1:]
         kept = state.get_bytes(group)
@@ -127,6 +129,9 @@ class Windowing:
             # Of an earlier silence, if a window is open; the next silence will set another.
             if windows.empty(kept) and heard + self._forget <= now:
                 state.delete(group)
+            elif put_back and windows.empty(kept):
+                # It rang before its time, as all do then.
+                alarms.set(state, name, heard + self._forget)
         elif heard + windows.patience <= now:
             step = windows.silence(kept)
             state.set_bytes(group, step.kept)

@@ -348,3 +348,20 @@ def test_a_devices_own_times_are_gone_on_with_after_the_gateways_clock_was_put_b
     assert trial.say("b", 1.0, 180_000) == []
     silent = [one for at in range(181_000, 260_000, 1000) for one in trial.say("b", 1.0, at)]
     assert "a" in {one.ep for one in silent}
+
+
+def test_a_series_that_was_silent_before_the_clock_was_put_back_is_forgotten_all_the_same() -> None:
+    trial = Trial("max-temperature", idle="0s")
+    trial.say("a", 1.0, 0)
+    for at in range(0, 120_000, 10_000):
+        trial.say("b", 1.0, at)
+    # The windows of the first are put out, and it is to be forgotten in an hour; that is not over for any clock.
+    trial.say("b", 1.0, 1_800_000)
+    for at in range(120_000, 240_000, 10_000):
+        trial.say("b", 1.0, at)
+    assert trial.counts.put_back_ == 1
+    group = b"g1:a/3303/0/5700"
+    assert group in trial.state.held
+    for at in range(240_000, 3_700_000, 60_000):
+        trial.say("b", 1.0, at)
+    assert group not in trial.state.held
