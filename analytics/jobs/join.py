@@ -1,6 +1,6 @@
 """The job ``join``: two or more series aligned in event time, and what the user's own functions make of what meets.
 
-Each result is an ordinary observation in ``analytics.<gw>.joined``, so that every sink and every job takes it.
+Each result is an ordinary observation in ``analytics.<gw>.joined``, so that every sink that keeps readings takes it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Results of a series are ordinary observations, as of old: the record's path is the series' with the function behind it
 (``/3303/0/5700-max``), the resource in it keeps its own path, its time is the start of the window, and observationId
-and ticket are the job's name. So every sink and every view takes them. Results of a whole endpoint have no path, and
-are records of `Aggregate`.
+and ticket are the job's name. No sink reads them: the resource's own path would put them among the readings. Results of
+a whole endpoint have no path, and are records of `Aggregate`.
 """
 
 from __future__ import annotations

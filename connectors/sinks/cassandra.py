@@ -226,7 +226,7 @@ def open_cassandra(options: Mapping[str, object]) -> CassandraSink:
 KIND = SinkKind(
     name="cassandra",
     open=open_cassandra,
-    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.READINGS),
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.READINGS, TopicKind.JOINED),
     library="cassandra",
     sample_config="""\
 # History, latest values, enriched readings and the asset graph in Apache Cassandra.

@@ -170,7 +170,7 @@ def open_elasticsearch(options: Mapping[str, object]) -> ElasticsearchSink:
 KIND = SinkKind(
     name="elasticsearch",
     open=open_elasticsearch,
-    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.JOINED),
     sample_config="""\
 # History and the asset graph in Elasticsearch 7.17 to 9, or OpenSearch.
 [elasticsearch]

@@ -274,7 +274,7 @@ def open_influxdb(options: Mapping[str, object]) -> InfluxdbSink:
 KIND = SinkKind(
     name="influxdb",
     open=open_influxdb,
-    topics=(TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    topics=(TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.JOINED),
     library="influxdb_client",
     sample_config="""\
 # History in InfluxDB 1.8 or 2.

@@ -229,7 +229,7 @@ def open_parquet(options: Mapping[str, object]) -> ParquetSink:
 KIND = SinkKind(
     name="parquet",
     open=open_parquet,
-    topics=(TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    topics=(TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.JOINED),
     library="pyarrow",
     sample_config="""\
 # History as hourly Parquet files, partitioned by gateway and day.

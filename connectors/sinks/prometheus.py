@@ -369,7 +369,7 @@ def open_prometheus(options: Mapping[str, object]) -> PrometheusSink:
 KIND = SinkKind(
     name="prometheus",
     open=open_prometheus,
-    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS),
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.JOINED),
     library="cramjam",
     sample_config=SAMPLE_CONFIG,
 )

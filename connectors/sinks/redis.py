@@ -201,7 +201,7 @@ def open_redis(options: Mapping[str, object]) -> RedisSink:
 KIND = SinkKind(
     name="redis",
     open=open_redis,
-    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.STATISTICS),
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.STATISTICS, TopicKind.JOINED),
     library="redis",
     sample_config="""\
 # The latest value and the running statistics of every resource, a stream, and who is online, in Redis or Valkey.

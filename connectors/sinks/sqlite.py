@@ -290,7 +290,7 @@ def open_sqlite(options: Mapping[str, object]) -> SqliteSink:
 KIND = SinkKind(
     name="sqlite",
     open=open_sqlite,
-    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES),
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.JOINED),
     sample_config="""\
 # History and the asset graph in one SQLite file.
 [sqlite]

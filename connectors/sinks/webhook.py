@@ -246,7 +246,7 @@ def open_webhook(options: Mapping[str, object]) -> WebhookSink:
 KIND = SinkKind(
     name="webhook",
     open=open_webhook,
-    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.ALERTS),
+    topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.ALERTS, TopicKind.JOINED),
     sample_config="""\
 # Events as signed HTTP POSTs.
 [webhook]

@@ -19,7 +19,7 @@ from connectors.runner import SinkSettings as Settings
 from connectors.sinks import SINKS, RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
 from headwater.servers.processes import free_port
 from schemas.avro.records import Key, Notification
-from schemas.avro.topics import InvalidGatewayId, Topics
+from schemas.avro.topics import InvalidGatewayId, TopicKind, Topics
 from tests.kafka_brokers import BrokerFactory
 from tests.sink_harness import count, dead_letters, eventually, make_topics, produce, rows, running, wrapped
 from tests.sink_samples import new, notification, resource
@@ -64,6 +64,19 @@ def test_records_reach_the_store_and_offsets_follow(settings: Settings, file: Pa
     with running(settings) as runner:
         eventually(count(file), 305)
         eventually(runner.waiting_for, None)
+
+
+def test_what_the_job_join_observes_is_history_once_the_job_has_made_its_topic(settings: Settings, file: Path) -> None:
+    topics = make_topics(settings.kafka, settings.gateway)
+    produce(settings.kafka, topics.observations, some(3))
+    joined = topics.name(TopicKind.JOINED)
+    with running(settings):
+        eventually(count(file), 3)
+        ensure_topics(settings.kafka, {joined: 2})
+        made = notification(resource("/3300/100/5700", 9.5), timestamp=7)
+        produce(settings.kafka, joined, [made], partition=1)
+        eventually(count(file), 4)
+    assert rows(file, "SELECT path, number FROM history WHERE number > 3") == [("/3300/100/5700", 9.5)]
 
 
 def test_it_may_start_before_its_topics_and_says_what_it_waits_for(settings: Settings, file: Path) -> None:

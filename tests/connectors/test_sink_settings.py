@@ -25,7 +25,12 @@ def test_the_group_tells_the_sink_and_the_gateway() -> None:
 
 
 def test_one_gateways_topics_are_named() -> None:
-    assert settings().subscription() == ["iot.gw1.registrations", "iot.gw1.observations", "iot.gw1.management.rep"]
+    assert settings().subscription() == [
+        "iot.gw1.registrations",
+        "iot.gw1.observations",
+        "iot.gw1.management.rep",
+        "analytics.gw1.joined",
+    ]
     assert settings(source=Source.DEAD_LETTERS).subscription() == ["iot.gw1.deadletter"]
 
 

@@ -84,7 +84,7 @@ def test_the_list_has_every_sink_with_what_it_stores_and_needs() -> None:
     assert told["sqlite"] == {
         "name": "sqlite",
         "stores": "History and the asset graph in one SQLite file.",
-        "topics": ["registrations", "observations", "replies"],
+        "topics": ["registrations", "observations", "replies", "joined"],
         "extra": None,
         "library": None,
         "installed": True,
