@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.sinks import SINKS, RejectedRecords, Sink, SinkConfigError
+from connectors.sinks import SINKS, RejectedRecords, Sink, SinkConfigError, SinkKind
 from schemas.avro.records import (
     CreateBody,
     DiscoverBody,
@@ -24,11 +24,12 @@ from schemas.avro.records import (
     RequestPayload,
     ResponseCode,
 )
+from schemas.avro.topics import TopicKind
 from schemas.lwm2m.nodes import Instance, MultipleResource, Object, ObjectLink, ResourceType, Value
 from schemas.lwm2m.path import Path as Lwm2mPath
 from tests import sink_samples as sample
 from tests.sink_samples import at, delete, new, notification, reply, resource, update
-from tests.stores import STORES
+from tests.stores import OTHER_WAYS, STORES
 from tests.stores.store import Keeps, Store
 
 ENDPOINT = {
@@ -51,6 +52,14 @@ ENDPOINT = {
 }
 
 
+#: What each test may run on.
+WAYS = {**STORES, **OTHER_WAYS}
+
+
+def kind_of(name: str) -> SinkKind:
+    return SINKS[name.partition("-")[0]]
+
+
 def test_every_sink_is_in_this_suite_and_has_its_page() -> None:
     assert STORES.keys() == SINKS.keys()
     docs = Path(__file__).parents[2] / "docs" / "sinks"
@@ -59,11 +68,17 @@ def test_every_sink_is_in_this_suite_and_has_its_page() -> None:
         assert kind.sample_config in (docs / f"{name}.md").read_text("utf-8")
 
 
+def test_every_sink_of_readings_takes_what_the_job_join_observes() -> None:
+    for name, kind in STORES.items():
+        takes = TopicKind.JOINED in SINKS[name].topics
+        assert takes is bool(kind.keeps & {Keeps.HISTORY, Keeps.NUMBERS}), name
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test runs on every store that keeps what it is marked with."""
     if "name" in metafunc.fixturenames:
         asked = {mark.args[0] for mark in metafunc.definition.iter_markers("keeps")}
-        metafunc.parametrize("name", [name for name, kind in sorted(STORES.items()) if asked <= kind.keeps])
+        metafunc.parametrize("name", [name for name, kind in sorted(WAYS.items()) if asked <= kind.keeps])
 
 
 history = pytest.mark.keeps(Keeps.HISTORY)
@@ -73,19 +88,19 @@ numbers = pytest.mark.keeps(Keeps.NUMBERS)
 
 @pytest.fixture
 def store(name: str, tmp_path: Path) -> Store:
-    return STORES[name].make(tmp_path)
+    return WAYS[name].make(tmp_path)
 
 
 @pytest.fixture
 def sink(name: str, store: Store) -> Iterator[Sink]:
-    opened = SINKS[name].open(store.options())
+    opened = kind_of(name).open(store.options())
     yield opened
     opened.close()
 
 
 def test_an_unknown_option_is_refused_by_name(name: str, store: Store) -> None:
     with pytest.raises(SinkConfigError, match="colour"):
-        SINKS[name].open({**store.options(), "colour": "blue"})
+        kind_of(name).open({**store.options(), "colour": "blue"})
 
 
 @history
@@ -191,7 +206,7 @@ def test_redelivered_history_changes_nothing(sink: Sink, store: Store, name: str
     assert len(before) == 3
     sink.write(batch)
     sink.write(batch[1:])
-    again = SINKS[name].open(store.options())
+    again = kind_of(name).open(store.options())
     again.write(batch)
     again.close()
     assert sorted(store.history(), key=str) == before
@@ -237,7 +252,7 @@ def test_redelivered_numbers_change_nothing(sink: Sink, store: Store, name: str)
     sink.write(batch)
     sink.write(batch[3:6])
     sink.write([batch[8], batch[8]])
-    again = SINKS[name].open(store.options())
+    again = kind_of(name).open(store.options())
     again.write(batch)
     again.close()
     assert sorted(store.history()) == before
@@ -264,7 +279,7 @@ def test_redelivered_registrations_change_nothing(sink: Sink, store: Store, name
     before = (store.endpoint("ep-1"), store.objects("ep-1"))
     sink.write(batch)
     sink.write(batch[1:])
-    again = SINKS[name].open(store.options())
+    again = kind_of(name).open(store.options())
     again.write(batch)
     again.close()
     assert (store.endpoint("ep-1"), store.objects("ep-1")) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ class StoreKind(NamedTuple):
 
 BOTH = frozenset(Keeps)
 
+#: By the name of the sink.
 STORES: Mapping[str, StoreKind] = {
     "alertmanager": StoreKind(AlertmanagerStore, frozenset()),
     "cassandra": StoreKind(CassandraStore, BOTH),
@@ -39,4 +41,9 @@ STORES: Mapping[str, StoreKind] = {
     "redis": StoreKind(RedisStore, BOTH),
     "sqlite": StoreKind(SqliteStore, BOTH),
     "webhook": StoreKind(WebhookStore, BOTH),
+}
+
+#: A sink's name, a dash, and another way in which it speaks to its store.
+OTHER_WAYS: Mapping[str, StoreKind] = {
+    "orientdb-http": StoreKind(partial(OrientdbStore, protocol="http"), frozenset({Keeps.GRAPH})),
 }
