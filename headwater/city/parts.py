@@ -6,6 +6,7 @@ Owns how each is started. The stores are `headwater.city.stores`'s, the order is
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from connectors.kafka import partition_counts
@@ -16,9 +17,6 @@ from headwater.city.stores import Store, Stores
 from headwater.demo.children import Children
 from headwater.demo.parts import GATEWAY, Places, command, python
 from schemas.avro.topics import TopicKind, Topics
-
-#: The kinds of sensor that every station gets while the city runs.
-LATER = tuple(name for name in METRICS if name not in CITY)
 
 
 def start_analytics(children: Children, places: Places, stores: Stores) -> None:
@@ -51,21 +49,29 @@ def start_stations(
     places: Places,
     *,
     stations: int,
+    metrics: Sequence[str],
     period: float,
     outliers: float,
     seed: int | None,
     grows_at: float | None,
 ) -> None:
-    """Start the stations, in one process; they get the sensors of `LATER` at ``grows_at`` seconds, and at SIGUSR1."""
+    """Start the stations, in one process, with the sensors of ``metrics``; they get those of `later` at ``grows_at``
+    seconds, and at SIGUSR1."""
     line = (
         f"station --server {places.coap} --endpoint station --count {stations} --period {period:g} "
         f"--outliers {outliers:g}"
     )
-    later = [word for name in LATER for word in ("--add", name)]
-    after = [] if grows_at is None else ["--after", f"{grows_at:g}"]
+    first = [word for name in metrics for word in ("--metric", name)]
+    more = [word for name in later(metrics) for word in ("--add", name)]
+    after = [] if grows_at is None or not more else ["--after", f"{grows_at:g}"]
     repeated = [] if seed is None else ["--seed", str(seed)]
     files = ["--journal", str(places.journal), "--made", str(made(places))]
-    children.start("stations", [*line.split(), *later, *after, *repeated, *files])
+    children.start("stations", [*line.split(), *first, *more, *after, *repeated, *files])
+
+
+def later(metrics: Sequence[str]) -> list[str]:
+    """The kinds of sensor that every station gets while the city runs, where it has ``metrics`` at first."""
+    return [name for name in METRICS if name not in CITY and name not in metrics]
 
 
 def made(places: Places) -> Path:
@@ -73,14 +79,14 @@ def made(places: Places) -> Path:
     return places.directory / "outliers.jsonl"
 
 
-def to_paste(places: Places, stores: Stores, stations: int) -> list[str]:
-    """Commands to paste into another terminal."""
+def to_paste(places: Places, stores: Stores, stations: int, metrics: Sequence[str]) -> list[str]:
+    """Commands to paste into another terminal; the last of ``metrics`` is read."""
     first = "station" if stations == 1 else "station-1"
     at = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
     headwater = command()
     lines = [
         f"{headwater} devices {at} --watch",
-        f"{headwater} read {first} /3346 {at}",
+        f"{headwater} read {first} /{METRICS[metrics[-1]].instance.object_id} {at}",
         f"{headwater} tail statistics {at}",
         f"{headwater} tail alerts {at}",
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,11 +17,11 @@ from typing import Any
 
 from cloud.feed import Feed
 from connectors.kafka import read_to_end
-from gateway.devices.metrics import METRICS
+from gateway.devices.metrics import CITY, METRICS
 from headwater.city import stores as city_stores
 from headwater.city.audit import CityVerdict, judge_city
 from headwater.city.findings import Findings
-from headwater.city.parts import made, results, results_have_topics, start_analytics, start_stations, to_paste
+from headwater.city.parts import later, made, results, results_have_topics, start_analytics, start_stations, to_paste
 from headwater.city.stores import Store, Stores
 from headwater.city.view import CityPicture
 from headwater.demo.audit import Verdict, audit
@@ -49,6 +49,8 @@ class CitySettings:
 
     stores: Stores
     stations: int = 3
+    #: The sensors that a station has at first, by name.
+    metrics: Sequence[str] = tuple(CITY)
     period: float = 1.0
     #: None: until it is told to stop.
     duration: float | None = None
@@ -139,13 +141,14 @@ def run(
                 children,
                 places,
                 stations=settings.stations,
+                metrics=settings.metrics,
                 period=settings.period,
                 outliers=settings.outliers,
                 seed=settings.seed,
                 grows_at=settings.grows_at,
             )
             say(f"all parts run after {time.monotonic() - began:.1f} s; try these in another terminal:\n")
-            say("\n".join(f"  {line}" for line in to_paste(places, stores, settings.stations)) + "\n")
+            say("\n".join(f"  {line}" for line in to_paste(places, stores, settings.stations, settings.metrics)) + "\n")
             flown, cut_seconds = _flow(settings, children, places, link, stop, say)
             if stop.is_set():
                 say("stopping …")
@@ -224,7 +227,7 @@ def _flow(
             )
             all_alive(children, places)
             match screen.key():
-                case "a":
+                case "a" if later(settings.metrics):
                     children.signal("stations", signal.SIGUSR1)
                 case "c":
                     cuts.on_key(now)

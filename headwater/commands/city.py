@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwater.commands.kafka import Download
+from headwater.commands.stations import chosen_metrics, seconds_between
 from headwater.exits import Exit, Stop
 from headwater.options import Output, address
 
@@ -34,10 +35,19 @@ class CityOptions:
             metavar="N",
             min=1,
             max=1000,
-            help="Stations, nine sensors each.",
+            help="Stations, nine sensors each unless --metric says otherwise.",
             rich_help_panel=_OF_THE_CITY,
         ),
     ] = 3
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="METRIC",
+            help="Stations have only this sensor, read every 10 s; may be given several times.",
+            rich_help_panel=_OF_THE_CITY,
+        ),
+    ] = None
     add_after: Annotated[
         float | None,
         typer.Option(
@@ -95,7 +105,7 @@ class CityOptions:
 
 
 def city_settings(
-    given: CityOptions, *, duration: float | None, wan_cut: float, period: float, directory: Path, live: bool
+    given: CityOptions, *, duration: float | None, wan_cut: float, period: float | None, directory: Path, live: bool
 ) -> CitySettings:
     """The settings of a city. Raises Stop where they make no sense."""
     from headwater.city.run import CitySettings
@@ -105,12 +115,14 @@ def city_settings(
     unknown = [name for name in given.without or () if name not in names]
     if unknown:
         raise Stop(Exit.USAGE, f"--without {unknown[0]}: the stores are {', '.join(names)}")
+    metrics = [one.name for one in chosen_metrics(given.metric)]
     return CitySettings(
         stores=choose(
             {Store.CASSANDRA: given.cassandra, Store.REDIS: given.redis}, [Store(name) for name in given.without or ()]
         ),
         stations=given.stations,
-        period=period,
+        metrics=metrics,
+        period=seconds_between(period, len(metrics), chosen=bool(given.metric)),
         duration=duration,
         wan_cut=wan_cut,
         add_after=given.add_after,

@@ -13,6 +13,7 @@ import typer
 from headwater.commands.base import command, option_name
 from headwater.commands.city import CityOptions, city_settings, run_city
 from headwater.commands.kafka import Download
+from headwater.commands.stations import STATION_PERIOD
 from headwater.exits import Exit, Stop
 from headwater.options import Output, OutputOption
 
@@ -49,8 +50,15 @@ def demo(
         typer.Option("--wan-cut", metavar="SECONDS", min=0, max=86400, help="Cut edge from cloud for so long, midway."),
     ] = 0.0,
     period: Annotated[
-        float, typer.Option("--period", metavar="S", min=0.01, max=3600, help="Seconds between two readings.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            "--period",
+            metavar="S",
+            min=0.01,
+            max=3600,
+            help="Seconds between two readings; 1, and 10 in a city with a single --metric.",
+        ),
+    ] = None,
     dir: Annotated[
         Path | None,
         typer.Option(
@@ -75,6 +83,7 @@ def demo(
     headwater demo --for 60 --wan-cut 20
     headwater demo --sensors 50 --period 0.2 --for 60 --output json
     headwater demo city --stations 4
+    headwater demo city --metric temperature
     headwater demo city --for 60 --without cassandra
     """
 
@@ -96,7 +105,7 @@ def demo(
 
     told = DemoSettings(
         sensors=sensors,
-        period=period,
+        period=period or STATION_PERIOD,
         duration=duration,
         wan_cut=wan_cut,
         directory=dir or Path(".headwater/demo"),

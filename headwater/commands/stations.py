@@ -36,6 +36,13 @@ def register(app: typer.Typer) -> None:
     command(app, "station", panel=PANEL, logs=True)(station)
 
 
+def chosen_metrics(names: list[str] | None) -> list[Metric]:
+    """The metrics of these names, each once; those of a station where none is named. Raises Stop: there is no such."""
+    from gateway.devices.metrics import CITY
+
+    return _metrics(names) if names else list(CITY.values())
+
+
 def _metrics(names: list[str]) -> list[Metric]:
     from gateway.devices.metrics import METRICS
 
@@ -107,7 +114,6 @@ def station(
     """
     from gateway.devices.client import Version
     from gateway.devices.course import Outliers
-    from gateway.devices.metrics import CITY
     from gateway.devices.sensor import Tally
     from gateway.devices.station import run_stations
     from headwater.demo.journal import JournalTally, OutlierJournal
@@ -115,7 +121,7 @@ def station(
 
     if after is not None and not add:
         raise Stop(Exit.USAGE, "--after says when the sensors of --add come: give --add METRIC too")
-    chosen = _metrics(metric) if metric else list(CITY.values())
+    chosen = chosen_metrics(metric)
     later = _metrics(add or [])
     if both := [one.name for one in later if one in chosen]:
         raise Stop(Exit.USAGE, f"--add {both[0]}: the station has that sensor from the beginning")

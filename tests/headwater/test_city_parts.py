@@ -17,16 +17,18 @@ from cloud.inventory import Picture
 from connectors.kafka import Cluster
 from connectors.sink_settings import sinks_from_toml
 from gateway.devices.course import Outliers
-from gateway.devices.metrics import METRICS
+from gateway.devices.metrics import CITY, METRICS
 from gateway.devices.station import Made
 from headwater.city import stores as city_stores
 from headwater.city.audit import CityVerdict, judge_city
 from headwater.city.findings import Findings
+from headwater.city.parts import later
 from headwater.city.rules import THRESHOLD, rules
 from headwater.city.run import CitySettings
 from headwater.city.stores import Store, Stores, choose
 from headwater.city.view import CityPicture
 from headwater.cli import app
+from headwater.commands.city import CityOptions, city_settings
 from headwater.demo.cuts import KEY_CUT, Cuts
 from headwater.demo.journal import Entry
 from headwater.demo.link import Link
@@ -322,6 +324,26 @@ def test_link_that_is_cut_at_the_end_is_restored() -> None:
 
 
 @pytest.mark.parametrize(
+    ("metric", "period", "metrics", "seconds"),
+    [
+        (None, None, list(CITY), 1.0),
+        (["temperature"], None, ["temperature"], 10.0),
+        (["temperature"], 0.5, ["temperature"], 0.5),
+        (["noise", "rainfall", "noise"], None, ["noise", "rainfall"], 1.0),
+    ],
+)
+def test_a_city_of_a_single_kind_of_sensor_is_read_every_ten_seconds(
+    metric: list[str] | None, period: float | None, metrics: list[str], seconds: float, tmp_path: Path
+) -> None:
+    told = city_settings(
+        CityOptions(metric=metric), duration=None, wan_cut=0.0, period=period, directory=tmp_path, live=False
+    )
+    assert (told.metrics, told.period) == (metrics, seconds)
+    assert later(told.metrics) == ["water_level"]
+    assert later(["water_level"]) == []
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["city", "--sensors", "3"], "--sensors is an option of `headwater demo`"),
@@ -330,6 +352,7 @@ def test_link_that_is_cut_at_the_end_is_restored() -> None:
         (["city", "--without", "mongo"], "--without mongo: the stores are cassandra, redis"),
         (["city", "--without", "redis", "--redis", "127.0.0.1:1"], "one or the other"),
         (["city", "--redis", "here"], "HOST:PORT"),
+        (["city", "--metric", "charm"], "no metric 'charm': choose of temperature"),
         (["village"], "city"),
     ],
 )
