@@ -228,7 +228,8 @@ def _run(
         with warnings.catch_warnings(record=True):
             from analytics.app import run_job
     except ModuleNotFoundError as exc:
-        raise Stop(Exit.CANNOT_START, f"{exc.name} is not installed: pip install 'headwater[analytics]'") from exc
+        missing = (exc.name or "").partition(".")[0]
+        raise Stop(Exit.CANNOT_START, f"{missing} is not installed: pip install 'headwater[analytics]'") from exc
     from analytics.job import JobConfigError, JobSettings, parse_options
     from headwater.running import run_thread_until_stopped
 

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from analytics.job import parse_options
 from analytics.jobs import JOBS
-from connectors.kafka import Cluster, ensure_topics, producer
+from connectors.kafka import Cluster, ensure_topics, producer, read_to_end
 from headwater.cli import app
 from headwater.exits import Exit
 from schemas.avro.records import Key, Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
-from schemas.avro.serde import encode
-from schemas.avro.topics import Topics
+from schemas.avro.serde import decode, encode, to_json
+from schemas.avro.topics import TopicKind, Topics
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path as LwM2MPath
 
@@ -110,10 +110,9 @@ def test_a_flag_beats_the_file_also_where_its_name_is_a_word_of_python(tmp_path:
     assert "no resource" in run(*given, "/3303").output
 
 
-@pytest.mark.kafka
-def test_results_are_lines_of_json_and_sigterm_ends_the_job(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
-    topics = Topics(gateway_id)
-    ensure_topics(kafka, topics.partitions())
+def three_readings(kafka: Cluster, gateway: str) -> None:
+    """50 and 60 in ten seconds, and one that closes their window."""
+    ensure_topics(kafka, Topics(gateway).partitions())
     sender = producer(kafka)
     path = LwM2MPath(3304, 0, 5700)
     for at, value in ((0, 50.0), (1, 60.0), (100, 1.0)):
@@ -121,24 +120,48 @@ def test_results_are_lines_of_json_and_sigterm_ends_the_job(kafka: Cluster, gate
         content = Resource(path=path, type=ResourceType.FLOAT, value=value)
         rep = ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE, body=ReadBody(content=content))
         record = Notification(
-            ticket="t", observation_id="o", server_id=gateway_id, ep="a", path=str(path), timestamp=time, rep=rep
+            ticket="t", observation_id="o", server_id=gateway, ep="a", path=str(path), timestamp=time, rep=rep
         )
-        sender.produce(topics.observations, key=encode(Key(ep="a")), value=encode(record), timestamp=time)
+        sender.produce(Topics(gateway).observations, key=encode(Key(ep="a")), value=encode(record), timestamp=time)
     sender.flush(10)
-    file = tmp_path / "windows.toml"
-    file.write_text('path = "/3304"\nfunction = "max"\nwindow = "10s"\n')
-    command = [sys.executable, "-m", "headwater.cli", "analytics", "run", "max-temperature", "--gateway", gateway_id]
-    command += ["--kafka", kafka.bootstrap, "--options", str(file), "--function", "mean", "--to", f"{gateway_id}.mean"]
+
+
+def lines_of(number: int, kafka: Cluster, gateway: str, *arguments: str) -> list[dict[str, Any]]:
+    """What a job shows first; it is then told to end, and must do so well."""
+    command = [sys.executable, "-m", "headwater.cli", "analytics", "run", *arguments]
+    command += ["--gateway", gateway, "--kafka", kafka.bootstrap]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     ) as process:
         try:
             assert process.stdout is not None
-            line = json.loads(process.stdout.readline())
+            lines = [json.loads(process.stdout.readline()) for _ in range(number)]
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == Exit.OK, errors
-    assert (line["ep"], line["path"], line["rep"]["body"]["content"]["value"]) == ("a", "/3304/0/5700-mean", 55.0)
     assert "Warning" not in errors
+    return lines
+
+
+@pytest.mark.kafka
+def test_results_are_lines_of_json_and_sigterm_ends_the_job(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    three_readings(kafka, gateway_id)
+    file = tmp_path / "windows.toml"
+    file.write_text('path = "/3304"\nfunction = "max"\nwindow = "10s"\n')
+    told = ["--options", str(file), "--function", "mean", "--to", f"{gateway_id}.mean", "--state", str(tmp_path / "s")]
+    (line,) = lines_of(1, kafka, gateway_id, "max-temperature", *told)
+    assert (line["ep"], line["path"], line["rep"]["body"]["content"]["value"]) == ("a", "/3304/0/5700-mean", 55.0)
+
+
+@pytest.mark.kafka
+def test_aggregates_are_shown_and_in_their_topic(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    three_readings(kafka, gateway_id)
+    lines = lines_of(2, kafka, gateway_id, "aggregate", "--window", "10s", "--state", str(tmp_path / "state"))
+    assert {(line["ep"], line["path"], line["count"], line["mean"], line["last"]) for line in lines} == {
+        ("a", None, 2, 55.0, 60.0),
+        ("a", "/3304/0/5700", 2, 55.0, 60.0),
+    }
+    found = read_to_end(kafka, [Topics(gateway_id).name(TopicKind.AGGREGATES)])
+    assert [to_json(decode(one.value() or b"")) for one in found] == lines
