@@ -100,7 +100,7 @@ class OutliersJob:
         for path, value, time, own in told.readings:
             watched = self._watched(told.ep, path)
             if watched is None:
-                self._leave(told.ep, path, state, emit)
+                self._leave(told.ep, path, latest, state, emit)
                 continue
             if own and not 0 <= time <= told.time + self._ahead:
                 self._metrics.ahead()
@@ -161,7 +161,7 @@ class OutliersJob:
                 words = rule.words(ep, path, event.measured)
                 self._tell(rule.name, after[rule.name], event, ep, path, words, emit)
         for name, gone in before.items():
-            event = given_up(gone.memory)
+            event = given_up(within(gone.memory, latest))
             if event is not None:
                 self._tell(name, gone, event, ep, path, f"the rule {name} is there no more", emit)
         if late:
@@ -169,14 +169,14 @@ class OutliersJob:
         if remembers or before:
             state.set_bytes(key, packed(moments) + _packed_rules(after))
 
-    def _leave(self, ep: str, path: str, state: State, emit: Emit) -> None:
+    def _leave(self, ep: str, path: str, latest: int, state: State, emit: Emit) -> None:
         """A series that is not to be looked at: if it was once, what fires there ends, as nobody will see it end."""
         key = series_key(ep, path)
         kept = state.get_bytes(key)
         if kept is None or len(kept) == MOMENTS_SIZE:
             return
         for name, stands in _unpacked_rules(kept).items():
-            event = given_up(stands.memory)
+            event = given_up(within(stands.memory, latest))
             if event is not None:
                 self._tell(name, stands, event, ep, path, f"{path} of {ep} is not looked at any more", emit)
         state.set_bytes(key, kept[:MOMENTS_SIZE])

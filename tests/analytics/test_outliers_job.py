@@ -318,3 +318,15 @@ def test_an_alert_ends_when_a_clock_that_was_ahead_is_right_again(tmp_path: Path
     assert (fired.state, resolved.state, resolved.timestamp) == (FIRING, RESOLVED, 1_000)
     assert fired.id == resolved.id
     assert bench.counts.late_ == 0
+
+
+@pytest.mark.parametrize(("rules", "narrowed"), [(None, {}), (HOT, {"path": "/3304"})])
+def test_the_end_of_an_alert_that_is_given_up_is_dated_by_no_clock_that_was_ahead(
+    tmp_path: Path, rules: str | None, narrowed: dict[str, Any]
+) -> None:
+    bench = Bench(tmp_path, HOT.replace('for = "2s"\n', ""), ahead="1m")
+    bench.take(35.0, at=12 * 3_600_000)
+    again = Bench(tmp_path, rules, bench.state, ahead="1m", **narrowed)
+    again.take(35.0, at=1_000)
+    (fired,), (ended,) = bench.alerts(), again.alerts()
+    assert (ended.id, ended.state, ended.timestamp) == (fired.id, RESOLVED, 61_000)
