@@ -134,7 +134,11 @@ class JobApplication(Application):
         )
 
     def _look_into_gaps(self) -> None:
-        """Whether Kafka has deleted records in front of the position: its client then goes on without a word."""
+        """Whether Kafka has deleted records in front of the position: its client then goes on without a word.
+
+        What was aborted is taken for lost where Kafka deletes it between its being passed and this look: it is not told
+        when it went.
+        """
         for place, (first, offset) in [*self._gaps.items()]:
             try:
                 low, _ = self._consumer.get_watermark_offsets(TopicPartition(*place), timeout=_GAP_S)

@@ -32,7 +32,9 @@ _IDLE_FAILURES = Counter(
     (*_LABELS, "topic", "partition"),
 )
 _LOST = Counter(
-    "headwater_analytics_lost_records", "Records that Kafka deleted before they were read, markers counted.", _LABELS
+    "headwater_analytics_lost_records",
+    "About how many records Kafka deleted before they were read: markers and aborted ones are counted too.",
+    _LABELS,
 )
 _LAG = Gauge(
     "headwater_analytics_lag_records",
