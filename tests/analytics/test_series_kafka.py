@@ -6,34 +6,29 @@ import math
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from analytics.job import Incoming, Surroundings, parse_options
 from analytics.jobs import JOBS
-from connectors.kafka import Cluster, partition_counts, read_to_end
+from connectors.kafka import Cluster, read_to_end
 from connectors.sink_settings import SinkSettings
 from schemas.avro.records import Statistics
 from schemas.avro.serde import decode
 from schemas.avro.topics import TopicKind, Topics
 from tests.alertmanager_server import shared_server
 from tests.analytics.dict_state import Counts, DictState, Emitted
-from tests.kafka_brokers import end_child_with_this_process
-from tests.sink_harness import PATIENCE_S, eventually, make_topics, produce, running
+from tests.analytics.job_command import Process, committed, committed_at_least, started
+from tests.sink_harness import eventually, make_topics, produce, running
 from tests.sink_samples import notification, resource
 from tests.webhook_receiver import SECRET, receiver
 
 pytestmark = pytest.mark.kafka
 
-ROOT = Path(__file__).parents[2]
 PATH = "/3303/0/5700"
 #: Three hours ago. Results have the gateway's time, and Kafka deletes after a week by that.
 BEGIN = (int(time.time()) - 3 * 3600) * 1000
@@ -55,52 +50,6 @@ severity = "critical"
 name = "moves"
 when = "|rate| > 0.03 per second"
 """
-
-
-class Process:
-    """The command, on one folder of state."""
-
-    def __init__(self, job: str, cluster: Cluster, gateway: str, state: Path, flags: Sequence[str]) -> None:
-        self.state = state
-        self._command = [sys.executable, "-c", "from headwater.cli import main; main()", "analytics", "run", job]
-        self._command += ["--gateway", gateway, "--kafka", cluster.bootstrap, "--state", str(state), "--quiet", *flags]
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        with (self.state.parent / "job.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
-        end_child_with_this_process(self._process.pid)
-
-    def works(self) -> bool:
-        """Raises AssertionError with what it said where it has ended by itself."""
-        assert self._process is not None
-        assert self._process.poll() is None, (self.state.parent / "job.log").read_text("utf-8")[-4000:]
-        return True
-
-    def end(self, how: signal.Signals) -> int:
-        """Its exit code."""
-        assert self._process is not None
-        if self._process.poll() is None:
-            self._process.send_signal(how)
-        return self._process.wait(PATIENCE_S)
-
-
-@contextmanager
-def started(process: Process) -> Iterator[Process]:
-    process.start()
-    try:
-        yield process
-    finally:
-        process.end(signal.SIGKILL)
-
-
-def committed(cluster: Cluster, topics: Sequence[str]) -> Counter[tuple[str, bytes | None, bytes]]:
-    """All that readers of committed data see."""
-    there = list(partition_counts(cluster, topics))
-    found = read_to_end(cluster, there) if there else iter(())
-    return Counter((one.topic(), one.key(), one.value()) for one in found)
 
 
 def undisturbed(
@@ -134,15 +83,6 @@ def stream(cluster: Cluster, gateway: str, count: int) -> dict[tuple[str, str], 
 
 #: Notifications of an endpoint: many enough for a fast machine to be killed before it is through, twice.
 EACH = 60_000
-
-
-def committed_at_least(number: int, process: Process, cluster: Cluster, outputs: Sequence[str]) -> None:
-    """Wait for so many results. A transaction that nobody ends holds up readers and the next instance for a while."""
-    until, tick = time.monotonic() + 3 * PATIENCE_S, threading.Event()
-    while (seen := committed(cluster, outputs).total()) < number:
-        assert process.works()
-        assert time.monotonic() < until, f"{seen} results, not {number}"
-        tick.wait(0.3)
 
 
 def kill_twice(process: Process, cluster: Cluster, outputs: Sequence[str], total: int) -> None:
