@@ -20,6 +20,7 @@ from schemas.avro import serde
 from schemas.avro.records import Key, Notification, ReadBody, Record
 from schemas.avro.topics import TopicKind, Topics
 from schemas.lwm2m.nodes import Resource, ResourceType
+from tests.analytics.job_command import Process, committed_at_least, started
 from tests.kafka_brokers import BrokerFactory
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import new, notification, resource
@@ -199,6 +200,70 @@ def test_join_of_two_endpoints_meets_in_one_partition(kafka: Cluster, gateway_id
         [("house", "/3303/7/5700", BEGIN + 1_000 * second, 3 * second) for second in range(81)], key=repr
     )
     assert len(dead_letters_of(kafka, topics)) == 1
+
+
+#: A sensor that says every eleventh time what cannot be, and is left out; the others in half degrees.
+THREE = """
+def ingest(record):
+    return None if record.ep == "roof" and record.value % 11 == 5 else record._replace(value=record.value / 2)
+
+def on_join(a, b, c):
+    return f"{a.value} {b.value} {c.value}, {a.time - b.time} and {a.time - c.time} ms before"
+"""
+
+
+def test_join_of_three_series_gives_each_triple_once_though_it_is_killed(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topics, path, tolerance = make_topics(kafka, gateway_id), "/3303/0/5700", 700
+    output, chance = topics.name(TopicKind.JOINED), random.Random(SEED)
+    code = tmp_path / "three.py"
+    code.write_text(THREE)
+    #: All of it lies within the patience that the series have with each other: nothing is late, whichever comes first.
+    last = 45
+    spoken = {
+        ep: [of_series(ep, path, second, float(second), chance.randrange(1000)) for second in range(last)]
+        for ep in ("inside", "outside", "roof")
+    }
+
+    def more(seconds: slice) -> None:
+        for partition, ep in ((0, "inside"), (1, "outside"), (1, "roof")):
+            produce_disordered(kafka, topics.observations, partition, spoken[ep][seconds])
+
+    # The latest of each that is not after the reading inside, where both are near.
+    wanted: list[tuple[str, str, int, object]] = []
+    for left in spoken["inside"]:
+        partners = []
+        for ep in ("outside", "roof"):
+            near = [
+                one
+                for one in spoken[ep]
+                if left.timestamp - tolerance <= one.timestamp <= left.timestamp
+                and not (ep == "roof" and value_of(one) % 11 == 5)
+            ]
+            partners += [max(near, key=lambda one: one.timestamp)] if near else []
+        if len(partners) == 2:
+            values = " ".join(str(value_of(one) / 2) for one in (left, *partners))
+            before = " and ".join(str(left.timestamp - one.timestamp) for one in partners)
+            wanted.append(("inside", "/3300/100/5700", left.timestamp, f"{values}, {before} ms before"))
+    assert len(wanted) > 10
+    flags = [f for ep in spoken for f in ("--series", f"{ep}:{path}")]
+    flags += ["--tolerance", f"{tolerance}ms", "--idle", "0s", "--code", str(code)]
+    process = Process("join", kafka, gateway_id, tmp_path / "state", flags)
+    more(slice(0, 20))
+    with started(process):
+        committed_at_least(1, process, kafka, [output])
+        more(slice(20, 35))
+        assert process.end(signal.SIGKILL) == -signal.SIGKILL
+        process.start()
+        more(slice(35, last))
+        # What comes last of each lets all before it be final.
+        for partition, ep in enumerate(("inside", "outside", "roof")):
+            produce(kafka, topics.observations, [of_series(ep, path, last + 11, 0.0)], ep=ep, partition=partition % 2)
+        committed_at_least(len(wanted), process, kafka, [output])
+        assert process.end(signal.SIGTERM) == 0
+    assert observations(committed(kafka, output)) == sorted(wanted, key=repr)
+    assert dead_letters_of(kafka, topics) == []
 
 
 def dead_letters_of(cluster: Cluster, topics: Topics) -> list[Message]:
