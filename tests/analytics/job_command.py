@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from connectors.kafka import Cluster, partition_counts, read_to_end
+from connectors.kafka import Cluster, admin, log_bounds, partition_counts, read_to_end
 from tests.kafka_brokers import end_child_with_this_process
 from tests.sink_harness import PATIENCE_S
 
@@ -72,3 +72,17 @@ def committed_at_least(number: int, process: Process, cluster: Cluster, outputs:
         assert process.works()
         assert time.monotonic() < until, f"{seen} results, not {number}"
         tick.wait(0.3)
+
+
+def kill_in_a_transaction(process: Process, cluster: Cluster, output: str, work: Iterator[None]) -> None:
+    """SIGKILL as soon as there are results that are not committed; each step of ``work`` gives the job more to do.
+
+    On a machine so slow that none is seen, it is killed when there is no more work.
+    """
+    client = admin(cluster)
+    places = [(output, partition) for partition in range(partition_counts(cluster, [output])[output])]
+    for _ in work:
+        assert process.works()
+        if log_bounds(client, places, committed=True) != log_bounds(client, places, committed=False):
+            break
+    assert process.end(signal.SIGKILL) == -signal.SIGKILL

@@ -20,7 +20,7 @@ from schemas.avro import serde
 from schemas.avro.records import Key, Notification, ReadBody, Record
 from schemas.avro.topics import TopicKind, Topics
 from schemas.lwm2m.nodes import Resource, ResourceType
-from tests.analytics.job_command import Process, committed_at_least, started
+from tests.analytics.job_command import Process, committed_at_least, kill_in_a_transaction, started
 from tests.kafka_brokers import BrokerFactory
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import new, notification, resource
@@ -221,14 +221,18 @@ def test_join_of_three_series_gives_each_triple_once_though_it_is_killed(
     code.write_text(THREE)
     #: All of it lies within the patience that the series have with each other: nothing is late, whichever comes first.
     last = 45
+    partitions = {"inside": 0, "outside": 1, "roof": 1}
     spoken = {
         ep: [of_series(ep, path, second, float(second), chance.randrange(1000)) for second in range(last)]
-        for ep in ("inside", "outside", "roof")
+        for ep in partitions
     }
 
-    def more(seconds: slice) -> None:
-        for partition, ep in ((0, "inside"), (1, "outside"), (1, "roof")):
-            produce_disordered(kafka, topics.observations, partition, spoken[ep][seconds])
+    # Out of order by less than the grace, and each endpoint by itself.
+    came = {ep: sorted(of, key=lambda one: one.timestamp + chance.randint(0, 8_000)) for ep, of in spoken.items()}
+
+    def more(these: slice) -> None:
+        for ep, partition in partitions.items():
+            produce(kafka, topics.observations, came[ep][these], ep=ep, partition=partition)
 
     # The latest of each that is not after the reading inside, where both are near.
     wanted: list[tuple[str, str, int, object]] = []
@@ -253,13 +257,19 @@ def test_join_of_three_series_gives_each_triple_once_though_it_is_killed(
     more(slice(0, 20))
     with started(process):
         committed_at_least(1, process, kafka, [output])
-        more(slice(20, 35))
-        assert process.end(signal.SIGKILL) == -signal.SIGKILL
+        numbers = iter(range(20, last))
+
+        def one_by_one() -> Iterator[None]:
+            for number in numbers:
+                more(slice(number, number + 1))
+                yield
+
+        kill_in_a_transaction(process, kafka, output, one_by_one())
         process.start()
-        more(slice(35, last))
+        more(slice(next(numbers, last), last))
         # What comes last of each lets all before it be final.
-        for partition, ep in enumerate(("inside", "outside", "roof")):
-            produce(kafka, topics.observations, [of_series(ep, path, last + 11, 0.0)], ep=ep, partition=partition % 2)
+        for ep, partition in partitions.items():
+            produce(kafka, topics.observations, [of_series(ep, path, last + 11, 0.0)], ep=ep, partition=partition)
         committed_at_least(len(wanted), process, kafka, [output])
         assert process.end(signal.SIGTERM) == 0
     assert observations(committed(kafka, output)) == sorted(wanted, key=repr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from connectors.kafka import Cluster
 from schemas.avro.records import Notification, ReadBody
 from schemas.avro.serde import decode
 from schemas.lwm2m.nodes import Resource
-from tests.analytics.job_command import Process, committed, committed_at_least, started
+from tests.analytics.job_command import Process, committed, committed_at_least, kill_in_a_transaction, started
 from tests.sink_harness import make_topics, produce
 from tests.sink_samples import notification, resource
 
@@ -114,11 +114,17 @@ def killed_in_the_middle(
     say(come(range(50)))
     with started(process):
         committed_at_least(1, process, kafka, output)
-        # Of these some may be under way, and windows are open.
-        say(come(range(50, 75)))
-        assert process.end(signal.SIGKILL) == -signal.SIGKILL
+        seconds = iter(range(50, SECONDS))
+
+        def one_by_one() -> Iterator[None]:
+            for second in seconds:
+                say(come(range(second, second + 1)))
+                yield
+
+        kill_in_a_transaction(process, kafka, topics.maxper30sec, one_by_one())
         process.start()
-        say(come(range(75, SECONDS)))
+        for second in seconds:
+            say(come(range(second, second + 1)))
         # Their own windows stay open, and all before are closed by them.
         end = BEGIN + 1_000 * SECONDS
         say([Spoken(ep, path, end + 120_000, end, 0.0, False) for ep in ENDPOINTS for path in PATHS])
