@@ -15,7 +15,7 @@ from typing import Any
 from sqlglot import Parser, Tokenizer, TokenType, exp
 from sqlglot.errors import ErrorLevel, ParseError, TokenError
 
-from analytics.sql_compiler import FIELDS, MAX_NESTING, NOW, Compiler, Field, QueryError, Row, at, condition
+from analytics.sql_compiler import FIELDS, MAX_NESTING, NAMES, NOW, Compiler, Field, QueryError, Row, at, condition
 from analytics.sql_expressions import NODES
 from analytics.sql_values import Scalar
 
@@ -116,9 +116,18 @@ _CLAUSES = {
 }
 
 
+def _read(query: str) -> list[Any]:
+    """The query's words and signs. A field is a name, whatever else its word is: ``object < …`` would begin a type."""
+    tokens = list(Tokenizer().tokenize(query))
+    for token in tokens:
+        if _word(token).lower() in NAMES:
+            token.token_type = TokenType.VAR
+    return tokens
+
+
 def _tokens(query: str) -> list[Any]:
     try:
-        tokens = list(Tokenizer().tokenize(query))
+        tokens = _read(query)
     except TokenError as exc:
         raise QueryError(f"the query cannot be read: {exc}") from None
     if not tokens or tokens[0].text.upper() != "SELECT":
@@ -184,7 +193,7 @@ def _take_sources(query: str, tokens: Sequence[Any]) -> tuple[tuple[str, ...], s
 
 def _parse(query: str) -> exp.Select:
     try:
-        trees = Parser(error_level=ErrorLevel.IMMEDIATE).parse(Tokenizer().tokenize(query), query)
+        trees = Parser(error_level=ErrorLevel.IMMEDIATE).parse(_read(query), query)
     except ParseError as exc:
         told = exc.errors[0] if exc.errors else {}
         words = re.sub(r"<class '[\w.]*\.(\w+)'>", r"\1", str(told.get("description") or "it is incomplete"))

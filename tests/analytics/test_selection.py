@@ -143,6 +143,12 @@ def test_fields_come_by_their_names() -> None:
     assert compile_query("SELECT ep FROM * WHERE late").used == {"ep", "late"}
 
 
+@pytest.mark.parametrize("name", sorted(FIELDS))
+@pytest.mark.parametrize("form", ["({} < offset)", "{} < 3 OR {} > 4", "{} IN (3)", "abs({}) = 1", "NOT {} IS NULL"])
+def test_a_field_is_a_field_wherever_it_stands(name: str, form: str) -> None:
+    assert name in compile_query(f"SELECT {name} FROM * WHERE {form.format(name, name)}").used
+
+
 HOSTILE = [
     ("DROP TABLE observations", "a query is SELECT"),
     ("", "a query is SELECT"),
