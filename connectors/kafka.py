@@ -211,13 +211,28 @@ def _all_led(client: AdminClient, topics: Sequence[str], timeout: float) -> bool
     return True
 
 
+def _watermarks(reader: Consumer, place: TopicPartition, timeout: float) -> tuple[int, int]:
+    """The low and the high one; asked again where the partition was only just made, or changes its leader."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            low, high = reader.get_watermark_offsets(place, timeout=timeout)
+            return low, high
+        except KafkaException as exc:
+            code = exc.args[0].code()
+            leaderless = code in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+            if not leaderless or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
+
+
 def end_offsets(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.0) -> dict[tuple[str, int], int]:
     """The high watermark by (topic, partition) of every partition of ``topics`` that exist."""
     counts = partition_counts(cluster, topics, timeout=timeout)
     reader = consumer(cluster, "headwater-offsets")
     try:
         return {
-            (name, partition): reader.get_watermark_offsets(TopicPartition(name, partition), timeout=timeout)[1]
+            (name, partition): _watermarks(reader, TopicPartition(name, partition), timeout)[1]
             for name, count in counts.items()
             for partition in range(count)
         }
@@ -257,7 +272,7 @@ def read_to_end(
             return
         if newest is not None:
             for partition in wanted:
-                low, high = reader.get_watermark_offsets(partition, timeout=timeout)
+                low, high = _watermarks(reader, partition, timeout)
                 if partition.offset >= 0 or partition.offset == OFFSET_BEGINNING:
                     partition.offset = max(partition.offset, low, high - newest)
         reader.assign(wanted)
