@@ -123,8 +123,7 @@ def killed_in_the_middle(
 
         kill_in_a_transaction(process, kafka, topics.maxper30sec, one_by_one())
         process.start()
-        for second in seconds:
-            say(come(range(second, second + 1)))
+        say(come(range(next(seconds, SECONDS), SECONDS)))
         # Their own windows stay open, and all before are closed by them.
         end = BEGIN + 1_000 * SECONDS
         say([Spoken(ep, path, end + 120_000, end, 0.0, False) for ep in ENDPOINTS for path in PATHS])
