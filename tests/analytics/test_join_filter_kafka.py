@@ -181,6 +181,8 @@ def test_join_of_two_endpoints_meets_in_one_partition(kafka: Cluster, gateway_id
     # Of no series, though at the same path.
     produce(kafka, topics.observations, [of_series("other", "/3303/0/5700", 1, 1.0)], ep="other")
     options = {"series": names, "tolerance": "0s", "mode": "interval", "code": str(code), "as": "/3303/7/5700"}
+    # Longer than all of it lasts: nothing is late, whichever partition is read first.
+    options["patience"] = "2m"
     job = JobProcess("join", kafka, gateway_id, tmp_path / "state", endpoint="house", **options)
     results = counter(kafka, output)
     with running(job):
