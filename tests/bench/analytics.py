@@ -4,9 +4,10 @@ Owns two measurements on a real Kafka, which it starts and removes itself:
 
  - rates: ``headwater analytics run NAME`` and the same fold in `plain_quix`, in turn, each in a process of its own,
    from the first offsets that it commits to the last;
- - memory: the job ``statistics`` over millions of readings; its resident memory after the first tenth, and at the end.
+ - memory: jobs over millions of readings (``statistics`` over all of them, others over a fifth); resident memory after
+   the first tenth, and at the end.
 
-    python -m tests.bench.analytics --runs 3 --records 200000 --memory-records 10000000 [--only join,filter] --out FILE
+    python -m tests.bench.analytics --runs 3 --records 200000 --memory-records 10000000 --out FILE
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ OPTIONS: Mapping[str, Sequence[str]] = {
         *("--code", "{folder}/difference.py", "--as", "/3300/100/5700"),
     ),
 }
+#: Its memory is watched over all readings; that of others over a fifth of them, as it takes as long as it takes.
+FULL = "statistics"
 _DIFFERENCE = "def on_join(a, b):\n    return a.value - b.value\n"
 
 
@@ -130,23 +133,24 @@ class Bench:
             return rate, memory_mb(process.pid, "VmHWM")
 
 
-def flat(cluster: Cluster, folder: Path, number: int) -> dict[str, float]:
-    """The job ``statistics`` over ``number`` readings: resident memory in MiB after a tenth of them, and at the end."""
-    gateway, group = f"flat-{time.time_ns()}", "flat"
+def flat(cluster: Cluster, folder: Path, job: str, number: int) -> tuple[float, float]:
+    """A job over ``number`` readings: resident memory in MiB after a tenth of them, and at the end."""
+    gateway, group = f"flat-{time.time_ns()}", f"flat-{job}"
     topics = Topics(gateway)
     keep = {"retention.bytes": "536870912", "segment.bytes": "67108864"}
     ensure_topics(cluster, topics.partitions(), config={topics.observations: keep})
+    every = ("--every", "10s") if job == FULL else ()
+    options = [*every, *(one.format(group=group, folder=folder) for one in OPTIONS[job])]
     command = [
-        *(sys.executable, "-m", "headwater.cli", "analytics", "run", "statistics", "--gateway", gateway, "--quiet"),
-        *("--kafka", cluster.bootstrap, "--group", group, "--state", str(folder / group), "--every", "10s"),
+        *(sys.executable, "-m", "headwater.cli", "analytics", "run", job, "--gateway", gateway, "--quiet"),
+        *("--kafka", cluster.bootstrap, "--group", group, "--state", str(folder / group), *options),
     ]
+    made = two_paths if job == "join" else one_path
     start_ms = int(time.time() * 1000)
-    sending = threading.Thread(
-        target=lambda: fill(cluster, one_path(number, start_ms), lambda _made: topics.observations)
-    )
+    sending = threading.Thread(target=lambda: fill(cluster, made(number, start_ms), lambda _made: topics.observations))
     places = [TopicPartition(topics.observations, partition) for partition in range(2)]
     reader, early = consumer(cluster, group), 0.0
-    with running(command, folder / "flat.log") as process:
+    with running(command, folder / f"{group}.log") as process:
         sending.start()
         # By what it has read, not by what there is: a job that is behind has not yet grown to its size.
         while sending.is_alive() or not early:
@@ -155,11 +159,12 @@ def flat(cluster: Cluster, folder: Path, number: int) -> dict[str, float]:
             time.sleep(0.5)
         reader.close()
         committed_rate(process, group, cluster, [topics.observations])
-        end = memory_mb(process.pid, "VmRSS")
-        return {"memory early_mb": early, "memory end_mb": end, "memory growth": end / early}
+        return early, memory_mb(process.pid, "VmRSS")
 
 
-def measure(*, names: Sequence[str], runs: int, number: int, memory_number: int) -> dict[str, list[dict[str, float]]]:
+def measure(
+    *, names: Sequence[str], runs: int, number: int, memory_of: Sequence[str], memory_number: int
+) -> dict[str, list[dict[str, float]]]:
     """All of it, run by run in turn: figures ``NAME per_s`` of both subjects, ``NAME rss_mb``, and of `flat`."""
     found: dict[str, list[dict[str, float]]] = {JOB: [], QUIX: []}
     with tempfile.TemporaryDirectory(prefix="headwater-analytics-") as name:
@@ -176,9 +181,10 @@ def measure(*, names: Sequence[str], runs: int, number: int, memory_number: int)
                     say(f"{job}: {ours[f'{job} per_s']:,.0f}/s, plain Quix Streams {plain[f'{job} per_s']:,.0f}/s")
                 found[JOB].append(ours)
                 found[QUIX].append(plain)
-            if memory_number:
-                found[JOB][0] |= (told := flat(kafka.cluster, folder, memory_number))
-                say(f"memory: {told['memory early_mb']:.1f} MiB, in the end {told['memory end_mb']:.1f} MiB")
+            for job in memory_of if memory_number else ():
+                early, end = flat(kafka.cluster, folder, job, memory_number if job == FULL else memory_number // 5)
+                found[JOB][0] |= {f"{job} early_mb": early, f"{job} end_mb": end, f"{job} growth": end / early}
+                say(f"memory of {job}: {early:.1f} MiB, in the end {end:.1f} MiB")
         finally:
             broker.stop("analytics", folder)
     return found
@@ -189,11 +195,16 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--records", type=int, default=200_000, metavar="N", help="of each measurement of a job")
     parser.add_argument("--memory-records", type=int, default=0, metavar="N", help="of that of memory; 0: none")
+    parser.add_argument("--memory-of", default=FULL, metavar="A,B", help="whose memory")
     parser.add_argument("--only", default=",".join(PLAIN), metavar="A,B", help="these jobs")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the figures, as JSON")
     chosen = parser.parse_args()
     figures = measure(
-        names=chosen.only.split(","), runs=chosen.runs, number=chosen.records, memory_number=chosen.memory_records
+        names=chosen.only.split(","),
+        runs=chosen.runs,
+        number=chosen.records,
+        memory_of=chosen.memory_of.split(","),
+        memory_number=chosen.memory_records,
     )
     text = json.dumps(figures, indent=1)
     if chosen.out is not None:
