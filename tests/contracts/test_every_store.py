@@ -1,4 +1,4 @@
-"""Every store that has no such test of its own: killed between write and commit, and made again from the log."""
+"""Every store that has no such test of its own: killed between write and commit, shared, and made again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Cluster
+from connectors.kafka import Cluster, ensure_topics
 from connectors.replay import plan_replay, replay
 from connectors.runner import SinkSettings
 from schemas.avro.records import Link, Notification
+from schemas.avro.topics import Topics
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import delete, new, notification, resource, update
 from tests.stores import STORES
@@ -47,10 +49,10 @@ def process(
         started.wait(PATIENCE_S)
 
 
-def some(number: int, start: int) -> list[Notification]:
+def some(number: int, start: int, ep: str = "ep-1") -> list[Notification]:
     """Of one series, a second apart."""
     return [
-        notification(resource("/3303/0/5700", float(i)), timestamp=1_000 * (1 + i))
+        notification(resource("/3303/0/5700", float(i)), ep=ep, timestamp=1_000 * (1 + i))
         for i in range(start, start + number)
     ]
 
@@ -59,8 +61,8 @@ def values(store: Store) -> list[object]:
     return sorted((row[2] for row in store.history()), key=float)
 
 
-def registration(store: Store) -> object:
-    return (store.endpoint("ep-1") or {}).get("regId")
+def registration(store: Store, ep: str = "ep-1") -> object:
+    return (store.endpoint(ep) or {}).get("regId")
 
 
 def assert_holds(store: Store, kept: frozenset[Keeps], number: int, reg_id: str) -> None:
@@ -101,6 +103,45 @@ def test_killed_between_write_and_commit_it_ends_as_if_it_had_not_been(
         sink.terminate()
         assert sink.wait(PATIENCE_S) == 0
     assert_holds(store, kept, number + 1, "last")
+    assert dead_letters(kafka, gateway_id) == []
+
+
+@pytest.mark.parametrize("name", sorted(STORES.keys() - BY_THEMSELVES))
+def test_two_share_the_work_and_one_that_dies_leaves_nothing_undone(
+    kafka: Cluster, gateway_id: str, tmp_path: Path, name: str
+) -> None:
+    topics = Topics(gateway_id)
+    # So many that neither can have only those to which nothing comes.
+    ensure_topics(kafka, {**topics.partitions(), topics.observations: 6, topics.registrations: 6})
+    store, kept = STORES[name].make(tmp_path), STORES[name].keeps
+    eps = [f"ep-{partition}" for partition in range(6)]
+    number = 0
+
+    def pour(reg_id: str) -> None:
+        nonlocal number
+        for partition, ep in enumerate(eps):
+            produce(kafka, topics.observations, some(10, number, ep), ep=ep, partition=partition)
+            produce(kafka, topics.registrations, [new(ep=ep, reg_id=reg_id)], ep=ep, partition=partition)
+        number += 10
+
+    with (
+        process(kafka, gateway_id, name, store.options(), 0) as first,
+        process(kafka, gateway_id, name, store.options(), 3) as second,
+    ):
+        end = time.monotonic() + 3 * PATIENCE_S
+        while second.poll() is None:
+            # It dies of its third write, so it has had partitions of its own.
+            assert time.monotonic() < end, "the second had nothing to write"
+            pour(f"r{number}")
+        assert second.wait() == -signal.SIGKILL
+        pour("last")
+        if Keeps.GRAPH in kept:
+            eventually(lambda: [registration(store, ep) for ep in eps], ["last"] * len(eps))
+        if kept & {Keeps.HISTORY, Keeps.NUMBERS}:
+            wanted = sorted((ep, float(i)) for ep in eps for i in range(number))
+            eventually(lambda: sorted((row[0], row[2]) for row in store.history()) == wanted, True)
+        first.terminate()
+        assert first.wait(PATIENCE_S) == 0
     assert dead_letters(kafka, gateway_id) == []
 
 
