@@ -7,6 +7,7 @@ no consumer group that could be left behind.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ def _produce(cluster: Cluster, topic: str, request: Request, timeout: float) -> 
         raise NotSent(f"the request was not taken by Kafka at {cluster.bootstrap}: {exc.args[0].str()}") from exc
     finally:
         client.purge()
-        client.flush(1.0)
+        with contextlib.suppress(KafkaException):  # of one that failed for good
+            client.flush(1.0)
     if failures and not delivered:
         raise NotSent(f"the request was not taken by Kafka at {cluster.bootstrap}: {failures[0].str()}")
     if not delivered:

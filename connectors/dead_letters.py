@@ -7,6 +7,7 @@ Owns how a dead letter is written and read back. Key, value and headers are the 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -123,15 +124,23 @@ class DeadLetterOffice:
         """
         open_letters = dict(enumerate(letters))
         unsent = deque(open_letters)
+        failed: list[tuple[int, KafkaError]] = []
         while open_letters:
-            failed: list[tuple[int, KafkaError]] = []
             sender = self._sender()
             # The first that cannot go holds the others up: each of them would wait for the same thing as long.
             while unsent and self._send(sender, unsent[0], open_letters, failed):
                 unsent.popleft()
-            sender.flush(0.5)
+            try:
+                sender.flush(0.5)
+            except KafkaException as exc:
+                # The producer failed for good and reports nothing any more: all that is open goes through a new one.
+                self.close()
+                unsent, failed = deque(open_letters), []
+                for first in list(open_letters.values())[:1]:
+                    self._not_yet(first, exc.args[0], len(open_letters))
             kept: list[tuple[int, KafkaError]] = []
-            for number, error in failed:
+            while failed:
+                number, error = failed.pop()
                 unsent.append(number)
                 if error.code() in _TOO_LARGE:
                     open_letters[number] = shorter(open_letters[number])
@@ -149,7 +158,8 @@ class DeadLetterOffice:
         sender, self._producer = self._producer, None
         if sender is not None:
             sender.purge()
-            sender.flush(0.5)
+            with contextlib.suppress(KafkaException):  # of one that failed for good
+                sender.flush(0.5)
 
     def _sender(self) -> Producer:
         if self._producer is None:

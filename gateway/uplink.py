@@ -147,8 +147,11 @@ class Uplink:
         """Serve the delivery reports that are there."""
         try:
             self._producer.poll(0)
-        except Exception:  # noqa: BLE001  # of one report's `done`; those behind it must still be served
-            _log.exception("a delivery report could not be handled")
+        except Exception as exc:  # noqa: BLE001  # of one report's `done`; those behind it must still be served
+            if isinstance(exc, KafkaException) and exc.args[0].fatal():
+                self._fatal(exc.args[0])  # the client raises here what it can tell nowhere else
+            else:
+                _log.exception("a delivery report could not be handled")
 
     def _tick(self) -> None:
         assert self._loop is not None

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from headwater.servers import processes
 from tests.installed_server import ANSWER_S, Server, installed
+from tests.ports import held_port
 from tests.prometheus_server import go_install
 
 ALERTMANAGER_VERSION = "0.28.1"
@@ -78,9 +78,7 @@ class AlertmanagerServer(Server):
 
 def new_server() -> AlertmanagerServer:
     """One for a test that kills it; the caller removes it."""
-    return AlertmanagerServer(
-        directory=Path(tempfile.mkdtemp(prefix="headwater-alertmanager-")), port=processes.free_port()
-    )
+    return AlertmanagerServer(directory=Path(tempfile.mkdtemp(prefix="headwater-alertmanager-")), port=held_port())
 
 
 @cache

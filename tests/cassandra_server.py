@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headwater.servers import processes
 from headwater.servers.cassandra import Ports, command
 from headwater.servers.cassandra import home as home
 from tests.installed_server import ANSWER_S, Server
+from tests.ports import held_port
 
 #: Cassandra's own first user.
 ADMIN, PASSWORD = "cassandra", "cassandra"
@@ -113,7 +113,7 @@ def new_server(directory: Path, ca_file: Path | None = None, **settings: object)
 
 
 def _server(directory: Path, settings: dict[str, object]) -> CassandraServer:
-    port, storage, jmx = (processes.free_port() for _ in range(3))
+    port, storage, jmx = (held_port() for _ in range(3))
     return CassandraServer(directory=directory, port=port, storage_port=storage, jmx_port=jmx, settings=settings)
 
 

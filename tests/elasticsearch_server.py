@@ -19,10 +19,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from headwater.servers import processes
 from headwater.servers.installed import fetch_jars
 from headwater.servers.kafka_jars import java_binary
 from tests.installed_server import ANSWER_S, Server, installed
+from tests.ports import held_port
 
 _NODE = """\
 import java.util.List;
@@ -126,7 +126,7 @@ class ElasticsearchServer(Server):
             "path.home": str(self.directory),
             "network.host": "127.0.0.1",
             "http.port": str(self.port),
-            "transport.port": str(processes.free_port()),
+            "transport.port": str(held_port()),
             "discovery.type": "single-node",
             "cluster.max_shards_per_node": "10000",
             # How full this machine's disk is says nothing about us.
@@ -162,7 +162,7 @@ class ElasticsearchServer(Server):
 def shared_server() -> ElasticsearchServer:
     """The Elasticsearch of this session, which ends with this process. Never kill it."""
     directory = Path(tempfile.mkdtemp(prefix="headwater-elasticsearch-"))
-    server = ElasticsearchServer(directory=directory, port=processes.free_port())
+    server = ElasticsearchServer(directory=directory, port=held_port())
     atexit.register(server.remove)
     server.start()
     return server

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from headwater.servers import processes
 from tests.installed_server import ANSWER_S, Server, installed
+from tests.ports import held_port
 
 INFLUXDB_VERSION = "1.8.10"
 MODULE = "github.com/influxdata/influxdb/cmd/influxd"
@@ -111,7 +111,7 @@ class InfluxServer(Server):
             _CONFIG.format(
                 directory=self.directory,
                 port=self.port,
-                backup_port=processes.free_port(),
+                backup_port=held_port(),
                 auth=str(self.auth).lower(),
                 data=self.data,
             )
@@ -151,7 +151,7 @@ class InfluxServer(Server):
 @cache
 def shared_server() -> InfluxServer:
     """The one of this session: it asks for a password, and ends with this process. Never kill it."""
-    server = InfluxServer(directory=Path(tempfile.mkdtemp(prefix="headwater-influxdb-")), port=processes.free_port())
+    server = InfluxServer(directory=Path(tempfile.mkdtemp(prefix="headwater-influxdb-")), port=held_port())
     atexit.register(server.remove)
     server.start()
     return server

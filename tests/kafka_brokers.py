@@ -10,13 +10,18 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+import pytest
+
 from connectors.kafka import Cluster, admin, describe_topics
 from headwater.servers import broker, processes
+from tests.ports import held_port
 
 
 @cache
@@ -108,9 +113,25 @@ class BrokerFactory(Protocol):
     def __call__(self, name: str = ..., *, heap: str = ..., link: broker.LinkListener | None = ...) -> KafkaBroker: ...
 
 
+@contextmanager
+def controller_in_place_of(dead: KafkaBroker, directory: Path) -> Iterator[None]:
+    """While it is open, a Kafka node answers at the killed broker's address that is controller alone there.
+
+    As when, on a busy machine, another server was given the port. It takes no records and makes no producer ids.
+    """
+    end_with_this_process("stranger", directory)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(processes, "free_port", lambda: dead.port)
+        broker.start("stranger", held_port(), directory, heap="128m")
+    try:
+        yield
+    finally:
+        broker.kill("stranger", directory)
+
+
 def new_broker(name: str, directory: Path, heap: str, link: broker.LinkListener | None) -> KafkaBroker:
     """A broker on a free port that answers already."""
     end_with_this_process(name, directory)
-    made = KafkaBroker(name=name, port=processes.free_port(), directory=directory, heap=heap, link=link)
+    made = KafkaBroker(name=name, port=held_port(), directory=directory, heap=heap, link=link)
     made.start()
     return made

@@ -19,10 +19,10 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from headwater.servers import processes
 from headwater.servers.installed import fetch_jars
 from headwater.servers.kafka_jars import java_binary
 from tests.installed_server import ANSWER_S, Server, installed
+from tests.ports import held_port
 
 ORIENTDB_VERSION = "3.2.49"
 ADMIN, PASSWORD = "root", "s3cret <&> é"
@@ -127,7 +127,7 @@ class OrientServer(Server):
 
 def new_server(directory: Path) -> OrientServer:
     """A server on free ports that answers already."""
-    server = OrientServer(directory=directory, port=processes.free_port(), http_port=processes.free_port())
+    server = OrientServer(directory=directory, port=held_port(), http_port=held_port())
     server.start()
     return server
 
@@ -136,7 +136,7 @@ def new_server(directory: Path) -> OrientServer:
 def shared_server() -> OrientServer:
     """The one of this session, which ends with this process. Never kill it."""
     directory = Path(tempfile.mkdtemp(prefix="headwater-orientdb-"))
-    server = OrientServer(directory=directory, port=processes.free_port(), http_port=processes.free_port())
+    server = OrientServer(directory=directory, port=held_port(), http_port=held_port())
     atexit.register(server.remove)
     server.start()
     return server

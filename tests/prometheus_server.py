@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from headwater.servers import processes
 from tests.installed_server import ANSWER_S, Server, installed
+from tests.ports import held_port
 
 #: Version 3.16.0, as Go names it.
 PROMETHEUS_VERSION = "0.316.0"
@@ -151,7 +151,7 @@ class PrometheusServer(Server):
 def _shared(out_of_order: str) -> PrometheusServer:
     server = PrometheusServer(
         directory=Path(tempfile.mkdtemp(prefix="headwater-prometheus-")),
-        port=processes.free_port(),
+        port=held_port(),
         out_of_order=out_of_order,
     )
     atexit.register(server.remove)

@@ -16,10 +16,10 @@ from typing import Any
 
 from redis import Redis
 
-from headwater.servers import processes
 from headwater.servers.redis import Brand as Brand
 from headwater.servers.redis import binary, command
 from tests.installed_server import ANSWER_S, Server
+from tests.ports import held_port
 
 PASSWORD = "s3cret é ☃"
 
@@ -67,7 +67,7 @@ class RedisServer(Server):
 def shared_server(brand: Brand = Brand.REDIS) -> RedisServer:
     """The one of this session: it asks for a password, and ends with this process. Never kill it."""
     directory = Path(tempfile.mkdtemp(prefix=f"headwater-{brand.name.lower()}-"))
-    server = RedisServer(directory=directory, port=processes.free_port(), brand=brand, password=PASSWORD)
+    server = RedisServer(directory=directory, port=held_port(), brand=brand, password=PASSWORD)
     atexit.register(server.remove)
     server.start()
     return server

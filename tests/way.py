@@ -28,7 +28,6 @@ from cloud.feed import Feed
 from connectors.kafka import Cluster, ensure_topics, producer
 from headwater.demo.audit import Stored, read_side
 from headwater.demo.journal import Entry, read_journal
-from headwater.servers import processes
 from schemas.avro import serde
 from schemas.avro.records import (
     Notification,
@@ -43,6 +42,7 @@ from schemas.avro.records import (
 )
 from schemas.avro.topics import Topics
 from tests.faults import chaos
+from tests.ports import held_port
 
 #: Nothing that a test waits for may take longer, in seconds.
 PATIENCE = 90.0
@@ -149,7 +149,7 @@ class Gateway(Part):
         self.topics = Topics(gateway_id)
         self.id = gateway_id
         self.cluster = cluster
-        self.coap_port, self.metrics_port = processes.free_port(), processes.free_port()
+        self.coap_port, self.metrics_port = held_port(), held_port()
         self.state = folder / "state"
         self._feeds: dict[str, tuple[Feed, list[Record]]] = {}
         ensure_topics(cluster, self.topics.partitions())

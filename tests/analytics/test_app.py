@@ -24,7 +24,6 @@ from analytics.job import Incoming, JobSettings, Surroundings, parse_options
 from analytics.jobs import JOBS
 from connectors import kafka as door
 from connectors.kafka import Cluster, TopicPartition
-from headwater.servers import processes
 from schemas.avro.records import (
     Key,
     Notification,
@@ -40,6 +39,7 @@ from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path as LwM2MPath
 from tests.analytics.dict_state import Counts, DictState, Emitted
 from tests.kafka_brokers import BrokerFactory, end_child_with_this_process
+from tests.ports import held_port
 
 pytestmark = pytest.mark.kafka
 
@@ -111,7 +111,7 @@ class Process:
     """The job in a process of its own."""
 
     def __init__(self, cluster: Cluster, gateway: str, group: str, state: Path) -> None:
-        self.port = processes.free_port()
+        self.port = held_port()
         self.log = state.with_suffix(f".{self.port}.log")
         self._process = subprocess.Popen(
             [
@@ -274,7 +274,7 @@ def lines(port: int, metric: str) -> dict[str, float]:
 def test_records_that_kafka_deleted_cost_no_state_and_are_counted(
     kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
-    topics, port = Topics(gateway_id), processes.free_port()
+    topics, port = Topics(gateway_id), held_port()
     kind = JOBS["statistics"]
     settings = JobSettings(
         kind=kind,
@@ -363,7 +363,7 @@ def test_kafka_may_be_away_at_the_start_and_in_between(
     produce(broker.cluster, gateway_id, [("a", 0, 21.0), ("a", 50_000, 1.0)])
     topic = Topics(gateway_id).maxper30sec
     broker.kill()
-    port = processes.free_port()
+    port = held_port()
     with running(settings_of(broker.cluster, gateway_id, tmp_path / "state", port)):
         wait_until(lambda: "no broker answers" in said(port, "readyz")[1], "nobody is told that Kafka is away")
         assert said(port, "readyz")[0] == 503

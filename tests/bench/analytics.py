@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics, producer
-from headwater.servers import broker, processes
+from headwater.servers import broker
 from schemas.avro import serde
 from schemas.avro.records import Key
 from schemas.avro.topics import Topics
 from tests.bench.plain_quix import PLAIN
 from tests.bench.targets import JOB, QUIX
 from tests.bench.watch import committed_rate, done, memory_mb, running, say
+from tests.ports import held_port
 from tests.sink_samples import notification, resource
 
 ENDPOINTS = 200
@@ -169,7 +170,7 @@ def measure(
     found: dict[str, list[dict[str, float]]] = {JOB: [], QUIX: []}
     with tempfile.TemporaryDirectory(prefix="headwater-analytics-") as name:
         folder = Path(name)
-        kafka = broker.start("analytics", processes.free_port(), folder, heap="512m")
+        kafka = broker.start("analytics", held_port(), folder, heap="512m")
         try:
             bench = Bench(kafka.cluster, folder, number)
             for run in range(runs):

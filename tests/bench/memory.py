@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 
 from connectors.kafka import Cluster, end_offsets, ensure_topics
-from headwater.servers import broker, processes
+from headwater.servers import broker
 from schemas.avro.topics import Topics
 from tests.bench.fleet import OBSERVATIONS, PATTERN, Fleet
+from tests.ports import held_port
 
 _GATEWAY = "memory"
 #: Ten minutes at full rate are tens of millions of records: Kafka may drop the oldest.
@@ -38,7 +39,7 @@ def measure(*, devices: int, minutes: float, progress: bool = True) -> dict[str,
     """
     with tempfile.TemporaryDirectory(prefix="headwater-memory-") as name:
         folder = Path(name)
-        port = processes.free_port()
+        port = held_port()
         running = broker.start("memory", port, folder, heap="512m")
         try:
             return _with_kafka(running.cluster, folder, devices=devices, minutes=minutes, progress=progress)
@@ -49,7 +50,7 @@ def measure(*, devices: int, minutes: float, progress: bool = True) -> dict[str,
 def _with_kafka(cluster: Cluster, folder: Path, *, devices: int, minutes: float, progress: bool) -> dict[str, float]:
     topics = Topics(_GATEWAY)
     ensure_topics(cluster, topics.partitions(), config={topics.observations: _KEEP})
-    coap = processes.free_port()
+    coap = held_port()
     log = folder / "gateway.log"
     command = [
         *(sys.executable, "-m", "headwater.cli", "gateway", "--id", _GATEWAY, "--kafka", cluster.bootstrap),

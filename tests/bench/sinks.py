@@ -23,13 +23,14 @@ from typing import NamedTuple
 from connectors.kafka import Cluster, ensure_topics, producer
 from connectors.sink_settings import sinks_from_toml
 from connectors.sinks import SINKS, SinkRecord
-from headwater.servers import broker, processes
+from headwater.servers import broker
 from schemas.avro import serde
 from schemas.avro.records import Key, Record, RegistrationNew
 from schemas.avro.topics import Topics
 from tests.bench.bare_clients import BARE
 from tests.bench.targets import BARE_CLIENT, SINK
 from tests.bench.watch import committed_rate, running, say
+from tests.ports import held_port
 from tests.sink_samples import at, new, notification, resource
 from tests.stores import STORES
 from tests.stores.store import Keeps, Store
@@ -163,7 +164,7 @@ def measure(*, names: Sequence[str], runs: int, number: int) -> dict[str, list[d
     found: dict[str, list[dict[str, float]]] = {SINK: [], BARE_CLIENT: []}
     with tempfile.TemporaryDirectory(prefix="headwater-sinks-") as name:
         folder = Path(name)
-        kafka = broker.start("sinks", processes.free_port(), folder, heap="512m")
+        kafka = broker.start("sinks", held_port(), folder, heap="512m")
         try:
             for run in range(runs):
                 ours: dict[str, float] = {}

@@ -15,11 +15,11 @@ import pytest
 from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.cassandra import open_cassandra
-from headwater.servers import processes
 from schemas.avro.analytics_records import EnrichedReading
 from schemas.avro.records import Link, RegistrationNew, RegistrationUpdate
 from schemas.lwm2m.nodes import ResourceType
 from tests.cassandra_server import ADMIN, CassandraServer, new_server
+from tests.ports import held_port
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import TOPICS, at, delete, new, notification, reply, resource, update
 from tests.stores.cassandra import CassandraStore, epoch_ms, value_of
@@ -383,7 +383,7 @@ def test_one_that_hangs_in_a_batch_is_not_waited_for_and_nothing_is_lost(
 
 
 def test_another_node_is_asked_when_the_first_does_not_answer(store: CassandraStore) -> None:
-    points = [f"127.0.0.1:{processes.free_port()}", store.server.contact_point]
+    points = [f"127.0.0.1:{held_port()}", store.server.contact_point]
     write(store, [reading(0)], contact_points=points)
     assert len(store.history()) == 1
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import structlog
 
 from connectors.dead_letters import DeadLetter, DeadLetterOffice, RawRecord
 from connectors.kafka import Cluster, ensure_topics
-from headwater.servers import processes
 from schemas.avro.topics import Topics
+from tests.kafka_brokers import BrokerFactory, controller_in_place_of
+from tests.ports import held_port
 from tests.sink_harness import dead_letters, make_topics
 
 
@@ -28,7 +31,7 @@ def some(gateway: str, number: int) -> list[DeadLetter]:
 
 def test_with_kafka_away_it_asks_after_one_letter_whether_to_go_on() -> None:
     # One letter waits two seconds for Kafka. All of these one after the other would not end before the test's timeout.
-    office = DeadLetterOffice(Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}"))
+    office = DeadLetterOffice(Cluster(bootstrap=f"127.0.0.1:{held_port()}"))
     answers = [True, True, False]
     assert not office.deliver(some("gw", 500), lambda: answers.pop(0))
     assert answers == []
@@ -54,3 +57,28 @@ def test_a_topic_that_kafka_refuses_to_make_is_asked_for_and_told_once_a_turn(ka
     # What else runs in this process may log too.
     told = [line for line in said if line["event"] == "dead letters not delivered yet"]
     assert len(told) == 3
+
+
+@pytest.mark.kafka
+def test_letters_arrive_though_their_producer_failed_for_good_while_something_else_had_kafkas_address(
+    broker_factory: BrokerFactory, gateway_id: str, tmp_path: Path
+) -> None:
+    edge = broker_factory("edge")
+    make_topics(edge.cluster, gateway_id)
+    office = DeadLetterOffice(edge.cluster)
+    assert office.deliver(some(gateway_id, 1), lambda: True)
+    office.close()
+    edge.kill()
+    refusals: list[str] = []
+    with structlog.testing.capture_logs() as said, controller_in_place_of(edge, tmp_path / "stranger"):
+
+        def refused() -> bool:
+            refusals[:] = [line["error"] for line in said if line["event"] == "dead letters not delivered yet"]
+            return len(refusals) < 2
+
+        assert not office.deliver(some(gateway_id, 300), refused)
+    assert "Idempotent producer not supported" in refusals[0]
+    edge.restart()
+    assert office.deliver(some(gateway_id, 300), lambda: True)
+    office.close()
+    assert {letter.record.offset for letter in dead_letters(edge.cluster, gateway_id)} == set(range(300))

@@ -14,11 +14,11 @@ import pytest
 
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.elasticsearch import open_elasticsearch
-from headwater.servers import processes
 from schemas.lwm2m.nodes import ResourceType
 from tests.elasticsearch_front import Asked, Said, front
 from tests.elasticsearch_server import ElasticsearchServer
 from tests.http_front import CERTIFICATE
+from tests.ports import held_port
 from tests.sink_harness import PATIENCE_S, eventually
 from tests.sink_samples import at, new, notification, resource
 from tests.stores.elasticsearch import ElasticsearchStore
@@ -36,7 +36,7 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elasticsear
     """One that tests may kill and pause; each leaves it running. It takes requests of 64 KB at most."""
     server = ElasticsearchServer(
         directory=tmp_path_factory.mktemp("elasticsearch"),
-        port=processes.free_port(),
+        port=held_port(),
         settings={"http.max_content_length": "64kb"},
     )
     server.start()
@@ -320,7 +320,7 @@ def test_an_unknown_refusal_is_the_records_fault_only_if_others_are_taken(
 
 
 def test_the_next_node_is_asked_when_one_is_down_or_cannot(store: ElasticsearchStore) -> None:
-    nowhere = f"http://127.0.0.1:{processes.free_port()}"
+    nowhere = f"http://127.0.0.1:{held_port()}"
     with front(store.server, lambda _: Said(status=503)) as useless, front(store.server, lambda _: None) as useful:
         sink = open_elasticsearch({**store.options(), "hosts": [nowhere, useless, useful]})
         sink.write([reading(0)])

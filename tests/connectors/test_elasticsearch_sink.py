@@ -17,12 +17,12 @@ import pytest
 from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, Sink, SinkRecord
 from connectors.sinks.elasticsearch import open_elasticsearch
-from headwater.servers import processes
 from schemas.avro.records import GenericBody, Link, RegistrationNew, ResponseCode
 from schemas.avro.topics import Topics
 from schemas.lwm2m.nodes import ResourceType
 from tests.elasticsearch_front import Asked, Said, front
 from tests.elasticsearch_server import OPENSEARCH, ElasticsearchServer
+from tests.ports import held_port
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import at, delete, new, notification, reply, resource, update
 from tests.stores.elasticsearch import ElasticsearchStore
@@ -320,9 +320,7 @@ def test_only_the_guilty_event_of_an_endpoint_is_refused(store: ElasticsearchSto
 
 @pytest.fixture(scope="module")
 def opensearch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ElasticsearchServer]:
-    server = ElasticsearchServer(
-        directory=tmp_path_factory.mktemp("opensearch"), port=processes.free_port(), product=OPENSEARCH
-    )
+    server = ElasticsearchServer(directory=tmp_path_factory.mktemp("opensearch"), port=held_port(), product=OPENSEARCH)
     server.start()
     yield server
     server.remove()

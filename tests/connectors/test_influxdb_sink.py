@@ -18,12 +18,12 @@ import pytest
 from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.influxdb import open_influxdb
-from headwater.servers import processes
 from schemas.avro.records import GenericBody, RequestKind, ResponseCode
 from schemas.lwm2m.nodes import Instance, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
 from tests.http_front import Answer, Asked, Rule, front
 from tests.influxdb_server import InfluxServer
+from tests.ports import held_port
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import at, new, notification, reply, resource
 from tests.stores.influxdb import InfluxdbStore
@@ -48,7 +48,7 @@ def own_server(tmp_path: Path) -> Iterator[ServerFactory]:
     made: list[InfluxServer] = []
 
     def make(*, data: str = "") -> InfluxServer:
-        server = InfluxServer(directory=tmp_path / f"influxdb-{len(made)}", port=processes.free_port(), data=data)
+        server = InfluxServer(directory=tmp_path / f"influxdb-{len(made)}", port=held_port(), data=data)
         made.append(server)
         server.start()
         return server

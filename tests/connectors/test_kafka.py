@@ -9,8 +9,9 @@ import threading
 import pytest
 
 from connectors.kafka import Unreachable, ensure_topics, partition_counts
-from headwater.servers import broker, processes
+from headwater.servers import broker
 from tests.kafka_brokers import BrokerFactory
+from tests.ports import held_port
 
 pytestmark = pytest.mark.kafka
 
@@ -66,7 +67,7 @@ class LossyLine:
 
 
 def test_broker_that_does_not_make_topics_in_time_is_unreachable_for_now(broker_factory: BrokerFactory) -> None:
-    port = processes.free_port()
+    port = held_port()
     line = LossyLine(port, CREATE_TOPICS)
     try:
         kafka = broker_factory("slow", link=broker.LinkListener(port=port, advertised_port=line.port))

@@ -20,11 +20,11 @@ from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks import prometheus_wire as wire
 from connectors.sinks.prometheus import open_prometheus
-from headwater.servers import processes
 from schemas.avro.records import GenericBody, ResponseCode
 from schemas.lwm2m.nodes import Instance, ObjectLink, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
 from tests.http_front import CERTIFICATE, Answer, Asked, Rule, front
+from tests.ports import held_port
 from tests.prometheus_server import PASSWORD, USER, PrometheusServer, strict_server
 from tests.sink_harness import PATIENCE_S, dead_letters, eventually, make_topics, produce
 from tests.sink_samples import at, delete, new, notification, reply, resource, update
@@ -50,7 +50,7 @@ def own_server(tmp_path: Path) -> Iterator[Callable[[Path | None], PrometheusSer
 
     def make(certificate: Path | None = None) -> PrometheusServer:
         server = PrometheusServer(
-            directory=tmp_path / f"prometheus-{len(made)}", port=processes.free_port(), certificate=certificate
+            directory=tmp_path / f"prometheus-{len(made)}", port=held_port(), certificate=certificate
         )
         made.append(server)
         server.start()

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from connectors.sinks import RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.redis import open_redis
-from headwater.servers import processes
+from tests.ports import held_port
 from tests.redis_server import PASSWORD, Brand, RedisServer
 from tests.sink_harness import PATIENCE_S, eventually
 from tests.sink_samples import at, new, notification, resource
@@ -43,7 +43,7 @@ def own_server(tmp_path: Path) -> Iterator[ServerFactory]:
 
     def make(*more: str, brand: Brand = Brand.REDIS) -> RedisServer:
         directory = tmp_path / f"redis-{len(made)}"
-        server = RedisServer(directory=directory, port=processes.free_port(), brand=brand, more=more)
+        server = RedisServer(directory=directory, port=held_port(), brand=brand, more=more)
         made.append(server)
         server.start()
         return server

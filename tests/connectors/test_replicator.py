@@ -29,9 +29,9 @@ from connectors.replicator.metrics import Metrics
 from connectors.replicator.spec import Tenure
 from connectors.replicator.survey import Route
 from connectors.replicator.transactions import Line, Transactions
-from headwater.servers import processes
 from schemas.avro.topics import TopicKind, Topics
 from tests.kafka_brokers import delete_topics
+from tests.ports import held_port
 from tests.replication import Replicating, Writer, content, replicating, wait_for_records, wait_until
 
 HOUR_MS = 3_600_000
@@ -391,7 +391,7 @@ def test_health_readiness_and_metrics_are_served(kafka: Cluster, cloud_kafka: Cl
 
     topics = Topics(gateway_id)
     ensure_topics(kafka, topics.partitions())
-    port = processes.free_port()
+    port = held_port()
 
     def page(path: str) -> str:
         try:
@@ -419,7 +419,7 @@ def test_unreplicated_records_show_as_lag_and_as_hours_left(
     for _ in range(7):
         source.produce(topic, b"x", timestamp=time.time_ns() // 1_000_000 - 4 * HOUR_MS)
     assert source.flush(30) == 0
-    nowhere = Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}")
+    nowhere = Cluster(bootstrap=f"127.0.0.1:{held_port()}")
     with replicating(_settings(gateway_id, kafka, nowhere)) as running:
         where = {"topic": topic, "partition": "0"}
         wait_until(lambda: running.metric("lag_records", **where) == 7)
@@ -436,7 +436,7 @@ def test_a_log_that_grows_towards_its_bound_of_bytes_shows_the_hours_left(kafka:
     # The lane of the replies has nothing to carry.
     ensure_topics(kafka, {topics.observations: 1, topics.replies: 1}, config=bounds)
     writer = Writer(kafka, topics.observations, 1, per_second=50, seed=10)
-    nowhere = Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}")
+    nowhere = Cluster(bootstrap=f"127.0.0.1:{held_port()}")
     try:
         with replicating(_settings(gateway_id, kafka, nowhere)) as running:
             where = {"topic": topics.observations, "partition": "0"}
@@ -490,7 +490,7 @@ def test_the_budget_grows_on_a_wide_line_with_latency_and_shrinks_on_a_thin_one(
 
 
 def test_a_new_assignment_leaves_the_positions_alone_that_others_read() -> None:
-    nowhere = Cluster(bootstrap=f"127.0.0.1:{processes.free_port()}")
+    nowhere = Cluster(bootstrap=f"127.0.0.1:{held_port()}")
     spec = lanes(_settings("gw", nowhere, nowhere))[1]
     client = admin(nowhere)
     transactions = Transactions(

@@ -17,10 +17,10 @@ from connectors.kafka import Cluster, TopicPartition, consumer, ensure_topics
 from connectors.runner import ALL_GATEWAYS, Source, run_sink, run_sinks
 from connectors.runner import SinkSettings as Settings
 from connectors.sinks import SINKS, RejectedRecords, RetryLater, Sink, SinkConfigError, SinkKind, SinkRecord
-from headwater.servers.processes import free_port
 from schemas.avro.records import Key, Notification
 from schemas.avro.topics import InvalidGatewayId, TopicKind, Topics
 from tests.kafka_brokers import BrokerFactory
+from tests.ports import held_port
 from tests.sink_harness import count, dead_letters, eventually, make_topics, produce, rows, running, wrapped
 from tests.sink_samples import new, notification, resource
 
@@ -359,7 +359,7 @@ def test_health_and_metrics_are_served(settings: Settings, file: Path) -> None:
     topics = make_topics(settings.kafka, settings.gateway)
     produce(settings.kafka, topics.observations, some(10))
     stop = threading.Event()
-    port = free_port()
+    port = held_port()
     thread = threading.Thread(target=run_sink, args=(replace(settings, metrics_port=port), stop))
     thread.start()
 

@@ -13,10 +13,10 @@ import pytest
 from connectors.kafka import Cluster, cluster_id, ensure_topics, producer
 from connectors.replicator import ReplicatorSettings
 from headwater.demo.link import Cut, Link
-from headwater.servers import processes
 from headwater.servers.broker import LinkListener
 from schemas.avro.topics import Topics
 from tests.kafka_brokers import BrokerFactory
+from tests.ports import held_port
 from tests.replication import ReplicatorProcess, Writer, content, replicating, wait_for_records, wait_until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults]
@@ -89,7 +89,7 @@ def test_cutting_the_wan_loses_and_doubles_nothing_and_commands_come_after_it(
     broker_factory: BrokerFactory, gateway_id: str, how: Cut
 ) -> None:
     topics = Topics(gateway_id)
-    listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    listener = LinkListener(port=held_port(), advertised_port=held_port())
     edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
     ensure_topics(edge.cluster, {topics.observations: PARTITIONS, topics.requests: 1})
     with (
@@ -127,7 +127,7 @@ def test_a_line_with_latency_carries_large_transactions(
     broker_factory: BrokerFactory, gateway_id: str, records: int, bandwidth: float | None, most: int
 ) -> None:
     topic = Topics(gateway_id).observations
-    listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    listener = LinkListener(port=held_port(), advertised_port=held_port())
     edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
     ensure_topics(edge.cluster, {topic: PARTITIONS})
     chance = random.Random(9)
@@ -146,7 +146,7 @@ def test_a_record_that_needs_longer_than_the_first_patience_arrives(
     broker_factory: BrokerFactory, gateway_id: str
 ) -> None:
     topic = Topics(gateway_id).observations
-    listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    listener = LinkListener(port=held_port(), advertised_port=held_port())
     edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
     ensure_topics(edge.cluster, {topic: PARTITIONS})
     with (
@@ -223,7 +223,7 @@ def test_sigterm_ends_it_within_ten_seconds_also_while_the_wan_is_cut(
         process.send(signal.SIGTERM)
         # A process that needs longer ends itself, with 70.
         assert process.wait(60) == 0
-        with Link(0, processes.free_port()) as link:
+        with Link(0, held_port()) as link:
             link.cut()
             nowhere = Cluster(bootstrap=f"127.0.0.1:{link.port}")
             with _process(gateway_id, kafka, nowhere, tmp_path / "cut") as waiting:

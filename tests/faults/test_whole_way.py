@@ -14,11 +14,11 @@ import pytest
 from cloud.requests import ask, new_ticket
 from headwater.demo.audit import Verdict, audit
 from headwater.demo.link import Cut, Link
-from headwater.servers import processes
 from headwater.servers.broker import LinkListener
 from schemas.avro.records import Request, RequestKind, RequestPayload, ResponseCode
 from tests.faults.chaos import Faults
 from tests.kafka_brokers import BrokerFactory, KafkaBroker
+from tests.ports import held_port
 from tests.way import Gateway, Part, Sensors, chaos_proxy, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults, pytest.mark.timeout(400)]
@@ -105,7 +105,7 @@ class Way:
 
 @contextmanager
 def _way(broker_factory: BrokerFactory, folder: Path, seed: int) -> Iterator[Way]:
-    listener = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    listener = LinkListener(port=held_port(), advertised_port=held_port())
     edge, cloud = broker_factory("edge"), broker_factory("cloud", link=listener)
     name = f"whole-{secrets.token_hex(3)}"
     gateway = Gateway(name, edge.cluster, folder, observe=("/3303/*/5700", "/3304/*/5700"))

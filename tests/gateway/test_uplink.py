@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import structlog
 
 from connectors.kafka import Cluster, ensure_topics, partition_counts, read_to_end
 from gateway.uplink import STALLED_AFTER, Uplink
 from schemas.avro.topics import Topics
-from tests.kafka_brokers import BrokerFactory
+from tests.kafka_brokers import BrokerFactory, controller_in_place_of
 
 pytestmark = pytest.mark.kafka
 
@@ -143,6 +145,33 @@ def test_record_that_kafka_refuses_renews_the_producer_and_nothing_under_way_is_
         there = _values(kafka, topic)
         assert all(there.count(value) == 1 for value, durable in reports.items() if durable)
         assert b"too long" * 1000 not in there
+
+    asyncio.run(run())
+
+
+def test_producer_that_failed_for_good_while_something_else_had_kafkas_address_is_made_anew(
+    broker_factory: BrokerFactory, gateway_id: str, tmp_path: Path
+) -> None:
+    edge = broker_factory("edge")
+
+    async def run() -> None:
+        uplink = _uplink(edge.cluster, gateway_id)
+        topic = uplink.topics.observations
+        edge.kill()
+        reports: list[bool] = []
+        renewed: list[str | None] = []
+        uplink.on_fatal = lambda: renewed.append(uplink.refusal())
+        with structlog.testing.capture_logs() as said, controller_in_place_of(edge, tmp_path / "stranger"):
+            assert uplink.send(topic, 0, b"k", b"lost", [], reports.append)
+            await _until(lambda: bool(renewed))
+        assert reports == [False]
+        assert {line["event"] for line in said} == {"the Kafka producer failed for good and is made anew"}
+        edge.restart()
+        uplink.reopen()
+        assert uplink.send(topic, 0, b"k", b"after", [], reports.append)
+        assert await uplink.drained(WAIT)
+        assert reports == [False, True]
+        assert _values(edge.cluster, topic) == [b"after"]
 
     asyncio.run(run())
 

@@ -19,6 +19,7 @@ from connectors import kafka
 from headwater.servers import broker, kafka_jars, processes
 from headwater.servers.broker import AlreadyRunning, BrokerError, Failed, LinkListener, PortTaken
 from tests.kafka_brokers import BrokerFactory, end_with_this_process
+from tests.ports import held_port
 
 pytestmark = pytest.mark.kafka
 
@@ -48,7 +49,7 @@ def test_broker_answers_and_its_data_survives_stop_and_kill(broker_factory: Brok
 def test_what_stands_in_the_way_of_a_start_is_told(broker_factory: BrokerFactory, tmp_path: Path) -> None:
     edge = broker_factory("edge")
     with pytest.raises(AlreadyRunning, match=f"already runs in .* port {edge.port}"):
-        broker.start("edge", processes.free_port(), edge.directory)
+        broker.start("edge", held_port(), edge.directory)
     assert edge.running is not None
     with pytest.raises(PortTaken, match=rf"port {edge.port} .* by process {edge.running.pid} \(java\)"):
         broker.start("second", edge.port, tmp_path)
@@ -56,7 +57,7 @@ def test_what_stands_in_the_way_of_a_start_is_told(broker_factory: BrokerFactory
 
 
 def test_clients_behind_a_link_are_told_the_links_port(broker_factory: BrokerFactory) -> None:
-    link = LinkListener(port=processes.free_port(), advertised_port=processes.free_port())
+    link = LinkListener(port=held_port(), advertised_port=held_port())
     cloud = broker_factory("cloud", link=link)
     assert _told_ports(f"127.0.0.1:{link.port}") == [link.advertised_port]
     assert _told_ports(cloud.cluster.bootstrap) == [cloud.port]
@@ -96,7 +97,7 @@ def test_a_broker_that_cannot_start_shows_why_and_leaves_nothing_running(tmp_pat
     folder.mkdir(parents=True)
     (folder / "meta.properties").write_text("version=1\ncluster.id=another\nnode.id=77\n")
     with pytest.raises(Failed, match="node") as failure:
-        broker.start("edge", processes.free_port(), tmp_path)
+        broker.start("edge", held_port(), tmp_path)
     assert "broker.log" in str(failure.value)
     assert broker.status("edge", tmp_path) is None
 
@@ -120,7 +121,7 @@ def test_unusable_arguments_are_refused(tmp_path: Path, name: str, port: int, he
 def test_a_directory_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(BrokerError, match="cannot use"):
-        broker.start("edge", processes.free_port(), tmp_path / "file")
+        broker.start("edge", held_port(), tmp_path / "file")
 
 
 def test_several_processes_may_ask_for_the_jars_at_once_and_a_broken_download_is_not_kept(
@@ -224,7 +225,7 @@ def test_brokers_of_a_killed_test_run_end_by_themselves(tmp_path: Path) -> None:
 
 def test_broker_that_a_person_starts_lives_on_after_the_command(tmp_path: Path) -> None:
     end_with_this_process("mine", tmp_path)  # only should this very process be killed before it has stopped it
-    port = processes.free_port()
+    port = held_port()
     command = ["kafka", "start", "--name", "mine", "--port", str(port), "--dir", str(tmp_path), "--heap", "128m"]
     subprocess.run([sys.executable, "-m", "headwater.cli", *command], timeout=120, check=True, capture_output=True)
     running = broker.status("mine", tmp_path)

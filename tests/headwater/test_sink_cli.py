@@ -27,10 +27,10 @@ from connectors.sinks import SINKS
 from headwater.cli import app
 from headwater.commands.sinks import description
 from headwater.exits import Exit
-from headwater.servers.processes import free_port
 from schemas.avro import serde
 from schemas.avro.records import Key, Notification
 from schemas.avro.topics import Topics
+from tests.ports import held_port
 from tests.sink_harness import PATIENCE_S, count, dead_letters, eventually, make_topics, produce, rows
 from tests.sink_samples import new, notification, resource
 
@@ -214,7 +214,7 @@ def test_one_process_runs_every_sink_of_the_file_and_stops_in_order(
     )
     produce(kafka, first.observations, some(30))
     produce(kafka, second.observations, some(20))
-    port = free_port()
+    port = held_port()
     place = at_kafka(kafka, f"{gateway_id}-a")
     with process("sink", "run", "sinks.toml", *place, "--metrics", str(port)) as sink:
         eventually(count(tmp_path / "a.db"), 30)

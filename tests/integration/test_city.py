@@ -18,9 +18,9 @@ import pytest
 from gateway.devices.metrics import CITY, METRICS
 from headwater.city.rules import THRESHOLD
 from headwater.demo.journal import read_journal, read_outliers
-from headwater.servers import processes
 from tests.cassandra_server import CassandraServer, new_server
 from tests.demo_processes import processes_of, wait_until
+from tests.ports import held_port
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
@@ -60,7 +60,7 @@ def cassandra(tmp_path: Path) -> Iterator[CassandraServer]:
 
 @pytest.fixture
 def redis(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(directory=tmp_path / "redis", port=processes.free_port())
+    server = RedisServer(directory=tmp_path / "redis", port=held_port())
     server.start()
     yield server
     server.remove()

@@ -24,7 +24,6 @@ from connectors.kafka import (
     ensure_topics,
     partition_counts,
 )
-from headwater.servers import processes
 from schemas.avro import serde
 from schemas.avro.records import (
     Notification,
@@ -38,6 +37,7 @@ from schemas.avro.records import (
     Response,
 )
 from schemas.avro.topics import Topics
+from tests.ports import held_port
 
 SECONDS = 40.0
 _R = TypeVar("_R", Registration, Notification, Response)
@@ -146,7 +146,7 @@ class GatewayProcess:
 def start_gateway(cluster: Cluster, gateway_id: str, folder: Path, *, observe: tuple[str, ...]) -> GatewayProcess:
     """Start `headwater gateway` with its topics made, and wait until it says that it is ready."""
     ensure_topics(cluster, Topics(gateway_id).partitions())
-    coap_port, metrics_port = processes.free_port(), processes.free_port()
+    coap_port, metrics_port = held_port(), held_port()
     log = folder / "gateway.log"
     command = [
         *(sys.executable, "-m", "headwater.cli", "gateway", "--id", gateway_id, "--kafka", cluster.bootstrap),
