@@ -26,6 +26,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from connectors import kafka
@@ -213,46 +214,18 @@ def _write_properties(folder: Path, *, host: str, told: str, port: int, link: Li
     if link is not None:
         listeners["LINK"] = (f"127.0.0.1:{link.port}", f"127.0.0.1:{link.advertised_port}")
     settings = {
-        "process.roles": "broker,controller",
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "controller.listener.names": "CONTROLLER",
         "inter.broker.listener.name": "PLAINTEXT",
         "listeners": ",".join(f"{n}://{a}" for n, (a, _) in listeners.items())
         + f",CONTROLLER://127.0.0.1:{controller}",
         "advertised.listeners": ",".join(f"{n}://{a}" for n, (_, a) in listeners.items()),
         "listener.security.protocol.map": ",".join(f"{n}:PLAINTEXT" for n in [*listeners, "CONTROLLER"]),
         "log.dirs": str(folder / "data"),
-        # Topics are made on purpose, with the partitions that they need.
-        "auto.create.topics.enable": "false",
-        "default.replication.factor": "1",
-        "min.insync.replicas": "1",
-        "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "4",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "transaction.state.log.num.partitions": "4",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
-        "group.initial.rebalance.delay.ms": "0",
-        # A device's or an edge's clock may run ahead; Kafka's default refuses what is an hour ahead of its own.
-        "log.message.timestamp.after.max.ms": "9223372036854775807",
-        # One node is its own whole cluster: after a crash nobody else has to be convinced that it is gone.
-        "broker.session.timeout.ms": "6000",
-        "broker.heartbeat.interval.ms": "500",
-        # A small machine: few threads and small buffers.
-        "num.network.threads": "2",
-        "num.io.threads": "4",
-        "background.threads": "2",
-        "num.recovery.threads.per.data.dir": "2",
-        "queued.max.requests": "100",
-        "log.cleaner.dedupe.buffer.size": "8388608",
-        "log.index.size.max.bytes": "1048576",
-        "metadata.log.segment.bytes": "16777216",
-        "metadata.max.retention.bytes": "33554432",
     }
     text = "".join(f"{key}={value}\n" for key, value in settings.items())
-    (folder / "server.properties").write_text(text)
+    everywhere = resources.files("headwater.servers").joinpath("kafka.properties").read_text(encoding="utf-8")
+    (folder / "server.properties").write_text(f"{everywhere}\n{text}", encoding="utf-8")
 
 
 def _format(folder: Path, command: list[str]) -> None:
