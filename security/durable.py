@@ -124,12 +124,12 @@ def sweep(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait_s: float) -> Iterator[None]:
-    """Hold the folder's lock; the system lets go of it however the process ends.
+    """Hold the folder's lock (flock on itself); the system lets go of it however the process ends.
 
     Raises:
         AuthorityBusy: another process held it for ``wait_s`` seconds.
     """
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         until = time.monotonic() + wait_s
         while True:
