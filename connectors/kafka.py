@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import (
@@ -28,6 +29,10 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
 
+from connectors.tls_trouble import trouble
+from security.errors import SecurityError
+from security.tls_folder import CA, CERTIFICATE, KEY, read_folder
+
 __all__ = [
     "OFFSET_BEGINNING",
     "OFFSET_END",
@@ -38,6 +43,7 @@ __all__ = [
     "KafkaError",
     "KafkaException",
     "Message",
+    "NotAllowed",
     "Producer",
     "TopicFacts",
     "TopicMissing",
@@ -49,6 +55,7 @@ __all__ = [
     "describe_topics",
     "end_offsets",
     "ensure_topics",
+    "in_words",
     "log_bounds",
     "offset_since",
     "partition_counts",
@@ -72,12 +79,50 @@ class TopicMissing(Exception):
     """A topic that is needed does not exist."""
 
 
+class NotAllowed(KafkaException):  # type: ignore[misc]  # confluent_kafka has no types
+    """Kafka's access control refuses us. A `KafkaException`: who waits for Kafka waits for the right as well."""
+
+    def __init__(self, error: KafkaError, words: str) -> None:
+        super().__init__(error)
+        self.words = words
+
+    def __str__(self) -> str:
+        return self.words
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """How to reach one Kafka cluster; ``options`` are librdkafka settings (TLS, timeouts) added to every client."""
+    """How to reach one Kafka cluster; ``options`` are librdkafka settings (timeouts) added to every client.
+
+    ``tls`` is the folder of the identity with which TLS is spoken; None: none is. Its files are read anew by each new
+    client, and by each new connection of one that is there.
+    """
 
     bootstrap: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: Path | None = None
+
+    @property
+    def tls_settings(self) -> dict[str, str]:
+        """What librdkafka is told of it."""
+        if self.tls is None:
+            return {}
+        return {
+            "security.protocol": "ssl",
+            "ssl.ca.location": str(self.tls / CA),
+            "ssl.certificate.location": str(self.tls / CERTIFICATE),
+            "ssl.key.location": str(self.tls / KEY),
+        }
+
+    @property
+    def speaker(self) -> str:
+        """Whom Kafka takes us for, in words."""
+        if self.tls is None:
+            return "a client without an identity"
+        try:
+            return read_folder(self.tls).identity.principal
+        except SecurityError:
+            return f"the identity in {self.tls}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,13 +164,21 @@ def consumer(cluster: Cluster, group: str, **options: Any) -> Consumer:
 
 def admin(cluster: Cluster) -> AdminClient:
     """A client for topics and offsets."""
-    return AdminClient(_settings(cluster, {}, {}), logger=_log)
+    client = _Admin(_settings(cluster, {}, {}), logger=_log)
+    client.cluster = cluster
+    return client
+
+
+class _Admin(AdminClient):  # type: ignore[misc]  # confluent_kafka has no types
+    """Knows its cluster, for what is said of a refusal."""
+
+    cluster: Cluster
 
 
 def _settings(cluster: Cluster, base: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     # Callbacks (error_cb, on_commit) are the Python client's own and keep their names.
     given = {name if callable(value) else name.replace("_", "."): value for name, value in options.items()}
-    return {"bootstrap.servers": cluster.bootstrap, **base, **cluster.options, **given}
+    return {"bootstrap.servers": cluster.bootstrap, **base, **cluster.tls_settings, **cluster.options, **given}
 
 
 def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.0) -> dict[str, int]:
@@ -133,8 +186,13 @@ def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float 
 
     Raises:
         Unreachable: no broker answered within ``timeout`` seconds.
+        NotAllowed: it may be there, and is not for us.
     """
-    known = _metadata(admin(cluster), cluster, timeout)
+    client = admin(cluster)
+    known = _metadata(client, cluster, timeout)
+    if cluster.tls is not None and (hidden := [name for name in topics if name not in known]):
+        # Of all topics those are told that we may know of; of one by its name we are told that we may not.
+        describe_topics(client, hidden, timeout=timeout)
     return {name: len(known[name].partitions) for name in topics if name in known and known[name].error is None}
 
 
@@ -179,7 +237,7 @@ def ensure_topics(
         ]
         asked = {}
         for name, future in client.create_topics(topics, operation_timeout=timeout).items():
-            with _answering(f"that topic {name} is made"):
+            with _answering(f"that topic {name} is made", cluster):
                 try:
                     future.result(timeout)
                     created.append(name)
@@ -304,7 +362,7 @@ def cluster_id(cluster: Cluster, *, timeout: float = 10.0) -> str:
     # A consumer asks for one topic and makes none.
     reader = consumer(cluster, "headwater-look")
     try:
-        with _answering("the cluster's id"):
+        with _answering("the cluster's id", cluster):
             found = reader.list_topics("headwater-look", timeout=timeout).cluster_id
     finally:
         reader.close()
@@ -324,7 +382,7 @@ def describe_topics(client: AdminClient, topics: Sequence[str], *, timeout: floa
     if not topics:
         return found
     for name, future in client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout).items():
-        with _answering(f"what topic {name} is"):
+        with _answering(f"what topic {name} is", _of(client)):
             try:
                 told = future.result(timeout + 1)
             except KafkaException as exc:
@@ -349,7 +407,7 @@ def topic_configs(client: AdminClient, topics: Sequence[str], *, timeout: float 
     )
     configs = {}
     for resource, future in asked.items():
-        with _answering(f"how topic {resource.name} is set"):
+        with _answering(f"how topic {resource.name} is set", _of(client)):
             configs[resource.name] = {name: str(entry.value) for name, entry in future.result(timeout + 1).items()}
     return configs
 
@@ -375,7 +433,7 @@ def log_bounds(
             isolation_level=level,
             request_timeout=timeout,
         )
-        with _answering("where its logs begin and end"):
+        with _answering("where its logs begin and end", _of(client)):
             bounds.append({(tp.topic, tp.partition): f.result(timeout + 1).offset for tp, f in asked.items()})
     first, end = bounds
     # librdkafka reports a leader that does not answer as an offset that is none.
@@ -394,22 +452,51 @@ def offset_since(client: AdminClient, partition: tuple[str, int], since_ms: int,
     asked = client.list_offsets(
         {TopicPartition(*partition): OffsetSpec.for_timestamp(since_ms)}, request_timeout=timeout
     )
-    with _answering("where a time is in its logs"):
+    with _answering("where a time is in its logs", _of(client)):
         found: int = next(iter(asked.values())).result(timeout + 1).offset
     return found if found >= 0 else log_bounds(client, [partition], timeout=timeout)[partition][1]
 
 
+def _of(client: AdminClient) -> Cluster | None:
+    return client.cluster if isinstance(client, _Admin) else None
+
+
 @contextmanager
-def _answering(what: str) -> Iterator[None]:
+def _answering(what: str, cluster: Cluster | None) -> Iterator[None]:
     try:
         yield
     except KafkaException as exc:
-        if exc.args[0].code() in _SILENCE:
-            raise Unreachable(f"Kafka did not tell {what}: {exc.args[0].str()}") from exc
+        code = exc.args[0].code()
+        if code in _SILENCE:
+            why = None if cluster is None else trouble(cluster.bootstrap, cluster.tls)
+            raise Unreachable(f"Kafka did not tell {what}: {why or exc.args[0].str()}") from exc
+        if code in REFUSALS and not isinstance(exc, NotAllowed):
+            raise NotAllowed(exc.args[0], in_words(exc.args[0], cluster, f"asked {what}")) from exc
         raise
     except TimeoutError as exc:
         raise Unreachable(f"Kafka did not tell {what} in time") from exc
 
+
+def in_words(error: KafkaError, cluster: Cluster | None, when: str = "") -> str:
+    """An error of Kafka for people: who was refused what, if it is a refusal. ``when``: what was being done."""
+    lacks = REFUSALS.get(error.code())
+    if lacks is None:
+        return f"Kafka: {error.str()}"
+    who, at = ("this client", "") if cluster is None else (cluster.speaker, f" at {cluster.bootstrap}")
+    asked = f" when it {when}" if when else ""
+    shown = f"headwater acl rights {who}" if cluster is not None and cluster.tls is not None else "headwater acl rights"
+    return (
+        f"Kafka{at} refuses {who}{asked}: it lacks {lacks} ({error.str()}). `{shown}` says which rights it should have"
+    )
+
+
+#: Kafka's refusals, and what is lacking.
+REFUSALS: Mapping[int, str] = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "a right to the topic",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "the right to the consumer group",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "a right to the cluster",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the right to the transactional id",
+}
 
 # Errors of a broker that is away, or not settled yet: asking again later will do.
 _SILENCE = (
@@ -428,7 +515,9 @@ def _metadata(client: AdminClient, cluster: Cluster, timeout: float) -> dict[str
     try:
         topics: dict[str, Any] = client.list_topics(timeout=timeout).topics
     except KafkaException as exc:
+        why = trouble(cluster.bootstrap, cluster.tls)
         raise Unreachable(
-            f"no Kafka answers at {cluster.bootstrap} ({exc.args[0].str()}); is it running, and is the address right?"
+            f"no Kafka answers at {cluster.bootstrap} ({why or exc.args[0].str()})"
+            + ("" if why else "; is it running, and is the address right?")
         ) from exc
     return topics

@@ -1,7 +1,9 @@
 """One real Apache Kafka on this machine: started, stopped, looked at.
 
 Owns a broker's folder (settings, data, process id, log) and its process, which is a KRaft node that is controller and
-broker in one and lives on after the command that started it. It never creates topics and never deletes data. What is
+broker in one and lives on after the command that started it. It never creates topics and never deletes data. With an
+identity (``tls``) every listener, the controller's too, speaks TLS with whoever has a certificate of the same
+authority, and what no access control list allows is refused; without one it is open to all, as a demo may be. What is
 here suits a demo, a test and a small edge; a production cluster is run by its own means and only needs its address.
 
 A broker's folder is ``directory/name``::
@@ -23,15 +25,19 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
 from connectors import kafka
 from headwater.servers import processes
 from headwater.servers.kafka_jars import BrokerError, Progress, cache_folder, ensure_jars, java_binary
+from security.errors import SecurityError
+from security.identities import Identity, Role
+from security.tls_folder import TlsFolder, read_folder
 
 __all__ = [
     "AlreadyRunning",
@@ -39,12 +45,18 @@ __all__ = [
     "BrokerError",
     "Failed",
     "LinkListener",
+    "NoIdentity",
     "NotUsable",
     "PortTaken",
     "start",
     "status",
     "stop",
 ]
+
+#: The listeners: for clients and the broker itself, behind a TCP link, and of the controller.
+CLIENTS, LINK, CONTROLLER = "CLIENTS", "LINK", "CONTROLLER"
+#: Whoever sets a cluster up: may do everything everywhere.
+FLEET_ADMIN = Identity(Role.ADMIN, "fleet")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEAP = re.compile(r"[1-9][0-9]*[kKmMgG]")
@@ -71,6 +83,10 @@ class PortTaken(BrokerError):
     """Another process listens on the port."""
 
 
+class NoIdentity(BrokerError):
+    """The folder given for TLS holds no identity that a broker can have, or one that has run out."""
+
+
 class Failed(BrokerError):
     """Java ended, or Kafka did not answer in time; the text holds the last lines of its log."""
 
@@ -95,6 +111,8 @@ class Broker:
     pid: int
     host: str
     port: int
+    #: The folder of its identity; None: it speaks plainly.
+    tls: Path | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -103,7 +121,8 @@ class Broker:
 
     @property
     def cluster(self) -> kafka.Cluster:
-        return kafka.Cluster(bootstrap=self.bootstrap)
+        """How the broker itself would speak to it: with its own identity, where it has one."""
+        return kafka.Cluster(bootstrap=self.bootstrap, tls=self.tls)
 
     @property
     def log(self) -> Path:
@@ -119,6 +138,8 @@ def start(
     advertised_host: str | None = None,
     heap: str = "256m",
     link: LinkListener | None = None,
+    tls: Path | None = None,
+    admins: Sequence[Identity] = (FLEET_ADMIN,),
     cache: Path | None = None,
     progress: Progress | None = None,
     timeout: float = 90.0,
@@ -126,7 +147,9 @@ def start(
     """Start the broker ``name`` with its data in ``directory/name`` and wait until it answers.
 
     ``host`` is the address that it binds to; ``advertised_host`` the one that clients are told (with a wildcard
-    ``host`` the machine's own name). ``heap`` is Java's (``256m``). ``timeout`` is in seconds, without the download.
+    ``host`` the machine's own name). ``heap`` is Java's (``256m``). ``tls`` is the folder of the broker's identity,
+    whose certificate has to hold for ``advertised_host`` and 127.0.0.1; beside itself ``admins`` may do everything.
+    ``timeout`` is in seconds, without the download.
 
     Raises:
         AlreadyRunning: it already runs in that directory.
@@ -134,6 +157,7 @@ def start(
         DownloadFailed, JavaMissing: Kafka's jars or a Java runtime could not be had.
         Failed: Java ended or did not answer in time.
         NotUsable: ``name``, ``port`` or ``heap`` is none.
+        NoIdentity: ``tls`` holds none of a broker that holds today.
         BrokerError: ``directory`` cannot be used.
     """
     folder = _folder(name, directory)
@@ -141,6 +165,7 @@ def start(
         raise NotUsable(f"port {port} is not between 1 and 65535")
     if not _HEAP.fullmatch(heap):
         raise NotUsable(f"heap {heap!r} is not a size as Java takes it, such as 256m")
+    identity = None if tls is None else _broker_identity(tls)
     told = advertised_host or (socket.gethostname() if host in ("0.0.0.0", "::", "") else host)
     jars = ensure_jars(cache or cache_folder(os.environ), progress)
     java = java_binary()
@@ -156,11 +181,12 @@ def start(
             _need_free(host, port)
             if link is not None:
                 _need_free("127.0.0.1", link.port)
-            _write_properties(folder, host=host, told=told, port=port, link=link)
+            _write_properties(folder, host=host, told=told, port=port, link=link, identity=identity, admins=admins)
             command = [str(java), *_JVM, *_JVM_QUIET, f"-Xmx{heap}", "-cp", f"{jars}/*"]
             _format(folder, command)
-            pid = _launch(folder, [*command, "kafka.Kafka", str(folder / "server.properties")], told, port)
-            broker = Broker(name=name, folder=folder, pid=pid, host=told, port=port)
+            pid = _launch(folder, [*command, "kafka.Kafka", str(folder / "server.properties")], told, port, identity)
+            own = None if identity is None else identity.path
+            broker = Broker(name=name, folder=folder, pid=pid, host=told, port=port, tls=own)
             _wait_until_it_answers(broker, timeout)
             return broker
     except OSError as exc:
@@ -173,7 +199,12 @@ def status(name: str, directory: Path) -> Broker | None:
     try:
         noted = json.loads((folder / "broker.pid").read_text())
         broker = Broker(
-            name=name, folder=folder, pid=int(noted["pid"]), host=str(noted["host"]), port=int(noted["port"])
+            name=name,
+            folder=folder,
+            pid=int(noted["pid"]),
+            host=str(noted["host"]),
+            port=int(noted["port"]),
+            tls=Path(noted["tls"]) if noted.get("tls") else None,
         )
         started = str(noted["started"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -207,25 +238,62 @@ def _folder(name: str, directory: Path) -> Path:
     return directory.absolute() / name
 
 
-def _write_properties(folder: Path, *, host: str, told: str, port: int, link: LinkListener | None) -> None:
+def _broker_identity(tls: Path) -> TlsFolder:
+    """What is in ``tls``, looked at before Java is, which would tell it in a trace of many lines."""
+    try:
+        found = read_folder(tls)
+        found.check_dates(datetime.now(UTC))
+    except SecurityError as exc:
+        raise NoIdentity(str(exc)) from exc
+    if found.identity.role is not Role.BROKER:
+        raise NoIdentity(
+            f"{found.path} is the identity {found.identity}, and a Kafka's is a broker's, such as broker:cloud"
+        )
+    if not found.keystore_file.is_file():
+        raise NoIdentity(f"there is no {found.keystore_file}, which Kafka needs")
+    return found
+
+
+def _write_properties(
+    folder: Path,
+    *,
+    host: str,
+    told: str,
+    port: int,
+    link: LinkListener | None,
+    identity: TlsFolder | None,
+    admins: Sequence[Identity],
+) -> None:
     # Only the node itself talks to its controller, so that port may be another one after each start.
     controller = processes.free_port()
-    listeners = {"PLAINTEXT": (f"{host}:{port}", f"{told}:{port}")}
+    listeners = {CLIENTS: (f"{host}:{port}", f"{told}:{port}")}
     if link is not None:
-        listeners["LINK"] = (f"127.0.0.1:{link.port}", f"127.0.0.1:{link.advertised_port}")
+        listeners[LINK] = (f"127.0.0.1:{link.port}", f"127.0.0.1:{link.advertised_port}")
+    protocol = "PLAINTEXT" if identity is None else "SSL"
     settings = {
         "node.id": "1",
         "controller.quorum.voters": f"1@127.0.0.1:{controller}",
-        "inter.broker.listener.name": "PLAINTEXT",
+        "inter.broker.listener.name": CLIENTS,
         "listeners": ",".join(f"{n}://{a}" for n, (a, _) in listeners.items())
-        + f",CONTROLLER://127.0.0.1:{controller}",
+        + f",{CONTROLLER}://127.0.0.1:{controller}",
         "advertised.listeners": ",".join(f"{n}://{a}" for n, (_, a) in listeners.items()),
-        "listener.security.protocol.map": ",".join(f"{n}:PLAINTEXT" for n in [*listeners, "CONTROLLER"]),
+        "listener.security.protocol.map": ",".join(f"{n}:{protocol}" for n in [*listeners, CONTROLLER]),
         "log.dirs": str(folder / "data"),
     }
-    text = "".join(f"{key}={value}\n" for key, value in settings.items())
-    everywhere = resources.files("headwater.servers").joinpath("kafka.properties").read_text(encoding="utf-8")
-    (folder / "server.properties").write_text(f"{everywhere}\n{text}", encoding="utf-8")
+    text = _ours("kafka.properties")
+    if identity is not None:
+        settings |= {
+            "ssl.keystore.location": str(identity.keystore_file),
+            "ssl.truststore.location": str(identity.ca_file),
+            "super.users": ";".join(one.kafka_principal for one in (identity.identity, *admins)),
+        }
+        text += "\n" + _ours("kafka-tls.properties")
+    text += "\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
+    (folder / "server.properties").write_text(text, encoding="utf-8")
+
+
+def _ours(name: str) -> str:
+    return resources.files("headwater.servers").joinpath(name).read_text(encoding="utf-8")
 
 
 def _format(folder: Path, command: list[str]) -> None:
@@ -247,13 +315,15 @@ def _format(folder: Path, command: list[str]) -> None:
         raise Failed(f"Kafka could not format {folder / 'data'}:\n" + "\n".join(said[-10:]))
 
 
-def _launch(folder: Path, command: list[str], told: str, port: int) -> int:
+def _launch(folder: Path, command: list[str], told: str, port: int, identity: TlsFolder | None) -> int:
     log = folder / "broker.log"
     if log.exists():
         log.replace(folder / "broker.log.1")
     with log.open("wb") as out:
         pid = processes.spawn(command, out, cwd=folder)
     note = {"pid": pid, "started": processes.start_time(pid), "host": told, "port": port}
+    if identity is not None:
+        note["tls"] = str(identity.path)
     pending = folder / "broker.pid.new"
     pending.write_text(json.dumps(note))
     pending.replace(folder / "broker.pid")
