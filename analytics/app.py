@@ -12,6 +12,7 @@ from collections.abc import Collection
 from functools import cached_property
 
 import structlog
+from prometheus_client import REGISTRY
 from quixstreams.exceptions import QuixException
 
 from analytics.application import JobApplication
@@ -21,6 +22,7 @@ from analytics.metrics import JobMetrics
 from analytics.turn import Turn
 from connectors import kafka
 from connectors.health import serve_health
+from connectors.process_metrics import Component, with_process
 from schemas.avro.topics import FAMILIES, TopicKind, Topics, UnknownTopic
 
 __all__ = ["run_job"]
@@ -79,6 +81,7 @@ class _Runner:
             health = serve_health(
                 settings.metrics_port,
                 host=settings.metrics_host,
+                registry=with_process(REGISTRY, Component.ANALYTICS, (settings.gateway,), self._unready),
                 live=self._stuck,
                 ready=self._unready,
             )

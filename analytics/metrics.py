@@ -59,6 +59,9 @@ class JobMetrics:
         self._crowded = _CROWDED.labels(job, group)
         self._put_back = _PUT_BACK.labels(job, group)
         self.too_large = _TOO_LARGE.labels(job, group).inc
+        # From 0 on: Prometheus takes a series that begins with 1 for one that has not risen.
+        for stage in ("decode", f"analytics:{job}"):
+            _DEAD_LETTERS.labels(*self._labels, stage)
 
     def late(self) -> None:
         self._late.inc()

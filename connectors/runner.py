@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 
 import structlog
+from prometheus_client import REGISTRY
 
 from connectors.hanging import LeftBehind, within
 from connectors.health import serve_health
+from connectors.process_metrics import Component, with_process
 from connectors.share import Partition
 from connectors.sink_loop import END_S, SinkLoop
 from connectors.sink_settings import ALL_GATEWAYS, SinkSettings, Source
@@ -56,14 +58,18 @@ def run_sinks(every: Sequence[SinkSettings], stop: threading.Event) -> None:
             failures.append(exc)
             stop.set()
 
+    def waiting() -> str | None:
+        return next((why for runner in runners if (why := runner.waiting_for())), None)
+
     face = next((settings for settings in every if settings.metrics_port is not None), None)
     health = None
     if face is not None and face.metrics_port is not None:
         health = serve_health(
             face.metrics_port,
             host=face.metrics_host,
+            registry=with_process(REGISTRY, Component.SINK, {settings.gateway for settings in every}, waiting),
             live=lambda: next((why for runner in runners if (why := runner.stuck())), None),
-            ready=lambda: next((why for runner in runners if (why := runner.waiting_for())), None),
+            ready=waiting,
         )
     threads = [threading.Thread(target=run, args=(runner,), name=runner.settings.group_id) for runner in runners]
     try:

@@ -35,6 +35,9 @@ class RunnerMetrics:
         self.commit_failures = _COMMIT_FAILURES.labels(sink, group)
         self.write_seconds = _WRITE_SECONDS.labels(sink, group)
         self.waiting = _WAITING.labels(sink, group)
+        # From 0 on: Prometheus takes a series that begins with 1 for one that has not risen.
+        for stage in ("decode", f"sink:{sink}"):
+            _DEAD_LETTERS.labels(*self._labels, stage)
 
     def dead_letter(self, stage: str) -> None:
         _DEAD_LETTERS.labels(*self._labels, stage).inc()

@@ -8,20 +8,24 @@ answered (`gateway.recovery`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.command import Command, request_in
 from gateway.exchange import (
     CoapResponse,
+    DeviceReset,
     DeviceView,
     Expired,
     Failure,
     GatewayFault,
     NotRegistered,
+    OutcomeUnknown,
     Overloaded,
     Refused,
+    TimedOut,
 )
 from gateway.lanes import Limits
 from gateway.replies import reply
@@ -52,6 +56,19 @@ Publish = Callable[[str, bytes, Headers, Done], bool]
 
 #: Failures after which the device has certainly not executed the request: their replies are not kept.
 _NEVER_SENT = (NotRegistered, Expired, Refused, Overloaded, GatewayFault)
+
+#: What the metrics call the end of a command, by what came of it; a device's answer is `_DONE` or `_DEVICE_ERROR`.
+_OUTCOMES: Mapping[type, str] = {
+    TimedOut: "timed_out",
+    NotRegistered: "not_registered",
+    Expired: "expired",
+    Refused: "refused",
+    OutcomeUnknown: "outcome_unknown",
+    DeviceReset: "device_reset",
+    Overloaded: "overloaded",
+    GatewayFault: "gateway_fault",
+}
+_DONE, _DEVICE_ERROR = "done", "device_error"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +107,8 @@ class Answering:
         #: Replies that are with Kafka; that are durable since the start.
         self.publishing = 0
         self.replied = 0
+        #: Commands that came to their end since the start, by how.
+        self.outcomes: Counter[str] = Counter(dict.fromkeys((_DONE, _DEVICE_ERROR, *_OUTCOMES.values()), 0))
 
     @property
     def unpublished(self) -> int:
@@ -105,6 +124,7 @@ class Answering:
     def finish(self, command: Command, outcome: CoapResponse | Failure, view: DeviceView | None) -> None:
         """Answer a command; ``view`` is the device as it was asked."""
         command.cancel_timer()
+        self.outcomes[_outcome(outcome)] += 1
         request = command.request or _readable_part(command)
         command.keep = not isinstance(outcome, _NEVER_SENT)
         answer = reply(
@@ -192,6 +212,12 @@ class Answering:
     def _settle_later(self, command: Command) -> None:
         if not self._closed:
             asyncio.get_running_loop().call_later(self._limits.retry, self.settle, command)
+
+
+def _outcome(of: CoapResponse | Failure) -> str:
+    if isinstance(of, CoapResponse):
+        return _DONE if of.code >> 5 == 2 else _DEVICE_ERROR
+    return _OUTCOMES[type(of)]
 
 
 def encoded(response: Response) -> bytes:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Number = Callable[[], float]
 Labelled = Callable[[], dict[str, int]]
+_Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 
 class GatewayMetrics(Collector):
@@ -25,7 +26,7 @@ class GatewayMetrics(Collector):
         self.registry.register(self)
         self._gauges: list[tuple[str, str, Number]] = []
         self._counters: list[tuple[str, str, Number]] = []
-        self._labelled: list[tuple[str, str, str, Labelled]] = []
+        self._labelled: list[tuple[_Family, str, str, str, Labelled]] = []
 
     def gauge(self, name: str, documentation: str, read: Number) -> None:
         self._gauges.append((f"headwater_gateway_{name}", documentation, read))
@@ -35,7 +36,11 @@ class GatewayMetrics(Collector):
 
     def counters(self, name: str, documentation: str, label: str, read: Labelled) -> None:
         """A counter for each key that ``read`` gives, as the value of ``label``."""
-        self._labelled.append((f"headwater_gateway_{name}", documentation, label, read))
+        self._labelled.append((CounterMetricFamily, f"headwater_gateway_{name}", documentation, label, read))
+
+    def gauges(self, name: str, documentation: str, label: str, read: Labelled) -> None:
+        """A gauge for each key that ``read`` gives, as the value of ``label``."""
+        self._labelled.append((GaugeMetricFamily, f"headwater_gateway_{name}", documentation, label, read))
 
     def collect(self) -> Iterator[Metric]:
         for name, documentation, read in self._gauges:
@@ -46,8 +51,8 @@ class GatewayMetrics(Collector):
             counter = CounterMetricFamily(name, documentation, labels=["gateway"])
             counter.add_metric([self._gateway], read())
             yield counter
-        for name, documentation, label, read_all in self._labelled:
-            labelled = CounterMetricFamily(name, documentation, labels=["gateway", label])
+        for family, name, documentation, label, read_all in self._labelled:
+            labelled = family(name, documentation, labels=["gateway", label])
             for key, value in sorted(dict(read_all()).items()):
                 labelled.add_metric([self._gateway, key], value)
             yield labelled
@@ -57,7 +62,11 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     """Everything that a running gateway shows."""
     registrations, short, plain = parts.registrations, parts.short_path, parts.notifications
     endpoint, uplink, state = parts.endpoint, parts.uplink, parts.state
+    commands = parts.commands.loop
     metrics.gauge("devices", "Registered devices.", lambda: len(parts.registry))
+    metrics.gauges(
+        "devices_by_version", "Registered devices, by LwM2M version.", "version", lambda: parts.registry.by_version
+    )
     metrics.gauge("observations", "Established observations.", lambda: len(parts.table))
     metrics.gauge("uplink_under_way", "Delivery reports of the edge Kafka that are awaited.", lambda: uplink.under_way)
     metrics.gauge("accepting", "1 while what comes can be made durable.", lambda: int(uplink.accepting))
@@ -73,6 +82,17 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     metrics.counters("notifications_dropped", "Notifications not recorded.", "reason", lambda: plain.dropped)
     metrics.counter("observations_established", "Observe requests that succeeded.", lambda: parts.observing.established)
     metrics.counter("observations_refused", "Observe requests that a device refused.", lambda: parts.observing.refused)
+    metrics.gauge("commands_waiting", "Commands without a durable reply.", lambda: commands.unanswered)
+    metrics.counters(
+        "commands", "Commands that came to their end, by how.", "outcome", lambda: commands.answering.outcomes
+    )
+    metrics.counter("commands_repeated", "Requests that came again.", lambda: commands.repeated)
+    metrics.counters(
+        "dead_letters",
+        "Records put into the dead-letter topic, by stage.",
+        "stage",
+        lambda: {"command": commands.undecodable, "gateway:decode": plain.dropped["undecodable payload"]},
+    )
     metrics.counter("datagrams", "Datagrams received.", lambda: endpoint.received)
     metrics.counters("datagrams_dropped", "Datagrams dropped.", "reason", lambda: endpoint.dropped_datagrams)
     metrics.counter("records", "Records handed to the producer.", lambda: uplink.sent)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import heapq
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.coap.exchanges import Address
 from gateway.exchange import DeviceView
 from gateway.observations import Observation
-from gateway.registration import Announcement, attributes_cost
+from gateway.registration import VERSIONS, Announcement, attributes_cost
 from schemas.avro.compiled import CompiledUpdate
 from schemas.avro.records import Binding
 from schemas.lwm2m.path import Path
@@ -216,6 +217,8 @@ class Registry:
         self._held: dict[str, _Held] = {}
         #: Bytes of memory of what devices said.
         self._announced = 0
+        #: How many devices are registered with each version of LwM2M.
+        self.by_version: Counter[str] = Counter(dict.fromkeys(VERSIONS, 0))
 
     def __len__(self) -> int:
         return len(self._by_ep)
@@ -279,6 +282,7 @@ class Registry:
         self._by_ep[device.ep] = device
         self._by_reg_id[device.reg_id] = device
         self._by_address[device.address] = device
+        self.by_version[device.version] += 1
         device.announcement = self.hold(device.announcement)
         self._announced += attributes_cost(device.attributes)
         self.sooner(device)
@@ -289,6 +293,7 @@ class Registry:
         device = self._by_ep.pop(ep, None)
         if device is not None:
             self._looks.pop(ep, None)
+            self.by_version[device.version] -= 1
             self.release(device.announcement)
             self._announced -= attributes_cost(device.attributes)
             del self._by_reg_id[device.reg_id]

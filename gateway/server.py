@@ -18,6 +18,7 @@ import structlog
 
 from connectors.health import HealthServer, serve_health
 from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
+from connectors.process_metrics import Component, with_process
 from gateway.answering import encoded
 from gateway.coap.aiocoap_link import AiocoapLink, Remote
 from gateway.coap.endpoint import Busy, Endpoint, Incoming
@@ -110,7 +111,7 @@ class Gateway:
             self._health = serve_health(
                 self._settings.metrics_port,
                 host=self._settings.metrics_host,
-                registry=metrics.registry,
+                registry=with_process(metrics.registry, Component.GATEWAY, (self._settings.gateway,), self._ready),
                 ready=self._ready,
             )
         try:

@@ -32,6 +32,7 @@ from prometheus_client import CollectorRegistry
 
 from connectors.health import serve_health
 from connectors.kafka import Cluster
+from connectors.process_metrics import Component, of_gateway, with_process
 from connectors.replicator.bandwidth import Bandwidth, Urgency
 from connectors.replicator.errors import Fenced, ReplicatorError, SameCluster, Stuck
 from connectors.replicator.lane import Lane
@@ -122,6 +123,8 @@ def run(settings: ReplicatorSettings, stop: threading.Event, *, registry: Collec
     where = f"{socket.gethostname()}, process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
     tenure = Tenure(uuid.uuid4().hex, where)
     running = [Lane(spec, tenure=tenure, metrics=metrics, stop=ended, bandwidth=bandwidth) for spec in lanes(settings)]
+    for lane in running:
+        metrics.begin(lane.spec.topics)
     meter = Meter(running, metrics, ended, lambda: time.time_ns() // 1_000_000)
 
     def supervised(part: Lane | Meter) -> None:
@@ -136,7 +139,12 @@ def run(settings: ReplicatorSettings, stop: threading.Event, *, registry: Collec
             server = serve_health(
                 settings.metrics_port,
                 host=settings.metrics_host,
-                registry=registry,
+                registry=with_process(
+                    of_gateway(registry, settings.gateway),
+                    Component.REPLICATOR,
+                    (settings.gateway,),
+                    lambda: _trouble(running),
+                ),
                 live=lambda: _hangs(running),
                 ready=lambda: _trouble(running),
             )

@@ -98,7 +98,8 @@ class Meter:
             if end > at:
                 behind[key] = (at, end)
             else:
-                self._metrics.hours_left.labels(key[0], str(key[1])).set(math.inf)
+                self._metrics.lag_seconds.labels(key[0], str(key[1])).set(0)
+                self._metrics.retention_left.labels(key[0], str(key[1])).set(math.inf)
                 self._ends.pop(key, None)
         if not behind:
             return
@@ -122,8 +123,11 @@ class Meter:
     def _weigh(self, lane: Lane, key: Partition, at: int, end: int, settings: dict[str, str]) -> None:
         series = (key[0], str(key[1]))
         glance = self._glance(lane, key, at)
+        if glance:
+            age_ms = self._wall_ms() - glance[0].timestamp()[1]
+            self._metrics.lag_seconds.labels(*series).set(max(0, age_ms) / 1000)
         if not glance or "delete" not in settings["cleanup.policy"]:
-            self._metrics.hours_left.labels(*series).set(math.inf)
+            self._metrics.retention_left.labels(*series).set(math.inf)
             return
         now = time.monotonic()
         before, end_before = self._ends.setdefault(key, (now, end))
@@ -140,7 +144,7 @@ class Meter:
             retention_bytes=int(settings["retention.bytes"]),
         )
         # A series begins with its first value: one that is made before it is known would show 0, an alarm.
-        self._metrics.hours_left.labels(*series).set(hours)
+        self._metrics.retention_left.labels(*series).set(hours * 3600)
         if hours < _ALARM_HOURS and now - self._alarmed.get(key[0], -math.inf) > _ALARM_EVERY:
             self._alarmed[key[0]] = now
             _log.warning(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _PREFIX = "headwater_replicator"
@@ -40,9 +42,15 @@ class Metrics:
             ["topic", "partition"],
             registry=registry,
         )
-        self.hours_left = Gauge(
-            f"{_PREFIX}_retention_hours_left",
-            "Hours until the source's retention deletes what is not replicated; +Inf: nothing is at stake",
+        self.lag_seconds = Gauge(
+            f"{_PREFIX}_lag_seconds",
+            "Age of the oldest record of the source that the target does not have yet; 0 when it has all",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.retention_left = Gauge(
+            f"{_PREFIX}_retention_left_seconds",
+            "Time until the source's retention deletes what is not replicated; +Inf: nothing is at stake",
             ["topic", "partition"],
             registry=registry,
         )
@@ -64,3 +72,10 @@ class Metrics:
             ["topic"],
             registry=registry,
         )
+
+    def begin(self, topics: Iterable[str]) -> None:
+        """Show what may go wrong with ``topics`` from 0 on: Prometheus takes a series that begins with 1 for one that
+        has not risen."""
+        for topic in topics:
+            for counter in (self.lost, self.refused, self.replaced):
+                counter.labels(topic)

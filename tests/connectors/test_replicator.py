@@ -404,12 +404,15 @@ def test_health_readiness_and_metrics_are_served(kafka: Cluster, cloud_kafka: Cl
         wait_until(lambda: page("/readyz") == "ok\n")
         assert page("/healthz") == "ok\n"
         wait_until(
-            lambda: f'retention_hours_left{{partition="0",topic="{topics.observations}"}} +Inf' in page("/metrics")
+            lambda: (
+                f'retention_left_seconds{{gateway="{gateway_id}",partition="0",topic="{topics.observations}"}} +Inf'
+                in page("/metrics")
+            )
         )
 
 
 @pytest.mark.kafka
-def test_unreplicated_records_show_as_lag_and_as_hours_left(
+def test_unreplicated_records_show_as_lag_and_as_time_left(
     kafka: Cluster, gateway_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
 
@@ -423,14 +426,17 @@ def test_unreplicated_records_show_as_lag_and_as_hours_left(
     with replicating(_settings(gateway_id, kafka, nowhere)) as running:
         where = {"topic": topic, "partition": "0"}
         wait_until(lambda: running.metric("lag_records", **where) == 7)
-        wait_until(lambda: running.metric("retention_hours_left", **where) is not None)
-        hours = running.metric("retention_hours_left", **where)
-        assert hours is not None
-        assert 5.5 < hours <= 6.0
+        wait_until(lambda: running.metric("retention_left_seconds", **where) is not None)
+        left = running.metric("retention_left_seconds", **where)
+        assert left is not None
+        assert 5.5 * 3600 < left <= 6.0 * 3600
+        behind = running.metric("lag_seconds", **where)
+        assert behind is not None
+        assert 4.0 * 3600 <= behind < 4.5 * 3600
 
 
 @pytest.mark.kafka
-def test_a_log_that_grows_towards_its_bound_of_bytes_shows_the_hours_left(kafka: Cluster, gateway_id: str) -> None:
+def test_a_log_that_grows_towards_its_bound_of_bytes_shows_the_time_left(kafka: Cluster, gateway_id: str) -> None:
     topics = Topics(gateway_id)
     bounds = {topics.observations: {"retention.ms": "-1", "retention.bytes": "1000000000"}}
     # The lane of the replies has nothing to carry.
@@ -440,7 +446,7 @@ def test_a_log_that_grows_towards_its_bound_of_bytes_shows_the_hours_left(kafka:
     try:
         with replicating(_settings(gateway_id, kafka, nowhere)) as running:
             where = {"topic": topics.observations, "partition": "0"}
-            wait_until(lambda: 0 < (running.metric("retention_hours_left", **where) or 0) < math.inf)
+            wait_until(lambda: 0 < (running.metric("retention_left_seconds", **where) or 0) < math.inf)
     finally:
         writer.finish()
 
