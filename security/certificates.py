@@ -29,7 +29,8 @@ BACKDATED = timedelta(days=1)
 #: Revocation lists promise the next one within this; every change makes a new one.
 LIST_LASTS = timedelta(days=397)
 
-_HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+# Underscores are no letters of host names, but container networks have them, and OpenSSL and Java (17 on) compare them.
+_HOST = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*")
 
 PrivateKey = ec.EllipticCurvePrivateKey
 
@@ -162,11 +163,10 @@ def check_name(text: str) -> str:
         return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         pass
-    # Java reads no certificate in which a DNS name has an underscore: the broker itself could not be reached then.
     if len(text) > 253 or _HOST.fullmatch(text) is None or re.fullmatch(r"[0-9.]+", text) is not None:
         raise Refused(
             f"{text[:120]!r} is no host name and no IP address: letters, digits and '-' between dots are expected, "
-            "such as kafka.example (no wildcard, no port, and no underscore, which Java refuses in certificates)"
+            "such as kafka.example (no wildcard and no port)"
         )
     return text.lower()
 

@@ -1,0 +1,84 @@
+"""When certificates run out, as a metric: ``headwater_certificate_not_after_timestamp_seconds``.
+
+Owns the metric and its three labels: ``identity`` (the principal, or the authority's name), ``file``, and ``source``:
+``disk`` is read at each scrape, so that a renewed file shows; ``loaded`` is what was there when the process began,
+which is what a client of Kafka goes on to show until the process is started again. What looks for the first of them to
+run out looks at both. A file that cannot be read is ``headwater_certificate_unreadable`` 1. Never tells a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cryptography import x509
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from security.certificates import common_name
+from security.errors import FolderError
+from security.tls_folder import CA, CERTIFICATE, read_certificates
+
+NAME = "headwater_certificate_not_after_timestamp_seconds"
+_LABELS = ("identity", "file", "source")
+
+
+def watch_expiry(registry: CollectorRegistry, folders: Iterable[Path | None]) -> None:
+    """Show of each identity's folder when its certificate and its authorities run out. None, or twice the same folder,
+    is fine; so is a folder whose files come later.
+
+    Raises:
+        ValueError: the registry shows some already; one call takes all folders of a process.
+    """
+    found = tuple(dict.fromkeys(folder.absolute() for folder in folders if folder is not None))
+    if found:
+        registry.register(_Expiry(found))
+
+
+class _Expiry(Collector):
+    def __init__(self, folders: tuple[Path, ...]) -> None:
+        self._files = tuple(folder / name for folder in folders for name in (CERTIFICATE, CA))
+        self._loaded = [(certificate, file) for file in self._files for certificate in _read(file) or ()]
+
+    def describe(self) -> Iterator[Metric]:
+        """Tells the registry the names without looking at the files."""
+        yield self._not_after()
+        yield self._unreadable()
+
+    def collect(self) -> Iterator[Metric]:
+        not_after, unreadable = self._not_after(), self._unreadable()
+        found = [(certificate, file, "loaded") for certificate, file in self._loaded]
+        for file in self._files:
+            certificates = _read(file)
+            unreadable.add_metric((str(file),), float(certificates is None))
+            found += [(certificate, file, "disk") for certificate in certificates or ()]
+        first: dict[tuple[str, str, str], float] = {}
+        for certificate, file, source in found:
+            labels = (common_name(certificate), str(file), source)
+            # Of two of one name the first to run out; Prometheus takes a name once only.
+            first[labels] = min(certificate.not_valid_after_utc.timestamp(), first.get(labels, float("inf")))
+        for labels, moment in first.items():
+            not_after.add_metric(labels, moment)
+        yield not_after
+        yield unreadable
+
+    @staticmethod
+    def _not_after() -> GaugeMetricFamily:
+        return GaugeMetricFamily(NAME, "When a certificate runs out, in seconds since 1970.", labels=_LABELS)
+
+    @staticmethod
+    def _unreadable() -> GaugeMetricFamily:
+        return GaugeMetricFamily(
+            "headwater_certificate_unreadable",
+            "1 if there is no certificate to be read in a file where one should be.",
+            labels=("file",),
+        )
+
+
+def _read(file: Path) -> list[x509.Certificate] | None:
+    try:
+        return read_certificates(file)
+    except FolderError:
+        return None
