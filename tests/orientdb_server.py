@@ -41,8 +41,8 @@ _CONFIG = """\
         implementation="com.orientechnologies.orient.server.network.protocol.http.ONetworkProtocolHttpDb"/>
     </protocols>
     <listeners>
-      <listener protocol="binary" ip-address="127.0.0.1" port-range="{port}" socket="default"/>
-      <listener protocol="http" ip-address="127.0.0.1" port-range="{http_port}" socket="default">
+      <listener protocol="binary" ip-address="{address}" port-range="{port}" socket="default"/>
+      <listener protocol="http" ip-address="{address}" port-range="{http_port}" socket="default">
         <commands/><parameters/>
       </listener>
     </listeners>
@@ -54,6 +54,13 @@ _CONFIG = """\
   <isAfterFirstTime>true</isAfterFirstTime>
 </orient-server>
 """
+
+
+def configuration(*, address: str, port: int, http_port: int, password: str, databases: str) -> str:
+    """The server's configuration; ``password`` and ``databases`` are XML's attributes with their quotes."""
+    return _CONFIG.format(
+        address=address, port=port, http_port=http_port, admin=ADMIN, password=password, databases=databases
+    )
 
 
 def jars() -> Path:
@@ -80,10 +87,10 @@ class OrientServer(Server):
         databases.mkdir(parents=True, exist_ok=True)
         config = self.directory / "orientdb-server-config.xml"
         config.write_text(
-            _CONFIG.format(
+            configuration(
+                address="127.0.0.1",
                 port=self.port,
                 http_port=self.http_port,
-                admin=ADMIN,
                 password=quoteattr(PASSWORD),
                 databases=quoteattr(str(databases)),
             ),
