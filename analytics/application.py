@@ -204,7 +204,8 @@ def _settings(settings: JobSettings, instance: Instance) -> dict[str, Any]:
             "reconnect.backoff.max.ms": 1000,
         },
         "producer_extra_config": {
-            "transactional.id": f"{settings.group_id}-{instance.id}",
+            # Two dots end the group, as they end a gateway's id (security.acls).
+            "transactional.id": f"{settings.group_id}..{instance.id}",
             # What a process that died had under way holds up readers no longer than this.
             "transaction.timeout.ms": 20_000,
             "linger.ms": 20,

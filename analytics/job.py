@@ -290,7 +290,8 @@ class JobSettings:
         if self.group:
             return self.group
         identity = self.options.identity()
-        return f"headwater-analytics-{self.kind.name}-{self.gateway}" + (f"-{identity}" if identity else "")
+        # Two dots, as no gateway's id has them: so this is nobody's but this gateway's (security.acls).
+        return f"headwater-analytics-{self.kind.name}-{self.gateway}" + (f"..{identity}" if identity else "")
 
     def check_group(self, inputs: Sequence[str]) -> None:
         """Whether Kafka and the file system can have the names that are made of the group, where ``inputs`` are read.

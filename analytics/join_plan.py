@@ -84,4 +84,4 @@ class Plan:
 
 def rekeyed_topic(gateway: str, told: Any) -> str:
     """The topic where readings of several endpoints meet; ``told`` tells one join from another."""
-    return f"analytics.{gateway}.join-{sha256(repr(told).encode()).hexdigest()[:12]}"
+    return f"analytics.{gateway}..join-{sha256(repr(told).encode()).hexdigest()[:12]}"
