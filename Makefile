@@ -7,9 +7,11 @@ ARGS ?=
 WORKERS ?= 3
 # Where `make bench` finds the independent load generator and the peer servers.
 YARDSTICK ?= ../shared/bench
+# An option of stacks.images.make, where its variable is set: --base-image from BASE_IMAGE.
+given = $(if $($(subst -,_,$(shell echo $(1) | tr a-z A-Z))),--$(1) "$($(subst -,_,$(shell echo $(1) | tr a-z A-Z)))")
 COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
 
-.PHONY: help env dev demo city test check format lock bench clean
+.PHONY: help env dev demo city test check format lock bench images clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,10 +61,14 @@ lock: ## Resolve the dependencies anew into requirements.lock, requirements-city
 	.venv-lock/bin/$(COMPILE) --extra dev -o requirements-dev.lock
 	.venv-lock/bin/$(COMPILE) --extra kafka --constraint requirements-dev.lock -o requirements.lock
 	.venv-lock/bin/$(COMPILE) --extra city --constraint requirements-dev.lock -o requirements-city.lock
+	.venv-lock/bin/python -m stacks.images.lock .venv-lock/bin/uv
 	rm -rf .venv-lock
 
 bench: dev ## Measure against the yardstick, each figure beside its peer in the same run (over an hour; ARGS="--quick")
 	$(BIN)/python -m tests.bench.run --yardstick $(YARDSTICK) $(ARGS)
+
+images: env ## Build the images headwater and headwater-kafka, each with its SBOM in build/sbom/ (VERSION=, PLATFORM=, BASE_IMAGE=, EXTRAS=edge)
+	$(BIN)/python -m stacks.images.make $(foreach word,version platform base-image kafka-base-image extras java wheels,$(call given,$(word))) $(ARGS)
 
 clean: ## Remove the environment, caches and whatever the demo left
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .headwater
