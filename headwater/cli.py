@@ -16,9 +16,11 @@ import typer
 
 from headwater.commands import (
     analytics,
+    certs,
     deadletters,
     demo,
     devices,
+    health,
     kafka,
     processes,
     replay,
@@ -83,7 +85,21 @@ def top(
         ctx.meta["headwater.config"] = config
 
 
-for family in (demo, processes, stations, sinks, analytics, replay, deadletters, kafka, devices, verbs, tail):
+for family in (
+    demo,
+    processes,
+    stations,
+    sinks,
+    analytics,
+    replay,
+    deadletters,
+    kafka,
+    certs,
+    devices,
+    health,
+    verbs,
+    tail,
+):
     family.register(app)
 
 

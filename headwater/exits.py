@@ -36,12 +36,16 @@ class Stop(Exception):
 
 def expected(error: BaseException) -> tuple[Exit, str] | None:
     """The exit code and the words for an error that is expected; None for one that is a bug."""
+    if isinstance(error, Stop):
+        return error.code, str(error)
     # Imported here: this is asked once, at the end, and the help must not wait for Kafka's client.
     from cloud.requests import NoReply, NotSent
     from connectors.kafka import KafkaException, TopicMissing, Unreachable
     from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
     from schemas.lwm2m.path import PathError
+    from security.errors import Refused, SecurityError
+    from security.identities import InvalidIdentity
 
     table: dict[type[BaseException], Exit] = {
         PathError: Exit.USAGE,
@@ -52,11 +56,12 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
         KafkaException: Exit.UNREACHABLE,
         NoReply: Exit.TIMEOUT,
         NotUsable: Exit.USAGE,
+        InvalidIdentity: Exit.USAGE,
+        Refused: Exit.USAGE,
+        SecurityError: Exit.CANNOT_START,
         BrokerError: Exit.CANNOT_START,
         OSError: Exit.CANNOT_START,
     }
-    if isinstance(error, Stop):
-        return error.code, str(error)
     if isinstance(error, BaseExceptionGroup):
         # A group out of a TaskGroup is expected if all in it are; the first one speaks.
         found = [expected(inner) for inner in error.exceptions]
