@@ -1,0 +1,1 @@
+"""The dashboards as code; a build tool, see `stacks.grafana.build`."""

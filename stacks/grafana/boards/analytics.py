@@ -1,0 +1,110 @@
+"""The jobs on the stream: how far behind, what goes in and comes out, and what was left out."""
+
+from __future__ import annotations
+
+from stacks.grafana.panels import BAD, GOOD, WARN, Board, choice, figure, prom, rows, series
+
+_J = 'job=~"$job", group=~"$group"'
+
+
+def _rate(name: str, by: str = "job") -> str:
+    return f"sum by ({by}) (rate({name}{{{_J}}}[$__rate_interval]))"
+
+
+BOARD = Board(
+    uid="headwater-analytics",
+    title="Headwater: analytics",
+    description="Jobs on the stream: lag, records in, results out, what was left out and why.",
+    variables=[
+        choice("job", "Job", "Jobs that run.", "label_values(headwater_analytics_records_total, job)"),
+        choice(
+            "group",
+            "Group",
+            "Consumer groups of the jobs.",
+            'label_values(headwater_analytics_records_total{job=~"$job"}, group)',
+        ),
+    ],
+    rows=[
+        (
+            "",
+            [
+                figure(
+                    "Behind",
+                    "Records between the reading position and the end, transaction markers counted.",
+                    "short",
+                    prom(f"sum(headwater_analytics_lag_records{{{_J}}})"),
+                    span=6,
+                    steps=((0, GOOD), (10_000, WARN), (1_000_000, BAD)),
+                ),
+                figure(
+                    "Records in",
+                    "Per second, of all jobs.",
+                    "ops",
+                    prom(f"sum(rate(headwater_analytics_records_total{{{_J}}}[$__rate_interval]))"),
+                    span=6,
+                ),
+                figure(
+                    "Results out",
+                    "Per second, of all jobs.",
+                    "ops",
+                    prom(f"sum(rate(headwater_analytics_results_total{{{_J}}}[$__rate_interval]))"),
+                    span=6,
+                ),
+                figure(
+                    "Begun anew",
+                    "Times that jobs began within the time shown; the first time is counted.",
+                    "short",
+                    prom(f"sum(increase(headwater_analytics_starts_total{{{_J}}}[$__range]))"),
+                    span=6,
+                    steps=((0, GOOD), (3, WARN), (10, BAD)),
+                ),
+            ],
+        ),
+        (
+            "In and out",
+            [
+                series("Records in", "By job.", "ops", prom(_rate("headwater_analytics_records_total"), "{{job}}")),
+                series("Results out", "By job.", "ops", prom(_rate("headwater_analytics_results_total"), "{{job}}")),
+                series(
+                    "Lag",
+                    "By job, all partitions together.",
+                    "short",
+                    prom(f"sum by (job) (headwater_analytics_lag_records{{{_J}}})", "{{job}}"),
+                ),
+                rows(
+                    "Lag by partition",
+                    "Each partition is read by one instance of the job.",
+                    prom(f"sum by (job, topic, partition) (headwater_analytics_lag_records{{{_J}}})", instant=True),
+                    span=12,
+                    hidden=("Time",),
+                    renamed={"Value": "records behind"},
+                ),
+            ],
+        ),
+        (
+            "What was left out",
+            [
+                series(
+                    "Readings left out",
+                    "Late: after their window's grace. Skipped: no finite numbers. Crowded: of an endpoint with more "
+                    "series than are kept. Ahead: their own time was too far ahead, the gateway's was taken.",
+                    "ops",
+                    prom(_rate("headwater_analytics_late_total"), "{{job}} late"),
+                    prom(_rate("headwater_analytics_skipped_total"), "{{job}} skipped"),
+                    prom(_rate("headwater_analytics_crowded_total"), "{{job}} crowded"),
+                    prom(_rate("headwater_analytics_ahead_total"), "{{job}} ahead"),
+                ),
+                series(
+                    "Lost and dead letters",
+                    "About how many records Kafka deleted before they were read; records put aside, by stage.",
+                    "ops",
+                    prom(_rate("headwater_analytics_lost_records_total"), "{{job}} lost"),
+                    prom(
+                        _rate("headwater_analytics_dead_letters_total", "job, stage"), "{{job}} dead letter {{stage}}"
+                    ),
+                    prom(_rate("headwater_analytics_too_large_total"), "{{job}} result too large"),
+                ),
+            ],
+        ),
+    ],
+)

@@ -1,0 +1,173 @@
+"""One gateway, chosen by variable: what comes from devices, what goes into Kafka, and what the process costs."""
+
+from __future__ import annotations
+
+from stacks.grafana.panels import BAD, GOOD, WARN, Board, figure, gateways, prom, series
+
+_G = '{gateway="$gateway"}'
+
+
+def _rate(name: str, by: str = "") -> str:
+    return f"sum by ({by}) (rate({name}{_G}[$__rate_interval]))" if by else f"rate({name}{_G}[$__rate_interval])"
+
+
+def _of_process(metric: str) -> str:
+    """A metric of the process that is this gateway: processes are told apart by their scrape's job and instance."""
+    build = 'headwater_build_info{component="gateway", gateway="$gateway"}'
+    return f"{metric} * on (job, instance) group_left () {build}"
+
+
+BOARD = Board(
+    uid="headwater-gateway",
+    title="Headwater: gateway",
+    description="One gateway: devices, notifications, commands, its Kafka, its process.",
+    variables=[gateways(several=False)],
+    rows=[
+        (
+            "",
+            [
+                figure(
+                    "Ready",
+                    "What /readyz says: the gateway is of use now.",
+                    "none",
+                    prom('headwater_ready{component="gateway", gateway="$gateway"}'),
+                    steps=((0, BAD), (1, GOOD)),
+                    words={"0": "not ready", "1": "ready"},
+                ),
+                figure(
+                    "Accepting",
+                    "Whether what comes from devices can be made durable: the Kafka beside the gateway answers.",
+                    "none",
+                    prom(f"headwater_gateway_accepting{_G}"),
+                    steps=((0, BAD), (1, GOOD)),
+                    words={"0": "no Kafka", "1": "yes"},
+                ),
+                figure(
+                    "Devices",
+                    "Registered devices: their lifetime has not run out.",
+                    "short",
+                    prom(f"headwater_gateway_devices{_G}"),
+                ),
+                figure("Observations", "Established.", "short", prom(f"headwater_gateway_observations{_G}")),
+                figure(
+                    "Commands waiting",
+                    "Commands without a durable reply; those for sleeping devices wait here.",
+                    "short",
+                    prom(f"headwater_gateway_commands_waiting{_G}"),
+                    steps=((0, GOOD), (100, WARN)),
+                ),
+                figure(
+                    "Memory",
+                    "Resident memory of the process.",
+                    "bytes",
+                    prom(_of_process("process_resident_memory_bytes")),
+                    steps=((0, GOOD), (256e6, WARN), (512e6, BAD)),
+                ),
+            ],
+        ),
+        (
+            "From the devices",
+            [
+                series(
+                    "Notifications",
+                    "Taken: acknowledged and in Kafka. Came again: retransmissions. Late: overtaken by a newer one. "
+                    "Refused: left unacknowledged, as Kafka did not answer; the device tells them again.",
+                    "ops",
+                    prom(_rate("headwater_gateway_notifications_total"), "taken"),
+                    prom(_rate("headwater_gateway_notification_duplicates_total"), "came again"),
+                    prom(_rate("headwater_gateway_notifications_late_total"), "late"),
+                    prom(_rate("headwater_gateway_notifications_refused_total"), "refused"),
+                ),
+                series(
+                    "Registrations",
+                    "Registers, updates, de-registers; expired: the lifetime ran out; refused: answered 5.03.",
+                    "ops",
+                    prom(_rate("headwater_gateway_registrations_total"), "registered"),
+                    prom(_rate("headwater_gateway_updates_total"), "updated"),
+                    prom(_rate("headwater_gateway_deregistrations_total"), "de-registered"),
+                    prom(_rate("headwater_gateway_expired_total"), "expired"),
+                    prom(_rate("headwater_gateway_registrations_refused_total"), "refused"),
+                ),
+                series(
+                    "Datagrams",
+                    "All that came to the CoAP port, and what was dropped at the door.",
+                    "pps",
+                    prom(_rate("headwater_gateway_datagrams_total"), "received"),
+                    prom(_rate("headwater_gateway_datagrams_dropped_total", "reason"), "dropped: {{reason}}"),
+                ),
+                series(
+                    "Notifications not recorded, by reason",
+                    "In the last range of the rate; each reason appears once it has happened.",
+                    "ops",
+                    prom(_rate("headwater_gateway_notifications_dropped_total", "reason"), "{{reason}}"),
+                ),
+            ],
+        ),
+        (
+            "Commands",
+            [
+                series(
+                    "Commands, by how they ended",
+                    "Every request gets exactly one reply; this is which.",
+                    "ops",
+                    prom(_rate("headwater_gateway_commands_total", "outcome"), "{{outcome}}"),
+                ),
+                series(
+                    "Commands waiting",
+                    "Without a durable reply, and requests that came again.",
+                    "short",
+                    prom(f"headwater_gateway_commands_waiting{_G}", "waiting"),
+                    prom(_rate("headwater_gateway_commands_repeated_total"), "came again, per second"),
+                ),
+            ],
+        ),
+        (
+            "Into Kafka and the state file",
+            [
+                series(
+                    "Records",
+                    "Handed to the producer, and those that it did not take or lost.",
+                    "ops",
+                    prom(_rate("headwater_gateway_records_total"), "handed over"),
+                    prom(_rate("headwater_gateway_records_failed_total"), "failed"),
+                ),
+                series(
+                    "Under way",
+                    "Delivery reports of the edge's Kafka that are awaited.",
+                    "short",
+                    prom(f"headwater_gateway_uplink_under_way{_G}", "awaited"),
+                ),
+                series(
+                    "Groups written to the state file",
+                    "Registrations, observations and tickets are written in groups; failed: the disk refused.",
+                    "ops",
+                    prom(_rate("headwater_gateway_state_groups_total"), "written"),
+                    prom(_rate("headwater_gateway_state_groups_failed_total"), "failed"),
+                ),
+                series(
+                    "Dead letters",
+                    "What could not be handled, by the stage at which.",
+                    "ops",
+                    prom(_rate("headwater_gateway_dead_letters_total", "stage"), "{{stage}}"),
+                ),
+            ],
+        ),
+        (
+            "The process",
+            [
+                series(
+                    "CPU",
+                    "Of one core.",
+                    "percentunit",
+                    prom(_of_process("rate(process_cpu_seconds_total[$__rate_interval])"), "CPU"),
+                ),
+                series(
+                    "Resident memory",
+                    "Of the gateway's process.",
+                    "bytes",
+                    prom(_of_process("process_resident_memory_bytes"), "resident"),
+                ),
+            ],
+        ),
+    ],
+)
