@@ -6,7 +6,8 @@ from contextlib import suppress
 
 from prometheus_client import Counter, Gauge
 
-_LABELS = ("job", "group")
+#: `name` is the job's. Prometheus has a label `job` of its own, which it would not give up to ours.
+_LABELS = ("name", "group")
 
 _RECORDS = Counter("headwater_analytics_records", "Records taken in (again, where the job began anew).", _LABELS)
 _RESULTS = Counter("headwater_analytics_results", "Records put out (again, where the job began anew).", _LABELS)

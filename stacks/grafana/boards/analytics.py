@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from stacks.grafana.panels import BAD, GOOD, WARN, Board, choice, figure, prom, rows, series
 
-_J = 'job=~"$job", group=~"$group"'
+_J = 'name=~"$job", group=~"$group"'
 
 
-def _rate(name: str, by: str = "job") -> str:
+def _rate(name: str, by: str = "name") -> str:
     return f"sum by ({by}) (rate({name}{{{_J}}}[$__rate_interval]))"
 
 
@@ -16,12 +16,12 @@ BOARD = Board(
     title="Headwater: analytics",
     description="Jobs on the stream: lag, records in, results out, what was left out and why.",
     variables=[
-        choice("job", "Job", "Jobs that run.", "label_values(headwater_analytics_records_total, job)"),
+        choice("job", "Job", "Jobs that run.", "label_values(headwater_analytics_records_total, name)"),
         choice(
             "group",
             "Group",
             "Consumer groups of the jobs.",
-            'label_values(headwater_analytics_records_total{job=~"$job"}, group)',
+            'label_values(headwater_analytics_records_total{name=~"$job"}, group)',
         ),
     ],
     rows=[
@@ -63,18 +63,18 @@ BOARD = Board(
         (
             "In and out",
             [
-                series("Records in", "By job.", "ops", prom(_rate("headwater_analytics_records_total"), "{{job}}")),
-                series("Results out", "By job.", "ops", prom(_rate("headwater_analytics_results_total"), "{{job}}")),
+                series("Records in", "By job.", "ops", prom(_rate("headwater_analytics_records_total"), "{{name}}")),
+                series("Results out", "By job.", "ops", prom(_rate("headwater_analytics_results_total"), "{{name}}")),
                 series(
                     "Lag",
                     "By job, all partitions together.",
                     "short",
-                    prom(f"sum by (job) (headwater_analytics_lag_records{{{_J}}})", "{{job}}"),
+                    prom(f"sum by (name) (headwater_analytics_lag_records{{{_J}}})", "{{name}}"),
                 ),
                 rows(
                     "Lag by partition",
                     "Each partition is read by one instance of the job.",
-                    prom(f"sum by (job, topic, partition) (headwater_analytics_lag_records{{{_J}}})", instant=True),
+                    prom(f"sum by (name, topic, partition) (headwater_analytics_lag_records{{{_J}}})", instant=True),
                     span=12,
                     hidden=("Time",),
                     renamed={"Value": "records behind"},
@@ -89,20 +89,20 @@ BOARD = Board(
                     "Late: after their window's grace. Skipped: no finite numbers. Crowded: of an endpoint with more "
                     "series than are kept. Ahead: their own time was too far ahead, the gateway's was taken.",
                     "ops",
-                    prom(_rate("headwater_analytics_late_total"), "{{job}} late"),
-                    prom(_rate("headwater_analytics_skipped_total"), "{{job}} skipped"),
-                    prom(_rate("headwater_analytics_crowded_total"), "{{job}} crowded"),
-                    prom(_rate("headwater_analytics_ahead_total"), "{{job}} ahead"),
+                    prom(_rate("headwater_analytics_late_total"), "{{name}} late"),
+                    prom(_rate("headwater_analytics_skipped_total"), "{{name}} skipped"),
+                    prom(_rate("headwater_analytics_crowded_total"), "{{name}} crowded"),
+                    prom(_rate("headwater_analytics_ahead_total"), "{{name}} ahead"),
                 ),
                 series(
                     "Lost and dead letters",
                     "About how many records Kafka deleted before they were read; records put aside, by stage.",
                     "ops",
-                    prom(_rate("headwater_analytics_lost_records_total"), "{{job}} lost"),
+                    prom(_rate("headwater_analytics_lost_records_total"), "{{name}} lost"),
                     prom(
-                        _rate("headwater_analytics_dead_letters_total", "job, stage"), "{{job}} dead letter {{stage}}"
+                        _rate("headwater_analytics_dead_letters_total", "name, stage"), "{{name}} dead letter {{stage}}"
                     ),
-                    prom(_rate("headwater_analytics_too_large_total"), "{{job}} result too large"),
+                    prom(_rate("headwater_analytics_too_large_total"), "{{name}} result too large"),
                 ),
             ],
         ),
