@@ -10,8 +10,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import security.secrets
 from connectors.sinks.sink import SinkConfigError
 from schemas.lwm2m.objects import DefinitionError, Definitions
+from security.errors import SecurityError
 
 
 class SinkOptions(BaseModel):
@@ -36,16 +38,15 @@ def parse_options(sink: str, model: type[OptionsT], options: Mapping[str, object
 
 
 def read_secret(sink: str, option: str, file: FilePath) -> str:
-    """The secret that stands alone in a file, without the end of its line.
+    """The secret that stands alone in a file, without the end of its line; see `security.secrets.read_secret`.
 
     Raises:
-        SinkConfigError: it cannot be read; nothing of what is in it is told.
+        SinkConfigError: it cannot be read, is empty, or may be changed by everybody; nothing of what is in it is told.
     """
     try:
-        return file.read_text("utf-8").rstrip("\r\n")
-    except (OSError, ValueError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
-        raise SinkConfigError(f"{option} of the sink {sink}, {file}: {why}") from None
+        return security.secrets.read_secret(file).reveal()
+    except SecurityError as exc:
+        raise SinkConfigError(f"{option} of the sink {sink}, {exc}") from None
 
 
 def object_definitions(sink: str, folder: FilePath | None) -> Definitions:
