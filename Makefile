@@ -5,16 +5,18 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Most tests wait for a server most of the time: more of them at once than there are cores. 0: one after the other.
 WORKERS ?= 3
+# With `yes`, `make test` runs what `make test-swarm` does as well.
+SWARM ?= no
 # Where `make bench` finds the independent load generator and the peer servers.
 YARDSTICK ?= ../shared/bench
 # An option of stacks.images.make, where its variable is set: --base-image from BASE_IMAGE.
 given = $(if $($(subst -,_,$(shell echo $(1) | tr a-z A-Z))),--$(1) "$($(subst -,_,$(shell echo $(1) | tr a-z A-Z)))")
 COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
 
-.PHONY: help env dev demo city test check format lock bench images clean
+.PHONY: help env dev demo city test test-swarm check format lock bench images clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.installed ## Make the environment .venv/ with what requirements.lock pins: all that the demo needs
 
@@ -42,7 +44,10 @@ city: $(VENV)/.installed-city ## Run the sensor city: the way with stations, ana
 	$(BIN)/headwater demo city $(ARGS)
 
 test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(if $(filter yes,$(SWARM)),,-m "not swarm") $(ARGS)
+
+test-swarm: dev ## Deploy a whole fleet on a Docker Swarm of the test's own, break it and audit it (root on Linux; some ten minutes)
+	$(BIN)/python -m pytest -m swarm tests/stacks $(ARGS)
 
 check: dev ## Format, lint, types, import rules, pinned schema ids
 	$(BIN)/ruff format --check .

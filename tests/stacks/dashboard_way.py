@@ -1,0 +1,263 @@
+"""A running system behind the dashboards: every process of the way, real servers, and a Prometheus that scrapes them.
+
+Owns what runs and what is done with it, so that there is something on every panel: sensors register and tell, are asked
+and answer, one is asked for what it has not, some datagrams and records are rubbish, and a Kafka that wants
+certificates is spoken to without. What the dashboards make of it is the tests' matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from connectors.kafka import Cluster, KafkaException, Unreachable, partition_counts, topic_counts
+from headwater.servers import broker
+from headwater.servers.installed import fetch_jars, installed
+from schemas.avro import serde
+from schemas.avro.records import ExecuteRequest, Request, RequestKind, RequestPayload
+from tests import influxdb_server
+from tests.identities import Issuer
+from tests.installed_server import ANSWER_S, Server
+from tests.kafka_brokers import KafkaBroker, end_with_this_process, new_broker
+from tests.monitoring_tools import JMX_AGENT, node_exporter
+from tests.ports import held_port
+from tests.prometheus_server import prometheus
+from tests.stacks.grafana_queries import Sources, Span
+from tests.stores.influxdb import InfluxdbStore
+from tests.way import Gateway, Part, Sensors, produce, until
+
+ROOT = Path(__file__).parents[2]
+#: As often as the tests' Prometheus scrapes, in seconds, and the step of its graphs.
+SCRAPE_S = 1
+#: How long everything runs under Prometheus' eyes before it is asked, at least.
+WATCHED_S = 25
+
+
+@dataclass(slots=True, kw_only=True)
+class Scraper(Server):
+    """A real Prometheus that scrapes ``targets``: job to ``host:port``."""
+
+    port: int
+    targets: Mapping[str, list[str]]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self.directory.mkdir(parents=True)
+        config = self.directory / "prometheus.yml"
+        jobs = [
+            # As stacks/monitoring/prometheus.yml: a metric's own label `job` is kept.
+            {"job_name": job, "honor_labels": job == "analytics", "static_configs": [{"targets": targets}]}
+            for job, targets in self.targets.items()
+        ]
+        # JSON is YAML.
+        config.write_text(
+            json.dumps(
+                {
+                    "global": {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"},
+                    "scrape_configs": jobs,
+                }
+            )
+        )
+        self.run(
+            [
+                prometheus(),
+                f"--config.file={config}",
+                f"--web.listen-address=127.0.0.1:{self.port}",
+                f"--storage.tsdb.path={self.directory / 'data'}",
+                "--log.level=warn",
+            ],
+            lambda: urllib.request.urlopen(f"{self.url}/-/ready", timeout=ANSWER_S).close(),
+            env={"HOME": str(self.directory), "GOMAXPROCS": "2"},
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class NodeExporter(Server):
+    port: int
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        self.directory.mkdir(parents=True)
+        self.run(
+            [node_exporter(), f"--web.listen-address=127.0.0.1:{self.port}", "--log.level=warn"],
+            lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=ANSWER_S).close(),
+            env={"HOME": str(self.directory), "GOMAXPROCS": "2"},
+        )
+
+
+def jmx_agent() -> Path:
+    """The JMX exporter's agent, the one of the Kafka image."""
+    pinned = (ROOT / "stacks/images/kafka/jars.tsv").read_text()
+    header, *lines = pinned.splitlines()
+    (line,) = (one for one in lines if one.startswith(f"{JMX_AGENT}\t"))
+    name = JMX_AGENT.split(":", 1)[1].replace(":", "-")
+
+    def fetch(staging: Path) -> Path:
+        fetch_jars(f"{header}\n{line}\n", staging / "jars", staging / "repository")
+        return staging / "jars"
+
+    return installed(name, fetch) / f"{name}.jar"
+
+
+@contextmanager
+def watched_java() -> Iterator[int]:
+    """What Java is started within shows its beans on the port, by the rules of the stack."""
+    port = held_port()
+    agent = f"-javaagent:{jmx_agent()}=127.0.0.1:{port}:{ROOT / 'stacks/monitoring/kafka-jmx.yml'}"
+    with mock.patch.dict(os.environ, {"JAVA_TOOL_OPTIONS": agent}):
+        yield port
+
+
+@dataclass(slots=True, kw_only=True)
+class System:
+    """What runs, and how the dashboards reach it."""
+
+    sources: Sources
+    gateway: Gateway
+    cloud: Cluster
+    devices: tuple[str, ...]
+    scraper: Scraper
+    since: float
+
+    @property
+    def span(self) -> Span:
+        """The time since everything runs."""
+        return Span(start=self.since, end=time.time(), step=SCRAPE_S, scrape=SCRAPE_S)
+
+
+def _broker(stack: ExitStack, name: str, folder: Path) -> tuple[KafkaBroker, int]:
+    with watched_java() as metrics:
+        made = new_broker(name, folder, "128m", None)
+    stack.callback(broker.kill, name, folder)
+    return made, metrics
+
+
+def _guarded_broker(stack: ExitStack, folder: Path) -> tuple[Cluster, Cluster, int]:
+    """A Kafka that wants certificates: as a person reaches it who has no right there, as one who has none at all."""
+    issuer = Issuer(folder / "identities")
+    port = held_port()
+    end_with_this_process("guarded", folder)
+    with watched_java() as metrics:
+        made = broker.start("guarded", port, folder, heap="128m", tls=issuer.issue("broker:cloud"))
+    stack.callback(broker.kill, "guarded", folder)
+    return (
+        Cluster(bootstrap=made.bootstrap, tls=issuer.issue("user:anna")),
+        Cluster(bootstrap=made.bootstrap),
+        metrics,
+    )
+
+
+@contextmanager
+def system(folder: Path) -> Iterator[System]:
+    """Everything, with something said on every panel; it ends with the context."""
+    with ExitStack() as stack:
+        kafka = folder / "kafka"
+        (edge, edge_metrics), (cloud, cloud_metrics) = (_broker(stack, name, kafka) for name in ("edge", "cloud"))
+        anna, nobody, guarded_metrics = _guarded_broker(stack, kafka)
+        store = InfluxdbStore(folder, influxdb_server.shared_server())
+
+        parts = folder / "parts"
+        parts.mkdir()
+        observe = ("/3303/*/5700", "/3304/*/5700", "/3/0/9")
+        gateway = Gateway("gw-rock.64", edge.cluster, parts, observe=observe)
+        stack.enter_context(gateway)
+        gateway.wait_ready()
+        ports = {job: held_port() for job in ("replicator", "sink", "analytics")}
+        line = f"replicate --gateway {gateway.id} --edge {edge.cluster.bootstrap} --cloud {cloud.cluster.bootstrap}"
+        stack.enter_context(Part("replicator", parts, *line.split(), "--metrics", str(ports["replicator"])))
+        sinks = parts / "sinks.toml"
+        options = "".join(f"{name} = {json.dumps(value)}\n" for name, value in store.options().items())
+        sinks.write_text(f'[influxdb]\n{options}[sqlite]\nfile = "{parts / "store.db"}"\n')
+        until("topics in the cloud", lambda: gateway.topics.observations in topic_counts(cloud.cluster))
+        line = f"sink run {sinks} --gateway {gateway.id} --kafka {cloud.cluster.bootstrap}"
+        stack.enter_context(Part("sink", parts, *line.split(), "--metrics", str(ports["sink"])))
+        line = f"analytics run aggregate --window 2s --quiet --gateway {gateway.id} --kafka {cloud.cluster.bootstrap}"
+        job = [*line.split(), "--state", str(parts / "analytics"), "--metrics", str(ports["analytics"])]
+        stack.enter_context(Part("analytics", parts, *job))
+
+        node = NodeExporter(directory=folder / "node", port=held_port())
+        stack.callback(node.remove)
+        node.start()
+        targets = {
+            "kafka": [edge_metrics, cloud_metrics, guarded_metrics],
+            "gateway": [gateway.metrics_port],
+            **{name: [port] for name, port in ports.items()},
+            "node": [node.port],
+        }
+        scraper = Scraper(
+            directory=folder / "prometheus",
+            port=held_port(),
+            targets={name: [f"127.0.0.1:{port}" for port in there] for name, there in targets.items()},
+        )
+        stack.callback(scraper.remove)
+        scraper.start()
+        since = time.time()
+
+        sensors = [
+            Sensors(gateway.address, parts, "--period", "0.5", "--lifetime", "60", *more, endpoint=f"sensor.{name}+1")
+            for name, more in (("a", ("--lwm2m", "1.1")), ("b", ("--lwm2m", "1.0")))
+        ]
+        for one in sensors:
+            stack.enter_context(one)
+        made = System(
+            sources=Sources(
+                prometheus=scraper.url, influxdb=store.server.url, database=store.database, token=store.server.token
+            ),
+            gateway=gateway,
+            cloud=cloud.cluster,
+            devices=("sensor.a+1", "sensor.b+1"),
+            scraper=scraper,
+            since=since,
+        )
+        _use(made, anna, nobody, store)
+        yield made
+
+
+def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> None:
+    """Let something happen that every panel has to show."""
+    gateway = made.gateway
+    for ep in made.devices:
+        until(f"{ep} is registered", lambda ep=ep: bool(gateway.registrations(ep)))  # type: ignore[misc]  # a lambda
+    # By way of the cloud, as people ask.
+    asked = 0
+    for ep in made.devices:
+        for kind, path, body in (
+            (RequestKind.READ, "/3/0", None),
+            (RequestKind.READ, "/1/0", None),
+            (RequestKind.READ, "/3303/0", None),
+            (RequestKind.EXECUTE, "/3303/0/5605", ExecuteRequest(parameters="")),
+            (RequestKind.READ, "/3304/0/9999", None),
+        ):
+            asked += 1
+            payload = RequestPayload(kind=kind, path=path, body=body)
+            request = Request(server_id=gateway.id, ep=ep, ticket=f"ticket#{asked}", payload=payload)
+            produce(made.cloud, gateway.topics.requests, serde.encode(request))
+    # What nobody can read: datagrams that are no CoAP, records that are no Avro, at both ends of the way.
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rubbish:
+        for _ in range(5):
+            rubbish.sendto(b"\xff\xff rubbish", gateway.address)
+    produce(gateway.cluster, gateway.topics.requests, b"no request")
+    produce(made.cloud, gateway.topics.observations, b"no notification")
+    for who in (anna, nobody):
+        for _ in range(2):
+            try:
+                partition_counts(who, ["iot.gw.observations"], timeout=3)
+            except (Unreachable, KafkaException):
+                continue
+    until(
+        "all replies in InfluxDB",
+        lambda: len({row["ticket"] for row in store.rows("SELECT * FROM resources WHERE observationId = ''")}) == asked,
+    )
+    until("time for a few scrapes", lambda: time.time() > made.since + WATCHED_S)

@@ -1,0 +1,348 @@
+"""The whole fleet on a real Swarm of four boxes: deployed, used, broken, updated, grown, shrunk, audited, removed.
+
+The tests are in the order of a fleet's life and share one: what each does to it, the audit near the end must not find.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from headwater.demo.audit import Stored, Verdict, judge
+from schemas.avro.records import Notification, Response
+from schemas.avro.topics import Topics
+from tests.stacks.base_image import BASE_IMAGE
+from tests.stacks.boxes import HERE, Box, Network
+from tests.stacks.docker_host import CannotRun, have_docker
+from tests.stacks.fleet import REPOSITORY, Fleet, script
+from tests.stacks.image_store import ImageStore, alone
+from tests.stacks.server_images import SERVERS, STAND_INS
+from tests.way import Sensors, until
+
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(2400)]
+
+#: The guide's boxes: one is the cloud, each other is to have the gateway of its name.
+ADDRESSES = {"cloud": "192.0.2.10", "rock64": "192.0.2.11", "tinker": "192.0.2.12", "pine64": "192.0.2.13"}
+FIRST, NEXT = "test", "test-next"
+#: Devices at each gateway.
+DEVICES = 2
+#: Nothing that a test waits for may take longer, in seconds.
+PATIENCE = 240.0
+
+
+class Way:
+    """The fleet with devices at its gateways; a device is a process of this machine, as if in the boxes' network."""
+
+    def __init__(self, fleet: Fleet, folder: Path) -> None:
+        self.fleet = fleet
+        self.folder = folder
+        self.sensors: dict[str, Sensors] = {}
+
+    def add_devices(self, gateway: str) -> Sensors:
+        """Start devices that register at a gateway's published port."""
+        folder = self.folder / gateway
+        folder.mkdir()
+        count = ("--count", str(DEVICES), "--period", "0.5")
+        self.sensors[gateway] = Sensors((ADDRESSES[gateway], 5683), folder, *count, endpoint=f"{gateway}-dev")
+        self.sensors[gateway].start()
+        return self.sensors[gateway]
+
+    def endpoints(self, gateway: str) -> set[str]:
+        return {f"{gateway}-dev-{number}" for number in range(1, DEVICES + 1)}
+
+    def wait_for_new_readings(self, *gateways: str) -> None:
+        """Wait until each device has another notification acknowledged."""
+        for gateway in gateways or tuple(self.sensors):
+            self.sensors[gateway].wait_for_all(DEVICES, PATIENCE)
+
+    def points(self, gateway: str) -> int:
+        """How many values of a gateway's devices InfluxDB holds."""
+        found = self.fleet.influxdb(f"SELECT COUNT(value) FROM resources WHERE serverId = '{gateway}'")
+        return int(found[0]["values"][0][1]) if found else 0
+
+    def wait_for_new_points(self, *gateways: str) -> None:
+        """Wait until values that were not there before are in InfluxDB."""
+        before = {gateway: self.points(gateway) for gateway in gateways or tuple(self.sensors)}
+        for gateway, count in before.items():
+            until(
+                f"new points of {gateway} in InfluxDB\n{self.fleet.state()}",
+                lambda gateway=gateway, count=count: self.points(gateway) > count,  # type: ignore[misc]  # bound now
+                PATIENCE,
+            )
+
+    def end(self) -> None:
+        for one in self.sensors.values():
+            one.end()
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Four boxes in one Swarm, with all images; no fleet yet."""
+    try:
+        have_docker()
+    except CannotRun as exc:
+        pytest.fail(f"the Swarm cannot be tested on this machine: {exc}", pytrace=False)
+    with alone() as cache, ExitStack() as ending:
+        store = ImageStore(cache)
+        with store:
+            images = {one.variable: store.server(one) for one in (*SERVERS, *STAND_INS)}
+            words = ("-m", "stacks.images.make", "--base-image", BASE_IMAGE, "--version", FIRST)
+            script(sys.executable, *words, environment=store.builder.environment, cwd=REPOSITORY)
+            for name in ("headwater", "headwater-kafka"):
+                store.variant(f"{name}:{FIRST}", f"{name}:{NEXT}")
+        left_out = ", ".join(one.name for one in STAND_INS)
+        warnings.warn(f"no registry is asked for images, so the Swarm runs with {left_out}", stacklevel=1)
+        network = Network()
+        ending.callback(network.remove)
+        boxes = {}
+        for name, address in ADDRESSES.items():
+            box = Box(name=name, folder=cache / "run-1" / name, address=address, network=network)
+            ending.callback(box.remove)
+            store.hand_to(box)
+            box.start()
+            boxes[name] = box
+        cloud = boxes["cloud"]
+        cloud.docker("swarm", "init", "--advertise-addr", cloud.address)
+        token = cloud.docker("swarm", "join-token", "--quiet", "worker")
+        for box in boxes.values():
+            if box is not cloud:
+                box.docker("swarm", "join", "--token", token, f"{cloud.address}:2377")
+        folder = tmp_path_factory.mktemp("fleet")
+        yield Fleet(
+            folder=folder, cloud=cloud, boxes=boxes, images=images, version=FIRST, gateways=["rock64", "tinker"]
+        )
+
+
+@pytest.fixture(scope="module")
+def way(swarm: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+    """Monitoring, cloud, sinks and two gateways, deployed; devices at both."""
+    swarm.apply()
+    made = Way(swarm, tmp_path_factory.mktemp("devices"))
+    try:
+        for gateway in swarm.gateways:
+            made.add_devices(gateway)
+        yield made
+    finally:
+        made.end()
+
+
+def test_devices_register_through_the_published_port_and_their_data_is_in_both_stores(way: Way) -> None:
+    way.wait_for_new_readings()
+    way.wait_for_new_points()
+    names = {name for gateway in way.sensors for name in way.endpoints(gateway)}
+    until(
+        "all devices in the graph",
+        lambda: {str(row["name"]) for row in way.fleet.graph("SELECT name FROM Endpoints")} >= names,
+        PATIENCE,
+    )
+    servers = {row["serverId"] for row in way.fleet.graph("SELECT serverId FROM Servers")}
+    assert servers == set(way.sensors)
+
+
+def test_gateway_sees_the_address_that_a_device_sent_from(way: Way) -> None:
+    found = way.fleet.graph("SELECT name, address FROM Endpoints")
+    assert found
+    assert {row["address"] for row in found} == {HERE}
+
+
+def test_what_is_deployed_already_is_left_alone(way: Way) -> None:
+    assert "nothing to change" in way.fleet.apply()
+
+
+def test_command_goes_down_and_its_reply_comes_back(way: Way) -> None:
+    device = "tinker-dev-1"
+    way.fleet.client("write", device, "/1/0/1", "1234", "--gateway", "tinker")
+    assert "1234" in way.fleet.client("read", device, "/1/0/1", "--gateway", "tinker")
+
+
+def test_prometheus_sees_every_target_of_the_fleet(way: Way) -> None:
+    def down() -> list[str]:
+        active = way.fleet.prometheus("/api/v1/targets?state=active")["activeTargets"]
+        assert active
+        return [f"{one['scrapeUrl']}: {one['lastError']}" for one in active if one["health"] != "up"]
+
+    def jobs() -> set[str]:
+        active = way.fleet.prometheus("/api/v1/targets?state=active")["activeTargets"]
+        return {one["labels"]["job"] for one in active}
+
+    until("every target up", lambda: not down(), PATIENCE)
+    up = way.fleet.prometheus("/api/v1/query?query=sum(headwater_gateway_registered)")["result"]
+    assert jobs() >= {"prometheus", "gateway", "replicator", "sink", "kafka"}, jobs()
+    assert up == [] or float(up[0]["value"][1]) >= 0
+
+
+def test_killed_gateway_comes_back_and_its_devices_go_on(way: Way) -> None:
+    box = way.fleet.boxes["rock64"]
+    before = box.container("gw-rock64_gateway")
+    box.docker("kill", "--signal", "KILL", before)
+    until(
+        "another container of the gateway",
+        lambda: box.container("gw-rock64_gateway") not in ("", before),
+        PATIENCE,
+    )
+    way.wait_for_new_readings("rock64")
+    way.wait_for_new_points("rock64")
+
+
+def test_box_of_a_gateway_comes_back_from_a_power_cut(way: Way) -> None:
+    box = way.fleet.boxes["rock64"]
+    box.kill()
+    box.start()
+    way.wait_for_new_readings("rock64")
+    way.wait_for_new_points("rock64")
+
+
+def test_gateways_go_on_while_the_cloud_stack_is_away_and_the_cloud_gets_it_after(way: Way) -> None:
+    way.fleet.cloud.docker("stack", "rm", "cloud")
+    until("the cloud stack is gone", lambda: not _services(way.fleet, "cloud_"), PATIENCE)
+    way.wait_for_new_readings()
+    way.fleet.apply()
+    way.wait_for_new_points()
+
+
+def test_sink_is_scaled_to_two_while_data_flows(way: Way) -> None:
+    cloud = way.fleet.cloud
+    cloud.docker("service", "scale", "--detach", "connectors_influxdb-sink=2")
+    until("two sinks", lambda: cloud.services()["connectors_influxdb-sink"] == "2/2", PATIENCE)
+    way.wait_for_new_points()
+    cloud.docker("service", "scale", "--detach", "connectors_influxdb-sink=1")
+    until("one sink", lambda: cloud.services()["connectors_influxdb-sink"] == "1/1", PATIENCE)
+    way.wait_for_new_points()
+
+
+def test_image_is_updated_service_by_service_and_goes_back(way: Way) -> None:
+    way.fleet.version = NEXT
+    way.fleet.apply()
+    assert _images(way.fleet, "headwater") == {f"headwater:{NEXT}", f"headwater-kafka:{NEXT}"}
+    way.wait_for_new_points()
+    way.fleet.cloud.docker("service", "rollback", "--detach", "gw-rock64_gateway")
+    box = way.fleet.boxes["rock64"]
+    until(
+        "the gateway of before",
+        lambda: (
+            f"headwater:{FIRST}" in box.docker("ps", "--format", "{{.Names}} {{.Image}}", "--filter", "name=_gateway")
+        ),
+        PATIENCE,
+    )
+    way.wait_for_new_points("rock64")
+    way.fleet.version = FIRST
+    way.fleet.apply()
+    assert _images(way.fleet, "headwater") == {f"headwater:{FIRST}", f"headwater-kafka:{FIRST}"}
+    way.wait_for_new_points()
+
+
+def test_gateway_is_added(way: Way) -> None:
+    way.fleet.gateways.append("pine64")
+    way.fleet.apply()
+    way.add_devices("pine64")
+    way.wait_for_new_readings("pine64")
+    way.wait_for_new_points("pine64")
+
+
+def test_nothing_is_lost_and_nothing_doubled(way: Way) -> None:
+    for sensors in way.sensors.values():
+        if sensors.runs:
+            sensors.stop()
+    for gateway, sensors in way.sensors.items():
+        journal = sensors.entries()
+        assert journal
+        topics = Topics(gateway)
+        names = (topics.registrations, topics.observations, topics.replies, topics.deadletter)
+
+        def verdict(
+            gateway: str = gateway,
+            names: Sequence[str] = names,
+            topics: Topics = topics,
+            journal: list = journal,  # type: ignore[type-arg]  # bound now
+        ) -> tuple[Verdict, list[Stored]]:
+            edge = way.fleet.read(f"edgenet_{gateway}", f"kafka-{gateway}:9082", "admin:fleet", names)
+            cloud = way.fleet.read("cloudnet", "kafka-cloud:9092", "admin:fleet", names)
+            return judge(journal, edge, cloud, None, topics), cloud
+
+        end = time.monotonic() + PATIENCE
+        found, cloud = verdict()
+        while not found.right(DEVICES) and time.monotonic() < end:
+            time.sleep(1)
+            found, cloud = verdict()
+        assert found.right(DEVICES), found
+        expected = _told(cloud)
+        until(
+            f"every value of {gateway} in InfluxDB",
+            lambda expected=expected, gateway=gateway: not expected - _points(way.fleet, gateway),  # type: ignore[misc]  # bound now
+            PATIENCE,
+        )
+        assert _points(way.fleet, gateway) == expected
+
+
+def test_removed_gateway_leaves_nothing_but_what_it_sent(way: Way) -> None:
+    if "pine64" not in way.fleet.gateways:
+        pytest.skip("it was never added")
+    kept = way.points("pine64")
+    way.fleet.gateways.remove("pine64")
+    way.fleet.apply()
+    cloud = way.fleet.cloud
+    assert not _services(way.fleet, "gw-pine64_")
+    assert "edgenet_pine64" not in cloud.docker("network", "ls", "--format", "{{.Name}}").split()
+    assert not [name for name in cloud.docker("secret", "ls", "--format", "{{.Name}}").split() if "pine64" in name]
+    assert "pine64" not in str(cloud.inspect("node", "inspect", "pine64")["Spec"]["Labels"])
+    assert way.points("pine64") == kept
+
+
+def test_removed_fleet_leaves_nothing(way: Way) -> None:
+    done = way.fleet.deploy("remove", "--volumes", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cloud = way.fleet.cloud
+    assert cloud.docker("stack", "ls", "--format", "{{.Name}}") == ""
+    assert cloud.docker("service", "ls", "--quiet") == ""
+    assert cloud.docker("secret", "ls", "--quiet") == ""
+    assert cloud.docker("config", "ls", "--quiet") == ""
+    networks = cloud.docker("network", "ls", "--filter", "driver=overlay", "--format", "{{.Name}}").split()
+    assert networks == ["ingress"]
+    assert cloud.docker("volume", "ls", "--quiet") == ""
+    for name in way.fleet.boxes:
+        assert cloud.inspect("node", "inspect", name)["Spec"]["Labels"] == {}
+
+
+def _services(fleet: Fleet, prefix: str) -> list[str]:
+    return [name for name in fleet.cloud.services() if name.startswith(prefix)]
+
+
+def _images(fleet: Fleet, prefix: str) -> set[str]:
+    """The images of ours that services are told to run."""
+    found = fleet.cloud.docker("service", "ls", "--format", "{{.Image}}").split()
+    return {one for one in found if one.startswith(prefix) and not one.startswith("headwater-test")}
+
+
+def _told(cloud: Sequence[Stored]) -> Counter[tuple[str, str, object]]:
+    """Endpoint, path and value of everything that InfluxDB should hold."""
+    found: Counter[tuple[str, str, object]] = Counter()
+    for one in cloud:
+        if isinstance(one.record, (Notification, Response)):
+            found.update((one.record.ep, path, _alike(value)) for path, value in one.told)
+    return found
+
+
+def _points(fleet: Fleet, gateway: str) -> Counter[tuple[str, str, object]]:
+    """Endpoint, path and value of every point with a value."""
+    found: Counter[tuple[str, str, object]] = Counter()
+    for series in fleet.influxdb(
+        f"SELECT value, svalue, bvalue FROM resources WHERE serverId = '{gateway}' GROUP BY ep, path, kind"
+    ):
+        tags = series["tags"]
+        for row in series["values"]:
+            (value,) = [one for one in row[1:] if one is not None]
+            if tags["kind"]:
+                found[tags["ep"], tags["path"], _alike(value)] += 1
+    return found
+
+
+def _alike(value: object) -> object:
+    """Numbers as InfluxDB has them."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
