@@ -18,7 +18,8 @@ from http import HTTPStatus
 import structlog
 
 from connectors.http_messages import Answer, Request, text
-from security.api_keys import ApiKeyError, KeyFile, Scope
+from security.api_keys import KeyFile, Scope
+from security.errors import ApiKeyError
 
 _log = structlog.get_logger("headwater.http")
 

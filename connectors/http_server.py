@@ -28,6 +28,10 @@ from typing import Any
 import structlog
 
 from connectors.http_messages import MAX_HEAD_BYTES, Answer, Refused, Request, parse_head, render, text
+from security.certificates import names_of
+from security.errors import FolderError
+from security.secrets import read_key
+from security.tls_folder import read_certificates
 
 __all__ = ["Admit", "HttpServer", "Respond", "ServerTls", "serve_http"]
 
@@ -64,7 +68,11 @@ class ServerTls:
 
         Raises:
             OSError: they are not there, cannot be read, or do not belong together.
+            SecurityError: a file cannot be read, the key lies open to others, or the certificate names no host.
         """
+        read_key(folder / "key.pem")
+        if not names_of(read_certificates(folder / "cert.pem")[0]):
+            raise FolderError(f"{folder / 'cert.pem'} names no host, so no client takes it for a server's")
         self._files = (folder / "cert.pem", folder / "key.pem")
         self._lock = threading.Lock()
         self._seen = self._state()

@@ -32,6 +32,7 @@ class Component(Enum):
     REPLICATOR = "replicator"
     SINK = "sink"
     ANALYTICS = "analytics"
+    SCHEMAS = "schemas"
 
 
 @cache

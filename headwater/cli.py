@@ -16,14 +16,17 @@ import typer
 
 from headwater.commands import (
     analytics,
+    apikeys,
     certs,
     deadletters,
     demo,
+    deploy,
     devices,
     health,
     kafka,
     processes,
     replay,
+    schemas,
     sinks,
     stations,
     tail,
@@ -95,10 +98,13 @@ for family in (
     deadletters,
     kafka,
     certs,
+    apikeys,
     devices,
     health,
     verbs,
     tail,
+    schemas,
+    deploy,
 ):
     family.register(app)
 

@@ -44,7 +44,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
     from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
     from schemas.lwm2m.path import PathError
-    from security.errors import Refused, SecurityError
+    from security.errors import ApiKeyError, Refused, SecurityError
     from security.identities import InvalidIdentity
 
     table: dict[type[BaseException], Exit] = {
@@ -58,6 +58,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
         NotUsable: Exit.USAGE,
         InvalidIdentity: Exit.USAGE,
         Refused: Exit.USAGE,
+        ApiKeyError: Exit.USAGE,
         SecurityError: Exit.CANNOT_START,
         BrokerError: Exit.CANNOT_START,
         OSError: Exit.CANNOT_START,

@@ -148,6 +148,12 @@ MetricsOption = Annotated[
 MetricsHostOption = Annotated[
     str, typer.Option("--metrics-host", metavar="HOST", help="The address of the metrics; 0.0.0.0 in a container.")
 ]
+MetricsKeysOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--metrics-keys", metavar="FILE", help="Give /metrics only to API keys of this file with metrics:read."
+    ),
+]
 DefinitionsOption = Annotated[
     Path | None, typer.Option("--definitions", metavar="DIR", help="A folder of OMA LwM2M XML files.")
 ]

@@ -29,6 +29,7 @@ GENERAL = frozenset(
         "coap",
         "state",
         "metrics",
+        "metrics_keys",
         "observe",
         "server",
     }

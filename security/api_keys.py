@@ -27,6 +27,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from security.errors import ApiKeyError
+
 PREFIX = "hw_"
 _VERSION = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -42,10 +44,6 @@ class Scope(Enum):
     METRICS_READ = "metrics:read"
     DEVICES_READ = "devices:read"
     COMMANDS_WRITE = "commands:write"
-
-
-class ApiKeyError(ValueError):
-    """The file of keys cannot be read or written, or what is asked of it makes no sense; says which and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +153,7 @@ def read_keys(path: Path) -> tuple[ApiKey, ...]:
         raise ApiKeyError(f"the file of API keys {path} is larger than {MAX_FILE_BYTES} bytes")
     try:
         keys = _rows(json.loads(data))
-    except (ValueError, RecursionError) as exc:
+    except (ValueError, RecursionError, ApiKeyError) as exc:
         raise ApiKeyError(f"the file of API keys {path} is not in our form: {exc}") from exc
     return keys
 

@@ -16,7 +16,8 @@ class SecurityError(Exception):
     │   └── Refused            what is asked for would do harm, or does not fit to what is there
     ├── FolderError            the folder of an identity cannot be used
     ├── SecretError            a secret cannot be read from its file
-    └── Exposed                others on the machine may read or change a key
+    ├── Exposed                others on the machine may read or change a key
+    └── ApiKeyError            the file of API keys cannot be used, or what is asked of it makes no sense
     """
 
 
@@ -58,3 +59,7 @@ class SecretError(SecurityError):
 
 class Exposed(SecurityError):
     """A key lies open to others on this machine."""
+
+
+class ApiKeyError(SecurityError):
+    """The file of API keys cannot be read or written, or what is asked of it makes no sense."""

@@ -49,7 +49,7 @@ class TopicKind(Enum):
 class TopicFamily:
     """One row of the table of topics: the name is ``<prefix>.<gateway id>.<suffix>``.
 
-    ``subject`` is that of the value's schema, or None where a topic holds what came from elsewhere. ``of_job``: only
+    ``subject`` is that of the value's schema, or None where a topic holds records of any schema. ``of_job``: only
     the analytics job that writes it makes it; nobody else needs it, so a gateway without that job has no such topic.
     """
 
@@ -95,7 +95,8 @@ FAMILIES: Mapping[TopicKind, TopicFamily] = {
         suffix="observations.maxper30sec",
         direction=Direction.UP,
         partitions=2,
-        subject=None,
+        # Results of a series are ordinary observations.
+        subject="iot.observations-value",
     ),
     TopicKind.DEADLETTER: TopicFamily(
         prefix="iot",

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from connectors.health import serve_health
-from security.api_keys import ApiKeyError, Scope, add, new_key, revoke
+from security.api_keys import Scope, add, new_key, revoke
+from security.errors import ApiKeyError
 
 
 def get(port: int, path: str, method: str = "GET", authorization: str | None = None) -> tuple[int, str]:

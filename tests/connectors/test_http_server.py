@@ -21,6 +21,7 @@ from cryptography.x509.oid import NameOID
 from connectors import http_server
 from connectors.http_messages import MAX_HEAD_BYTES, Answer, Request, text
 from connectors.http_server import MAX_CLIENTS, HttpServer, ServerTls, serve_http
+from security.errors import Exposed, FolderError, SecretError
 
 OK = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -222,8 +223,8 @@ def test_a_port_that_is_taken_is_an_error() -> None:
         serve_http("127.0.0.1", at.port, echo)
 
 
-def certificate(folder: Path, name: str) -> Path:
-    """A self-signed certificate for localhost, as an identity's folder holds one; the path of it."""
+def certificate(folder: Path, name: str, *hosts: str) -> Path:
+    """A self-signed certificate for these hosts, as an identity's folder holds one; the path of it."""
     folder.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -236,9 +237,10 @@ def certificate(folder: Path, name: str) -> Path:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
         .sign(key, hashes.SHA256())
     )
+    (folder / "key.pem").touch(0o600)
     (folder / "key.pem").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
@@ -257,13 +259,13 @@ def over_tls(at: HttpServer, ca: Path) -> http.client.HTTPResponse:
 
 
 def test_tls_serves_the_certificate_and_a_renewed_one_without_a_restart(tmp_path: Path) -> None:
-    first = certificate(tmp_path / "a", "first")
+    first = certificate(tmp_path / "a", "first", "localhost")
     with server(tls=ServerTls(tmp_path / "a")) as at:
         assert over_tls(at, first).status == 200
         old = tmp_path / "old.pem"
         old.write_bytes(first.read_bytes())
         # Half of a renewal: the certificate without its key.
-        certificate(tmp_path / "b", "second")
+        certificate(tmp_path / "b", "second", "localhost")
         first.write_bytes((tmp_path / "b" / "cert.pem").read_bytes())
         assert over_tls(at, old).status == 200
         (tmp_path / "a" / "key.pem").write_bytes((tmp_path / "b" / "key.pem").read_bytes())
@@ -273,7 +275,7 @@ def test_tls_serves_the_certificate_and_a_renewed_one_without_a_restart(tmp_path
 
 
 def test_who_does_not_shake_hands_holds_up_nobody_who_does(tmp_path: Path) -> None:
-    ca = certificate(tmp_path, "x")
+    ca = certificate(tmp_path, "x", "localhost")
     with server(tls=ServerTls(tmp_path)) as at, ExitStack() as clients:
         for number in range(2 * MAX_CLIENTS):
             client = clients.enter_context(connected(at))
@@ -287,7 +289,7 @@ def test_who_does_not_shake_hands_holds_up_nobody_who_does(tmp_path: Path) -> No
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
-    certificate(tmp_path, "x")
+    certificate(tmp_path, "x", "localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -299,10 +301,16 @@ def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_certificate_and_its_key_is_told_in_words(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(SecretError, match=r"key\.pem: No such file"):
         ServerTls(tmp_path)
-    certificate(tmp_path / "a", "a")
-    certificate(tmp_path / "b", "b")
+    certificate(tmp_path / "a", "a", "localhost")
+    certificate(tmp_path / "b", "b", "localhost")
     (tmp_path / "a" / "key.pem").write_bytes((tmp_path / "b" / "key.pem").read_bytes())
     with pytest.raises(OSError, match="no certificate and key of a server"):
         ServerTls(tmp_path / "a")
+    certificate(tmp_path / "c", "c")
+    with pytest.raises(FolderError, match="names no host"):
+        ServerTls(tmp_path / "c")
+    (tmp_path / "b" / "key.pem").chmod(0o644)
+    with pytest.raises(Exposed, match="can be read by everybody"):
+        ServerTls(tmp_path / "b")

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from security.api_keys import ApiKey, ApiKeyError, KeyFile, Scope, add, find, new_key, read_keys, revoke
+from security.api_keys import ApiKey, KeyFile, Scope, add, find, new_key, read_keys, revoke
+from security.errors import ApiKeyError
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 SCOPES = frozenset({Scope.SCHEMAS_READ})
