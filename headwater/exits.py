@@ -20,6 +20,8 @@ class Exit(IntEnum):
     TIMEOUT = 4
     #: The process cannot start here: a port is taken, a file cannot be used, jars or Java cannot be had.
     CANNOT_START = 5
+    #: A plan has something to do.
+    CHANGES = 10
     #: An error that nobody expected, which is a bug.
     BUG = 70
     #: Ctrl-C while waiting.

@@ -1,0 +1,295 @@
+"""What a fleet's file comes to on a Swarm: labels, networks, secrets, and each stack with its variables.
+
+Owns the names of all of them and which stack runs where. Pure: it is given the fleet, what is on this machine
+(certificates, passwords, as fingerprints) and the contents of the stack files, and asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from headwater.deploy.fleet import Fleet, Gateway, Job, Retention, stack_word
+from headwater.deploy.material import Material, base
+from headwater.deploy.stackfile import Stack, digest, resolve
+from security.fleet import of_cloud, of_edge
+from security.identities import ALL_GATEWAYS, Identity, Role
+from security.tls_folder import CA, CERTIFICATE, KEY, KEYSTORE
+
+#: Whose a stack, a network or a problem is, if no gateway's.
+CLOUD, MONITORING = "cloud", "monitoring"
+#: Stands where a fingerprint will be once there is a certificate or password.
+NEW = "new"
+#: What stands in a secret's name for each file of an identity.
+FILES = {CA: "ca", CERTIFICATE: "cert", KEY: "key", KEYSTORE: "keystore"}
+#: The node label by which everything is placed.
+LABEL = "type"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Files:
+    """The stack files as they were read: ``stacks`` by name without ``.yml``, ``profiles`` by name, and the contents
+    of the files that the stacks make configs of, by path."""
+
+    folder: Path
+    stacks: Mapping[str, Mapping[str, Any]]
+    profiles: Mapping[str, Mapping[str, str]]
+    contents: Mapping[Path, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """A secret of the Swarm, by the file that holds it."""
+
+    name: str
+    file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredStack:
+    """A stack: the file, the variables that it gets, and what comes of it. ``place`` is a gateway, or the cloud."""
+
+    name: str
+    file: str
+    place: str
+    variables: Mapping[str, str]
+    stack: Stack
+    revision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """All that shall be. ``labels`` by node; ``edges`` are the gateways' networks."""
+
+    fleet: str
+    labels: Mapping[str, Mapping[str, str]]
+    networks: tuple[str, ...]
+    encrypted: bool
+    secrets: Mapping[str, Secret]
+    stacks: tuple[DesiredStack, ...]
+
+
+def identities(fleet: Fleet) -> list[Identity]:
+    """Everybody who needs a certificate."""
+    found = [*of_cloud(), Identity(Role.USER, fleet.client)]
+    found += [Identity(Role.USER, name) for name in fleet.users if name != fleet.client]
+    if any(fleet.sinks.values()):
+        found.append(Identity(Role.SINK, ALL_GATEWAYS))
+    for name, gateway in fleet.gateways.items():
+        found += of_edge(name)
+        if any(gateway.sinks.values()):
+            found.append(Identity(Role.SINK, name))
+        if gateway.analytics:
+            found.append(Identity(Role.ANALYTICS, name))
+    return found
+
+
+def edge_network(gateway: str) -> str:
+    """The network of one gateway."""
+    return f"edgenet_{gateway}"
+
+
+def desired(fleet: Fleet, material: Material, files: Files) -> Desired:
+    """What shall be.
+
+    Raises:
+        StackFileError: a stack file needs a variable that nothing gives it.
+    """
+    maker = _Maker(fleet, material, files)
+    stacks = tuple(maker.stacks())
+    known = dict(maker.secrets())
+    used = frozenset().union(*(stack.stack.secrets for stack in stacks))
+    edges = [edge_network(name) for name in fleet.gateways]
+    return Desired(
+        fleet=fleet.fleet,
+        labels=maker.labels,
+        networks=(fleet.networks.cloud, fleet.networks.monitoring, *edges),
+        encrypted=fleet.networks.encrypted,
+        secrets={name: known[name] for name in sorted(used & known.keys())},
+        stacks=stacks,
+    )
+
+
+class _Maker:
+    """Puts the stacks together; each method one file."""
+
+    def __init__(self, fleet: Fleet, material: Material, files: Files) -> None:
+        self._fleet, self._material, self._files = fleet, material, files
+        self.labels, self._label = _labels(fleet)
+
+    def secrets(self) -> Iterator[tuple[str, Secret]]:
+        """Every secret that could be asked for, by name."""
+        for held in self._material.identities.values():
+            for file, word in FILES.items():
+                name = f"{_owner(self._fleet, held.identity)}_{word}_{held.fingerprint or NEW}"
+                yield name, Secret(name=name, file=held.folder / file)
+        for password, fingerprint in self._material.passwords.items():
+            name = f"cloud_{password}_{fingerprint or NEW}"
+            yield name, Secret(name=name, file=self._fleet.secrets / password)
+
+    def stacks(self) -> Iterator[DesiredStack]:
+        """All stacks, in the order in which they are deployed."""
+        fleet = self._fleet
+        if fleet.monitoring:
+            yield self._stack("monitoring", "monitoring", MONITORING, self._cloud())
+        yield self._stack("cloud", "cloud", CLOUD, self._cloud())
+        for name, gateway in fleet.gateways.items():
+            yield self._stack(f"gw-{stack_word(name)}", "gateway", name, self._gateway(name, gateway))
+            if gateway.replicator == "cloud":
+                # As many as by itself, where the gateway's own stack has none.
+                given = self._gateway(name, gateway) | {"REPLICATORS": "1"}
+                yield self._stack(f"rep-{stack_word(name)}", "replicator", name, given)
+            if any(gateway.sinks.values()):
+                identity = Identity(Role.SINK, name)
+                given = self._sinks(identity, name, name, gateway.sinks)
+                yield self._stack(f"connectors-{stack_word(name)}", "connectors", name, given)
+            for job, options in gateway.analytics.items():
+                given = self._job(name, gateway, job, options or Job())
+                yield self._stack(f"an-{stack_word(name)}-{job}", "analytics", name, given)
+        if any(fleet.sinks.values()):
+            identity = Identity(Role.SINK, ALL_GATEWAYS)
+            yield self._stack("connectors", "connectors", CLOUD, self._sinks(identity, "*", "all", fleet.sinks))
+
+    def _stack(self, name: str, file: str, place: str, variables: Mapping[str, str]) -> DesiredStack:
+        content, folder = self._files.stacks[file], self._files.folder
+        # What is in the configs is part of their names, and everything is part of the revision.
+        first = resolve(content, variables, folder)
+        contents = [self._files.contents.get(path, b"") for _, path in sorted(first.configs.items())]
+        given = {**variables, "CONFIGS": digest(*contents)}
+        revision = digest(repr(content).encode(), repr(sorted(given.items())).encode())
+        return DesiredStack(
+            name=self._fleet.prefix + name,
+            file=f"{file}.yml",
+            place=place,
+            variables={**given, "REVISION": revision},
+            stack=resolve(content, {**given, "REVISION": revision}, folder),
+            revision=revision,
+        )
+
+    def _common(self, version: str) -> dict[str, str]:
+        fleet = self._fleet
+        return {
+            "FLEET": fleet.fleet,
+            "HEADWATER_IMAGE": f"headwater:{version}",
+            "KAFKA_IMAGE": f"headwater-kafka:{version}",
+            "CLOUDNET": fleet.networks.cloud,
+            "MONNET": fleet.networks.monitoring,
+            "CLOUD_LABEL": self._label[CLOUD],
+            "ADMIN_TLS": self._tls(Identity(Role.ADMIN, "fleet")),
+            "ADMIN_GENERATION": self._generation(Identity(Role.ADMIN, "fleet")),
+        }
+
+    def _cloud(self, version: str | None = None) -> dict[str, str]:
+        fleet, cloud = self._fleet, self._fleet.cloud
+        broker, client = Identity(Role.BROKER, "cloud"), Identity(Role.USER, fleet.client)
+        return {
+            **self._files.profiles[cloud.profile],
+            **_retention("CLOUD", cloud.retention),
+            **self._common(version or fleet.version),
+            "GATEWAYS": " ".join(fleet.gateways),
+            "BROKER_TLS": self._tls(broker),
+            "BROKER_GENERATION": self._generation(broker),
+            "CLIENT_TLS": self._tls(client),
+            "GRAFANA_PORT": str(cloud.grafana_port),
+            "CLOUD_ACL_OPTIONS": acl_options(fleet, self._material),
+            **self._passwords(),
+            **fleet.images,
+            **cloud.settings,
+        }
+
+    def _gateway(self, name: str, gateway: Gateway) -> dict[str, str]:
+        broker = Identity(Role.BROKER, name)
+        return {
+            **self._files.profiles[gateway.profile],
+            **_retention("EDGE", gateway.retention),
+            **self._common(gateway.version or self._fleet.version),
+            "GATEWAY": name,
+            "NODE_LABEL": self._label[name],
+            "COAP_PORT": str(gateway.coap_port),
+            "OBSERVE": " ".join(gateway.observe),
+            "BANDWIDTH": gateway.bandwidth or "",
+            "REPLICATORS": "1" if gateway.replicator == "edge" else "0",
+            "BROKER_TLS": self._tls(broker),
+            "BROKER_GENERATION": self._generation(broker),
+            "GATEWAY_TLS": self._tls(Identity(Role.GATEWAY, name)),
+            "REPLICATOR_TLS": self._tls(Identity(Role.REPLICATOR, name)),
+            "EDGE_ACL_OPTIONS": acl_options(self._fleet, self._material, name),
+            **self._fleet.images,
+            **gateway.settings,
+        }
+
+    def _sinks(self, identity: Identity, gateway: str, word: str, sinks: Mapping[Any, int]) -> dict[str, str]:
+        return {
+            **self._cloud(),
+            "SINK_GATEWAY": gateway,
+            "SINK_NAME": word,
+            "SINK_TLS": self._tls(identity),
+            "INFLUXDB_SINKS": str(sinks.get("influxdb", 0)),
+            "ORIENTDB_SINKS": str(sinks.get("orientdb", 0)),
+        }
+
+    def _job(self, name: str, gateway: Gateway, job: str, options: Job) -> dict[str, str]:
+        on_edge = {
+            "JOB_KAFKA": f"kafka-{name}:9082",
+            "JOB_NETWORK": edge_network(name),
+            "JOB_LABEL": self._label[name],
+            "JOB_PLACE": name,
+        }
+        on_cloud = {"JOB_NETWORK": self._fleet.networks.cloud, "JOB_LABEL": self._label[CLOUD]}
+        return {
+            **self._gateway(name, gateway),
+            "JOB": job,
+            "ANALYTICS_TLS": self._tls(Identity(Role.ANALYTICS, name)),
+            **(on_edge if options.edge else on_cloud),
+            **({"JOB_OPTIONS": str(options.options)} if options.options else {}),
+        }
+
+    def _tls(self, identity: Identity) -> str:
+        return self._material.fingerprint(identity) or NEW
+
+    def _generation(self, identity: Identity) -> str:
+        return self._material.identities[base(identity)].generation
+
+    def _passwords(self) -> dict[str, str]:
+        return {f"{name.upper()}_HASH": fingerprint or NEW for name, fingerprint in self._material.passwords.items()}
+
+
+def acl_options(fleet: Fleet, material: Material, gateway: str | None = None) -> str:
+    """What `headwater acl apply` is given: for one gateway's Kafka, or for the cloud's."""
+    return ""
+
+
+def _owner(fleet: Fleet, identity: Identity) -> str:
+    """What a secret's name begins with."""
+    match identity.role:
+        case Role.ADMIN | Role.MONITOR:
+            return f"{fleet.fleet}_{identity.role.value}"
+        case Role.USER:
+            # One is mounted, in the cloud's stack.
+            return "cloud_client" if identity.name == fleet.client else f"user_{identity.name}"
+        case Role.SINK if identity.name == ALL_GATEWAYS:
+            return "all_sink"
+        case role:
+            return f"{identity.name}_{role.value}"
+
+
+def _retention(side: str, retention: Retention) -> dict[str, str]:
+    found = {f"{side}_RETENTION_MS": retention.time, f"{side}_RETENTION_BYTES": retention.size}
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _labels(fleet: Fleet) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """The labels of each node, and by which key each place is found.
+
+    A label has one value; so a node that is more than one place gets a key for each.
+    """
+    places = {CLOUD: fleet.cloud.node, **{name: gateway.node for name, gateway in fleet.gateways.items()}}
+    nodes = list(places.values())
+    labels: dict[str, dict[str, str]] = {}
+    keys = {}
+    for place, node in places.items():
+        keys[place] = LABEL if nodes.count(node) == 1 else f"{LABEL}.{place}"
+        labels.setdefault(node, {})[keys[place]] = place
+    return labels, keys

@@ -1,0 +1,111 @@
+"""What a fleet has on the machine that deploys it: its certificates and the passwords of its stores.
+
+Owns the folder of the passwords, one owner-only file each, made of the system's randomness where one is missing, never
+shown; and the fingerprints by which secrets are named. The certificates are `security.authority`'s, which is asked.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headwater.deploy.stackfile import digest
+from security import durable
+from security.authority import Authority
+from security.errors import AuthorityMissing
+from security.fleet import default_names
+from security.identities import Identity
+from security.secrets import read_secret
+from security.tls_folder import CA, CERTIFICATE, KEY, KEYSTORE
+
+#: The passwords and tokens of the cloud's stores; each is a file of this name.
+PASSWORDS = ("influxdb_password", "influxdb_token", "orientdb_password", "grafana_password")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An identity in its current generation. ``fingerprint`` is None while there is no certificate yet."""
+
+    identity: Identity
+    folder: Path
+    fingerprint: str | None
+
+    @property
+    def generation(self) -> str:
+        """What stands behind ``role:name``: nothing, or ``:2``."""
+        return "" if self.identity.generation == 1 else f":{self.identity.generation}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """Everything secret, by where it is. ``identities`` by ``role:name`` without a generation; ``passwords`` by name,
+    None where there is none yet; ``revoked`` are the identities that shall never have a right again."""
+
+    identities: Mapping[str, Held]
+    passwords: Mapping[str, str | None]
+    revoked: tuple[Identity, ...] = field(default=())
+
+    def fingerprint(self, identity: Identity) -> str | None:
+        """That of the current generation of this role and name."""
+        return self.identities[base(identity)].fingerprint
+
+
+def base(identity: Identity) -> str:
+    """``role:name`` without a generation."""
+    return identity.at(1).principal
+
+
+def look(identities: Iterable[Identity], pki: Path, passwords: Path) -> Material:
+    """What is there; changes nothing.
+
+    Raises:
+        SecurityError: what is there cannot be used.
+    """
+    authority = Authority(pki)
+    try:
+        record = authority.record()
+    except AuthorityMissing:
+        record = None
+    held = {}
+    for identity in identities:
+        current = identity if record is None else record.current(identity)
+        folder = pki / "issued" / current.folder
+        there = record is not None and all((folder / name).is_file() for name in (CA, CERTIFICATE, KEY, KEYSTORE))
+        held[base(identity)] = Held(identity=current, folder=folder, fingerprint=fingerprint(folder) if there else None)
+    return Material(
+        identities=held,
+        passwords={name: _password(passwords / name) for name in PASSWORDS},
+        revoked=() if record is None else tuple(one.identity for one in record.revoked),
+    )
+
+
+def fingerprint(folder: Path) -> str:
+    """What names the secrets of an identity: it changes with its key, its certificate, and those whom it trusts."""
+    return digest(*((folder / name).read_bytes() for name in (CA, CERTIFICATE, KEY)))
+
+
+def make_certificate(identity: Identity, pki: Path) -> None:
+    """Issue a certificate, and make the authority before if there is none.
+
+    Raises:
+        SecurityError: it refuses.
+    """
+    authority = Authority(pki)
+    authority.create()
+    authority.ensure(identity, names=default_names(identity))
+
+
+def make_password(file: Path) -> None:
+    """Make a password of 256 random bits, unless the file is there."""
+    durable.make_folder(file.parent)
+    if not file.exists():
+        durable.write_file(file, secrets.token_hex(32).encode())
+
+
+def _password(file: Path) -> str | None:
+    if not file.exists():
+        return None
+    read_secret(file)  # says what is wrong with it, if anything
+    return digest(file.read_bytes())
