@@ -81,6 +81,7 @@ class _Runner:
             health = serve_health(
                 settings.metrics_port,
                 host=settings.metrics_host,
+                keys=settings.metrics_keys,
                 registry=with_process(REGISTRY, Component.ANALYTICS, (settings.gateway,), self._unready),
                 live=self._stuck,
                 ready=self._unready,

@@ -279,6 +279,8 @@ class JobSettings:
     state: FilePath | None = None
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    #: A file of API keys; then /metrics is for their holders only.
+    metrics_keys: FilePath | None = None
     #: How long Kafka keeps the partitions of an instance that vanished.
     session_s: float = 10.0
     #: What is put out is seen when it is committed, this often.

@@ -67,6 +67,7 @@ def run_sinks(every: Sequence[SinkSettings], stop: threading.Event) -> None:
         health = serve_health(
             face.metrics_port,
             host=face.metrics_host,
+            keys=face.metrics_keys,
             registry=with_process(REGISTRY, Component.SINK, {settings.gateway for settings in every}, waiting),
             live=lambda: next((why for runner in runners if (why := runner.stuck())), None),
             ready=waiting,

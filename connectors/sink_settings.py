@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, Field
@@ -57,6 +58,8 @@ class SinkSettings:
     #: Where /healthz, /readyz and /metrics are served; None: nowhere. Port 0 takes a free one.
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    #: A file of API keys; then /metrics is for their holders only.
+    metrics_keys: Path | None = None
     #: The table of the configuration file that says this, for errors; empty where there is none.
     where: str = ""
 

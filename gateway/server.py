@@ -111,6 +111,7 @@ class Gateway:
             self._health = serve_health(
                 self._settings.metrics_port,
                 host=self._settings.metrics_host,
+                keys=self._settings.metrics_keys,
                 registry=with_process(metrics.registry, Component.GATEWAY, (self._settings.gateway,), self._ready),
                 ready=self._ready,
             )

@@ -27,6 +27,8 @@ class GatewaySettings:
     metrics_host: str = "127.0.0.1"
     #: None: no metrics server; 0: any free port.
     metrics_port: int | None = DEFAULT_METRICS_PORT
+    #: A file of API keys; then /metrics is for their holders only.
+    metrics_keys: Path | None = None
     observe: tuple[str, ...] = ()
     observe_by_endpoint: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     definitions: Path | None = None

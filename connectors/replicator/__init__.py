@@ -27,6 +27,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -64,6 +65,8 @@ class ReplicatorSettings:
     compression: str = "lz4"
     metrics_port: int | None = None
     metrics_host: str = "127.0.0.1"
+    #: A file of API keys; then /metrics is for their holders only.
+    metrics_keys: Path | None = None
 
     def __post_init__(self) -> None:
         own = Topics(self.gateway)
@@ -139,6 +142,7 @@ def run(settings: ReplicatorSettings, stop: threading.Event, *, registry: Collec
             server = serve_health(
                 settings.metrics_port,
                 host=settings.metrics_host,
+                keys=settings.metrics_keys,
                 registry=with_process(
                     of_gateway(registry, settings.gateway),
                     Component.REPLICATOR,

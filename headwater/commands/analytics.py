@@ -25,6 +25,7 @@ from headwater.options import (
     GatewayOption,
     KafkaOption,
     MetricsHostOption,
+    MetricsKeysOption,
     MetricsOption,
     Output,
     OutputOption,
@@ -163,6 +164,7 @@ def _common(
     ] = False,
     metrics: MetricsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_keys: MetricsKeysOption = None,
 ) -> None:
     """The parameters that all jobs have."""
 
@@ -222,6 +224,7 @@ def _run(
     quiet: bool,
     metrics: int | None,
     metrics_host: str,
+    metrics_keys: Path | None,
 ) -> None:
     try:
         # Libraries of Quix tell one another what is deprecated, whatever the filters of warnings say.
@@ -244,6 +247,7 @@ def _run(
             state=state,
             metrics_port=metrics,
             metrics_host=metrics_host,
+            metrics_keys=metrics_keys,
             show=None if quiet else _shower(),
         )
         run_thread_until_stopped(lambda stop: run_job(settings, stop))

@@ -20,6 +20,7 @@ from headwater.options import (
     KafkaOption,
     LifetimeOption,
     MetricsHostOption,
+    MetricsKeysOption,
     MetricsOption,
     QueueOption,
     SeedOption,
@@ -59,6 +60,7 @@ def gateway(
     ] = None,
     metrics: MetricsOption = 9590,
     metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_keys: MetricsKeysOption = None,
     observe: Annotated[
         list[str] | None,
         typer.Option("--observe", metavar="PATTERN", help="Observe this on every device, such as /3303/*/5700."),
@@ -96,6 +98,7 @@ def gateway(
         state=state or Path(".headwater") / id / "state",
         metrics_host=metrics_host,
         metrics_port=metrics,
+        metrics_keys=metrics_keys,
         observe=tuple(observe or ()),
         observe_by_endpoint=by_endpoint,
         definitions=definitions,
@@ -167,6 +170,7 @@ def replicate(
     ] = None,
     metrics: MetricsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_keys: MetricsKeysOption = None,
 ) -> None:
     """Carry a gateway's topics between edge and cloud, both ways, each record exactly once.
 
@@ -191,6 +195,7 @@ def replicate(
             bandwidth=bandwidth,
             metrics_port=metrics,
             metrics_host=metrics_host,
+            metrics_keys=metrics_keys,
         )
     except ValueError as exc:
         raise Stop(Exit.USAGE, str(exc)) from exc

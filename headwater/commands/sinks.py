@@ -18,6 +18,7 @@ from headwater.options import (
     DefinitionsOption,
     KafkaOption,
     MetricsHostOption,
+    MetricsKeysOption,
     MetricsOption,
     Output,
     OutputOption,
@@ -60,6 +61,7 @@ def run(
     kafka: KafkaOption = CLOUD,
     metrics: MetricsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_keys: MetricsKeysOption = None,
 ) -> None:
     """Run the sinks of a file, all in this process; ./sinks.toml when no file is given.
 
@@ -75,7 +77,7 @@ def run(
     headwater sink run sinks.toml --gateway '*' --kafka cloud:9092 --metrics 9600
     """
     every = sinks_of(file, gateway, kafka)
-    every[0] = replace(every[0], metrics_port=metrics, metrics_host=metrics_host)
+    every[0] = replace(every[0], metrics_port=metrics, metrics_host=metrics_host, metrics_keys=metrics_keys)
     _carry(every, f"{file}: ")
 
 
@@ -99,6 +101,7 @@ def sqlite(
     ] = False,
     metrics: MetricsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_keys: MetricsKeysOption = None,
 ) -> None:
     """Store history and the devices in one SQLite file, which needs no server.
 
@@ -123,6 +126,7 @@ def sqlite(
             source=Source.DEAD_LETTERS if dead_letters else Source.TOPICS,
             metrics_port=metrics,
             metrics_host=metrics_host,
+            metrics_keys=metrics_keys,
         )
     except SinkConfigError as exc:
         raise Stop(Exit.USAGE, str(exc)) from exc
