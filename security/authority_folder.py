@@ -33,8 +33,8 @@ from security.record import FILE, Record, Signer, from_text, to_text
 AUTHORITY_DAYS = 3650
 #: How long a second process waits for the first.
 WAIT_S = 10.0
-#: No clock that is right says less: this code is of then.
-EARLIEST = datetime(2026, 1, 1, tzinfo=UTC)
+#: No clock that is right says less: boards without a battery begin in 1970 or 2000.
+EARLIEST = datetime(2024, 1, 1, tzinfo=UTC)
 #: By so much the clock may have gone back since the last change, as when another machine works on a copy.
 BACKWARDS = timedelta(days=1)
 #: A revocation list that promises its successor sooner than this is made anew.
@@ -130,6 +130,7 @@ class AuthorityFolder:
             ClockWrong: see `check_clock`.
         """
         if self.exists():
+            self.record()  # which says if it is damaged
             return False
         now = self._now()
         self.path.parent.mkdir(parents=True, exist_ok=True)
