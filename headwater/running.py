@@ -6,10 +6,12 @@ Owns the process's signals. What is run takes a stop event and drains by itself;
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
@@ -40,27 +42,37 @@ def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterat
     """Call ``stop`` on the first SIGTERM or SIGINT; end the process at once on a second one, or after ``grace``
     seconds: as a bug, unless it is ``done`` and Python waits only for threads that nobody else waits for.
 
-    ``stop`` is called in the main thread, between two steps of Python.
+    ``stop`` is called in a thread of its own. A signal may interrupt the main thread wherever it is, also where it
+    holds the very lock that ``stop`` needs: an event's, for one, that it is about to wait for.
     """
     told = False
     ending = Ending()
+    ear, mouth = os.pipe()
+
+    def obey() -> None:
+        heard = os.read(ear, 1)
+        os.close(ear)
+        if heard:
+            with contextlib.suppress(RuntimeError):  # its event loop is closed already
+                stop()
+            time.sleep(grace)
+            _give_up(grace, ending)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal told
         if told:
             os._exit(Exit.INTERRUPTED)
         told = True
-        stop()
-        overdue = threading.Timer(grace, _give_up, [grace, ending])
-        overdue.daemon = True
-        overdue.start()
+        os.write(mouth, b"!")
 
+    threading.Thread(target=obey, name="signals", daemon=True).start()
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield ending
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(mouth)
 
 
 def _give_up(grace: float, ending: Ending) -> None:

@@ -161,8 +161,8 @@ def test_producer_that_failed_for_good_while_something_else_had_kafkas_address_i
         reports: list[bool] = []
         renewed: list[str | None] = []
         uplink.on_fatal = lambda: renewed.append(uplink.refusal())
+        assert uplink.send(topic, 0, b"k", b"lost", [], reports.append)
         with structlog.testing.capture_logs() as said, controller_in_place_of(edge, tmp_path / "stranger"):
-            assert uplink.send(topic, 0, b"k", b"lost", [], reports.append)
             await _until(lambda: bool(renewed))
         assert reports == [False]
         assert {line["event"] for line in said} == {"the Kafka producer failed for good and is made anew"}

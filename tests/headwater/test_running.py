@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,40 @@ FAILS = "    return 1\n"
 END = "\nsys.exit(run_thread_until_stopped(run, grace={grace}))\n"
 
 
+@contextmanager
+def _process(program: str) -> Iterator[subprocess.Popen[str]]:
+    """The program, once it has said that it runs; it does not outlive the test."""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "runs\n"
+            yield process
+        finally:
+            process.kill()
+
+
+#: The signal comes while the main thread is in the middle of the event's own wait.
+HOLDS_THE_LOCK = """
+import signal, sys
+from headwater.running import run_thread_until_stopped
+
+def run(stop):
+    with stop._cond:
+        print("runs", flush=True)
+        signal.pause()
+    stop.wait()
+"""
+
+
+def test_a_signal_stops_what_holds_the_lock_of_the_event_that_it_waits_for() -> None:
+    with _process(HOLDS_THE_LOCK + END.format(grace=30)) as process:
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (Exit.OK, "")
+
+
 #: The grace is waited for only by what is stuck. What ends well within it needs one that a busy machine keeps.
 @pytest.mark.parametrize(
     ("does", "grace", "code"),
@@ -40,15 +76,7 @@ END = "\nsys.exit(run_thread_until_stopped(run, grace={grace}))\n"
     ],
 )
 def test_only_what_is_stuck_ends_as_a_bug(does: str, grace: float, code: Exit) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", START + does + END.format(grace=grace)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "runs\n"
+    with _process(START + does + END.format(grace=grace)) as process:
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == code
