@@ -65,7 +65,7 @@ class _Runner:
         #: The topics that are read: the inputs, with every gateway's in the place of a pattern.
         self._topics: list[str] = []
         self._deadletter = topics.deadletter
-        self._cluster = kafka.Cluster(bootstrap=settings.bootstrap)
+        self._cluster = settings.cluster
         self._waits: str | None = "not connected to Kafka yet"
         self._away: str | None = None
         self._app: JobApplication | None = None
@@ -96,7 +96,7 @@ class _Runner:
                             self._run_once(instance, job)
                     except (kafka.KafkaException, kafka.Unreachable, QuixException) as exc:
                         # Whatever was under way is aborted; the next application begins at the last commit.
-                        self._waits = _words(exc)
+                        self._waits = self._words(exc)
                         if time.monotonic() - began > 60:
                             backoff = _FIRST_BACKOFF_S
                         _log.warning(
@@ -146,10 +146,14 @@ class _Runner:
                     if made:
                         _log.info("topics made", job=self._settings.kind.name, topics=made)
                     return True
+                # What is there and not for us is told as that.
+                kafka.partition_counts(self._cluster, [one for one in missing if ANY_GATEWAY not in one], timeout=5.0)
                 self._waits = f"waiting for the topic {', '.join(missing)}, which is not there"
                 hint = "it comes with the gateway or its replicator; is the gateway's id right?"
             except (kafka.Unreachable, kafka.KafkaException) as exc:
-                self._waits = f"no broker answers at {self._cluster.bootstrap}: {_words(exc)}"
+                why = self._words(exc)
+                away = isinstance(exc, kafka.Unreachable)
+                self._waits = f"no broker answers at {self._cluster.bootstrap}: {why}" if away else why
                 hint = ""
             if self._waits != told:
                 told = self._waits
@@ -218,6 +222,11 @@ class _Runner:
             while time.monotonic() < until and not ended.is_set() and not self._stop.is_set():
                 ended.wait(0.1)
 
+    def _words(self, error: Exception) -> str:
+        if isinstance(error, kafka.KafkaException) and not isinstance(error, kafka.NotAllowed):
+            return kafka.in_words(error.args[0], self._cluster)
+        return str(error) or type(error).__name__
+
     def turned(self) -> None:
         self._turned = time.monotonic()
 
@@ -238,9 +247,3 @@ def matching(wanted: str, known: Collection[str]) -> list[str]:
             if name == f"{head}{topics.gateway}{tail}" and topics.name(kind) == name:
                 found.append(name)
     return sorted(found)
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, kafka.KafkaException) and error.args and hasattr(error.args[0], "str"):
-        return f"Kafka: {error.args[0].str()}"
-    return str(error) or type(error).__name__

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 from quixstreams import Application
+from quixstreams.kafka import ConnectionConfig
 from quixstreams.state.rocksdb import RocksDBOptions
 
 from analytics.instance import Instance
@@ -176,7 +177,9 @@ class JobApplication(Application):
 
 def _settings(settings: JobSettings, instance: Instance) -> dict[str, Any]:
     return {
-        "broker_address": settings.bootstrap,
+        "broker_address": ConnectionConfig.from_librdkafka_dict(
+            {"bootstrap.servers": settings.bootstrap, **settings.cluster.tls_settings}
+        ),
         "consumer_group": settings.group_id,
         "auto_offset_reset": "earliest",
         "processing_guarantee": "exactly-once",

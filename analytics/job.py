@@ -16,11 +16,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.avro.topics import TopicKind, Topics
+
+if TYPE_CHECKING:
+    from connectors.kafka import Cluster
 
 #: In the place of a gateway in the name of a topic that a job reads: all of these, and those that appear.
 ANY_GATEWAY = "*"
@@ -272,6 +275,8 @@ class JobSettings:
     options: JobOptions
     gateway: str
     bootstrap: str
+    #: The folder of the identity with which TLS is spoken; None: none is.
+    tls: FilePath | None = None
     #: The consumer group; instances of one share the work, a new name begins at the earliest record. Without one there
     #: is one for each gateway, kind and `JobOptions.identity`.
     group: str | None = None
@@ -286,6 +291,13 @@ class JobSettings:
     #: What is put out is seen when it is committed, this often.
     commit_s: float = 1.0
     show: Callable[[Any], None] | None = None
+
+    @property
+    def cluster(self) -> Cluster:
+        """Where the job's records are, and as whom it speaks to it."""
+        from connectors.kafka import Cluster  # the help of the commands needs the jobs, and no client of Kafka
+
+        return Cluster(bootstrap=self.bootstrap, tls=self.tls)
 
     @property
     def group_id(self) -> str:

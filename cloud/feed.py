@@ -19,10 +19,12 @@ from connectors.kafka import (
     KafkaError,
     KafkaException,
     Message,
+    NotAllowed,
     TopicMissing,
     TopicPartition,
     Unreachable,
     consumer,
+    in_words,
     partition_counts,
 )
 from schemas.avro.records import Record
@@ -108,6 +110,8 @@ class Feed:
                 if exc.args[0].code() in _NO_LEADER_YET and time.monotonic() < deadline:
                     time.sleep(0.05)
                     continue
+                if exc.args[0].code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise NotAllowed(exc.args[0], in_words(exc.args[0], self._cluster, f"read {of.topic}")) from exc
                 raise Unreachable(
                     f"Kafka at {self._cluster.bootstrap} did not say where {of.topic} ends ({exc.args[0].str()}); "
                     "is the broker that leads it running?"
@@ -126,6 +130,7 @@ class Feed:
 
         Raises:
             Unreachable: the client gave up for good.
+        NotAllowed: the right to read was taken away.
             TopicMissing: a topic was deleted meanwhile.
         """
         items = []
@@ -135,6 +140,8 @@ class Feed:
                 items.append(item(message))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._behind.discard((message.topic(), message.partition()))
+            elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise NotAllowed(error, in_words(error, self._cluster, f"read {message.topic()}"))
             elif error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise TopicMissing(f"topic {message.topic()} does not exist at {self._cluster.bootstrap} any more")
             elif error.fatal():

@@ -14,7 +14,17 @@ from dataclasses import dataclass
 
 from cloud.feed import SLICE, Feed, Start
 from cloud.interrupts import interruptible
-from connectors.kafka import Cluster, KafkaError, KafkaException, Message, TopicMissing, partition_counts, producer
+from connectors.kafka import (
+    REFUSALS,
+    Cluster,
+    KafkaError,
+    KafkaException,
+    Message,
+    NotAllowed,
+    TopicMissing,
+    partition_counts,
+    producer,
+)
 from schemas.avro.records import Key, Request, Response
 from schemas.avro.serde import encode
 from schemas.avro.topics import Topics
@@ -115,24 +125,44 @@ def _produce(cluster: Cluster, topic: str, request: Request, timeout: float) -> 
         else:
             failures.append(error)
 
+    refused: list[KafkaError] = []
+
+    def complain(error: KafkaError) -> None:
+        if error.code() in REFUSALS:
+            refused.append(error)
+
     deadline = time.monotonic() + timeout
     # Bounded, other than the processes' producers: a person is waiting, and must not be left with a request that
     # goes out minutes after the command has said that it failed.
-    client = producer(cluster, message_timeout_ms=int(timeout * 1000), linger_ms=0)
+    client = producer(cluster, message_timeout_ms=int(timeout * 1000), linger_ms=0, error_cb=complain)
     try:
         client.produce(topic, key=encode(Key(ep=request.ep)), value=encode(request), on_delivery=report)
         while not delivered and not failures and time.monotonic() < deadline:
             client.poll(SLICE)
     except KafkaException as exc:
+        if refused:
+            raise _not_allowed(cluster, topic, refused[0]) from exc
         raise NotSent(f"the request was not taken by Kafka at {cluster.bootstrap}: {exc.args[0].str()}") from exc
     finally:
         client.purge()
         with contextlib.suppress(KafkaException):  # of one that failed for good
             client.flush(1.0)
+    refused.extend(failure for failure in failures if failure.code() in REFUSALS)
+    if refused and not delivered:
+        raise _not_allowed(cluster, topic, refused[0])
     if failures and not delivered:
         raise NotSent(f"the request was not taken by Kafka at {cluster.bootstrap}: {failures[0].str()}")
     if not delivered:
         raise NotSent(f"Kafka at {cluster.bootstrap} did not confirm the request with ticket {request.ticket} in time")
+
+
+def _not_allowed(cluster: Cluster, topic: str, error: KafkaError) -> NotAllowed:
+    # Who may write to no topic at all is refused before any is named.
+    return NotAllowed(
+        error,
+        f"Kafka at {cluster.bootstrap} refuses {cluster.speaker}: it may not write to {topic}, so not command these "
+        f"devices ({error.str()}). `headwater acl rights {cluster.speaker}` says which rights it should have",
+    )
 
 
 def _no_reply(cluster: Cluster, topics: Topics, request: Request, timeout: float, strangers: int) -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "OFFSET_BEGINNING",
     "OFFSET_END",
     "OFFSET_INVALID",
+    "REFUSALS",
     "AdminClient",
     "Cluster",
     "Consumer",
@@ -278,6 +279,8 @@ def _watermarks(reader: Consumer, place: TopicPartition, timeout: float) -> tupl
             return low, high
         except KafkaException as exc:
             code = exc.args[0].code()
+            if code in REFUSALS:
+                raise NotAllowed(exc.args[0], in_words(exc.args[0], None, f"asked where {place.topic} ends")) from exc
             leaderless = code in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
             if not leaderless or time.monotonic() > until:
                 raise
@@ -346,6 +349,8 @@ def read_to_end(
                     yield message
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard((message.topic(), message.partition()))
+                elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise NotAllowed(error, in_words(error, cluster, f"read {message.topic()}"))
                 elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise KafkaException(error)
     finally:

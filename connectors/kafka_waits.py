@@ -5,10 +5,14 @@ Owns which error is told and how often. It polls nothing and ends nothing.
 
 from __future__ import annotations
 
+import math
+import time
+
 import structlog
 
-from connectors.kafka import Consumer, KafkaError, KafkaException
+from connectors.kafka import REFUSALS, Consumer, KafkaError, KafkaException, in_words
 from connectors.sink_settings import SinkSettings
+from connectors.tls_trouble import trouble
 from schemas.avro.topics import FAMILIES, is_of_job
 
 _log = structlog.get_logger("headwater.sink")
@@ -16,14 +20,8 @@ _log = structlog.get_logger("headwater.sink")
 _NOT_CONNECTED = "not connected to Kafka yet"
 #: How often Kafka is asked whether it is back, in seconds, and how long that may take.
 _PROBE_EVERY_S, _PROBE_S = 5.0, 0.5
-_NEEDS_PEOPLE = frozenset(
-    {
-        KafkaError._AUTHENTICATION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    }
-)
+#: A refusal is told again with each look for topics, every five seconds; one that is not is over.
+_REFUSED_S = 15.0
 
 
 class KafkaWaits:
@@ -36,6 +34,7 @@ class KafkaWaits:
         self._settings = settings
         self._families = settings.families()
         self._probed = 0.0
+        self._refused = -math.inf
         #: The topics that were said to be missing.
         self._told_missing: set[str] = set()
 
@@ -64,8 +63,12 @@ class KafkaWaits:
         """librdkafka told of one, by itself or in the place of a record."""
         code = error.code()
         if code == KafkaError._ALL_BROKERS_DOWN:
-            reason = f"no broker answers at {self._settings.kafka.bootstrap}"
-        elif code in _NEEDS_PEOPLE or error.fatal():
+            cluster = self._settings.kafka
+            reason = trouble(cluster.bootstrap, cluster.tls) or f"no broker answers at {cluster.bootstrap}"
+        elif code in REFUSALS:
+            reason = in_words(error, self._settings.kafka)
+            self._refused = time.monotonic()
+        elif code == KafkaError._AUTHENTICATION or error.fatal():
             reason = f"Kafka: {error.str()}"
         else:
             # One connection of several, a topic that is not there yet: librdkafka goes on by itself.
@@ -80,6 +83,8 @@ class KafkaWaits:
         if self.reason is None or now - self._probed <= _PROBE_EVERY_S:
             return
         self._probed = now
+        if now - self._refused < _REFUSED_S:
+            return
         try:
             reader.list_topics(timeout=_PROBE_S)
         except KafkaException:

@@ -20,11 +20,13 @@ from connectors.kafka import (
     KafkaError,
     KafkaException,
     Message,
+    NotAllowed,
     TopicMissing,
     TopicPartition,
     Unreachable,
     admin,
     consumer,
+    in_words,
     log_bounds,
     offset_since,
     partition_counts,
@@ -231,6 +233,8 @@ class _Replay:
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
             if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 raise TopicMissing(f"topic {message.topic()} was deleted meanwhile")
+            if error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise NotAllowed(error, in_words(error, self._plan.settings.kafka, f"read {message.topic()}"))
             if error.fatal():
                 raise KafkaException(error)
             # One connection of several: librdkafka goes on by itself, or the silence tells.

@@ -57,6 +57,7 @@ class Intake:
         self._group = group
         self._positions = positions
         self._topic_id = ""
+        self._complained = ""
         self._reading = reading
         self._take = take
         self._pausing = threading.Event()
@@ -98,7 +99,7 @@ class Intake:
                 self._commit(reader, every=0.0)
             except (KafkaException, Unreachable, TopicMissing) as exc:
                 # Nothing is lost: the next consumer goes on at the same place.
-                _log.warning("requests cannot be read, trying again", topic=self._topic, error=str(exc))
+                self._complain("requests cannot be read, trying again", str(exc))
                 self._pausing.wait(_RETRY)
             finally:
                 with suppress(KafkaException, RuntimeError):
@@ -132,9 +133,10 @@ class Intake:
         if first is None:
             self._commit(reader)
             return
-        messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if _usable(message)]
+        messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if self._usable(message)]
         if not messages:
             return
+        self._complained = ""
         if any(message.offset() < self._next(message.partition()) for message in messages):
             raise TopicMissing(f"the topic {self._topic} was made anew")
         room = threading.Event()
@@ -176,12 +178,20 @@ class Intake:
                 reader.commit(offsets=offsets)
             self._committed = passed
 
+    def _usable(self, message: Message) -> bool:
+        error = message.error()
+        if error is None:
+            return True
+        if error.fatal():
+            raise KafkaException(error)
+        refused = error.code() in kafka.REFUSALS
+        self._complain(
+            "requests cannot be read for now", kafka.in_words(error, self._cluster) if refused else error.str()
+        )
+        return False
 
-def _usable(message: Message) -> bool:
-    error = message.error()
-    if error is None:
-        return True
-    if error.fatal():
-        raise KafkaException(error)
-    _log.warning("requests cannot be read for now", error=error.str())
-    return False
+    def _complain(self, what: str, why: str) -> None:
+        """Once, however often it is met before requests come again."""
+        if why != self._complained:
+            self._complained = why
+            _log.warning(what, topic=self._topic, error=why)

@@ -76,10 +76,10 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
 
 
 def _words(error: BaseException) -> str:
-    from connectors.kafka import KafkaException
+    from connectors.kafka import KafkaException, NotAllowed, in_words
 
-    if isinstance(error, KafkaException) and error.args and hasattr(error.args[0], "str"):
-        return f"Kafka: {error.args[0].str()}"
+    if isinstance(error, KafkaException) and not isinstance(error, NotAllowed) and hasattr(error.args[0], "str"):
+        return in_words(error.args[0], None)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__

@@ -11,9 +11,12 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from connectors.kafka import Cluster
 
 
 class Output(Enum):
@@ -135,6 +138,14 @@ GatewayOption = Annotated[
 KafkaOption = Annotated[
     str, typer.Option("--kafka", metavar="HOST:PORT", parser=addresses, help="Kafka, of the cloud or of the edge.")
 ]
+KafkaTlsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--kafka-tls",
+        metavar="DIR",
+        help="Speak TLS with Kafka, with the identity in this folder: ca.pem, cert.pem, key.pem.",
+    ),
+]
 AnyGatewayOption = Annotated[
     str | None,
     typer.Option(
@@ -205,6 +216,18 @@ class Where:
 
     gateway: GatewayOption
     kafka: KafkaOption = CLOUD
+    kafka_tls: KafkaTlsOption = None
+
+    @property
+    def cluster(self) -> Cluster:
+        """That Kafka, and as whom it is spoken to.
+
+        Raises:
+            Stop: the folder of the identity cannot be used.
+        """
+        from headwater.reach import cluster
+
+        return cluster(self.kafka, self.kafka_tls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

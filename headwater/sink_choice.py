@@ -16,6 +16,7 @@ import typer
 from headwater.exits import Exit, Stop
 
 if TYPE_CHECKING:
+    from connectors.kafka import Cluster
     from connectors.sink_settings import SinkSettings
     from connectors.sinks import SinkKind
 
@@ -77,13 +78,12 @@ def known_sink(name: str) -> SinkKind:
     raise Stop(Exit.USAGE, f"there is no sink {name!r}; {hint}there are: {', '.join(sorted(SINKS))}")
 
 
-def sinks_of(file: Path, gateway: str | None, kafka: str) -> list[SinkSettings]:
+def sinks_of(file: Path, gateway: str | None, kafka: Cluster) -> list[SinkSettings]:
     """The sinks of a file, at least one.
 
     Raises:
         Stop: it is not there, or not right; the words name the file, the table and the key.
     """
-    from connectors.kafka import Cluster
     from connectors.sink_settings import sinks_from_toml
     from connectors.sinks import SinkConfigError
 
@@ -97,12 +97,12 @@ def sinks_of(file: Path, gateway: str | None, kafka: str) -> list[SinkSettings]:
         why = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise Stop(Exit.USAGE, f"{file} cannot be read: {why}") from exc
     try:
-        return sinks_from_toml(text, gateway=gateway, kafka=Cluster(bootstrap=kafka), environment=os.environ)
+        return sinks_from_toml(text, gateway=gateway, kafka=kafka, environment=os.environ)
     except SinkConfigError as exc:
         raise Stop(Exit.USAGE, f"{file}: {exc}") from exc
 
 
-def chosen(which: OneSink, gateway: str | None, kafka: str) -> SinkSettings:
+def chosen(which: OneSink, gateway: str | None, kafka: Cluster) -> SinkSettings:
     """The one sink that the options name; ``gateway`` goes before that of its table.
 
     Raises:
@@ -135,8 +135,7 @@ def chosen(which: OneSink, gateway: str | None, kafka: str) -> SinkSettings:
     return found[0] if gateway is None else replace(found[0], gateway=gateway)
 
 
-def _sqlite(which: OneSink, file: Path, gateway: str | None, kafka: str) -> SinkSettings:
-    from connectors.kafka import Cluster
+def _sqlite(which: OneSink, file: Path, gateway: str | None, kafka: Cluster) -> SinkSettings:
     from connectors.sink_settings import SinkSettings
 
     if which.sinks is not None or which.sink not in (None, "sqlite"):
@@ -144,7 +143,7 @@ def _sqlite(which: OneSink, file: Path, gateway: str | None, kafka: str) -> Sink
     if gateway is None:
         raise Stop(Exit.USAGE, "whose records? Say --gateway")
     options = sqlite_options(file, which.max_size_mb, which.definitions)
-    return SinkSettings(sink="sqlite", gateway=gateway, kafka=Cluster(bootstrap=kafka), options=options)
+    return SinkSettings(sink="sqlite", gateway=gateway, kafka=kafka, options=options)
 
 
 def sqlite_options(file: Path, max_size_mb: float | None, definitions: Path | None) -> dict[str, object]:

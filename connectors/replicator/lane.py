@@ -28,6 +28,7 @@ step 2 settles the old transaction one way or the other, and its step 3 tells wh
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -138,14 +139,15 @@ class Lane:
             except Stopped:
                 return
             except (kafka.KafkaException, kafka.Unreachable, Unreadable, TimeoutError) as exc:
+                reason = kafka.in_words(exc.args[0], self.spec.target) if _refused(exc) else str(exc)
                 if self.trouble is None:
                     pause = _BACKOFF[0]
                     self._metrics.connected.labels(self.spec.name).set(0)
                     self._metrics.restarts.labels(self.spec.name).inc()
-                    self._log.warning("interrupted", reason=str(exc))
-                elif str(exc) != self.trouble:  # a cut of days must not fill the disk with one line
-                    self._log.info("not connected", reason=str(exc))
-                self.trouble = str(exc)
+                    self._log.warning("interrupted", reason=reason)
+                elif reason != self.trouble:  # a cut of days must not fill the disk with one line
+                    self._log.log(logging.WARNING if _refused(exc) else logging.INFO, "not connected", reason=reason)
+                self.trouble = reason
                 self.turned = time.monotonic()
                 self._stop.wait(max(pause, self._give_time(exc)))
                 pause = min(pause * 2, longest)
@@ -322,6 +324,15 @@ class Lane:
             elif time.monotonic() - transactions.committed > _HEARTBEAT:
                 # Finds out about a line that is cut and a lane that was taken over; keeps the id from expiring.
                 transactions.say_only()
+
+
+def _refused(exc: Exception) -> bool:
+    """By the target's access control, and it has not been put in words yet."""
+    return (
+        isinstance(exc, kafka.KafkaException)
+        and not isinstance(exc, kafka.NotAllowed)
+        and exc.args[0].code() in kafka.REFUSALS
+    )
 
 
 def _batch_bytes(routes: Mapping[str, Route]) -> int:

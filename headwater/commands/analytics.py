@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 from typer.core import TyperGroup
 
+from headwater import reach
 from headwater.commands.base import command
 from headwater.exits import Exit, Stop
 from headwater.options import (
     CLOUD,
     GatewayOption,
     KafkaOption,
+    KafkaTlsOption,
     MetricsHostOption,
     MetricsKeysOption,
     MetricsOption,
@@ -143,6 +145,7 @@ def _jobs() -> Mapping[str, JobKind]:
 def _common(
     gateway: GatewayOption,
     kafka: KafkaOption = CLOUD,
+    kafka_tls: KafkaTlsOption = None,
     group: Annotated[
         str | None,
         typer.Option(
@@ -218,6 +221,7 @@ def _run(
     *,
     gateway: str,
     kafka: str,
+    kafka_tls: Path | None,
     group: str | None,
     state: Path | None,
     options: Path | None,
@@ -243,6 +247,7 @@ def _run(
             options=parse_options(kind, {**_from_file(options), **flags}),
             gateway=gateway,
             bootstrap=kafka,
+            tls=reach.cluster(kafka, kafka_tls).tls,
             group=group,
             state=state,
             metrics_port=metrics,

@@ -48,11 +48,10 @@ def do(
 def send(request: Request, where: Where, asking: Asking) -> None:
     """As `do`, with a request that is there already."""
     from cloud.requests import ask
-    from connectors.kafka import Cluster
     from schemas.avro.records import ResponseCode
 
     try:
-        exchange = ask(Cluster(bootstrap=where.kafka), where.gateway, request, timeout=asking.timeout)
+        exchange = ask(where.cluster, where.gateway, request, timeout=asking.timeout)
     except KeyboardInterrupt:
         told = f"interrupted; if the request was sent already it stays in its topic (ticket {request.ticket})"
         raise Stop(Exit.INTERRUPTED, told) from None

@@ -60,14 +60,13 @@ def list_(
     """
     from cloud.interrupts import interruptible
     from connectors.dead_letter_log import read_letters
-    from connectors.kafka import Cluster
     from headwater.output import console, print_line, table
 
     as_json = output is Output.JSON or (output is None and not sys.stdout.isatty())
 
     def work() -> None:
         rows = []
-        for one in read_letters(Cluster(bootstrap=where.kafka), where.gateway, since_ms=since):
+        for one in read_letters(where.cluster, where.gateway, since_ms=since):
             if stage is not None and stage not in (one.stage, (one.stage or "").partition(":")[0]):
                 continue
             if as_json:
@@ -135,14 +134,11 @@ def show(
     """
     from cloud.interrupts import interruptible
     from connectors.dead_letter_log import NoSuchLetter, read_letter
-    from connectors.kafka import Cluster
     from headwater.output import print_json
 
     partition, offset = _place(place)
     try:
-        one = interruptible(
-            lambda: read_letter(Cluster(bootstrap=where.kafka), where.gateway, partition=partition, offset=offset)
-        )
+        one = interruptible(lambda: read_letter(where.cluster, where.gateway, partition=partition, offset=offset))
     except NoSuchLetter as exc:
         raise Stop(Exit.USAGE, f"{exc} (headwater deadletter list shows them)") from exc
     content = _content(one)
@@ -218,7 +214,7 @@ def retry(where: Where, which: OneSink, output: OutputOption = Output.TABLE) -> 
     headwater deadletter retry --gateway rock64 --file headwater.db
     """
     from cloud.interrupts import interruptible
-    from connectors.kafka import Cluster, TopicMissing, partition_counts
+    from connectors.kafka import TopicMissing, partition_counts
     from connectors.runner import Runner, Source
     from connectors.sinks import SinkConfigError
     from headwater.output import print_json
@@ -226,8 +222,8 @@ def retry(where: Where, which: OneSink, output: OutputOption = Output.TABLE) -> 
     from schemas.avro.topics import Topics
 
     topics = Topics(where.gateway).partitions()
-    chosen_sink = replace(chosen(which, where.gateway, where.kafka), source=Source.DEAD_LETTERS)
-    if not interruptible(lambda: partition_counts(Cluster(bootstrap=where.kafka), list(topics))):
+    chosen_sink = replace(chosen(which, where.gateway, where.cluster), source=Source.DEAD_LETTERS)
+    if not interruptible(lambda: partition_counts(where.cluster, list(topics))):
         raise TopicMissing(f"gateway {where.gateway} has no topics at {where.kafka}; is its id right?")
     runner = Runner(chosen_sink)
 

@@ -96,10 +96,9 @@ def _show(
     """``as_table`` is also told how many lines there are, where the picture is renewed in place."""
     from cloud.interrupts import interruptible
     from cloud.inventory import Inventory
-    from connectors.kafka import Cluster
     from headwater.output import console, print_json
 
-    cluster = Cluster(bootstrap=where.kafka)
+    cluster = where.cluster
     try:
         with interruptible(lambda: Inventory(cluster, where.gateway, timeout=min(timeout, 10.0))) as inventory:
             _catch_up(inventory, where.kafka, timeout)

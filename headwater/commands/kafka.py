@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headwater import reach
 from headwater.commands.base import command, complain
 from headwater.exits import Exit
-from headwater.options import EDGE, GatewayOption, KafkaOption, Output, OutputOption
+from headwater.options import EDGE, GatewayOption, KafkaOption, KafkaTlsOption, Output, OutputOption
+
+if TYPE_CHECKING:
+    from security.identities import Identity
 
 #: The contract's ports by the names that everyone gives these two.
 PORTS = {"edge": 9082, "cloud": 9092}
@@ -40,6 +44,21 @@ def start(
     directory: DirOption = DIRECTORY,
     host: Annotated[str, typer.Option("--host", help="The address that it binds to.")] = "127.0.0.1",
     heap: Annotated[str, typer.Option("--heap", help="Java's heap.")] = "256m",
+    tls: Annotated[
+        Path | None,
+        typer.Option(
+            "--tls",
+            metavar="DIR",
+            help="Speak TLS alone, as the broker identity in this folder, with whoever has a certificate of the same "
+            "authority; and refuse what no access control list allows.",
+        ),
+    ] = None,
+    admin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--admin", metavar="ADMIN:NAME", help="With --tls: who may do everything; admin:fleet when left out."
+        ),
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Start a broker and return when it answers; it stays until `headwater kafka stop`.
@@ -50,6 +69,7 @@ def start(
     Examples:
     headwater kafka start --name edge --port 9082 --dir ~/kafka
     headwater kafka start --name cloud
+    headwater kafka start --name cloud --tls .headwater/pki/issued/broker+cloud
     """
     from headwater.output import print_json
     from headwater.servers import broker
@@ -58,13 +78,34 @@ def start(
     if chosen is None:
         raise typer.BadParameter(f"say where {name} shall listen: --port", param_hint="--port")
     with Download() as download:
-        started = broker.start(name, chosen, directory, host=host, heap=heap, progress=download.progress)
+        started = broker.start(
+            name,
+            chosen,
+            directory,
+            host=host,
+            heap=heap,
+            tls=tls,
+            admins=_admins(admin),
+            progress=download.progress,
+        )
     if output is Output.JSON:
         print_json(_as_json(name, started))
     else:
         typer.echo(
             f"Kafka {name} answers at {started.bootstrap} (process {started.pid}, data and log in {started.folder})"
         )
+
+
+def _admins(given: list[str] | None) -> list[Identity]:
+    from security.identities import Identity, InvalidIdentity, Role
+
+    try:
+        found = [Identity.parse(one) for one in given or ["admin:fleet"]]
+    except InvalidIdentity as exc:
+        raise typer.BadParameter(str(exc), param_hint="--admin") from exc
+    if any(one.role is not Role.ADMIN for one in found):
+        raise typer.BadParameter("only an admin:NAME may do everything", param_hint="--admin")
+    return found
 
 
 def stop(
@@ -126,6 +167,7 @@ def _as_json(name: str, running: object) -> dict[str, object]:
         "pid": running.pid,
         "folder": str(running.folder),
         "log": str(running.log),
+        "tls": None if running.tls is None else str(running.tls),
     }
 
 
@@ -161,6 +203,7 @@ Partitions1 = Annotated[int | None, typer.Option(min=1, max=1000, help="Partitio
 def create(
     gateway: GatewayOption,
     kafka: KafkaOption = EDGE,
+    kafka_tls: KafkaTlsOption = None,
     partitions: Annotated[
         int | None,
         typer.Option(min=1, max=1000, help="Partitions of each topic that carries what devices say (those with 2)."),
@@ -181,7 +224,7 @@ def create(
     headwater topics create --gateway rock64 --kafka edge:9082 --observations 8
     """
     from cloud.interrupts import interruptible
-    from connectors.kafka import Cluster, ensure_topics, partition_counts
+    from connectors.kafka import ensure_topics, partition_counts
     from headwater.output import console, print_json, table
     from schemas.avro.topics import FAMILIES, TopicKind, Topics
 
@@ -194,7 +237,7 @@ def create(
         TopicKind.DEADLETTER: deadletter,
     }
     names = Topics(gateway)
-    cluster = Cluster(bootstrap=kafka)
+    cluster = reach.cluster(kafka, kafka_tls)
     wanted = {names.name(kind): count or FAMILIES[kind].partitions for kind, count in asked.items()}
     created = interruptible(lambda: ensure_topics(cluster, wanted))
     counts = interruptible(lambda: partition_counts(cluster, list(wanted)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headwater import reach
 from headwater.commands.base import command, settings_file
 from headwater.exits import Exit, Stop
 from headwater.options import (
@@ -18,6 +19,7 @@ from headwater.options import (
     GatewayOption,
     JournalOption,
     KafkaOption,
+    KafkaTlsOption,
     LifetimeOption,
     MetricsHostOption,
     MetricsKeysOption,
@@ -50,6 +52,7 @@ def gateway(
         str, typer.Option("--id", metavar="GW", parser=gateway_id, help="The gateway's id; part of its topics' names.")
     ],
     kafka: KafkaOption = EDGE,
+    kafka_tls: KafkaTlsOption = None,
     coap: Annotated[
         str,
         typer.Option("--coap", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it, over UDP."),
@@ -80,7 +83,6 @@ def gateway(
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --observe '/3303/*/5700'
     headwater gateway --config /etc/headwater.toml
     """
-    from connectors.kafka import Cluster
     from gateway.server import run
     from gateway.settings import GatewaySettings
     from gateway.state import StateError
@@ -93,7 +95,7 @@ def gateway(
     host, _, port = coap.rpartition(":")
     settings = GatewaySettings(
         gateway=id,
-        kafka=Cluster(bootstrap=kafka),
+        kafka=reach.cluster(kafka, kafka_tls),
         coap=(host.strip("[]"), int(port)),
         state=state or Path(".headwater") / id / "state",
         metrics_host=metrics_host,
@@ -156,6 +158,14 @@ def replicate(
     cloud: Annotated[
         str, typer.Option("--cloud", metavar="HOST:PORT", parser=addresses, help="The cloud's Kafka.")
     ] = CLOUD,
+    edge_tls: Annotated[
+        Path | None,
+        typer.Option("--edge-tls", metavar="DIR", help="Its identity towards the edge, with which TLS is spoken."),
+    ] = None,
+    cloud_tls: Annotated[
+        Path | None,
+        typer.Option("--cloud-tls", metavar="DIR", help="Its identity towards the cloud; often the same folder."),
+    ] = None,
     topic: Annotated[
         list[str] | None, typer.Option("--topic", metavar="TOPIC", help="Carry this topic too, from edge to cloud.")
     ] = None,
@@ -182,15 +192,14 @@ def replicate(
     headwater replicate --gateway rock64 --edge 127.0.0.1:9082 --cloud cloud:9092 --metrics 9591
     headwater replicate --gateway rock64 --cloud cloud:9092 --bandwidth 64k
     """
-    from connectors.kafka import Cluster
     from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, run
     from headwater.running import run_thread_until_stopped
 
     try:
         settings = ReplicatorSettings(
             gateway=gateway,
-            edge=Cluster(bootstrap=edge),
-            cloud=Cluster(bootstrap=cloud),
+            edge=reach.cluster(edge, edge_tls, "--edge-tls"),
+            cloud=reach.cluster(cloud, cloud_tls, "--cloud-tls"),
             topics=tuple(topic or ()),
             bandwidth=bandwidth,
             metrics_port=metrics,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwater import reach
 from headwater.commands.base import command, complain
 from headwater.exits import Exit, Stop
-from headwater.options import CLOUD, AnyGatewayOption, KafkaOption, Output, OutputOption, moment
+from headwater.options import CLOUD, AnyGatewayOption, KafkaOption, KafkaTlsOption, Output, OutputOption, moment
 from headwater.sink_choice import OneSink, chosen
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def replay(
     ] = None,
     gateway: AnyGatewayOption = None,
     kafka: KafkaOption = CLOUD,
+    kafka_tls: KafkaTlsOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Rebuild a store from Kafka: write a span of time of a sink's topics into it once more, and end.
@@ -63,7 +65,7 @@ def replay(
         raise Stop(
             Exit.USAGE, f"--from is not before --to ({_moment(from_)} and {_moment(to)}): nothing is between them"
         )
-    settings = chosen(which, gateway, kafka)
+    settings = chosen(which, gateway, reach.cluster(kafka, kafka_tls))
     plan = interruptible(lambda: plan_replay(settings, from_ms=from_, to_ms=to))
     began = time.monotonic()
     try:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwater import reach
 from headwater.commands.base import command
 from headwater.exits import Exit, Stop
 from headwater.options import (
     CLOUD,
     DefinitionsOption,
     KafkaOption,
+    KafkaTlsOption,
     MetricsHostOption,
     MetricsKeysOption,
     MetricsOption,
@@ -59,6 +61,7 @@ def run(
         ),
     ] = None,
     kafka: KafkaOption = CLOUD,
+    kafka_tls: KafkaTlsOption = None,
     metrics: MetricsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     metrics_keys: MetricsKeysOption = None,
@@ -76,7 +79,7 @@ def run(
     headwater sink run sinks.toml --gateway rock64 --kafka cloud:9092
     headwater sink run sinks.toml --gateway '*' --kafka cloud:9092 --metrics 9600
     """
-    every = sinks_of(file, gateway, kafka)
+    every = sinks_of(file, gateway, reach.cluster(kafka, kafka_tls))
     every[0] = replace(every[0], metrics_port=metrics, metrics_host=metrics_host, metrics_keys=metrics_keys)
     _carry(every, f"{file}: ")
 
@@ -88,6 +91,7 @@ def sqlite(
         typer.Option("--gateway", metavar="GW", parser=gateway_or_all, help="The gateway's id; '*' for all."),
     ],
     kafka: KafkaOption = CLOUD,
+    kafka_tls: KafkaTlsOption = None,
     group: Annotated[
         str | None,
         typer.Option("--group", help="Consumer group; a new name reads everything from the beginning."),
@@ -110,7 +114,6 @@ def sqlite(
     headwater sink sqlite --gateway rock64 --kafka cloud:9092 --file headwater.db
     sqlite3 headwater.db 'select ep, path, value from latest'
     """
-    from connectors.kafka import Cluster
     from connectors.sink_settings import SinkSettings, Source
     from connectors.sinks import SinkConfigError
     from headwater.sink_choice import sqlite_options
@@ -120,7 +123,7 @@ def sqlite(
         settings = SinkSettings(
             sink="sqlite",
             gateway=gateway,
-            kafka=Cluster(bootstrap=kafka),
+            kafka=reach.cluster(kafka, kafka_tls),
             options=options,
             group=group,
             source=Source.DEAD_LETTERS if dead_letters else Source.TOPICS,

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwater import reach
 from headwater.commands.base import command
 from headwater.exits import Exit, Stop
-from headwater.options import CLOUD, KafkaOption, Output, gateway_id
+from headwater.options import CLOUD, KafkaOption, KafkaTlsOption, Output, gateway_id
 from headwater.terminal import printable
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def tail(
         typer.Option("--gateway", metavar="GW", parser=gateway_id, help="The gateway's id, for a family's name."),
     ] = None,
     kafka: KafkaOption = CLOUD,
+    kafka_tls: KafkaTlsOption = None,
     from_beginning: Annotated[
         bool, typer.Option("--from-beginning", help="All that the topic holds, then what comes.")
     ] = False,
@@ -54,7 +56,6 @@ def tail(
     """
     from cloud.feed import Feed, Start
     from cloud.interrupts import interruptible
-    from connectors.kafka import Cluster
     from headwater.output import print_line
 
     name = topic_name(topic, gateway)
@@ -62,7 +63,7 @@ def tail(
     start = Start.BEGINNING if from_beginning else Start.END
     left = count
     try:
-        with interruptible(lambda: Feed(Cluster(bootstrap=kafka), [name], start=start)) as feed:
+        with interruptible(lambda: Feed(reach.cluster(kafka, kafka_tls), [name], start=start)) as feed:
             while True:
                 for item in feed.poll():
                     if as_json:
