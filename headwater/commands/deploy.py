@@ -188,7 +188,10 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
     try:
         fleet = _based(load(file), file.absolute().parent, stacks)
         profiles = {fleet.cloud.profile, *(one.profile for one in fleet.gateways.values())}
-        files = stack_files(fleet.stacks or Path("stacks"), STACKS, profiles)
+        jobs = [job for one in fleet.gateways.values() for job in one.analytics.values() if job and job.options]
+        files = stack_files(
+            fleet.stacks or Path("stacks"), STACKS, profiles, [job.options for job in jobs if job.options]
+        )
     except ModuleNotFoundError as exc:
         raise Stop(Exit.CANNOT_START, "YAML cannot be read here: pip install 'headwater[deploy]'") from exc
     except (FleetError, StackFileError) as exc:
@@ -209,7 +212,7 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
 
 
 #: The stack files that a fleet may use.
-STACKS = ("analytics", "cloud", "connectors", "gateway", "monitoring", "replicator")
+STACKS = ("analytics", "cloud", "connectors", "gateway", "monitoring", "monitoring/alert-webhook", "replicator")
 
 
 def _based(fleet: Fleet, folder: Path, stacks: Path | None) -> Fleet:

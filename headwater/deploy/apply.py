@@ -151,8 +151,8 @@ def _do(swarm: Swarm, action: Action, wanted: Desired, work: Work, *, volumes: b
             return swarm.remove_config(action.name)
         case Kind.STACK if is_made:
             stack = next(one for one in wanted.stacks if one.name == action.name)
-            file = work.files.folder / stack.file
-            swarm.deploy(stack.name, file, stack.variables, work.fleet.resolve_images)
+            files = [work.files.folder / one for one in stack.files]
+            swarm.deploy(stack.name, files, stack.variables, work.fleet.resolve_images)
         case Kind.STACK:
             swarm.remove_stack(action.name)
             is_gone = _patiently(lambda: swarm.running_of(action.name) == 0)
@@ -205,8 +205,9 @@ def _line(status: Status) -> str:
     return f"{status.state.value}{count}" + (f", {status.error}" if status.error else "")
 
 
-def stack_files(folder: Path, names: Collection[str], profiles: Collection[str]) -> Files:
-    """Read the stack files of a folder, and the settings of these profiles.
+def stack_files(folder: Path, names: Collection[str], profiles: Collection[str], more: Collection[Path]) -> Files:
+    """Read the stack files of a folder, the settings of these profiles, and what the configs are made of: files of the
+    folder, and ``more``.
 
     Raises:
         StackFileError: one is not there, or not right.
@@ -217,7 +218,7 @@ def stack_files(folder: Path, names: Collection[str], profiles: Collection[str])
         folder=folder,
         stacks={name: read(folder / f"{name}.yml") for name in names},
         profiles={name: settings(folder / "settings" / f"{name}.env") for name in profiles},
-        contents={path: path.read_bytes() for path in sorted(folder.rglob("*")) if _may_be_config(path)},
+        contents={path: path.read_bytes() for path in (*sorted(folder.rglob("*")), *more) if _may_be_config(path)},
     )
 
 

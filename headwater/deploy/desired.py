@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from headwater.deploy.fleet import Fleet, Gateway, Job, Retention, stack_word
-from headwater.deploy.material import Material, base
-from headwater.deploy.stackfile import Stack, digest, resolve
+from headwater.deploy.material import WEBHOOK, Material, base
+from headwater.deploy.stackfile import Stack, StackFileError, digest, merge, resolve
 from security.fleet import of_cloud, of_edge
 from security.identities import ALL_GATEWAYS, Identity, Role
 from security.tls_folder import CA, CERTIFICATE, KEY, KEYSTORE
@@ -24,6 +24,8 @@ CLOUD, MONITORING = "cloud", "monitoring"
 NEW = "new"
 #: What stands in a secret's name for each file of an identity.
 FILES = {CA: "ca", CERTIFICATE: "cert", KEY: "key", KEYSTORE: "keystore"}
+#: The stack file that is added where somebody is told of alerts.
+ALERTS = "monitoring/alert-webhook"
 #: The node label by which everything is placed.
 LABEL = "type"
 
@@ -49,10 +51,10 @@ class Secret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredStack:
-    """A stack: the file, the variables that it gets, and what comes of it. ``place`` is a gateway, or the cloud."""
+    """A stack: its files, the variables that they get, and what comes of it. ``place`` is a gateway, or the cloud."""
 
     name: str
-    file: str
+    files: tuple[str, ...]
     place: str
     variables: Mapping[str, str]
     stack: Stack
@@ -95,7 +97,7 @@ def desired(fleet: Fleet, material: Material, files: Files) -> Desired:
     """What shall be.
 
     Raises:
-        StackFileError: a stack file needs a variable that nothing gives it.
+        StackFileError: a stack file needs a variable or a file that nothing gives it.
     """
     maker = _Maker(fleet, material, files)
     stacks = tuple(maker.stacks())
@@ -133,7 +135,10 @@ class _Maker:
         """All stacks, in the order in which they are deployed."""
         fleet = self._fleet
         if fleet.monitoring:
-            yield self._stack("monitoring", "monitoring", MONITORING, self._cloud())
+            told = WEBHOOK in self._material.passwords
+            more = (ALERTS,) if told else ()
+            given = {"ALERT_WEBHOOK_SECRET": f"cloud_{WEBHOOK}_{self._material.passwords[WEBHOOK]}"} if told else {}
+            yield self._stack("monitoring", "monitoring", MONITORING, self._cloud() | given, *more)
         yield self._stack("cloud", "cloud", CLOUD, self._cloud())
         for name, gateway in fleet.gateways.items():
             yield self._stack(f"gw-{stack_word(name)}", "gateway", name, self._gateway(name, gateway))
@@ -152,16 +157,19 @@ class _Maker:
             identity = Identity(Role.SINK, ALL_GATEWAYS)
             yield self._stack("connectors", "connectors", CLOUD, self._sinks(identity, "*", "all", fleet.sinks))
 
-    def _stack(self, name: str, file: str, place: str, variables: Mapping[str, str]) -> DesiredStack:
-        content, folder = self._files.stacks[file], self._files.folder
+    def _stack(self, name: str, file: str, place: str, variables: Mapping[str, str], *more: str) -> DesiredStack:
+        content, folder = merge(*(self._files.stacks[one] for one in (file, *more))), self._files.folder
         # What is in the configs is part of their names, and everything is part of the revision.
         first = resolve(content, variables, folder)
-        contents = [self._files.contents.get(path, b"") for _, path in sorted(first.configs.items())]
+        missing = [str(path) for path in first.configs.values() if path not in self._files.contents]
+        if missing:
+            raise StackFileError(f"the stack {name} needs {', '.join(missing)}, which cannot be read")
+        contents = [self._files.contents[path] for _, path in sorted(first.configs.items())]
         given = {**variables, "CONFIGS": digest(*contents)}
         revision = digest(repr(content).encode(), repr(sorted(given.items())).encode())
         return DesiredStack(
             name=self._fleet.prefix + name,
-            file=f"{file}.yml",
+            files=tuple(f"{one}.yml" for one in (file, *more)),
             place=place,
             variables={**given, "REVISION": revision},
             stack=resolve(content, {**given, "REVISION": revision}, folder),

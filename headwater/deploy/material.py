@@ -7,7 +7,7 @@ shown; and the fingerprints by which secrets are named. The certificates are `se
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,27 @@ from security.identities import Identity
 from security.secrets import read_secret
 from security.tls_folder import CA, CERTIFICATE, KEY, KEYSTORE
 
-#: The passwords and tokens of the cloud's stores; each is a file of this name.
-PASSWORDS = ("influxdb_password", "influxdb_token", "orientdb_password", "grafana_password")
+
+def _random() -> bytes:
+    """256 bits, as hexadecimal digits."""
+    return secrets.token_hex(32).encode()
+
+
+def _no_keys() -> bytes:
+    """A file of API keys that lets nobody in; `headwater apikeys create` adds some."""
+    return b'{"version": 1, "keys": []}\n'
+
+
+#: The secrets of the cloud beside its certificates; each is a file of this name, and made so if it is not there.
+PASSWORDS: Mapping[str, Callable[[], bytes]] = {
+    "influxdb_password": _random,
+    "influxdb_token": _random,
+    "orientdb_password": _random,
+    "grafana_password": _random,
+    "api_keys": _no_keys,
+}
+#: What is used if there is such a file, and not made: where Alertmanager posts alerts to.
+WEBHOOK = "alert_webhook_url"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +95,8 @@ def look(identities: Iterable[Identity], pki: Path, passwords: Path) -> Material
         held[base(identity)] = Held(identity=current, folder=folder, fingerprint=fingerprint(folder) if there else None)
     return Material(
         identities=held,
-        passwords={name: _password(passwords / name) for name in PASSWORDS},
+        passwords={name: _password(passwords / name) for name in PASSWORDS}
+        | {name: _password(passwords / name) for name in (WEBHOOK,) if (passwords / name).exists()},
         revoked=() if record is None else tuple(one.identity for one in record.revoked),
     )
 
@@ -98,10 +118,10 @@ def make_certificate(identity: Identity, pki: Path) -> None:
 
 
 def make_password(file: Path) -> None:
-    """Make a password of 256 random bits, unless the file is there."""
+    """Make a password, unless the file is there."""
     durable.make_folder(file.parent)
     if not file.exists():
-        durable.write_file(file, secrets.token_hex(32).encode())
+        durable.write_file(file, PASSWORDS[file.name]())
 
 
 def _password(file: Path) -> str | None:

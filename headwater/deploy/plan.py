@@ -209,7 +209,9 @@ def _material(material: Material, blocked: set[str]) -> Iterator[Action]:
             )
     for name, fingerprint in material.passwords.items():
         if fingerprint is None:
-            yield Action(verb=Verb.CREATE, kind=Kind.PASSWORD, name=name, why="made at random; it is not shown")
+            yield Action(
+                verb=Verb.CREATE, kind=Kind.PASSWORD, name=name, why="there is none yet; it is made and not shown"
+            )
 
 
 def _gone_stacks(desired: Desired, observed: Observed) -> Iterator[Action]:
@@ -276,10 +278,10 @@ def _reasons(stack: DesiredStack, there: Mapping[str, ObservedService]) -> Itera
             said = True
         if wanted[name].secrets != there[name].secrets:
             coming = any(one.endswith(f"_{NEW}") for one in wanted[name].secrets)
-            yield f"{name}: {'certificates that are made now' if coming else 'other secrets'}"
+            yield f"{name}: {'secrets that are made now' if coming else 'other secrets'}"
             said = True
     if not said and any(one.revision != stack.revision for one in there.values()):
-        yield "settings"
+        yield "settings or configuration files"
 
 
 def _leftovers(desired: Desired, observed: Observed) -> Iterator[Action]:

@@ -95,6 +95,21 @@ def read(path: Path) -> Mapping[str, Any]:
     return content
 
 
+def merge(*contents: Mapping[str, Any]) -> Mapping[str, Any]:
+    """One stack file out of several, as Docker does it: mappings together, lists one after the other."""
+    merged: dict[str, Any] = {}
+    for content in contents:
+        for key, value in content.items():
+            there = merged.get(key)
+            if isinstance(there, Mapping) and isinstance(value, Mapping):
+                merged[key] = merge(there, value)
+            elif isinstance(there, list) and isinstance(value, list):
+                merged[key] = [*there, *value]
+            else:
+                merged[key] = value
+    return merged
+
+
 def resolve(content: Mapping[str, Any], variables: Mapping[str, str], folder: Path) -> Stack:
     """What the file comes to with ``variables``; paths are relative to ``folder``, where the file lies.
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,14 +168,14 @@ class Swarm:
         """False if something is still attached to it."""
         return self._remove(lambda: self._docker.api.remove_network(name))
 
-    def deploy(self, name: str, file: Path, variables: Mapping[str, str], resolve_images: str) -> None:
+    def deploy(self, name: str, files: Sequence[Path], variables: Mapping[str, str], resolve_images: str) -> None:
         """``docker stack deploy`` with these variables and no others of the stack files' from the environment.
 
         Raises:
             SwarmError: it refuses; its own words.
         """
         command = ["docker", "stack", "deploy", "--detach=true", "--with-registry-auth", "--prune"]
-        command += [f"--resolve-image={resolve_images}", f"--compose-file={file}", name]
+        command += [f"--resolve-image={resolve_images}", *(f"--compose-file={file}" for file in files), name]
         kept = {key: os.environ[key] for key in os.environ if key.startswith("DOCKER_") or key in _KEPT}
         self._run(command, {**kept, **variables})
 
