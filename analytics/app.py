@@ -82,7 +82,9 @@ class _Runner:
                 settings.metrics_port,
                 host=settings.metrics_host,
                 keys=settings.metrics_keys,
-                registry=with_process(REGISTRY, Component.ANALYTICS, (settings.gateway,), self._unready),
+                registry=with_process(
+                    REGISTRY, Component.ANALYTICS, (settings.gateway,), self._unready, tls=(settings.tls,)
+                ),
                 live=self._stuck,
                 ready=self._unready,
             )

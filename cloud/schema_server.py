@@ -91,7 +91,9 @@ def run(settings: SchemaServerSettings, stop: threading.Event, started: Callable
             health = serve_health(
                 settings.metrics_port,
                 host=settings.metrics_host,
-                registry=with_process(registry, Component.SCHEMAS, settings.gateways or ("*",), ready),
+                registry=with_process(
+                    registry, Component.SCHEMAS, settings.gateways or ("*",), ready, tls=(settings.tls,)
+                ),
                 ready=ready,
                 keys=settings.metrics_keys,
             )

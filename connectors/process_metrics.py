@@ -7,14 +7,17 @@ start time, open files), which Prometheus's client keeps for its global registry
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from security.expiry import watch_expiry
 
 # A gauge beside each counter that says when it began would double the series; a restart shows in
 # `process_start_time_seconds`.
@@ -99,15 +102,22 @@ def of_gateway(registry: CollectorRegistry, gateway: str) -> CollectorRegistry:
 
 
 def with_process(
-    registry: CollectorRegistry, component: Component, gateways: Collection[str], ready: Ready
+    registry: CollectorRegistry,
+    component: Component,
+    gateways: Collection[str],
+    ready: Ready,
+    *,
+    tls: Iterable[Path | None] = (),
 ) -> CollectorRegistry:
     """A registry that shows ``registry``, and beside it what is common to all processes.
 
-    ``gateways``: whom the process serves, ``*`` for all of them; ``ready``: as `connectors.health` asks it.
+    ``gateways``: whom the process serves, ``*`` for all of them; ``ready``: as `connectors.health` asks it; ``tls``:
+    the folders of the identities with which it speaks TLS, whose expiry is shown.
     """
     shown = CollectorRegistry(auto_describe=False)
     shown.register(ProcessMetrics(component, gateways, ready))
     if registry is not REGISTRY:
         ProcessCollector(registry=shown)
+    watch_expiry(shown, tls)
     shown.register(_Shown(registry, {}))
     return shown

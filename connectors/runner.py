@@ -68,7 +68,13 @@ def run_sinks(every: Sequence[SinkSettings], stop: threading.Event) -> None:
             face.metrics_port,
             host=face.metrics_host,
             keys=face.metrics_keys,
-            registry=with_process(REGISTRY, Component.SINK, {settings.gateway for settings in every}, waiting),
+            registry=with_process(
+                REGISTRY,
+                Component.SINK,
+                {settings.gateway for settings in every},
+                waiting,
+                tls=[settings.kafka.tls for settings in every],
+            ),
             live=lambda: next((why for runner in runners if (why := runner.stuck())), None),
             ready=waiting,
         )

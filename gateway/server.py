@@ -112,7 +112,13 @@ class Gateway:
                 self._settings.metrics_port,
                 host=self._settings.metrics_host,
                 keys=self._settings.metrics_keys,
-                registry=with_process(metrics.registry, Component.GATEWAY, (self._settings.gateway,), self._ready),
+                registry=with_process(
+                    metrics.registry,
+                    Component.GATEWAY,
+                    (self._settings.gateway,),
+                    self._ready,
+                    tls=(self._settings.kafka.tls,),
+                ),
                 ready=self._ready,
             )
         try:

@@ -39,7 +39,7 @@ def watch_expiry(registry: CollectorRegistry, folders: Iterable[Path | None]) ->
 
 class _Expiry(Collector):
     def __init__(self, folders: tuple[Path, ...]) -> None:
-        self._files = tuple(folder / name for folder in folders for name in (CERTIFICATE, CA))
+        self._files = tuple(file for folder in folders for file in _files(folder))
         self._loaded = [(certificate, file) for file in self._files for certificate in _read(file) or ()]
 
     def describe(self) -> Iterator[Metric]:
@@ -75,6 +75,12 @@ class _Expiry(Collector):
             "1 if there is no certificate to be read in a file where one should be.",
             labels=("file",),
         )
+
+
+def _files(folder: Path) -> list[Path]:
+    """What should be there: who only serves (HTTPS) may have no authority beside the certificate."""
+    served = (folder / CERTIFICATE).exists() and not (folder / CA).exists()
+    return [folder / CERTIFICATE] if served else [folder / CERTIFICATE, folder / CA]
 
 
 def _read(file: Path) -> list[x509.Certificate] | None:
