@@ -13,7 +13,7 @@ from typing import Any
 
 from headwater.deploy.fleet import Fleet, Gateway, Job, Retention, stack_word
 from headwater.deploy.material import WEBHOOK, Material, base
-from headwater.deploy.stackfile import Stack, StackFileError, digest, merge, resolve
+from headwater.deploy.stackfile import Stack, StackFileError, digest, merge, resolve, variables_of
 from security.fleet import of_cloud, of_edge
 from security.identities import ALL_GATEWAYS, Identity, Role
 from security.tls_folder import CA, CERTIFICATE, KEY, KEYSTORE
@@ -159,6 +159,9 @@ class _Maker:
 
     def _stack(self, name: str, file: str, place: str, variables: Mapping[str, str], *more: str) -> DesiredStack:
         content, folder = merge(*(self._files.stacks[one] for one in (file, *more))), self._files.folder
+        # Only what the file takes: another gateway is nothing to the stack of the monitoring.
+        taken = variables_of(content)
+        variables = {key: value for key, value in variables.items() if key in taken}
         # What is in the configs is part of their names, and everything is part of the revision.
         first = resolve(content, variables, folder)
         missing = [str(path) for path in first.configs.values() if path not in self._files.contents]

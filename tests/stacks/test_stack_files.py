@@ -1,0 +1,266 @@
+"""Every stack file with every file of settings: what is true of all services, and that Docker reads them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from headwater.deploy.stackfile import FLEET, REVISION, RUNS, StackFileError, interpolate, read, settings, variables_of
+
+FOLDER = Path(__file__).resolve().parents[2] / "stacks"
+FILES = sorted(path.stem for path in FOLDER.glob("*.yml"))
+PROFILES = sorted(path.stem for path in (FOLDER / "settings").glob("*.env"))
+#: What has to be said for each deployment, beside a profile.
+GIVEN = {
+    "GATEWAY": "rock64",
+    "SINK_GATEWAY": "*",
+    "SINK_NAME": "all",
+    "JOB": "outliers",
+    **dict.fromkeys(
+        (
+            "ADMIN_TLS", "ANALYTICS_TLS", "API_KEYS_HASH", "BROKER_TLS", "CLIENT_TLS", "GATEWAY_TLS",
+            "GRAFANA_PASSWORD_HASH", "INFLUXDB_PASSWORD_HASH", "INFLUXDB_TOKEN_HASH", "ORIENTDB_PASSWORD_HASH",
+            "REPLICATOR_TLS", "SINK_TLS",
+        ),
+        "0123456789ab",
+    ),
+}  # fmt: skip
+#: The image is one program with nothing to ask it; that it is gone is seen by its metrics.
+NOTHING_TO_ASK = {"alerts"}
+#: Of other people's images, those that write elsewhere than into their volumes.
+WRITES = {"influxdb", "orientdb"}
+#: It reads what only root of the host may.
+SEES_THE_HOST = {"cadvisor"}
+#: Ours, which is built, and pinned by its version.
+OURS = re.compile(r"headwater(-kafka)?:\d+\.\d+\.\d+")
+PINNED = re.compile(r"[a-z0-9./-]+:v?\d+(\.\d+)+(@sha256:[0-9a-f]{64})?")
+
+
+def _interpolated(part: Any, variables: Mapping[str, str]) -> Any:
+    if isinstance(part, str):
+        return interpolate(part, variables)
+    if isinstance(part, Mapping):
+        return {key: _interpolated(value, variables) for key, value in part.items()}
+    if isinstance(part, list):
+        return [_interpolated(one, variables) for one in part]
+    return part
+
+
+def _services(profile: str | None = None) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Stack, name and contents of every service there is."""
+    variables = GIVEN | (settings(FOLDER / "settings" / f"{profile}.env") if profile else {})
+    for stack in FILES:
+        for name, service in _interpolated(read(FOLDER / f"{stack}.yml"), variables)["services"].items():
+            yield stack, name, service
+
+
+SERVICES = list(_services())
+each_service = pytest.mark.parametrize(
+    ("stack", "name", "service"), SERVICES, ids=[f"{stack}-{name}" for stack, name, _ in SERVICES]
+)
+
+
+def test_all_stacks_are_there() -> None:
+    assert FILES == ["analytics", "cloud", "connectors", "gateway", "monitoring", "replicator", "sensors"]
+    assert {"amd64", "arm64v8", "arm32v7", "lowmem", "cloud"} <= set(PROFILES)
+
+
+@each_service
+def test_service_is_limited_placed_updated_checked_and_logged(stack: str, name: str, service: dict[str, Any]) -> None:
+    deploy = service["deploy"]
+    limits, reservations = deploy["resources"]["limits"], deploy["resources"]["reservations"]
+    assert _bytes(limits["memory"]) >= _bytes(reservations["memory"]) > 0
+    # Docker refuses more than a machine has; the smallest board that settings are for has four cores, and tests two.
+    assert 0 < float(limits["cpus"]) <= 2
+    assert all(one.startswith("node.") for one in deploy["placement"]["constraints"])
+    assert deploy["endpoint_mode"] == "dnsrr"
+    update, back = deploy["update_config"], deploy["rollback_config"]
+    assert update["order"] in ("start-first", "stop-first")
+    assert update["parallelism"] == back["parallelism"] == 1
+    once = RUNS in deploy["labels"]
+    assert update["failure_action"] == ("continue" if once else "rollback")
+    assert deploy["restart_policy"]["condition"] == ("on-failure" if once else "any")
+    assert {FLEET, REVISION} <= deploy["labels"].keys()
+    if name in NOTHING_TO_ASK:
+        assert service["healthcheck"] == {"disable": True}
+    else:
+        assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+        assert {"interval", "timeout", "retries"} <= service["healthcheck"].keys()
+    assert {"max-size", "max-file"} <= service["logging"]["options"].keys()
+    assert service["stop_grace_period"]
+
+
+@each_service
+def test_service_may_do_no_more_than_it_must(stack: str, name: str, service: dict[str, Any]) -> None:
+    assert service["init"] is True
+    assert "privileged" not in service
+    assert name in SEES_THE_HOST or service["cap_drop"] == ["ALL"]
+    assert service.get("read_only") is (None if name in WRITES else True)
+    mounts = [one for one in service.get("volumes", ()) if str(one).startswith("/")]
+    assert all(one.endswith(":ro") for one in mounts)
+    assert not mounts or stack == "monitoring"
+    assert not any("docker.sock" in str(one) for one in service.get("volumes", ()))
+
+
+@each_service
+def test_what_holds_a_volume_a_port_or_a_transaction_ends_before_the_next_one_starts(
+    stack: str, name: str, service: dict[str, Any]
+) -> None:
+    holds = service.get("volumes") or service.get("ports") or "replicat" in name
+    if holds:
+        assert service["deploy"]["update_config"]["order"] == "stop-first"
+
+
+@each_service
+def test_ports_are_published_on_the_node_itself_so_that_the_sender_s_address_survives(
+    stack: str, name: str, service: dict[str, Any]
+) -> None:
+    for port in service.get("ports", ()):
+        assert port["mode"] == "host"
+    assert bool(service.get("ports")) == ((stack, name) in {("gateway", "gateway"), ("cloud", "grafana")})
+
+
+@each_service
+def test_image_is_pinned_and_can_be_another_one(stack: str, name: str, service: dict[str, Any]) -> None:
+    assert PINNED.fullmatch(service["image"]), service["image"]
+    assert not service["image"].startswith("headwater") or OURS.fullmatch(service["image"])
+    raw = str(read(FOLDER / f"{stack}.yml")["services"][name]["image"])
+    assert re.fullmatch(r"\$\{[A-Z_]+_IMAGE:-[^}]+\}", raw)
+
+
+@each_service
+def test_no_password_stands_in_a_file_or_comes_by_the_environment(
+    stack: str, name: str, service: dict[str, Any]
+) -> None:
+    for key, value in (service.get("environment") or {}).items():
+        if re.search(r"PASSWORD|TOKEN|SECRET|_KEY", key):
+            assert key.endswith("_FILE"), key
+            assert str(value).startswith("/run/secrets/"), key
+    words = " ".join(map(str, service.get("command") or ()))
+    assert not re.search(r"--?(password|token)[= ]", words)
+
+
+def test_every_secret_is_the_swarm_s_own_and_named_by_what_it_holds() -> None:
+    for stack in FILES:
+        for key, secret in (read(FOLDER / f"{stack}.yml").get("secrets") or {}).items():
+            assert secret["external"] is True, (stack, key)
+            assert re.search(r"_\$\{[A-Z_]+(:\?[^}]+)?\}$", secret["name"]), (stack, key)
+
+
+def test_secrets_are_readable_by_the_one_user_who_needs_them() -> None:
+    for stack, name, service in SERVICES:
+        for secret in service.get("secrets", ()):
+            # InfluxDB's and OrientDB's images begin as root.
+            if isinstance(secret, str):
+                assert name in WRITES, (stack, name)
+            else:
+                assert secret["mode"] == 0o400, (stack, name)
+
+
+def test_configs_are_files_of_the_checkout_and_change_their_name_with_what_is_in_them() -> None:
+    for stack in FILES:
+        content = read(FOLDER / f"{stack}.yml")
+        for key, config in (content.get("configs") or {}).items():
+            file = FOLDER / interpolate(config["file"], GIVEN)
+            assert file.is_file(), (stack, key)
+            assert file.stat().st_size < 500_000, f"{file} is more than a config of Swarm may hold"
+            assert config["name"].endswith("_${CONFIGS:-1}"), (stack, key)
+        used = {one["source"] for service in content["services"].values() for one in service.get("configs", ())}
+        assert set(content.get("configs") or {}) == used, stack
+
+
+def test_every_dashboard_and_every_rule_is_deployed() -> None:
+    cloud, monitoring = read(FOLDER / "cloud.yml"), read(FOLDER / "monitoring.yml")
+    boards = {path.name for path in (FOLDER / "grafana" / "dashboards").glob("*.json")}
+    assert boards
+    assert boards <= {Path(one["file"]).name for one in cloud["configs"].values()}
+    rules = {path.name for path in (FOLDER / "monitoring" / "rules").glob("*.yml")}
+    assert rules
+    assert rules <= {Path(one["file"]).name for one in monitoring["configs"].values()}
+
+
+def test_administrator_is_at_the_cloud_only() -> None:
+    for stack, name, service in SERVICES:
+        keys = [one for one in service.get("secrets", ()) if isinstance(one, dict) and one["source"] == "admin_key"]
+        if keys:
+            assert service["deploy"]["placement"]["constraints"] == ["node.labels.type==cloud"], (stack, name)
+
+
+def test_each_variable_of_the_settings_is_taken_by_a_stack() -> None:
+    taken = set().union(*(variables_of(read(FOLDER / f"{stack}.yml")) for stack in FILES))
+    for profile in PROFILES:
+        assert settings(FOLDER / "settings" / f"{profile}.env").keys() <= taken, profile
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_memory_of_a_profile_fits_together(profile: str) -> None:
+    for stack, name, service in _services(profile):
+        resources = service["deploy"]["resources"]
+        assert _bytes(resources["limits"]["memory"]) >= _bytes(resources["reservations"]["memory"]), (stack, name)
+        environment = service.get("environment") or {}
+        heap = environment.get("KAFKA_HEAP") or re.sub(
+            r".*-Xmx(\w+).*", r"\1", environment.get("ORIENTDB_OPTS_MEMORY", "")
+        )
+        if heap:
+            # Java needs a good deal beside its heap.
+            assert _bytes(heap) + 100_000_000 <= _bytes(resources["limits"]["memory"]), (stack, name)
+
+
+def test_edge_of_the_lowmem_profile_reserves_no_more_than_300_mb() -> None:
+    reserved = [
+        _bytes(service["deploy"]["resources"]["reservations"]["memory"])
+        for stack, name, service in _services("lowmem")
+        if stack == "gateway" and name != "setup"
+    ]
+    assert sum(reserved) <= 300 * 2**20
+
+
+@pytest.mark.parametrize("stack", [stack for stack in FILES if stack != "monitoring"])
+def test_missing_variable_is_told_and_not_guessed(stack: str) -> None:
+    with pytest.raises(StackFileError, match="is missing"):
+        _interpolated(read(FOLDER / f"{stack}.yml"), {})
+
+
+@pytest.mark.swarm
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("stack", FILES)
+def test_docker_reads_every_stack_with_every_profile_as_the_deployment_does(stack: str, profile: str) -> None:
+    docker = shutil.which("docker")
+    assert docker, "the program docker is needed"
+    file = FOLDER / f"{stack}.yml"
+    variables = GIVEN | settings(FOLDER / "settings" / f"{profile}.env")
+    # As docs/deploy.md says it: a shell reads the settings, and nothing else is told.
+    script = 'set -a; . "$1"; set +a; exec "$2" stack config -c "$3"'
+    done = subprocess.run(
+        ["/bin/sh", "-ec", script, "sh", str(FOLDER / "settings" / f"{profile}.env"), docker, str(file)],
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **GIVEN},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Ignoring" not in done.stderr, done.stderr
+    import yaml
+
+    told = yaml.safe_load(done.stdout)
+    mine = _interpolated(read(file), variables)
+    assert told["services"].keys() == mine["services"].keys()
+    for name, service in told["services"].items():
+        assert service["image"] == mine["services"][name]["image"]
+        replicas = mine["services"][name]["deploy"].get("replicas")
+        assert service["deploy"].get("replicas") == (None if replicas is None else int(replicas))
+
+
+def _bytes(size: str) -> int:
+    units = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+    found = re.fullmatch(r"(\d+)([kmg]?)b?", str(size).lower())
+    assert found, size
+    return int(found[1]) * units[found[2]]
