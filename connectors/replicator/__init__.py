@@ -127,7 +127,7 @@ def run(settings: ReplicatorSettings, stop: threading.Event, *, registry: Collec
     tenure = Tenure(uuid.uuid4().hex, where)
     running = [Lane(spec, tenure=tenure, metrics=metrics, stop=ended, bandwidth=bandwidth) for spec in lanes(settings)]
     for lane in running:
-        metrics.begin(lane.spec.topics)
+        metrics.begin(lane.spec.name, lane.spec.topics)
     meter = Meter(running, metrics, ended, lambda: time.time_ns() // 1_000_000)
 
     def supervised(part: Lane | Meter) -> None:

@@ -73,9 +73,10 @@ class Metrics:
             registry=registry,
         )
 
-    def begin(self, topics: Iterable[str]) -> None:
-        """Show what may go wrong with ``topics`` from 0 on: Prometheus takes a series that begins with 1 for one that
-        has not risen."""
+    def begin(self, lane: str, topics: Iterable[str]) -> None:
+        """Show what may go wrong with ``lane`` and its ``topics`` from 0 on: Prometheus takes a series that begins with
+        1 for one that has not risen."""
+        self.restarts.labels(lane)
         for topic in topics:
             for counter in (self.lost, self.refused, self.replaced):
                 counter.labels(topic)
