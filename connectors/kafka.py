@@ -95,8 +95,8 @@ class NotAllowed(KafkaException):  # type: ignore[misc]  # confluent_kafka has n
 class Cluster:
     """How to reach one Kafka cluster; ``options`` are librdkafka settings (timeouts) added to every client.
 
-    ``tls`` is the folder of the identity with which TLS is spoken; None: none is. Its files are read anew by each new
-    client, and by each new connection of one that is there.
+    ``tls`` is the folder of the identity with which TLS is spoken; None: none is. Its files are read by each new
+    client; one that is there goes on with what it read, for new connections too (tried with librdkafka 2.12).
     """
 
     bootstrap: str
