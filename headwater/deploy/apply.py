@@ -212,8 +212,10 @@ def stack_files(folder: Path, names: Collection[str], profiles: Collection[str],
     Raises:
         StackFileError: one is not there, or not right.
     """
-    from headwater.deploy.stackfile import read, settings
+    from headwater.deploy.stackfile import StackFileError, read, settings
 
+    if not folder.is_dir():
+        raise StackFileError(f"there is no folder of stack files {folder}: say where it is with --stacks")
     return Files(
         folder=folder,
         stacks={name: read(folder / f"{name}.yml") for name in names},
