@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headwater.servers.installed import installed
-from tests.prometheus_server import go_install
+from tests import alertmanager_server, prometheus_server
 
 NODE_EXPORTER_VERSION = "1.12.1"
 #: The coordinate that the Kafka image takes as well.
@@ -20,5 +20,12 @@ def node_exporter() -> Path:
     return installed(f"node_exporter-{NODE_EXPORTER_VERSION}", _build_node_exporter) / "node_exporter"
 
 
+def everything() -> None:
+    """Have all that the tests of the monitoring run: these, Prometheus and Alertmanager, and their tools."""
+    prometheus_server.prometheus()
+    alertmanager_server.alertmanager()
+    node_exporter()
+
+
 def _build_node_exporter(staging: Path) -> Path:
-    return go_install(staging, "github.com/prometheus/node_exporter", NODE_EXPORTER_VERSION)
+    return prometheus_server.go_install(staging, "github.com/prometheus/node_exporter", NODE_EXPORTER_VERSION)
