@@ -17,6 +17,7 @@ from grafana_foundation_sdk.builders import prometheus, stat, table, timeseries
 from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 PROMETHEUS = dashboard.DataSourceRef(type_val="prometheus", uid="headwater-prometheus")
 INFLUXDB = dashboard.DataSourceRef(type_val="influxdb", uid="headwater-influxdb")
@@ -71,12 +72,15 @@ class _Influx(Builder[Dataquery]):
         return self._query
 
 
-def prom(expr: str, legend: str = "", *, instant: bool = False) -> Target:
-    """A query of Prometheus; ``instant``: only the newest value of each series, as a table."""
-    made = prometheus.Dataquery().expr(expr).legend_format(legend or "__auto").datasource(PROMETHEUS)
-    if instant:
-        from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+def prom(expr: str, legend: str = "", *, instant: bool = False, interval: str = "") -> Target:
+    """A query of Prometheus; ``instant``: only the newest value of each series, as a table.
 
+    ``interval`` is how often it is scraped, where that is not the data source's.
+    """
+    made = prometheus.Dataquery().expr(expr).legend_format(legend or "__auto").datasource(PROMETHEUS)
+    if interval:
+        made = made.interval(interval)
+    if instant:
         return made.instant().format(PromQueryFormat.TABLE)
     return made.range()
 

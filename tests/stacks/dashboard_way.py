@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
+
+import yaml
 
 from connectors.kafka import Cluster, KafkaException, Unreachable, partition_counts, topic_counts
 from headwater.servers import broker
@@ -30,6 +31,7 @@ from tests.kafka_brokers import KafkaBroker, end_with_this_process, new_broker
 from tests.monitoring_tools import JMX_AGENT, node_exporter
 from tests.ports import held_port
 from tests.prometheus_server import prometheus
+from tests.raw_device import RawDevice
 from tests.stacks.grafana_queries import Sources, Span
 from tests.stores.influxdb import InfluxdbStore
 from tests.way import Gateway, Part, Sensors, produce, until
@@ -38,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 #: As often as the tests' Prometheus scrapes, in seconds, and the step of its graphs.
 SCRAPE_S = 1
 #: How long everything runs under Prometheus' eyes before it is asked, at least.
-WATCHED_S = 25
+WATCHED_S = 20
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,20 +58,15 @@ class Scraper(Server):
         """Returns when it answers."""
         self.directory.mkdir(parents=True)
         config = self.directory / "prometheus.yml"
-        jobs = [
-            # As stacks/monitoring/prometheus.yml: a metric's own label `job` is kept.
-            {"job_name": job, "honor_labels": job == "analytics", "static_configs": [{"targets": targets}]}
-            for job, targets in self.targets.items()
-        ]
-        # JSON is YAML.
-        config.write_text(
-            json.dumps(
-                {
-                    "global": {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"},
-                    "scrape_configs": jobs,
-                }
-            )
-        )
+        # The stack's own, which finds its targets by Swarm's names: the labels that it makes are those to ask for.
+        told = yaml.safe_load((ROOT / "stacks/monitoring/prometheus.yml").read_text())
+        jobs = [one for one in told["scrape_configs"] if one["job_name"] in self.targets]
+        assert {one["job_name"] for one in jobs} == set(self.targets)
+        for job in jobs:
+            job.pop("dns_sd_configs", None)
+            job |= {"scrape_interval": f"{SCRAPE_S}s", "static_configs": [{"targets": self.targets[job["job_name"]]}]}
+        told = {"global": {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}, "scrape_configs": jobs}
+        config.write_text(yaml.safe_dump(told))
         self.run(
             [
                 prometheus(),
@@ -244,10 +241,21 @@ def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> 
             payload = RequestPayload(kind=kind, path=path, body=body)
             request = Request(server_id=gateway.id, ep=ep, ticket=f"ticket#{asked}", payload=payload)
             produce(made.cloud, gateway.topics.requests, serde.encode(request))
-    # What nobody can read: datagrams that are no CoAP, records that are no Avro, at both ends of the way.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rubbish:
-        for _ in range(5):
-            rubbish.sendto(b"\xff\xff rubbish", gateway.address)
+    # What nobody can read: datagrams that are no CoAP, notifications whose text is no number, records that are no Avro.
+    with RawDevice(gateway.address, "broken") as broken:
+        broken.register()
+        broken.wait_observed("/3303/0/5700")
+        token = broken.observed["/3303/0/5700"]
+
+        def is_counted() -> bool:
+            broken.send(b"\xff\xff rubbish")
+            # CON, 2.05, Observe, Content-Format 0 (RFC 7252, section 3; RFC 7641, section 2).
+            mid = broken.next_mid()
+            head = bytes([0x40 | len(token), 0x45]) + mid.to_bytes(2, "big") + token
+            broken.send(head + bytes([0x61, mid % 256, 0x60, 0xFF]) + b"warm")
+            return gateway.metric("dead_letters_total", stage="gateway:decode") > 0
+
+        until("what is broken is counted", is_counted)
     produce(gateway.cluster, gateway.topics.requests, b"no request")
     produce(made.cloud, gateway.topics.observations, b"no notification")
     for who in (anna, nobody):
@@ -256,8 +264,9 @@ def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> 
                 partition_counts(who, ["iot.gw.observations"], timeout=3)
             except (Unreachable, KafkaException):
                 continue
-    until(
-        "all replies in InfluxDB",
-        lambda: len({row["ticket"] for row in store.rows("SELECT * FROM resources WHERE observationId = ''")}) == asked,
-    )
+    tickets = {f"ticket#{number}" for number in range(1, asked + 1)}
+    until("all replies in InfluxDB", lambda: tickets <= {row["ticket"] for row in store.rows()})
+    begun = "headwater_analytics_lag_records", "headwater_sink_lag_records", "headwater_replicator_lag_seconds"
+    for name in begun:
+        until(f"{name} is scraped", lambda name=name: made.sources.prom("query", query=name)["result"])  # type: ignore[misc]  # a lambda
     until("time for a few scrapes", lambda: time.time() > made.since + WATCHED_S)

@@ -293,13 +293,13 @@ def choose(
     """What stands in the variables, one after the other, as later ones ask with the values of those before.
 
     As a dashboard opens: all of what may be several, the first of what may not. ``listed``: each value by itself;
-    ``single``: one value only.
+    ``single``: one value only, of what the data sources tell.
     """
     chosen: dict[str, Chosen] = {}
     for variable in dashboard.variables:
         values = sources.values(variable, chosen, span)
         assert values, f"there is nothing to choose for {variable.name} of {dashboard.file.name}: {variable.query}"
-        if not variable.several or single:
+        if not variable.several or (single and not variable.fixed):
             chosen[variable.name] = Chosen(values=values[:1], several=variable.several)
         elif listed:
             chosen[variable.name] = Chosen(values=values, several=True)

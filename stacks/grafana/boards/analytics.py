@@ -77,7 +77,7 @@ BOARD = Board(
                     prom(f"sum by (name, topic, partition) (headwater_analytics_lag_records{{{_J}}})", instant=True),
                     span=12,
                     hidden=("Time",),
-                    renamed={"Value": "records behind"},
+                    renamed={"name": "job", "Value": "records behind"},
                 ),
             ],
         ),

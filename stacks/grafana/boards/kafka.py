@@ -5,7 +5,13 @@ Its metrics are those of the JMX exporter's agent by ``stacks/monitoring/kafka-j
 
 from __future__ import annotations
 
-from stacks.grafana.panels import BAD, GOOD, WARN, Board, choice, figure, prom, rows, series
+from functools import partial
+
+from stacks.grafana import panels
+from stacks.grafana.panels import BAD, GOOD, WARN, Board, choice, figure, rows, series
+
+#: Their Java is scraped every 30 s only (stacks/monitoring/prometheus.yml).
+prom = partial(panels.prom, interval="30s")
 
 _HOST = "label_values(kafka_host_info, host)"
 #: The agent tells the host once; the other series are joined to it by their scrape.
@@ -94,7 +100,7 @@ BOARD = Board(
                     "The slowest of 100, from arrival to answer; that of a fetch has the wait for records in it.",
                     "s",
                     prom(
-                        _by('kafka_network_request_seconds{quantile="0.99"}', "max", "request"), "{{host}} {{request}}"
+                        _by('kafka_network_request_seconds{percentile="99"}', "max", "request"), "{{host}} {{request}}"
                     ),
                 ),
             ],
@@ -156,7 +162,7 @@ BOARD = Board(
                 rows(
                     "Brokers",
                     "Which version of Kafka runs where, and how many topics its cluster has.",
-                    prom(_by("kafka_build_info", "max", "node_id", "version"), instant=True),
+                    prom(_by("kafka_version_info", "max", "node_id", "version"), instant=True),
                     prom(_by("kafka_controller_topics", "max"), instant=True),
                     span=12,
                     hidden=("Time", "Value #A"),

@@ -5,8 +5,8 @@ Its metrics are those of the JMX exporter's agent by ``stacks/monitoring/kafka-j
 
 from __future__ import annotations
 
-from stacks.grafana.boards.kafka import KAFKA, NAMED
-from stacks.grafana.panels import Board, choice, figure, prom, rows, series
+from stacks.grafana.boards.kafka import KAFKA, NAMED, prom
+from stacks.grafana.panels import Board, choice, figure, rows, series
 
 _T = '{topic=~"$topic"}'
 

@@ -22,8 +22,11 @@ from stacks.grafana.panels import (
 
 _OF_DEVICES = '"serverId" =~ /^${gateway:regex}$/ AND "ep" =~ /^${device:regex}$/'
 _CHOSEN = rf'$timeFilter AND {_OF_DEVICES} AND "path" =~ /^\/${{object:regex}}\// AND "path" =~ /^${{path:regex}}$/'
-#: Replies belong to no observation, and what a device sends of itself is no reply.
-_REPLIES = f"$timeFilter AND {_OF_DEVICES} AND \"observationId\" = '' AND \"kind\" != 'send'"
+#: Replies belong to no observation. What a device sends of itself is no reply, and the first values of observations
+#: that a gateway sets up of itself have the ticket "declared".
+_REPLIES = (
+    f"$timeFilter AND {_OF_DEVICES} AND \"observationId\" = '' AND \"kind\" != 'send' AND \"ticket\" != 'declared'"
+)
 #: A notification that was overtaken on its way is no newest value.
 _NEWEST = f"{_CHOSEN} AND \"late\" = ''"
 
