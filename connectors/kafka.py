@@ -27,7 +27,20 @@ from confluent_kafka import (
     TopicCollection,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, OffsetSpec, ResourceType
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    OffsetSpec,
+    ResourcePatternType,
+    ResourceType,
+)
 
 from connectors.tls_trouble import trouble
 from security.errors import SecurityError
@@ -38,19 +51,29 @@ __all__ = [
     "OFFSET_END",
     "OFFSET_INVALID",
     "REFUSALS",
+    "AclBinding",
+    "AclBindingFilter",
+    "AclOperation",
+    "AclPermissionType",
     "AdminClient",
+    "AlterConfigOpType",
     "Cluster",
+    "ConfigEntry",
+    "ConfigResource",
     "Consumer",
     "KafkaError",
     "KafkaException",
     "Message",
     "NotAllowed",
     "Producer",
+    "ResourcePatternType",
+    "ResourceType",
     "TopicFacts",
     "TopicMissing",
     "TopicPartition",
     "Unreachable",
     "admin",
+    "answering",
     "cluster_id",
     "consumer",
     "describe_topics",
@@ -58,6 +81,7 @@ __all__ = [
     "ensure_topics",
     "in_words",
     "log_bounds",
+    "metadata",
     "offset_since",
     "partition_counts",
     "producer",
@@ -190,7 +214,7 @@ def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float 
         NotAllowed: it may be there, and is not for us.
     """
     client = admin(cluster)
-    known = _metadata(client, cluster, timeout)
+    known = metadata(client, cluster, timeout)
     if cluster.tls is not None and (hidden := [name for name in topics if name not in known]):
         # Of all topics those are told that we may know of; of one by its name we are told that we may not.
         describe_topics(client, hidden, timeout=timeout)
@@ -199,7 +223,7 @@ def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float 
 
 def topic_counts(cluster: Cluster, *, timeout: float = 10.0) -> dict[str, int]:
     """The number of partitions by topic, of every topic that there is. Raises as `partition_counts`."""
-    known = _metadata(admin(cluster), cluster, timeout)
+    known = metadata(admin(cluster), cluster, timeout)
     return {name: len(topic.partitions) for name, topic in known.items() if topic.error is None}
 
 
@@ -225,7 +249,7 @@ def ensure_topics(
         KafkaException: the broker refused a topic.
     """
     client = admin(cluster)
-    known = _metadata(client, cluster, timeout)
+    known = metadata(client, cluster, timeout)
     wanted = {name: {**_ANY_CLOCK, **(config or {}).get(name, {})} for name in partitions if name not in known}
     if not wanted:
         return []
@@ -238,7 +262,7 @@ def ensure_topics(
         ]
         asked = {}
         for name, future in client.create_topics(topics, operation_timeout=timeout).items():
-            with _answering(f"that topic {name} is made", cluster):
+            with answering(f"that topic {name} is made", cluster):
                 try:
                     future.result(timeout)
                     created.append(name)
@@ -367,7 +391,7 @@ def cluster_id(cluster: Cluster, *, timeout: float = 10.0) -> str:
     # A consumer asks for one topic and makes none.
     reader = consumer(cluster, "headwater-look")
     try:
-        with _answering("the cluster's id", cluster):
+        with answering("the cluster's id", cluster):
             found = reader.list_topics("headwater-look", timeout=timeout).cluster_id
     finally:
         reader.close()
@@ -387,7 +411,7 @@ def describe_topics(client: AdminClient, topics: Sequence[str], *, timeout: floa
     if not topics:
         return found
     for name, future in client.describe_topics(TopicCollection(list(topics)), request_timeout=timeout).items():
-        with _answering(f"what topic {name} is", _of(client)):
+        with answering(f"what topic {name} is", _of(client)):
             try:
                 told = future.result(timeout + 1)
             except KafkaException as exc:
@@ -412,7 +436,7 @@ def topic_configs(client: AdminClient, topics: Sequence[str], *, timeout: float 
     )
     configs = {}
     for resource, future in asked.items():
-        with _answering(f"how topic {resource.name} is set", _of(client)):
+        with answering(f"how topic {resource.name} is set", _of(client)):
             configs[resource.name] = {name: str(entry.value) for name, entry in future.result(timeout + 1).items()}
     return configs
 
@@ -438,7 +462,7 @@ def log_bounds(
             isolation_level=level,
             request_timeout=timeout,
         )
-        with _answering("where its logs begin and end", _of(client)):
+        with answering("where its logs begin and end", _of(client)):
             bounds.append({(tp.topic, tp.partition): f.result(timeout + 1).offset for tp, f in asked.items()})
     first, end = bounds
     # librdkafka reports a leader that does not answer as an offset that is none.
@@ -457,7 +481,7 @@ def offset_since(client: AdminClient, partition: tuple[str, int], since_ms: int,
     asked = client.list_offsets(
         {TopicPartition(*partition): OffsetSpec.for_timestamp(since_ms)}, request_timeout=timeout
     )
-    with _answering("where a time is in its logs", _of(client)):
+    with answering("where a time is in its logs", _of(client)):
         found: int = next(iter(asked.values())).result(timeout + 1).offset
     return found if found >= 0 else log_bounds(client, [partition], timeout=timeout)[partition][1]
 
@@ -467,7 +491,12 @@ def _of(client: AdminClient) -> Cluster | None:
 
 
 @contextmanager
-def _answering(what: str, cluster: Cluster | None) -> Iterator[None]:
+def answering(what: str, cluster: Cluster | None) -> Iterator[None]:
+    """Within it a broker is asked for ``what``.
+
+    Raises:
+        Unreachable: it did not answer. NotAllowed: it refuses us. KafkaException: anything else that it says.
+    """
     try:
         yield
     except KafkaException as exc:
@@ -516,7 +545,12 @@ _SILENCE = (
 )
 
 
-def _metadata(client: AdminClient, cluster: Cluster, timeout: float) -> dict[str, Any]:
+def metadata(client: AdminClient, cluster: Cluster, timeout: float) -> dict[str, Any]:
+    """Every topic that we may know of, as Kafka's client describes them.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+    """
     try:
         topics: dict[str, Any] = client.list_topics(timeout=timeout).topics
     except KafkaException as exc:
