@@ -518,7 +518,8 @@ def in_words(error: KafkaError, cluster: Cluster | None, when: str = "") -> str:
         return f"Kafka: {error.str()}"
     who, at = ("this client", "") if cluster is None else (cluster.speaker, f" at {cluster.bootstrap}")
     asked = f" when it {when}" if when else ""
-    shown = f"headwater acl rights {who}" if cluster is not None and cluster.tls is not None else "headwater acl rights"
+    named = cluster is not None and cluster.tls is not None
+    shown = f"headwater acl rights {who if named else 'ROLE:NAME'} --side edge|cloud"
     return (
         f"Kafka{at} refuses {who}{asked}: it lacks {lacks} ({error.str()}). `{shown}` says which rights it should have"
     )

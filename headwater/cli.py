@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from headwater.commands import (
+    acl,
     analytics,
     apikeys,
     certs,
@@ -105,6 +106,7 @@ for family in (
     tail,
     schemas,
     deploy,
+    acl,
 ):
     family.register(app)
 

@@ -42,6 +42,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
         return error.code, str(error)
     # Imported here: this is asked once, at the end, and the help must not wait for Kafka's client.
     from cloud.requests import NoReply, NotSent
+    from connectors.broker_admin import NoAccessControl
     from connectors.kafka import KafkaException, TopicMissing, Unreachable
     from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
@@ -53,6 +54,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
         PathError: Exit.USAGE,
         SerdeError: Exit.USAGE,
         Unreachable: Exit.UNREACHABLE,
+        NoAccessControl: Exit.UNREACHABLE,
         TopicMissing: Exit.UNREACHABLE,
         NotSent: Exit.UNREACHABLE,
         KafkaException: Exit.UNREACHABLE,
