@@ -25,6 +25,7 @@ _KAFKA = {'kafka_host_info{job="kafka", instance="k:9404", host="kafka-rock64"}'
 _GW = 'gateway="rock64"'
 _SINK = 'sink="influxdb", group="g"'
 _JOB = 'name="aggregate", group="g"'
+_OTHER_TASK = 'container_label_com_docker_swarm_service_name="connectors_influxdb-sink"'
 _TASK = 'container_label_com_docker_swarm_service_name="cloud_kafka"'
 
 
@@ -492,6 +493,13 @@ CASES = (
             f'container_start_time_seconds{{{_TASK}, id="c"}}': "_x19 1x9 stale _x400",
             f'container_start_time_seconds{{{_TASK}, id="d"}}': "_x29 1x9 stale _x400",
             f'container_start_time_seconds{{{_TASK}, id="e"}}': "_x39 1x400",
+            # Of another service five tasks are updated.
+            **{
+                f'container_start_time_seconds{{{_OTHER_TASK}, id="{number}"}}': (
+                    "1x29 stale _x400" if number < 5 else "_x29 1x400"
+                )
+                for number in range(10)
+            },
         },
         quiet=("9m",),
         fires="16m",

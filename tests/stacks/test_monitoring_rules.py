@@ -24,6 +24,7 @@ from tests.stacks.shipped_monitoring import (
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
+STACKS = Path(__file__).parents[2] / "stacks"
 #: Patience with a busy machine, in seconds.
 TOOL_S = 120.0
 
@@ -75,6 +76,27 @@ def test_the_page_has_no_alert_that_is_not_there() -> None:
     text = (DOCS / "monitoring.md").read_text()
     _, _, runbook = text.partition("\n## Alerts\n")
     assert set(re.findall(r"^### (\w+)$", runbook, re.MULTILINE)) == set(alerts())
+
+
+def test_the_stack_gives_prometheus_all_of_the_rules() -> None:
+    stack = yaml.safe_load((STACKS / "monitoring.yml").read_text())
+    mounted = {
+        one["target"]: stack["configs"][one["source"]]["file"] for one in stack["services"]["prometheus"]["configs"]
+    }
+    rules = {f"/etc/prometheus/rules/{one.name}": f"./monitoring/rules/{one.name}" for one in RULES}
+    assert {target: file for target, file in mounted.items() if "/rules/" in target} == rules
+
+
+def test_what_is_scraped_by_a_name_has_that_name_in_a_stack() -> None:
+    asked = set(re.findall(r"names: \[tasks\.([\w-]+)\]", (MONITORING / "prometheus.yml").read_text()))
+    given = set()
+    for file in STACKS.glob("*.yml"):
+        for service in yaml.safe_load(file.read_text())["services"].values():
+            networks = service.get("networks", {})
+            if isinstance(networks, dict) and networks.get("monnet"):
+                given |= set(networks["monnet"]["aliases"])
+    assert asked <= given
+    assert {one for one in given if one.endswith("-metrics")} <= asked
 
 
 def test_an_inhibition_names_alerts_that_are_there() -> None:
