@@ -25,7 +25,7 @@ from cryptography import x509
 from security import certificates, durable, tls_folder
 from security.authority_folder import AUTHORITY_DAYS, WAIT_S, AuthorityFolder, Change, Clock, utc_now
 from security.certificates import PrivateKey
-from security.errors import AuthorityBroken, AuthorityExpired, FolderError, Refused
+from security.errors import AuthorityBroken, AuthorityExpired, FolderError, Refused, SecretError
 from security.identities import Identity, Role
 from security.record import Issued, Record, Revoked
 
@@ -219,11 +219,11 @@ class Authority:
             for folder in sorted(self.folder.issued.iterdir()):
                 if not durable.is_folder_of(folder):
                     continue
-                held = tls_folder.read_folder(folder)
+                held = _held(folder, None, record)
                 if certificates.signed_by(held.certificate, authority):
                     outcomes.append(_outcome(Done.KEPT, held))
                 else:
-                    _held(folder, held.identity, record)
+                    done = Done.CREATED
                     key = tls_folder.load_key(held.key_file)
                     outcomes.append(self._issue(change, held.identity, key, held.names, days, Done.RENEWED))
             return done, outcomes
@@ -241,7 +241,7 @@ class Authority:
                 folder.name
                 for folder in sorted(self.folder.issued.iterdir())
                 if durable.is_folder_of(folder)
-                and not certificates.signed_by(tls_folder.read_folder(folder).certificate, authority)
+                and not certificates.signed_by(_held(folder, None, record).certificate, authority)
             ]
             if old:
                 raise Refused(
@@ -305,19 +305,21 @@ def _current(record: Record, identity: Identity) -> Identity:
     return current
 
 
-def _held(folder: Path, identity: Identity, record: Record) -> tls_folder.TlsFolder:
-    """What an identity has already, checked against the record."""
+def _held(folder: Path, identity: Identity | None, record: Record) -> tls_folder.TlsFolder:
+    """What is in the folder of an identity (None: of anybody), checked against the record."""
+    again = "headwater certs create makes another" if identity is None else f"{_create(identity)} makes another"
     try:
         if not durable.is_folder_of(folder):
             raise FolderError(f"{folder} was not made by this authority")
         held = tls_folder.read_folder(folder)
-    except FolderError as exc:
-        raise AuthorityBroken(f"{exc}. Move {folder} away, and {_create(identity)} makes another") from exc
+    except (FolderError, SecretError) as exc:
+        raise AuthorityBroken(f"{exc}. Move {folder} away, and {again}") from exc
     issued = record.find(held.certificate.serial_number)
-    if issued is None or issued.identity != identity or held.identity != identity:
+    owner = identity or held.identity
+    if issued is None or issued.identity != owner or held.identity != owner or folder.name != owner.folder:
         raise AuthorityBroken(
-            f"{folder} holds a certificate of {held.identity} that the record of this authority does not know for "
-            f"{identity}. Move it away, and {_create(identity)} makes another"
+            f"{folder} holds a certificate of {held.identity} that this authority has no record of for {folder.name}. "
+            f"Move it away, and {again}"
         )
     return held
 

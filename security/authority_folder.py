@@ -295,7 +295,9 @@ class Change:
             durable.write_file(self.folder.bundle_file, bundle)
         for folder in self.folder.issued.iterdir():
             if durable.is_folder_of(folder) and _content(folder / tls_folder.CA) != bundle:
-                files = {name: (folder / name).read_bytes() for name in tls_folder.FILES if name != tls_folder.CA}
+                # Somebody may have taken the key away from here, once it was where it is used.
+                found = {name: _content(folder / name) for name in tls_folder.FILES if name != tls_folder.CA}
+                files = {name: content for name, content in found.items() if content is not None}
                 durable.change_folder_of(folder, files | {tls_folder.CA: bundle})
 
     def _write_list(self) -> None:

@@ -74,7 +74,8 @@ def make_folder_of(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def change_folder_of(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Give all files of a folder made by `make_folder_of` their next version, at once. ``files`` are the same names."""
+    """Give all files of a folder made by `make_folder_of` their next version, at once. ``files`` are the same names, or
+    fewer: a link to what is left out leads nowhere."""
     before = (folder / _CURRENT).readlink()
     version = _write_version(folder, files)
     link = folder / f"{_CURRENT}-{secrets.token_hex(4)}{PART}"

@@ -71,7 +71,7 @@ def read_secret(file: Path) -> Secret:
         SecretError: it cannot be read, is empty, or is no text; nothing of what is in it is told.
         Exposed: others may change the file.
     """
-    content = _read(file)
+    content = read_bounded(file)
     mode = file.stat().st_mode
     if mode & stat.S_IWOTH and not _mounted(file):
         raise Exposed(f"{file} can be changed by everybody on this machine ({stat.filemode(mode)}): chmod 600 {file}")
@@ -94,7 +94,7 @@ def read_key(file: Path) -> bytes:
         SecretError: it cannot be read, or is empty.
         Exposed: others than the owner may change it, or everybody may read it; the message says what to do.
     """
-    content = _read(file)
+    content = read_bounded(file)
     problem = exposure(file)
     if problem is not None:
         raise Exposed(problem)
@@ -128,7 +128,12 @@ def _mounted(file: Path) -> bool:
     return any(resolved.is_relative_to(place) for place in MOUNTS)
 
 
-def _read(file: Path) -> bytes:
+def read_bounded(file: Path) -> bytes:
+    """What is in a file of no more than `MAX_BYTES`; a pipe or a device is none, and is not waited for.
+
+    Raises:
+        SecretError: it cannot be read.
+    """
     try:
         # Without waiting: to open a pipe would take until somebody writes into it.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -145,5 +150,5 @@ def _read(file: Path) -> bytes:
     finally:
         os.close(descriptor)
     if len(content) > MAX_BYTES:
-        raise SecretError(f"{file}: it is longer than {MAX_BYTES} bytes, so it is no secret")
+        raise SecretError(f"{file}: it is longer than {MAX_BYTES} bytes, so it is neither a secret nor a certificate")
     return content

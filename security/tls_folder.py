@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from security.certificates import PrivateKey, belongs, identity_of, names_of, signed_by
 from security.errors import FolderError, SecretError
 from security.identities import Identity
-from security.secrets import read_key
+from security.secrets import read_bounded, read_key
 
 CA, CERTIFICATE, KEY, KEYSTORE = "ca.pem", "cert.pem", "key.pem", "keystore.pem"
 #: All that a folder holds.
@@ -135,9 +135,9 @@ def read_certificates(file: Path) -> list[x509.Certificate]:
         FolderError: it cannot be read, or holds none.
     """
     try:
-        content = file.read_bytes()
-    except OSError as exc:
-        raise FolderError(f"{file}: {exc.strerror}") from exc
+        content = read_bounded(file)
+    except SecretError as exc:
+        raise FolderError(str(exc)) from exc
     try:
         return x509.load_pem_x509_certificates(content)
     except ValueError as exc:

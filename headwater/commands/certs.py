@@ -158,6 +158,7 @@ def renew(
     headwater certs renew gateway:rock64 --new-key --force
     """
     from security.authority import NOW, Authority, Keys
+    from security.errors import SecurityError
 
     if bool(identities) == everybody:
         raise typer.BadParameter("say whose, or --all (and not both)", param_hint="ROLE:NAME")
@@ -165,19 +166,27 @@ def renew(
     chosen = authority.identities() if everybody else [_identity(one) for one in identities or ()]
     if everybody and san:
         raise typer.BadParameter("a name belongs to one broker, not to all", param_hint="--san")
-    _tell(
-        [
-            authority.renew(
-                one,
-                within=NOW if force else timedelta(days=within),
-                keys=Keys.NEW if new_key else Keys.SAME,
-                names=san or (),
-                days=days,
+    outcomes, errors = [], []
+    for one in chosen:
+        try:
+            outcomes.append(
+                authority.renew(
+                    one,
+                    within=NOW if force else timedelta(days=within),
+                    keys=Keys.NEW if new_key else Keys.SAME,
+                    names=san or (),
+                    days=days,
+                )
             )
-            for one in chosen
-        ],
-        output,
-    )
+        except SecurityError as exc:
+            # One whose folder is damaged keeps nobody else from being renewed.
+            errors.append(exc)
+    if outcomes or not errors:
+        _tell(outcomes, output)
+    if errors:
+        for error in errors[1:]:
+            complain(str(error))
+        raise errors[0]
 
 
 def revoke(
@@ -287,6 +296,10 @@ def show(
         str | None,
         typer.Option("--connect", metavar="HOST:PORT", parser=address, help="What a server there presents."),
     ] = None,
+    tls: Annotated[
+        Path | None,
+        typer.Option("--tls", metavar="DIR", help="With --connect: an identity, for who asks before he shows his."),
+    ] = None,
     warn_days: Annotated[
         int, typer.Option("--warn-days", metavar="N", min=0, max=3650, help="Tell of those with less than N days left.")
     ] = 30,
@@ -310,14 +323,16 @@ def show(
 
     if path is not None and connect is not None:
         raise typer.BadParameter("a path or --connect, not both", param_hint="--connect")
+    if tls is not None and connect is None:
+        raise typer.BadParameter("it goes with --connect", param_hint="--tls")
     now, warn = utc_now(), timedelta(days=warn_days)
     if connect is not None:
-        rows = of_server(connect, now, warn)
+        rows = of_server(connect, tls, now, warn)
     elif path is not None:
         rows = of_path(path, now, warn)
     else:
         rows = of_authority(directory, now, warn)
-    bad = [row for row in rows if row.state in (State.EXPIRED, State.SOON, State.NOT_YET, State.MISSING)]
+    bad = [row for row in rows if row.state not in (State.OK, State.REVOKED)]
     if output is Output.JSON:
         print_json({"certificates": [row.plain() for row in rows], "ok": not bad})
     else:

@@ -23,6 +23,7 @@ from security.authority_folder import AuthorityFolder, fingerprint
 from security.certificates import common_name, names_of
 from security.errors import FolderError
 from security.identities import Identity, InvalidIdentity
+from security.record import Issued
 
 _CONNECT_S = 10.0
 
@@ -36,6 +37,7 @@ class State(Enum):
     NOT_YET = "not yet"
     REVOKED = "revoked"
     MISSING = "missing"
+    BROKEN = "broken"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class Row:
     issuer: str
     fingerprint: str
     place: str
+    why: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As ``--output json`` gives it; times are epoch milliseconds."""
@@ -78,6 +81,8 @@ class Row:
                 return f"{self.subject} does not hold yet; is this machine's clock right?"
             case State.MISSING:
                 return f"{self.subject} was issued, and {self.place} is not there"
+            case State.BROKEN:
+                return f"{self.subject}: {self.why}"
             case _:
                 return f"{self.subject} runs out in {self.left.days} days"
 
@@ -91,25 +96,31 @@ def of_authority(directory: Path, now: datetime, warn: timedelta) -> list[Row]:
         last = [one for one in record.issued if one.identity == identity][-1]
         revoked = record.is_revoked(identity)
         place = (folder.revoked if revoked else folder.issued) / identity.folder
-        if (place / tls_folder.CERTIFICATE).exists():
+        try:
             certificate = tls_folder.read_certificates(place / tls_folder.CERTIFICATE)[0]
-            rows.append(_row(certificate, place, now, warn, State.REVOKED if revoked else None))
+        except FolderError as exc:
+            rows.append(_without(last, place, now, exc, revoked=revoked))
         else:
-            rows.append(
-                Row(
-                    subject=identity.principal,
-                    state=State.REVOKED if revoked else State.MISSING,
-                    not_before=None,
-                    not_after=last.not_after,
-                    left=last.not_after - now,
-                    names=last.names,
-                    serial=last.serial,
-                    issuer="",
-                    fingerprint="",
-                    place=str(place),
-                )
-            )
+            rows.append(_row(certificate, place, now, warn, State.REVOKED if revoked else None))
     return rows
+
+
+def _without(last: Issued, place: Path, now: datetime, error: FolderError, *, revoked: bool) -> Row:
+    """What the record says of a certificate that cannot be read."""
+    state = State.REVOKED if revoked else State.BROKEN if place.exists() else State.MISSING
+    return Row(
+        subject=last.identity.principal,
+        state=state,
+        not_before=None,
+        not_after=last.not_after,
+        left=last.not_after - now,
+        names=last.names,
+        serial=last.serial,
+        issuer="",
+        fingerprint="",
+        place=str(place),
+        why=str(error),
+    )
 
 
 def of_path(path: Path, now: datetime, warn: timedelta) -> list[Row]:
@@ -127,17 +138,22 @@ def of_path(path: Path, now: datetime, warn: timedelta) -> list[Row]:
     return [_row(one, file, now, warn) for file in files for one in tls_folder.read_certificates(file)]
 
 
-def of_server(connect: str, now: datetime, warn: timedelta) -> list[Row]:
-    """What the server there presents, believed or not: it is looked at, nothing is sent to it.
+def of_server(connect: str, shown: Path | None, now: datetime, warn: timedelta) -> list[Row]:
+    """What the server there presents, believed or not: it is looked at, nothing is sent to it but the certificate in
+    the folder ``shown``, for servers that ask for one before they show theirs.
 
     Raises:
         Stop: nobody answers, or not in TLS.
+        SecurityError: ``shown`` holds no identity.
     """
     host, _, port = connect.rpartition(":")
     host = host.strip("[]")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
+    if shown is not None:
+        own = tls_folder.read_folder(shown)
+        context.load_cert_chain(own.certificate_file, own.key_file)
     try:
         with (
             socket.create_connection((host, int(port)), timeout=_CONNECT_S) as plain,
@@ -145,6 +161,11 @@ def of_server(connect: str, now: datetime, warn: timedelta) -> list[Row]:
         ):
             presented = spoken.getpeercert(binary_form=True)
     except ssl.SSLError as exc:
+        if "alert" in str(exc).lower():
+            raise Stop(
+                Exit.UNREACHABLE,
+                f"{connect} speaks TLS and hangs up ({exc.reason or exc}); --tls DIR shows it a certificate of yours",
+            ) from exc
         raise Stop(Exit.UNREACHABLE, f"{connect} answers, but not in TLS ({exc.reason or exc})") from exc
     except (OSError, UnicodeError) as exc:
         raise Stop(Exit.UNREACHABLE, f"nobody answers at {connect}: {exc}") from exc

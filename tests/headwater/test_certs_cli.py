@@ -273,6 +273,53 @@ def test_a_server_that_is_away_or_speaks_no_tls_is_told() -> None:
     assert "nobody answers" in certs("show", "--connect", "127.0.0.1:1", code=Exit.UNREACHABLE)
 
 
+def test_a_server_that_asks_first_is_shown_a_certificate(folder: Path) -> None:
+    certs("create", "cloud")
+    context = read_folder(folder / "issued" / "broker+cloud").context(Side.SERVER)
+    # TLS 1.3 shows the server's certificate in any case, TLS 1.2 only at the end of a handshake that went well.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with serving(context) as place:
+        assert "--tls DIR shows it a certificate" in certs("show", "--connect", place, code=Exit.UNREACHABLE)
+    own = str(folder / "issued" / "monitor+fleet")
+    with serving(context) as place:
+        assert "broker:cloud" in certs("show", "--connect", place, "--tls", own)
+    assert "it goes with --connect" in certs("show", "--tls", own, code=Exit.USAGE)
+
+
+def test_one_damaged_folder_keeps_nobody_else_from_being_renewed_or_shown(folder: Path) -> None:
+    certs("create", "cloud")
+    broken = folder / "issued" / "admin+fleet" / "cert.pem"
+    broken.resolve().write_text("rubbish")
+    said = certs("renew", "--all", "--force", code=Exit.CANNOT_START)
+    assert said.count("renewed") == 2
+    assert f"{broken}: there is no certificate in it" in said
+    assert "makes another" in said
+    shown = {one["subject"]: one["state"] for one in json_of("show", code=Exit.REFUSED)["certificates"]}
+    assert shown["admin:fleet"] == "broken"
+    assert shown["broker:cloud"] == shown["monitor:fleet"] == "ok"
+    (folder / "issued" / "admin+fleet").rename(folder.parent / "away")
+    certs("create", "cloud")
+    certs("show")
+
+
+def test_what_never_ends_is_no_certificate(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "no file" in certs("show", "pipe", code=Exit.CANNOT_START)
+    assert "no file" in certs("show", "/dev/zero", code=Exit.CANNOT_START)
+    with (tmp_path / "huge").open("wb") as huge:
+        huge.truncate(1 << 30)
+    assert "longer than" in certs("show", "huge", code=Exit.CANNOT_START)
+
+
+@pytest.mark.parametrize("place", ["file", "file/pki", "/proc/pki", "/dev/null"])
+def test_a_place_where_no_authority_can_be_is_told(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    said = certs("create", "cloud", "--dir", place, code=Exit.CANNOT_START)
+    assert "error:" in said
+    assert "Traceback" not in said
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_the_folder_comes_from_the_environment_or_the_settings_file(tmp_path: Path) -> None:
     environment = {"HEADWATER_CERTS_CREATE_DIR": str(tmp_path / "there")}
     assert CliRunner().invoke(app, ["certs", "create", "ca"], env=environment).exit_code == 0

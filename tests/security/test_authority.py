@@ -361,6 +361,34 @@ def test_rotation_goes_step_by_step(authority: Authority) -> None:
     assert len(read_folder(authority.folder.issued / GATEWAY.folder).authorities) == 1
 
 
+def test_a_key_that_was_taken_away_hinders_no_new_trust(authority: Authority) -> None:
+    folder = authority.ensure(GATEWAY).folder
+    authority.ensure(ANNA)
+    for name in ("key.pem", "keystore.pem"):
+        (folder / name).resolve().unlink()
+    authority.rotate(Step.BEGIN)
+    assert (folder / "ca.pem").read_bytes() == authority.folder.bundle_file.read_bytes()
+    with pytest.raises(AuthorityBroken, match=r"key\.pem: No such file.*Move .*gateway\+rock64 away"):
+        authority.rotate(Step.SIGN)
+    shutil.rmtree(folder)
+    _, outcomes = authority.rotate(Step.SIGN)
+    assert [one.identity for one in outcomes] == [ANNA]
+
+
+def test_an_interrupted_step_is_gone_on_with(authority: Authority) -> None:
+    folder = authority.ensure(GATEWAY).folder
+    authority.ensure(ANNA)
+    authority.rotate(Step.BEGIN)
+    (folder / "cert.pem").resolve().rename(folder / "hidden")
+    with pytest.raises(AuthorityBroken):
+        authority.rotate(Step.SIGN)
+    (folder / "hidden").rename((folder / "key.pem").resolve().with_name("cert.pem"))
+    done, outcomes = authority.rotate(Step.SIGN)
+    assert done is Done.CREATED
+    assert {one.done for one in outcomes} == {Done.RENEWED}
+    assert authority.rotate(Step.FINISH)[0] is Done.CREATED
+
+
 def test_the_old_authority_is_not_dropped_while_somebody_is_of_it(authority: Authority, tmp_path: Path) -> None:
     folder = authority.ensure(GATEWAY).folder
     kept = tmp_path / "kept"
