@@ -137,6 +137,33 @@ class Fleet:
             self._turn(0.05)
         return took
 
+    def notify_at(self, rate: float, seconds: float, every_second: Callable[[], None]) -> float:
+        """Notify ``rate`` times a second, whatever is acknowledged when, and wait for what is outstanding.
+
+        The devices take turns; one that still waits for an acknowledgement is passed over (NSTART). Returns the seconds
+        of that rate. What could not be sent when it was due, since all waited, is sent as soon as one may.
+        """
+        devices = tuple(self._devices.values())
+        begin = time.monotonic()
+        tick, sent, turn = begin + 1.0, 0, 0
+        while (now := time.monotonic()) < begin + seconds:
+            for _ in range(int((now - begin) * rate) - sent):
+                for _ in devices:
+                    turn = (turn + 1) % len(devices)
+                    if not devices[turn].waiting:
+                        self._send_notification(devices[turn])
+                        sent += 1
+                        break
+            self._turn(0.002)
+            if now >= tick:
+                tick = now + 1.0
+                every_second()
+        took = time.monotonic() - begin
+        drained = time.monotonic() + 60.0
+        while time.monotonic() < drained and any(device.waiting for device in devices):
+            self._turn(0.05)
+        return took
+
     def _turn(self, wait: float, *, again: bool = False) -> None:
         """Take what came in; with ``again`` each acknowledged device sends its next notification."""
         devices, tally = self._devices, self.tally
