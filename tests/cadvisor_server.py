@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sysconfig
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,12 +76,15 @@ class CadvisorServer(Server):
     """One real cAdvisor, which sees the control groups of this machine and, where it may, Docker's containers."""
 
     port: int
+    #: Where Docker answers, and the words before its command that bring it to where Docker's containers are processes.
+    docker: str = "unix:///var/run/docker.sock"
+    within: Sequence[str] = ()
 
     def start(self) -> None:
         """Returns when it answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self.run(
-            [cadvisor(), "-listen", f"127.0.0.1:{self.port}"],
+            [*self.within, cadvisor(), "-listen", f"127.0.0.1:{self.port}", "-docker", self.docker],
             lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=ANSWER_S).close(),
             env={"HOME": str(self.directory), "PATH": os.environ["PATH"], "GOMAXPROCS": "2"},
         )

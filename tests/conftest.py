@@ -25,6 +25,7 @@ from tests import (
     redis_server,
 )
 from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
+from tests.stacks import dashboard_way
 
 # A shell that starts us in the background lets SIGINT be ignored, and every process of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,6 +48,7 @@ _SERVERS: dict[str, Callable[[], object]] = {
     "cassandra": cassandra_server.home,
     "elasticsearch": elasticsearch_server.both,
     "influxdb": influxdb_server.influxd,
+    "test_dashboard": dashboard_way.install,
     "test_monitoring": monitoring_tools.everything,
     "orientdb": orientdb_server.jars,
     "prometheus": prometheus_server.prometheus,

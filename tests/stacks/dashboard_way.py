@@ -25,6 +25,7 @@ from headwater.servers.installed import fetch_jars, installed
 from schemas.avro import serde
 from schemas.avro.records import ExecuteRequest, Request, RequestKind, RequestPayload
 from tests import influxdb_server
+from tests.cadvisor_server import cadvisor
 from tests.identities import Issuer
 from tests.installed_server import ANSWER_S, Server
 from tests.kafka_brokers import KafkaBroker, end_with_this_process, new_broker
@@ -92,6 +93,12 @@ class NodeExporter(Server):
             lambda: urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=ANSWER_S).close(),
             env={"HOME": str(self.directory), "GOMAXPROCS": "2"},
         )
+
+
+def install() -> None:
+    """Have all at hand that the tests of the dashboards start: their time is bounded, a build's is not."""
+    for one in (cadvisor, influxdb_server.influxd, jmx_agent, node_exporter, prometheus):
+        one()
 
 
 def jmx_agent() -> Path:
