@@ -73,7 +73,8 @@ def judge(
             return told(State.DONE)
         return told(State.WAITING, "" if tasks else "it was not started yet")
     if update in _BACK:
-        error = error or _last_error(tasks)
+        # Of the specification that it was taken back from.
+        error = _last_error([task for task in tasks if not task.current]) or _last_error(tasks)
         return told(State.FAILED, f"the update was taken back ({update.replace('_', ' ')})")
     if update in ("updating", "rollback_updating"):
         return told(State.WAITING, "the update goes on")
@@ -84,7 +85,8 @@ def judge(
 
 def _last_error(tasks: Sequence[Task]) -> str:
     """What the youngest task that ended badly, or that waits for something, says."""
-    for task in sorted(tasks, key=lambda one: one.at, reverse=True):
+    # What has failed says more than what is about to fail in the same way.
+    for task in sorted(tasks, key=lambda one: (one.state != "starting", one.at), reverse=True):
         where = f" on {task.node}" if task.node else ""
         if task.error and task.state != "running":
             code = f" (exit code {task.exit_code})" if task.exit_code else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from headwater.deploy.fleet import Fleet, Gateway, Job, Retention, stack_word
+from headwater.deploy.fleet import Fleet, Gateway, Job, Retention, User, stack_word
 from headwater.deploy.material import WEBHOOK, Material, base
 from headwater.deploy.stackfile import Stack, StackFileError, digest, merge, resolve, variables_of
 from security.fleet import of_cloud, of_edge
@@ -268,8 +268,26 @@ class _Maker:
 
 
 def acl_options(fleet: Fleet, material: Material, gateway: str | None = None) -> str:
-    """What `headwater acl apply` is given: for one gateway's Kafka, or for the cloud's."""
-    return ""
+    """What `headwater acl apply` is given beside the side and the gateways: for one gateway's Kafka, or the cloud's.
+
+    People, whoever is in a later generation, and the revoked.
+    """
+    words: list[str] = []
+    # Whoever the command client is may do everything, unless the file says what.
+    for name, user in {fleet.client: User(command=("*",)), **fleet.users}.items():
+        for flag, allowed in (("--see", user.see), ("--command", user.command)):
+            here = [one for one in allowed if gateway is None or one in ("*", gateway)]
+            if here:
+                words += [flag, f"{name}={','.join(here)}"]
+    for held in material.identities.values():
+        identity = held.identity
+        is_here = gateway is None or identity.name == gateway or identity.role in (Role.USER, Role.MONITOR)
+        if is_here and identity.role not in (Role.BROKER, Role.ADMIN):
+            if identity.generation > 1 or identity.is_of_all_gateways:
+                words += ["--identity", identity.principal]
+    for identity in material.revoked:
+        words += ["--revoked", identity.principal]
+    return " ".join(words)
 
 
 def _owner(fleet: Fleet, identity: Identity) -> str:

@@ -123,11 +123,12 @@ class Swarm:
         import docker
 
         try:
-            text = b"".join(self._docker.services.get(service).logs(stdout=True, stderr=True, tail=1))
+            text = b"".join(self._docker.services.get(service).logs(stdout=True, stderr=True, tail=10))
         except (docker.errors.DockerException, OSError):
             return ""
-        lines = text.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1].strip()[:300] if lines else ""
+        # Without the frame that an error of the command has on a terminal.
+        lines = [line.strip(" \t│╭╰╮╯─") for line in text.decode("utf-8", "replace").splitlines()]
+        return next((line[:300] for line in reversed(lines) if any(map(str.isalnum, line))), "")
 
     # ---- what can be done
 
