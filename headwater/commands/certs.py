@@ -230,7 +230,7 @@ def revoke(
                 typer.echo(f"headwater certs create makes {current} when it is asked for the same name again")
         if replace:
             typer.echo(f"{outcomes[1].done.value} {current}: its files are in {outcomes[1].folder}")
-        typer.echo("now: headwater acl apply, at every Kafka that knew it")
+        typer.echo(f"now: headwater acl apply --pki {authority.folder.path} …, at every Kafka that knew it")
         if outcome.identity.role in (Role.BROKER, Role.ADMIN):
             typer.echo(
                 f"it was a super user: start the brokers again with super users that name {current} and not "
