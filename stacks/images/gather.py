@@ -147,10 +147,7 @@ def kafka_context(platform: Platform, java: Java) -> Path:
     for name in ("kafka.properties", "kafka-tls.properties"):
         shutil.copy(REPOSITORY / "headwater" / "servers" / name, inside)
     shutil.copy(source / "lowmem.properties", inside)
-    if JMX_RULES.is_file():
-        shutil.copy(JMX_RULES, inside / "kafka-jmx.yml")
-    else:
-        (inside / "kafka-jmx.yml").write_text("lowercaseOutputName: true\n")
+    shutil.copy(JMX_RULES, inside / "kafka-jmx.yml")
     for name in ("entrypoint", "healthcheck"):
         shutil.copy(source / name, inside)
     (context / "java").mkdir()
@@ -230,6 +227,12 @@ def _download(lock: Path, folder: Path, platform: Platform) -> None:
         wheel.rename(folder / wheel.name)
         built.rmdir()
         source.unlink()
+
+
+def own_version() -> str:
+    """Headwater's version, as `pyproject.toml` says it."""
+    with (REPOSITORY / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"]["version"])
 
 
 def _own_wheel() -> Path:

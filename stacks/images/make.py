@@ -31,6 +31,7 @@ from stacks.images.gather import (
     Platform,
     headwater_context,
     kafka_context,
+    own_version,
 )
 
 #: Pinned by version; a digest can be given just as well (--base-image python@sha256:…).
@@ -159,7 +160,7 @@ def _say(text: str) -> None:
 def _options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make images", description="Build Headwater's images.")
     parser.add_argument("--image", choices=("headwater", "kafka", "all"), default="all")
-    parser.add_argument("--version", default="dev", help="the images' tag; dev when left out")
+    parser.add_argument("--version", default=own_version(), help="the images' tag; Headwater's version when left out")
     parser.add_argument("--platform", default="", help="linux/amd64, linux/arm64 or linux/arm/v7; else this machine's")
     parser.add_argument(
         "--base-image", default="", help=f"of both images; {PYTHON_BASE} and {DEBIAN_BASE} when left out"

@@ -219,9 +219,11 @@ class _Run:
             "KAFKA_RETENTION_MS": "EDGE_RETENTION_MS",
             "KAFKA_RETENTION_BYTES": "EDGE_RETENTION_BYTES",
         }
-        return {name: self._settings.get(variable, "") for name, variable in told.items()} | {
-            "KAFKA_METRICS_PORT": str(self._metrics["kafka"])
-        }
+        variables = {name: self._settings.get(variable, "") for name, variable in told.items()}
+        # Another port than in the stack, if it is served at all.
+        if self._settings.get("EDGE_KAFKA_METRICS_PORT") == "0":
+            del self._metrics["kafka"]
+        return variables | {"KAFKA_METRICS_PORT": str(self._metrics.get("kafka", 0))}
 
     def _processes(self, stack: contextlib.ExitStack) -> dict[str, str]:
         """The gateway's and the replicator's containers, by name."""
