@@ -371,9 +371,10 @@ def _finish(report: Report, output: Output) -> None:
                 complain(
                     f"{one.stack}_{one.service}: {one.running} of {one.wanted} run; {one.error or one.state.value}"
                 )
-        for left in report.left:
+        if report.left:
+            what = report.left[0] if len(report.left) == 1 else f"{len(report.left)} secrets, configs or networks"
             typer.echo(
-                f"{left} stays: it is still used, or not all services came up; the next apply takes it", err=True
+                f"{what} of before: still in use, or not all services came up; the next apply takes them", err=True
             )
     if not report.is_well:
         raise typer.Exit(Exit.REFUSED)

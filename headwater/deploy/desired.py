@@ -282,9 +282,9 @@ def acl_options(fleet: Fleet, material: Material, gateway: str | None = None) ->
     for held in material.identities.values():
         identity = held.identity
         is_here = gateway is None or identity.name == gateway or identity.role in (Role.USER, Role.MONITOR)
-        if is_here and identity.role not in (Role.BROKER, Role.ADMIN):
-            if identity.generation > 1 or identity.is_of_all_gateways:
-                words += ["--identity", identity.principal]
+        is_unusual = identity.generation > 1 or identity.is_of_all_gateways
+        if is_here and is_unusual and identity.role not in (Role.BROKER, Role.ADMIN):
+            words += ["--identity", identity.principal]
     for identity in material.revoked:
         words += ["--revoked", identity.principal]
     return " ".join(words)
