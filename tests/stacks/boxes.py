@@ -68,7 +68,6 @@ class Network:
         self._inside("ip", "link", "set", "dev", port, "master", "switch", "up")
         box.inside("ip", "address", "add", f"{address}/24", "dev", "eth0")
         box.inside("ip", "link", "set", "eth0", "up")
-        box.inside("ip", "route", "add", "default", "via", HERE)
 
     def remove(self) -> None:
         self._process.kill()

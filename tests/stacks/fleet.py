@@ -22,14 +22,13 @@ from headwater.demo.audit import Stored
 from tests.stacks.boxes import Box
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-INFLUXDB_USER, INFLUXDB_PASSWORD = "headwater", "a-token-of-the-test"
 #: Patience with a busy machine, in seconds.
 DEPLOY_S = 900.0
 ASK_S = 180.0
 
 #: What stays small on a test's machine, and asks often how all are.
 _SMALL = {
-    "HEALTH_INTERVAL": "5s",
+    "HEALTH_INTERVAL": "10s",
     "CLOUD_KAFKA_HEAP": "160m",
     "ORIENTDB_HEAP": "160m",
 }
@@ -44,9 +43,10 @@ pathlib.Path("/out/found").write_bytes(pickle.dumps(found))
 """
 
 _ASK_INFLUXDB = """\
-import json, sys, urllib.parse, urllib.request
-user, password, query = sys.argv[1:]
-data = urllib.parse.urlencode({"u": user, "p": password, "db": "headwater", "epoch": "ns", "q": query}).encode()
+import json, pathlib, sys, urllib.parse, urllib.request
+password = pathlib.Path("/run/secrets/influxdb_password").read_text().strip()
+asked = {"u": "headwater", "p": password, "db": "headwater", "epoch": "ns", "q": sys.argv[1]}
+data = urllib.parse.urlencode(asked).encode()
 print(urllib.request.urlopen("http://127.0.0.1:8086/query", data, timeout=60).read().decode())
 """
 
@@ -90,13 +90,6 @@ class Fleet:
     def write(self) -> None:
         """Write what is wanted; `apply` makes it so."""
         self.folder.mkdir(exist_ok=True)
-        secrets = self.folder / "secrets"
-        secrets.mkdir(mode=0o700, exist_ok=True)
-        token = secrets / "influxdb_token"
-        if not token.exists():
-            # InfluxDB 1.8 takes no other.
-            token.write_text(f"{INFLUXDB_USER}:{INFLUXDB_PASSWORD}")
-            token.chmod(0o600)
         wanted = {
             "version": self.version,
             "pki": "pki",
@@ -110,7 +103,7 @@ class Fleet:
                     "node": name,
                     "profile": "lowmem",
                     "observe": ["/3303/*/5700"],
-                    "settings": {"HEALTH_INTERVAL": "5s"},
+                    "settings": {"HEALTH_INTERVAL": "10s"},
                 }
                 for name in self.gateways
             },
@@ -184,7 +177,7 @@ class Fleet:
 
     def influxdb(self, query: str) -> list[dict[str, Any]]:
         """The series of an InfluxQL statement."""
-        told = self.in_cloud("cloud_influxdb", "python3", "-c", _ASK_INFLUXDB, INFLUXDB_USER, INFLUXDB_PASSWORD, query)
+        told = self.in_cloud("cloud_influxdb", "python3", "-c", _ASK_INFLUXDB, query)
         (result,) = json.loads(told)["results"]
         assert "error" not in result, result
         return list(result.get("series", []))

@@ -1,9 +1,9 @@
 """Images of other people's servers for a test that reaches no registry: the real servers, on the base image.
 
-Each is told what to do by the variables, files and words that the stacks give to the public image in its place. Where
-that is another version, it is said: InfluxDB is 1.8 here (what 2.x writes by its interface, it takes as well), OrientDB
-and Prometheus are those of the other tests. What cannot be had at all without a registry (Grafana, cAdvisor, karma) has
-a stand-in that answers its health check and nothing else; `STAND_INS` names them, and the test says so.
+Each is told what to do by the variables, files and words that the stacks give to the public image in its place. The
+versions are those of the other tests: InfluxDB is 1.8 here, whose interface of 2.x knows no tokens, so that one in
+front of it takes the token and gives the password. What cannot be had at all without a registry (Grafana, cAdvisor,
+karma) has a stand-in that answers its health check and nothing else; `STAND_INS` names them, and the test says so.
 """
 
 from __future__ import annotations
@@ -42,34 +42,76 @@ def _build_prometheus(staging: Path) -> Path:
 
 _INFLUXDB = """\
 #!/bin/sh
-# The variables of InfluxDB 2's image, for 1.8: its user and password are the two halves of the token.
+# The variables of InfluxDB 2's image, for 1.8, which has no tokens: front.py takes the one and gives the password.
 set -eu
-token=$(cat "$DOCKER_INFLUXDB_INIT_ADMIN_TOKEN_FILE")
 mkdir -p /var/lib/influxdb2/meta
 export INFLUXDB_META_DIR=/var/lib/influxdb2/meta INFLUXDB_DATA_DIR=/var/lib/influxdb2/data \\
     INFLUXDB_DATA_WAL_DIR=/var/lib/influxdb2/wal INFLUXDB_HTTP_AUTH_ENABLED=true INFLUXDB_REPORTING_DISABLED=true \\
     INFLUXDB_HTTP_LOG_ENABLED=false INFLUXDB_DATA_QUERY_LOG_ENABLED=false INFLUXDB_LOGGING_LEVEL=warn \\
-    INFLUXDB_MONITOR_STORE_ENABLED=false
+    INFLUXDB_MONITOR_STORE_ENABLED=false INFLUXDB_HTTP_BIND_ADDRESS=127.0.0.1:8087
 influxd -config /dev/null &
 influxd=$!
 trap 'kill -TERM "$influxd"' TERM INT
-python3 - "$token" "$DOCKER_INFLUXDB_INIT_BUCKET" <<'PYTHON'
-import sys, time, urllib.error, urllib.parse, urllib.request
-user, _, password = sys.argv[1].partition(":")
-def ask(query, **more):
-    data = urllib.parse.urlencode({"q": query, **more}).encode()
-    return urllib.request.urlopen("http://127.0.0.1:8086/query", data, timeout=30).read()
+python3 /front.py &
+while kill -0 "$influxd" 2>/dev/null; do wait "$influxd" || :; done
+"""
+
+_INFLUXDB_FRONT = """\
+import http.client, os, pathlib, time, urllib.parse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+USER, BUCKET = os.environ["DOCKER_INFLUXDB_INIT_USERNAME"], os.environ["DOCKER_INFLUXDB_INIT_BUCKET"]
+PASSWORD = pathlib.Path(os.environ["DOCKER_INFLUXDB_INIT_PASSWORD_FILE"]).read_text().strip()
+TOKEN = pathlib.Path(os.environ["DOCKER_INFLUXDB_INIT_ADMIN_TOKEN_FILE"]).read_text().strip()
+
+
+def send(method, path, body=None, headers={}):
+    link = http.client.HTTPConnection("127.0.0.1", 8087, timeout=120)
+    link.request(method, path, body, headers)
+    answer = link.getresponse()
+    return answer.status, answer.getheaders(), answer.read()
+
+
+def query(text, **more):
+    return send("POST", "/query?" + urllib.parse.urlencode({"q": text, **more}))[0]
+
+
+class Front(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        headers = {key: value for key, value in self.headers.items() if key.lower() != "host"}
+        if self.headers.get("Authorization") == "Token " + TOKEN:
+            headers["Authorization"] = f"Token {USER}:{PASSWORD}"
+        try:
+            status, told, content = send(self.command, self.path, body, headers)
+        except OSError:
+            status, told, content = 503, [], b"starting"
+        self.send_response(status)
+        for key, value in told:
+            if key.lower() not in ("transfer-encoding", "content-length", "connection", "date"):
+                self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_POST = do_GET
+
+    def log_message(self, *words):
+        pass
+
+
 while True:
     try:
-        ask(f"CREATE USER {user} WITH PASSWORD '{password}' WITH ALL PRIVILEGES")
-        break
-    except urllib.error.HTTPError:
-        break  # there is one since the first start
+        # 403 or so: there is one since the first start.
+        query(f"CREATE USER {USER} WITH PASSWORD '{PASSWORD}' WITH ALL PRIVILEGES")
+        if query(f'CREATE DATABASE "{BUCKET}"', u=USER, p=PASSWORD) == 200:
+            break
     except OSError:
-        time.sleep(0.1)
-ask(f'CREATE DATABASE "{sys.argv[2]}"', u=user, p=password)
-PYTHON
-while kill -0 "$influxd" 2>/dev/null; do wait "$influxd" || :; done
+        pass
+    time.sleep(0.1)
+ThreadingHTTPServer(("0.0.0.0", 8086), Front).serve_forever()
 """
 
 _ORIENTDB = """\
@@ -154,9 +196,10 @@ SERVERS = (
         dockerfile="""\
 COPY influxd /usr/local/bin/influxd
 COPY entrypoint /entrypoint
+COPY front.py /front.py
 ENTRYPOINT ["/entrypoint"]
 """,
-        files=lambda: {"influxd": influxdb_server.influxd(), "entrypoint": _INFLUXDB},
+        files=lambda: {"influxd": influxdb_server.influxd(), "entrypoint": _INFLUXDB, "front.py": _INFLUXDB_FRONT},
     ),
     ServerImage(
         name="orientdb",

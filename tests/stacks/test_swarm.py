@@ -5,12 +5,9 @@ The tests are in the order of a fleet's life and share one: what each does to it
 
 from __future__ import annotations
 
-import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,19 +15,13 @@ import pytest
 from headwater.demo.audit import Stored, Verdict, judge
 from schemas.avro.records import Notification, Response
 from schemas.avro.topics import Topics
-from tests.stacks.base_image import BASE_IMAGE
-from tests.stacks.boxes import HERE, Box, Network
-from tests.stacks.docker_host import CannotRun, have_docker
-from tests.stacks.fleet import REPOSITORY, Fleet, script
-from tests.stacks.image_store import ImageStore, alone
-from tests.stacks.server_images import SERVERS, STAND_INS
+from tests.stacks.boxes import HERE
+from tests.stacks.fleet import Fleet
+from tests.stacks.lab import ADDRESSES, FIRST, NEXT, lab
 from tests.way import Sensors, until
 
 pytestmark = [pytest.mark.swarm, pytest.mark.timeout(2400)]
 
-#: The guide's boxes: one is the cloud, each other is to have the gateway of its name.
-ADDRESSES = {"cloud": "192.0.2.10", "rock64": "192.0.2.11", "tinker": "192.0.2.12", "pine64": "192.0.2.13"}
-FIRST, NEXT = "test", "test-next"
 #: Devices at each gateway.
 DEVICES = 2
 #: Nothing that a test waits for may take longer, in seconds.
@@ -85,38 +76,20 @@ class Way:
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Four boxes in one Swarm, with all images; no fleet yet."""
-    try:
-        have_docker()
-    except CannotRun as exc:
-        pytest.fail(f"the Swarm cannot be tested on this machine: {exc}", pytrace=False)
-    with alone() as cache, ExitStack() as ending:
-        store = ImageStore(cache)
-        with store:
-            images = {one.variable: store.server(one) for one in (*SERVERS, *STAND_INS)}
-            words = ("-m", "stacks.images.make", "--base-image", BASE_IMAGE, "--version", FIRST)
-            script(sys.executable, *words, environment=store.builder.environment, cwd=REPOSITORY)
-            for name in ("headwater", "headwater-kafka"):
-                store.variant(f"{name}:{FIRST}", f"{name}:{NEXT}")
-        left_out = ", ".join(one.name for one in STAND_INS)
-        warnings.warn(f"no registry is asked for images, so the Swarm runs with {left_out}", stacklevel=1)
-        network = Network()
-        ending.callback(network.remove)
-        boxes = {}
-        for name, address in ADDRESSES.items():
-            box = Box(name=name, folder=cache / "run-1" / name, address=address, network=network)
-            ending.callback(box.remove)
-            store.hand_to(box)
-            box.start()
-            boxes[name] = box
-        cloud = boxes["cloud"]
+    with lab() as made:
+        cloud = made.boxes["cloud"]
         cloud.docker("swarm", "init", "--advertise-addr", cloud.address)
         token = cloud.docker("swarm", "join-token", "--quiet", "worker")
-        for box in boxes.values():
+        for box in made.boxes.values():
             if box is not cloud:
                 box.docker("swarm", "join", "--token", token, f"{cloud.address}:2377")
-        folder = tmp_path_factory.mktemp("fleet")
         yield Fleet(
-            folder=folder, cloud=cloud, boxes=boxes, images=images, version=FIRST, gateways=["rock64", "tinker"]
+            folder=tmp_path_factory.mktemp("fleet"),
+            cloud=cloud,
+            boxes=made.boxes,
+            images=made.images,
+            version=FIRST,
+            gateways=["rock64", "tinker"],
         )
 
 
