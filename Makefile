@@ -13,7 +13,7 @@ YARDSTICK ?= ../shared/bench
 given = $(if $($(subst -,_,$(shell echo $(1) | tr a-z A-Z))),--$(1) "$($(subst -,_,$(shell echo $(1) | tr a-z A-Z)))")
 COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
 
-.PHONY: help env dev demo city test test-swarm check format lock bench images clean
+.PHONY: help env dev demo city test test-swarm check format lock bench images dashboards dashboard-pictures clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,12 @@ bench: dev ## Measure against the yardstick, each figure beside its peer in the 
 
 images: env ## Build the images headwater and headwater-kafka, each with its SBOM in build/sbom/ (VERSION=, PLATFORM=, BASE_IMAGE=, EXTRAS=edge)
 	$(BIN)/python -m stacks.images.make $(foreach word,version platform base-image kafka-base-image extras java wheels,$(call given,$(word))) $(ARGS)
+
+dashboards: dev ## Write Grafana's dashboards, stacks/grafana/dashboards/*.json, anew from their code
+	$(BIN)/python -m stacks.grafana.build
+
+dashboard-pictures: dev ## Draw the dashboards for the docs from a running system (minutes; the services need Docker)
+	$(BIN)/python -m tests.stacks.dashboard_pictures
 
 clean: ## Remove the environment, caches and whatever the demo left
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .headwater

@@ -35,11 +35,12 @@ from tests.prometheus_server import prometheus
 from tests.raw_device import RawDevice
 from tests.stacks.grafana_queries import Sources, Span
 from tests.stores.influxdb import InfluxdbStore
-from tests.way import Gateway, Part, Sensors, produce, until
+from tests.way import PATIENCE, Gateway, Part, Sensors, produce, until
 
 ROOT = Path(__file__).parents[2]
-#: As often as the tests' Prometheus scrapes, in seconds, and the step of its graphs.
-SCRAPE_S = 1
+#: As often as the tests' Prometheus scrapes, in seconds, the step of its graphs; and a Kafka, whose agent takes
+#: its time on a busy machine.
+SCRAPE_S, SELDOM_S = 1, 4
 #: How long everything runs under Prometheus' eyes before it is asked, at least.
 WATCHED_S = 20
 
@@ -65,9 +66,10 @@ class Scraper(Server):
         assert {one["job_name"] for one in jobs} == set(self.targets)
         for job in jobs:
             job.pop("dns_sd_configs", None)
-            job |= {"scrape_interval": f"{SCRAPE_S}s", "static_configs": [{"targets": self.targets[job["job_name"]]}]}
-        told = {"global": {"scrape_interval": f"{SCRAPE_S}s", "scrape_timeout": f"{SCRAPE_S}s"}, "scrape_configs": jobs}
-        config.write_text(yaml.safe_dump(told))
+            often = f"{SELDOM_S if 'scrape_interval' in job else SCRAPE_S}s"
+            targets = [{"targets": self.targets[job["job_name"]]}]
+            job |= {"scrape_interval": often, "scrape_timeout": often, "static_configs": targets}
+        config.write_text(yaml.safe_dump({"scrape_configs": jobs}))
         self.run(
             [
                 prometheus(),
@@ -138,7 +140,7 @@ class System:
     @property
     def span(self) -> Span:
         """The time since everything runs."""
-        return Span(start=self.since, end=time.time(), step=SCRAPE_S, scrape=SCRAPE_S)
+        return Span(start=self.since, end=time.time(), step=SCRAPE_S, scrape=SCRAPE_S, seldom=SELDOM_S)
 
 
 def _broker(stack: ExitStack, name: str, folder: Path) -> tuple[KafkaBroker, int]:
@@ -148,8 +150,8 @@ def _broker(stack: ExitStack, name: str, folder: Path) -> tuple[KafkaBroker, int
     return made, metrics
 
 
-def _guarded_broker(stack: ExitStack, folder: Path) -> tuple[Cluster, Cluster, int]:
-    """A Kafka that wants certificates: as a person reaches it who has no right there, as one who has none at all."""
+def _guarded_broker(stack: ExitStack, folder: Path) -> tuple[Cluster, Cluster, Cluster, int]:
+    """A Kafka that wants certificates: as its administrator reaches it, a person without a right there, and nobody."""
     issuer = Issuer(folder / "identities")
     port = held_port()
     end_with_this_process("guarded", folder)
@@ -157,6 +159,7 @@ def _guarded_broker(stack: ExitStack, folder: Path) -> tuple[Cluster, Cluster, i
         made = broker.start("guarded", port, folder, heap="128m", tls=issuer.issue("broker:cloud"))
     stack.callback(broker.kill, "guarded", folder)
     return (
+        Cluster(bootstrap=made.bootstrap, tls=issuer.issue("admin:fleet")),
         Cluster(bootstrap=made.bootstrap, tls=issuer.issue("user:anna")),
         Cluster(bootstrap=made.bootstrap),
         metrics,
@@ -164,12 +167,12 @@ def _guarded_broker(stack: ExitStack, folder: Path) -> tuple[Cluster, Cluster, i
 
 
 @contextmanager
-def system(folder: Path) -> Iterator[System]:
-    """Everything, with something said on every panel; it ends with the context."""
+def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
+    """Everything, with something said on every panel, after it was watched for so long; it ends with the context."""
     with ExitStack() as stack:
         kafka = folder / "kafka"
         (edge, edge_metrics), (cloud, cloud_metrics) = (_broker(stack, name, kafka) for name in ("edge", "cloud"))
-        anna, nobody, guarded_metrics = _guarded_broker(stack, kafka)
+        admin, anna, nobody, guarded_metrics = _guarded_broker(stack, kafka)
         store = InfluxdbStore(folder, influxdb_server.shared_server())
 
         parts = folder / "parts"
@@ -178,7 +181,7 @@ def system(folder: Path) -> Iterator[System]:
         gateway = Gateway("gw-rock.64", edge.cluster, parts, observe=observe)
         stack.enter_context(gateway)
         gateway.wait_ready()
-        ports = {job: held_port() for job in ("replicator", "sink", "analytics")}
+        ports = {job: held_port() for job in ("replicator", "sink", "analytics", "guarded")}
         line = f"replicate --gateway {gateway.id} --edge {edge.cluster.bootstrap} --cloud {cloud.cluster.bootstrap}"
         stack.enter_context(Part("replicator", parts, *line.split(), "--metrics", str(ports["replicator"])))
         sinks = parts / "sinks.toml"
@@ -187,6 +190,10 @@ def system(folder: Path) -> Iterator[System]:
         until("topics in the cloud", lambda: gateway.topics.observations in topic_counts(cloud.cluster))
         line = f"sink run {sinks} --gateway {gateway.id} --kafka {cloud.cluster.bootstrap}"
         stack.enter_context(Part("sink", parts, *line.split(), "--metrics", str(ports["sink"])))
+        # One that has a certificate to tell of.
+        line = f"sink sqlite --gateway {gateway.id} --kafka {admin.bootstrap} --kafka-tls {admin.tls}"
+        more = ("--file", str(parts / "guarded.db"), "--metrics", str(ports["guarded"]))
+        stack.enter_context(Part("guarded", parts, *line.split(), *more))
         line = f"analytics run aggregate --window 2s --quiet --gateway {gateway.id} --kafka {cloud.cluster.bootstrap}"
         job = [*line.split(), "--state", str(parts / "analytics"), "--metrics", str(ports["analytics"])]
         stack.enter_context(Part("analytics", parts, *job))
@@ -197,7 +204,9 @@ def system(folder: Path) -> Iterator[System]:
         targets = {
             "kafka": [edge_metrics, cloud_metrics, guarded_metrics],
             "gateway": [gateway.metrics_port],
-            **{name: [port] for name, port in ports.items()},
+            "replicator": [ports["replicator"]],
+            "sink": [ports["sink"], ports["guarded"]],
+            "analytics": [ports["analytics"]],
             "node": [node.port],
         }
         scraper = Scraper(
@@ -226,6 +235,7 @@ def system(folder: Path) -> Iterator[System]:
             since=since,
         )
         _use(made, anna, nobody, store)
+        until("time for a few scrapes", lambda: time.time() > made.since + watched_s, watched_s + PATIENCE)
         yield made
 
 
@@ -276,4 +286,3 @@ def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> 
     begun = "headwater_analytics_lag_records", "headwater_sink_lag_records", "headwater_replicator_lag_seconds"
     for name in begun:
         until(f"{name} is scraped", lambda name=name: made.sources.prom("query", query=name)["result"])  # type: ignore[misc]  # a lambda
-    until("time for a few scrapes", lambda: time.time() > made.since + WATCHED_S)

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -123,8 +123,9 @@ class Span:
     start: float
     end: float
     step: int
-    #: How often Prometheus scrapes, in seconds.
+    #: How often Prometheus scrapes, in seconds, and how often what is told to be scraped more seldom.
     scrape: int
+    seldom: int
 
     @property
     def words(self) -> dict[str, str]:
@@ -211,6 +212,8 @@ class Sources:
 
     def ask(self, query: Query, chosen: Mapping[str, Chosen], span: Span) -> Answer:
         """The answer to one target. Raises Refused."""
+        if query.target.get("interval"):
+            span = replace(span, scrape=span.seldom)
         text = filled(query.text, query.source, chosen, span)
         if query.source == "influxdb":
             return self._influx(query, text)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.cadvisor_server import CadvisorServer
-from tests.monitoring_tools import node_exporter
 from tests.ports import held_port
-from tests.stacks.dashboard_way import SCRAPE_S, Scraper
+from tests.prometheus_server import prometheus
+from tests.stacks.dashboard_way import SCRAPE_S, SELDOM_S, Scraper
 from tests.stacks.docker_host import CannotRun, Daemon, have_docker
 from tests.stacks.grafana_queries import Sources, Span, choose, dashboards
 from tests.way import until
@@ -21,60 +22,71 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
 
 #: By name: how many tasks, and what they may take.
 SERVICES = {
-    "rock_gateway": ("--replicas", "2", "--limit-cpu", "0.05", "--limit-memory", "64M"),
-    "rock_kafka": ("--replicas", "1", "--limit-memory", "96M"),
+    "rock_gateway": ("--replicas", "2", "--limit-cpu", "0.05", "--limit-memory", "192M"),
+    "rock_kafka": ("--replicas", "1", "--limit-memory", "256M"),
 }
 WATCHED_S = 25
 
 
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sources, float]]:
-    """A Swarm of one node with `SERVICES`, seen by cAdvisor, scraped by Prometheus; since when."""
+@contextmanager
+def swarm(folder: Path) -> Iterator[tuple[Sources, float]]:
+    """A Swarm of one node with `SERVICES`, seen by cAdvisor, scraped by Prometheus; since when.
+
+    Raises:
+        CannotRun: this machine cannot run Docker.
+    """
+    have_docker()
+    docker = Daemon(name="services", folder=folder / "docker")
+    cadvisor = CadvisorServer(directory=folder / "cadvisor", port=held_port(), docker=f"unix://{docker.socket}")
+    targets = {"cadvisor": [f"127.0.0.1:{cadvisor.port}"]}
+    scraper = Scraper(directory=folder / "prometheus", port=held_port(), targets=targets)
     try:
-        have_docker()
-    except CannotRun as exc:
-        pytest.fail(f"the dashboard of services was not tried: {exc}")
-    folder = tmp_path_factory.mktemp("services")
-    swarm = Daemon(name="services", folder=folder / "docker")
-    cadvisor = CadvisorServer(directory=folder / "cadvisor", port=held_port(), docker=f"unix://{swarm.socket}")
-    scraper = Scraper(
-        directory=folder / "prometheus", port=held_port(), targets={"cadvisor": [f"127.0.0.1:{cadvisor.port}"]}
-    )
-    try:
-        swarm.start()
-        swarm.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
-        _import_image(swarm, folder)
+        docker.start()
+        docker.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
+        _import_image(docker, folder)
         for name, options in SERVICES.items():
-            swarm.docker("service", "create", "--detach", "--name", name, *options, "busy:1")
+            docker.docker("service", "create", "--detach", "--name", name, *options, "busy:1")
         # In Docker's namespaces of processes and mounts, as a container with the host's has them.
-        cadvisor.within = ("nsenter", "--target", str(swarm.pid), "--pid", "--mount")
+        cadvisor.within = ("nsenter", "--target", str(docker.pid), "--pid", "--mount")
         cadvisor.start()
         scraper.start()
         sources = Sources(prometheus=scraper.url, influxdb="", database="", token="")
         tasks = 'container_cpu_usage_seconds_total{container_label_com_docker_swarm_service_name!=""}'
         until("three tasks are scraped", lambda: len(sources.prom("query", query=tasks)["result"]) >= 3)
-        since = time.time()
-        until("time for a few scrapes", lambda: time.time() > since + WATCHED_S)
-        yield sources, since
+        yield sources, time.time()
     finally:
         scraper.remove()
         cadvisor.remove()
-        swarm.remove()
+        docker.remove()
 
 
-def _import_image(swarm: Daemon, folder: Path) -> None:
-    """An image of one program that needs nothing else, and does something when it is asked."""
-    archive = folder / "image.tar"
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sources, float]]:
+    try:
+        with swarm(tmp_path_factory.mktemp("services")) as (sources, since):
+            until("time for a few scrapes", lambda: time.time() > since + WATCHED_S)
+            yield sources, since
+    except CannotRun as exc:
+        pytest.fail(f"the dashboard of services cannot be tested on this machine: {exc}", pytrace=False)
+
+
+def _import_image(docker: Daemon, folder: Path) -> None:
+    """An image of one program that needs nothing else and is never idle: a Prometheus that scrapes itself."""
+    archive, config = folder / "image.tar", folder / "prometheus.yml"
+    job = "{job_name: itself, static_configs: [{targets: ['127.0.0.1:9090']}]}"
+    config.write_text(f"global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs: [{job}]\n")
     with tarfile.open(archive, "w") as tar:
-        tar.add(node_exporter(), "busy")
-    swarm.docker("import", "--change", 'ENTRYPOINT ["/busy"]', str(archive), "busy:1")
+        tar.add(prometheus(), "prometheus")
+        tar.add(config, "prometheus.yml")
+    start = '["/prometheus", "--config.file=/prometheus.yml", "--storage.tsdb.path=/data"]'
+    docker.docker("import", "--change", f"ENTRYPOINT {start}", str(archive), "busy:1")
 
 
 @pytest.mark.parametrize("how", ["all", "listed", "single"])
 def test_every_query_has_an_answer(watched: tuple[Sources, float], how: str) -> None:
     sources, since = watched
     (dashboard,) = (one for one in dashboards() if one.file.name == "services.json")
-    span = Span(start=since, end=time.time(), step=SCRAPE_S, scrape=SCRAPE_S)
+    span = Span(start=since, end=time.time(), step=SCRAPE_S, scrape=SCRAPE_S, seldom=SELDOM_S)
     chosen = choose(sources, dashboard, span, listed=how == "listed", single=how == "single")
     assert list(chosen["service"].values) == (["rock_gateway"] if how == "single" else sorted(SERVICES))
     for query in dashboard.queries:
@@ -88,7 +100,7 @@ def test_every_query_has_an_answer(watched: tuple[Sources, float], how: str) -> 
 def test_figures_are_those_of_the_services(watched: tuple[Sources, float]) -> None:
     sources, since = watched
     (dashboard,) = (one for one in dashboards() if one.file.name == "services.json")
-    span = Span(start=since, end=time.time(), step=SCRAPE_S, scrape=SCRAPE_S)
+    span = Span(start=since, end=time.time(), step=SCRAPE_S, scrape=SCRAPE_S, seldom=SELDOM_S)
     chosen = choose(sources, dashboard, span)
     found = {query.name: sources.ask(query, chosen, span) for query in dashboard.queries}
 
@@ -100,4 +112,4 @@ def test_figures_are_those_of_the_services(watched: tuple[Sources, float]) -> No
     assert last("Running tasks A") == {"rock_gateway": 2, "rock_kafka": 1}
     assert 0 < max(last("Memory of the limit A").values()) < 1
     limits = {row["container_label_com_docker_swarm_service_name"]: row["Value"] for row in found["Tasks now B"].table}
-    assert limits == {"rock_gateway": 64 << 20, "rock_kafka": 96 << 20}
+    assert limits == {"rock_gateway": 192 << 20, "rock_kafka": 256 << 20}

@@ -129,6 +129,18 @@ def test_data_sources_are_those_that_are_provisioned() -> None:
     assert secrets == ["Token $__file{/run/secrets/influxdb_token}"]
 
 
+def test_stack_mounts_every_dashboard_and_the_provisioning() -> None:
+    stack = yaml.safe_load((ROOT / "stacks/cloud.yml").read_text())
+    mounted = {
+        one["target"]: (ROOT / "stacks" / stack["configs"][one["source"]]["file"]).resolve()
+        for one in stack["services"]["grafana"]["configs"]
+    }
+    wanted = {f"/etc/grafana/dashboards/{file.name}": file for file in FOLDER.glob("*.json")}
+    wanted |= {f"/etc/grafana/provisioning/{kind}/headwater.yml": GRAFANA / f"provisioning/{kind}/headwater.yml"
+               for kind in ("datasources", "dashboards")}  # fmt: skip
+    assert mounted == {target: file.resolve() for target, file in wanted.items()}
+
+
 def test_dashboards_are_provisioned_from_where_the_stack_puts_them() -> None:
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/headwater.yml").read_text())["providers"]
     assert provider["options"]["path"] == "/etc/grafana/dashboards"
@@ -219,6 +231,22 @@ def test_tables_have_the_columns_that_are_renamed(running: System, name: str) ->
         for override in panel["fieldConfig"]["overrides"]:
             if override["matcher"]["id"] == "byName":
                 assert override["matcher"]["options"] in {renamed.get(one, one) for one in there}
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("name", HERE)
+def test_tables_of_several_queries_have_one_row_for_each_thing(running: System, name: str) -> None:
+    """Grafana merges rows that agree in all columns that both have, beside the value."""
+    dashboard = HERE[name]
+    chosen = choose(running.sources, dashboard, running.span)
+    for panel in dashboard.panels:
+        if panel["type"] != "table" or len(panel["targets"]) < 2:
+            continue
+        asked = [answer.table for query, answer in answers(running, dashboard, chosen) if query.panel is panel]
+        common = set.intersection(*({*rows[0]} - {"Value", "Time"} for rows in asked))
+        found = [{tuple(row[label] for label in sorted(common)) for row in rows} for rows in asked]
+        assert common, panel["title"]
+        assert set.union(*found) == found[0], panel["title"]
 
 
 @pytest.mark.kafka

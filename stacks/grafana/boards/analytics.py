@@ -54,7 +54,7 @@ BOARD = Board(
                     "Begun anew",
                     "Times that jobs began within the time shown; the first time is counted.",
                     "short",
-                    prom(f"sum(increase(headwater_analytics_starts_total{{{_J}}}[$__range]))"),
+                    prom(f"round(sum(increase(headwater_analytics_starts_total{{{_J}}}[$__range])))"),
                     span=6,
                     steps=((0, GOOD), (3, WARN), (10, BAD)),
                 ),

@@ -140,5 +140,23 @@ BOARD = Board(
                 ),
             ],
         ),
+        (
+            "Certificates",
+            [
+                rows(
+                    "Certificates",
+                    "Until each runs out, the next one first: that on the disk, and that which the process has.",
+                    prom(
+                        "sort(min by (identity, file, source, job) "
+                        "(headwater_certificate_not_after_timestamp_seconds - time()))",
+                        instant=True,
+                    ),
+                    height=6,
+                    unit="s",
+                    hidden=("Time",),
+                    renamed={"Value": "runs out in"},
+                ),
+            ],
+        ),
     ],
 )

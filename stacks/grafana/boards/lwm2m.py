@@ -34,11 +34,12 @@ _NEWEST = f"{_CHOSEN} AND \"late\" = ''"
 def _values() -> Panel:
     panel = series(
         "Numbers",
-        "Every resource with a number, by device: its name and unit are those of its definition (schemas/lwm2m), and "
-        "where that leaves the unit to the device, the usual one. Means over the interval shown.",
+        "What devices tell of themselves (observations, Send), by resource: its name and unit are those of its "
+        "definition (schemas/lwm2m), and where that leaves the unit to the device, the usual one. Means over the "
+        "interval shown. What was read once is below.",
         "short",
         influx(
-            f'SELECT mean("value") FROM "resources" WHERE {_CHOSEN} '
+            f'SELECT mean("value") FROM "resources" WHERE {_CHOSEN} AND "kind" =~ /^(observe|send)/ '
             'GROUP BY time($__interval), "ep", "path" fill(none)',
             alias="$tag_ep $tag_path",
         ),

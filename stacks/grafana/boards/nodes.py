@@ -6,7 +6,7 @@ from stacks.grafana.panels import BAD, GOOD, WARN, Board, choice, figure, prom, 
 
 #: Node exporter knows a machine's name in one series; the others are joined to it.
 _NAMED = ' * on (instance) group_left (nodename) node_uname_info{nodename=~"$node"}'
-_DISK = 'fstype!~"tmpfs|ramfs|overlay|squashfs|nsfs|devtmpfs|iso9660"'
+_DISK = 'fstype!~"tmpfs|ramfs|overlay|squashfs|nsfs|devtmpfs|iso9660", mountpoint!~"/run/.*|/var/lib/docker/.+"'
 _NET = 'device!~"lo|veth.*|docker.*|br-.*|vxlan.*"'
 
 

@@ -155,10 +155,17 @@ BOARD = Board(
                 rows(
                     "Partitions",
                     "Behind now, by partition: records, seconds, and what retention leaves.",
-                    prom(f"headwater_replicator_lag_records{{{_T}}}", instant=True),
-                    prom(f"headwater_replicator_lag_seconds{{{_T}}}", instant=True),
-                    prom(f"headwater_replicator_retention_left_seconds{{{_T}}}", instant=True),
-                    hidden=("Time", "__name__", "instance", "job"),
+                    prom(
+                        f"sum by (gateway, topic, partition) (headwater_replicator_lag_records{{{_T}}})", instant=True
+                    ),
+                    prom(
+                        f"max by (gateway, topic, partition) (headwater_replicator_lag_seconds{{{_T}}})", instant=True
+                    ),
+                    prom(
+                        f"min by (gateway, topic, partition) (headwater_replicator_retention_left_seconds{{{_T}}})",
+                        instant=True,
+                    ),
+                    hidden=("Time",),
                     renamed={
                         "Value #A": "records behind",
                         "Value #B": "seconds behind",

@@ -67,7 +67,7 @@ BOARD = Board(
                     "Out of memory",
                     "Times that the kernel ended a process for want of memory, within the time shown.",
                     "short",
-                    prom(f"sum({_once(f'increase(container_oom_events_total{{{_OF}}}[$__range])')})"),
+                    prom(f"round(sum({_once(f'increase(container_oom_events_total{{{_OF}}}[$__range])')}))"),
                     span=6,
                     steps=((0, GOOD), (1, BAD)),
                 ),

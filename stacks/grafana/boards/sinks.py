@@ -51,7 +51,7 @@ BOARD = Board(
                     "Dead letters",
                     "Records of the time shown that could not be stored; they are in the dead-letter topic.",
                     "short",
-                    prom(f"sum(increase(headwater_sink_dead_letters_total{{{_S}}}[$__range]))"),
+                    prom(f"round(sum(increase(headwater_sink_dead_letters_total{{{_S}}}[$__range])))"),
                     span=6,
                     steps=((0, GOOD), (1, BAD)),
                 ),
