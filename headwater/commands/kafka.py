@@ -27,7 +27,7 @@ DirOption = Annotated[Path, typer.Option("--dir", metavar="DIR", help="Where the
 def register(app: typer.Typer) -> None:
     """Add both groups to ``app``."""
     kafka = typer.Typer(help="Run a real Apache Kafka on this machine.", no_args_is_help=True)
-    for name, function in (("start", start), ("stop", stop), ("status", status)):
+    for name, function in (("start", start), ("stop", stop), ("status", status), ("reload-certs", reload_certs)):
         command(kafka, name, group="kafka")(function)
     app.add_typer(kafka, name="kafka", rich_help_panel="Kafka")
     topics = typer.Typer(help="The topics of a gateway.", no_args_is_help=True)
@@ -152,6 +152,19 @@ def status(
         typer.echo(f"Kafka {name} runs at {running.bootstrap} (process {running.pid}, log {running.log})")
     if running is None:
         raise typer.Exit(Exit.UNREACHABLE)
+
+
+def reload_certs(name: NameOption = "edge", directory: DirOption = DIRECTORY) -> None:
+    """Let a broker that runs take up its renewed certificate, or its authorities, without a restart.
+
+    \b
+    Examples:
+    headwater certs renew broker:rock64 && headwater kafka reload-certs --name edge
+    """
+    from headwater.servers import broker
+
+    done = broker.reload_certificates(name, directory)
+    typer.echo(f"Kafka {name} shows the certificate in {done.tls} to whoever connects from now on")
 
 
 def _as_json(name: str, running: object) -> dict[str, object]:

@@ -33,6 +33,7 @@ from importlib import resources
 from pathlib import Path
 
 from connectors import kafka
+from connectors.broker_admin import reload_certificates as read_again
 from headwater.servers import processes
 from headwater.servers.kafka_jars import BrokerError, Progress, cache_folder, ensure_jars, java_binary
 from security.errors import SecurityError
@@ -230,6 +231,24 @@ def kill(name: str, directory: Path) -> bool:
     if broker is not None:
         processes.end(broker.pid, timeout=0)
     return broker is not None
+
+
+def reload_certificates(name: str, directory: Path) -> Broker:
+    """Let the broker that runs read its identity's files again; connections that are open go on with what they know.
+
+    Raises:
+        NotUsable: it does not run, or speaks no TLS. NoIdentity: the files are not whole, and nothing was changed.
+        kafka.Unreachable, kafka.KafkaException: it did not answer, or takes the files not.
+    """
+    broker = status(name, directory)
+    if broker is None or broker.tls is None:
+        raise NotUsable(f"broker {name} in {directory} {'does not run' if broker is None else 'speaks no TLS'}")
+    identity = _broker_identity(broker.tls)
+    settings = (broker.folder / "server.properties").read_text(encoding="utf-8")
+    listeners = [one for one in (CLIENTS, LINK, CONTROLLER) if f"{one}:SSL" in settings]
+    # Said of the broker: files as it knows them, and not as whoever asks would.
+    read_again(broker.cluster, listeners, str(identity.keystore_file), str(identity.ca_file))
+    return broker
 
 
 def _folder(name: str, directory: Path) -> Path:
