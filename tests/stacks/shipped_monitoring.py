@@ -21,7 +21,7 @@ RULES = sorted((MONITORING / "rules").glob("*.yml"))
 #: How many times faster a test is.
 HURRY = 30
 #: Seconds between two scrapes, and the shortest span that a rate is taken over: a few of them.
-SCRAPE_S, SHORTEST_S = 1, 10
+SCRAPE_S, SHORTEST_S = 2, 12
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _RANGE = re.compile(r"\[(\d+)([smhd])\]")
@@ -51,7 +51,7 @@ def prometheus_config(folder: Path, targets: Mapping[str, Sequence[str]], *, ale
     made["global"] |= {
         "scrape_interval": f"{SCRAPE_S}s",
         "scrape_timeout": f"{SCRAPE_S}s",
-        "evaluation_interval": f"{SCRAPE_S}s",
+        "evaluation_interval": "1s",
     }
     for job in made["scrape_configs"]:
         job.pop("scrape_interval", None)
