@@ -184,19 +184,19 @@ def test_refused_request_is_answered_without_the_device(tmp_path: FilePath) -> N
 
 
 @pytest.mark.parametrize(
-    ("failure", "asked", "code", "said"),
+    ("failure", "asked", "code", "said", "counted"),
     [
-        (DeviceTimeout(), request("t"), ResponseCode.UNKNOWN, "no answer within 5 s"),
-        (DeviceTimeout(), EXECUTE, ResponseCode.UNKNOWN, "outcome unknown"),
-        (DeviceSentReset(), request("t"), ResponseCode.UNKNOWN, "Reset"),
-        (DeviceGone(), request("t"), ResponseCode.NOT_FOUND, "no device"),
-        (DeviceGone(), EXECUTE, ResponseCode.UNKNOWN, "outcome unknown"),
-        (LookupError("oops"), request("t"), ResponseCode.INTERNAL_SERVER_ERROR, "oops"),
-        (LookupError("oops"), EXECUTE, ResponseCode.UNKNOWN, "outcome unknown"),
+        (DeviceTimeout(), request("t"), ResponseCode.UNKNOWN, "no answer within 5 s", "timed_out"),
+        (DeviceTimeout(), EXECUTE, ResponseCode.UNKNOWN, "outcome unknown", "outcome_unknown"),
+        (DeviceSentReset(), request("t"), ResponseCode.UNKNOWN, "Reset", "device_reset"),
+        (DeviceGone(), request("t"), ResponseCode.NOT_FOUND, "no device", "not_registered"),
+        (DeviceGone(), EXECUTE, ResponseCode.UNKNOWN, "outcome unknown", "outcome_unknown"),
+        (LookupError("oops"), request("t"), ResponseCode.INTERNAL_SERVER_ERROR, "oops", "gateway_fault"),
+        (LookupError("oops"), EXECUTE, ResponseCode.UNKNOWN, "outcome unknown", "outcome_unknown"),
     ],
 )
 def test_failed_exchange_has_a_reply_and_the_next_command_its_turn(
-    tmp_path: FilePath, failure: Exception, asked: Request, code: ResponseCode, said: str
+    tmp_path: FilePath, failure: Exception, asked: Request, code: ResponseCode, said: str, counted: str
 ) -> None:
     async def scenario() -> None:
         async with bench(tmp_path) as b:
@@ -206,6 +206,9 @@ def test_failed_exchange_has_a_reply_and_the_next_command_its_turn(
             assert first.rep.code is code
             assert said in words(first)
             assert second.rep.code is ResponseCode.CONTENT
+            outcomes = b.loop.answering.outcomes
+            assert {outcome for outcome, count in outcomes.items() if count} == {counted, "done"}
+            assert outcomes.total() == 2
 
     run(scenario)
 

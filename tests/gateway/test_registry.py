@@ -300,3 +300,18 @@ def test_id_that_lies_across_two_others_is_not_found() -> None:
     assert window.marks[window.find(b"\x02\x03")] == 3
     window.clear()
     assert window.find(b"\x01\x02") == -1
+
+
+def test_devices_are_counted_by_the_version_that_they_speak() -> None:
+    registry = Registry()
+    assert registry.by_version == {"1.0": 0, "1.1": 0}
+    registry.add(_device())
+    registry.add(_device("b", "r2", address=THERE))
+    assert registry.by_version["1.1"] == 2
+    again = _device("b", "r3", address=THERE)
+    again.version = "1.0"
+    registry.add(again)
+    assert (registry.by_version["1.0"], registry.by_version["1.1"]) == (1, 1)
+    registry.remove("b")
+    registry.remove("b")
+    assert (registry.by_version["1.0"], registry.by_version["1.1"]) == (0, 1)
