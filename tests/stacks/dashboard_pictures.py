@@ -32,12 +32,12 @@ from tests.way import until
 
 FOLDER = ROOT / "docs/pictures"
 #: How long a system is looked at for a picture, in seconds.
-WATCHED_S = 90
+WATCHED_S = 75
 #: Inches of a row of Grafana's grid, and of its 24 columns together.
 _ROW, _WIDTH = 0.235, 13.0
 _COLOURS = {"green": "#3d9140", "orange": "#d9822b", "red": "#c4314b"}
 _LINES = ["#3274d9", "#d9822b", "#3d9140", "#8f3bb8", "#c4314b", "#1f9e9e", "#8a6d3b", "#5a6b7b"]
-_MOST_ROWS = 9
+_PAPER = [244, 245, 245]
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _UNITS = {
@@ -93,7 +93,7 @@ class Picture:
         self._chosen = chosen
         self._span = span
         self._rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard.json["panels"])
-        self._figure = Figure(figsize=(_WIDTH, (self._rows + 2) * _ROW), facecolor="#f4f5f5")
+        self._figure = Figure(figsize=(_WIDTH, (self._rows + 2) * _ROW), facecolor=[level / 255 for level in _PAPER])
 
     def draw(self, file: Path) -> None:
         """Ask for everything and write the picture."""
@@ -115,8 +115,13 @@ class Picture:
         file.parent.mkdir(parents=True, exist_ok=True)
         drawn = io.BytesIO()
         self._figure.savefig(drawn, dpi=84)
-        # A page's worth of colours: a third of the bytes.
-        Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(file, optimize=True)
+        # A palette is a third of the bytes.
+        colours = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        palette, paper = colours.getpalette() or [], colours.getpixel((0, 0))
+        assert isinstance(paper, int)
+        palette[paper * 3 : paper * 3 + 3] = _PAPER
+        colours.putpalette(palette)
+        colours.save(file, optimize=True)
 
     def axes(self, panel: Mapping[str, Any], below: float = 0.0, left: float = 0.0) -> Axes:
         """The room of a panel, with its title; ``below`` and ``left`` in inches are left for legend and numbers."""
@@ -188,7 +193,7 @@ class Picture:
             axes.plot(times, values, style, lw=1.0, ms=1.5, color=drawn, label=label)
         low, high = axes.get_ylim()
         if defaults.get("custom", {}).get("axisSoftMin") == 0:
-            axes.set_ylim(0, max(high, 1e-9) if high > 0.05 else 1)
+            axes.set_ylim(0, high if any(value for one in series for _, value in one.points) else 1)
         if defaults.get("max") is not None:
             axes.set_ylim(low if low < 0 else 0, defaults["max"] * 1.05)
         for step in defaults.get("thresholds", {}).get("steps", []):

@@ -40,9 +40,9 @@ from tests.way import PATIENCE, Gateway, Part, Sensors, produce, until
 ROOT = Path(__file__).parents[2]
 #: As often as the tests' Prometheus scrapes, in seconds, the step of its graphs; and a Kafka, whose agent takes
 #: its time on a busy machine.
-SCRAPE_S, SELDOM_S = 1, 4
-#: How long everything runs under Prometheus' eyes before it is asked, at least.
-WATCHED_S = 20
+SCRAPE_S, SELDOM_S = 2, 4
+#: How long everything runs under Prometheus' eyes, once it has happened, before it is asked.
+WATCHED_S = 16
 
 
 @dataclass(slots=True, kw_only=True)
@@ -235,7 +235,8 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
             since=since,
         )
         _use(made, anna, nobody, store)
-        until("time for a few scrapes", lambda: time.time() > made.since + watched_s, watched_s + PATIENCE)
+        enough = time.time() + watched_s
+        until("time for a few scrapes", lambda: time.time() > enough, watched_s + PATIENCE)
         yield made
 
 

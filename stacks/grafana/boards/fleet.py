@@ -147,7 +147,7 @@ BOARD = Board(
                     "Certificates",
                     "Until each runs out, the next one first: that on the disk, and that which the process has.",
                     prom(
-                        "sort(min by (identity, file, source, job) "
+                        "sort(min by (identity, source, job) "
                         "(headwater_certificate_not_after_timestamp_seconds - time()))",
                         instant=True,
                     ),
