@@ -339,9 +339,8 @@ def test_the_documentation_has_every_command() -> None:
 
 def test_every_command_of_the_page_works_in_its_order() -> None:
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
-    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S) for line in block.splitlines()]
+    blocks = re.findall(r"^```sh\n(.*?)^```", page, re.M | re.S)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith("headwater certs ")]
     assert len(lines) > 10
     for line in lines:
-        program, group, *arguments = shlex.split(line)
-        assert (program, group) == ("headwater", "certs")
-        certs(*arguments)
+        certs(*shlex.split(line)[2:])
