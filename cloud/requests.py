@@ -140,8 +140,8 @@ def _produce(cluster: Cluster, topic: str, request: Request, timeout: float) -> 
         while not delivered and not failures and time.monotonic() < deadline:
             client.poll(SLICE)
     except KafkaException as exc:
-        if refused:
-            raise _not_allowed(cluster, topic, refused[0]) from exc
+        if refused or exc.args[0].code() in REFUSALS:
+            raise _not_allowed(cluster, topic, refused[0] if refused else exc.args[0]) from exc
         raise NotSent(f"the request was not taken by Kafka at {cluster.bootstrap}: {exc.args[0].str()}") from exc
     finally:
         client.purge()
