@@ -25,6 +25,7 @@ _KAFKA = {'kafka_host_info{job="kafka", instance="k:9404", host="kafka-rock64"}'
 _GW = 'gateway="rock64"'
 _SINK = 'sink="influxdb", group="g"'
 _JOB = 'name="aggregate", group="g"'
+_SETUP = 'container_label_com_docker_swarm_service_name="cloud_setup"'
 _OTHER_TASK = 'container_label_com_docker_swarm_service_name="connectors_influxdb-sink"'
 _TASK = 'container_label_com_docker_swarm_service_name="cloud_kafka"'
 
@@ -478,9 +479,9 @@ CASES = (
     Case(
         alert="ServiceDown",
         series={
-            f'container_start_time_seconds{{{_TASK}, id="a"}}': _UP,
+            f'container_start_time_seconds{{{_TASK}, id="/docker/a", name="a"}}': _UP,
             # It is meant to end.
-            'container_start_time_seconds{container_label_com_docker_swarm_service_name="cloud_setup", id="s"}': _UP,
+            f'container_start_time_seconds{{{_SETUP}, id="/docker/s", name="s"}}': _UP,
         },
         quiet=("9m", "11m30s"),
         fires="13m",
@@ -488,14 +489,14 @@ CASES = (
     Case(
         alert="ServiceRestarts",
         series={
-            f'container_start_time_seconds{{{_TASK}, id="a"}}': "1x9 stale _x400",
-            f'container_start_time_seconds{{{_TASK}, id="b"}}': "_x9 1x9 stale _x400",
-            f'container_start_time_seconds{{{_TASK}, id="c"}}': "_x19 1x9 stale _x400",
-            f'container_start_time_seconds{{{_TASK}, id="d"}}': "_x29 1x9 stale _x400",
-            f'container_start_time_seconds{{{_TASK}, id="e"}}': "_x39 1x400",
+            f'container_start_time_seconds{{{_TASK}, id="/docker/a", name="a"}}': "1x9 stale _x400",
+            f'container_start_time_seconds{{{_TASK}, id="/docker/b", name="b"}}': "_x9 1x9 stale _x400",
+            f'container_start_time_seconds{{{_TASK}, id="/docker/c", name="c"}}': "_x19 1x9 stale _x400",
+            f'container_start_time_seconds{{{_TASK}, id="/docker/d", name="d"}}': "_x29 1x9 stale _x400",
+            f'container_start_time_seconds{{{_TASK}, id="/docker/e", name="e"}}': "_x39 1x400",
             # Of another service five tasks are updated.
             **{
-                f'container_start_time_seconds{{{_OTHER_TASK}, id="{number}"}}': (
+                f'container_start_time_seconds{{{_OTHER_TASK}, id="/docker/{number}", name="{number}"}}': (
                     "1x29 stale _x400" if number < 5 else "_x29 1x400"
                 )
                 for number in range(10)
@@ -506,17 +507,19 @@ CASES = (
     ),
     Case(
         alert="TaskCpuBusy",
-        series={f'container_cpu_usage_seconds_total{{{_TASK}, id="a", cpu="total"}}': "0x39 0+14.25x400"},
+        series={
+            f'container_cpu_usage_seconds_total{{{_TASK}, id="/docker/a", name="a", cpu="total"}}': "0x39 0+14.25x400"
+        },
         quiet=("9m", "24m"),
         fires="31m",
     ),
     Case(
         alert="TaskMemoryNearLimit",
         series={
-            f'container_memory_working_set_bytes{{{_TASK}, id="a"}}': "50x39 91x400",
-            f'container_spec_memory_limit_bytes{{{_TASK}, id="a"}}': "100x400",
-            f'container_memory_working_set_bytes{{{_TASK}, id="b"}}': "100x400",
-            f'container_spec_memory_limit_bytes{{{_TASK}, id="b"}}': "0x400",
+            f'container_memory_working_set_bytes{{{_TASK}, id="/docker/a", name="a"}}': "50x39 91x400",
+            f'container_spec_memory_limit_bytes{{{_TASK}, id="/docker/a", name="a"}}': "100x400",
+            f'container_memory_working_set_bytes{{{_TASK}, id="/docker/b", name="b"}}': "100x400",
+            f'container_spec_memory_limit_bytes{{{_TASK}, id="/docker/b", name="b"}}': "0x400",
         },
         quiet=("9m", "19m30s"),
         fires="20m30s",
@@ -524,17 +527,17 @@ CASES = (
     Case(
         alert="TaskMemoryLarge",
         series={
-            f'container_memory_working_set_bytes{{{_TASK}, id="a"}}': "1000x39 2000000001x400",
-            f'container_spec_memory_limit_bytes{{{_TASK}, id="a"}}': "0x400",
-            f'container_memory_working_set_bytes{{{_TASK}, id="b"}}': "3000000000x400",
-            f'container_spec_memory_limit_bytes{{{_TASK}, id="b"}}': "4000000000x400",
+            f'container_memory_working_set_bytes{{{_TASK}, id="/docker/a", name="a"}}': "1000x39 2000000001x400",
+            f'container_spec_memory_limit_bytes{{{_TASK}, id="/docker/a", name="a"}}': "0x400",
+            f'container_memory_working_set_bytes{{{_TASK}, id="/docker/b", name="b"}}': "3000000000x400",
+            f'container_spec_memory_limit_bytes{{{_TASK}, id="/docker/b", name="b"}}': "4000000000x400",
         },
         quiet=("9m", "19m30s"),
         fires="20m30s",
     ),
     Case(
         alert="TaskKilledForMemory",
-        series={f'container_oom_events_total{{{_TASK}, id="a"}}': "0x39 1x400"},
+        series={f'container_oom_events_total{{{_TASK}, id="/docker/a", name="a"}}': "0x39 1x400"},
         quiet=("9m",),
         fires="11m",
     ),
