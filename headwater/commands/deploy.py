@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from headwater.deploy.apply import Report, Work
     from headwater.deploy.convergence import Status
     from headwater.deploy.fleet import Fleet
-    from headwater.deploy.plan import Plan
+    from headwater.deploy.plan import Action, Plan
 
 PANEL = "Fleet"
 
@@ -317,10 +319,25 @@ def _show_plan(found: Plan, output: Output) -> None:
     for one in found.problems:
         complain(f"{one.place}: {one.text}")
     if found.actions:
-        rows = [(one.verb.value, one.kind.value, one.name, one.place, one.why) for one in found.actions]
+        rows = _rows(found.actions)
         console().print(table(("", "what", "name", "where", "why"), rows))
     elif not any(one.fatal for one in found.problems):
         typer.echo("nothing to change")
+
+
+def _rows(actions: Iterable[Action]) -> list[tuple[str, str, str, str, str]]:
+    """A line each; what is left of before, which may be dozens, a line a kind and place."""
+    from headwater.deploy.plan import Kind, Verb
+
+    rows = []
+    left: Counter[tuple[str, str, str]] = Counter()
+    for one in actions:
+        if one.verb is Verb.DELETE and one.kind in (Kind.SECRET, Kind.CONFIG):
+            left[one.kind.value, one.place, one.why] += 1
+        else:
+            rows.append((one.verb.value, one.kind.value, one.name, one.place, one.why))
+    rows += [("-", kind, f"{count} of before", place, why) for (kind, place, why), count in left.items()]
+    return rows
 
 
 def _show_services(seen: list[Status], missing: list[str], output: Output) -> None:

@@ -90,13 +90,8 @@ def apply(work: Work, select: Callable[[Plan], Plan], volumes: bool = False) -> 
     report = Report(problems=list(first.problems))
     later = [action for action in first.actions if _is_last(action)]
     carry_out(work.swarm, [one for one in first.actions if one not in later], wanted, report, work, volumes=volumes)
-    touched = {one.name for one in report.done if one.kind is Kind.STACK and one.verb is not Verb.DELETE}
-    watched = touched | {
-        stack.name for stack in wanted.stacks if stack.place not in {one.place for one in report.problems if one.fatal}
-    }
-    report.services = (
-        wait(work, watched) if touched else [one for one in work.swarm.status(wanted.fleet) if one.stack in watched]
-    )
+    failed = {one.place for one in report.problems if one.fatal}
+    report.services = wait(work, {stack.name for stack in wanted.stacks if stack.place not in failed})
     if report.is_well:
         # Until then a service may have to go back to what it had.
         carry_out(work.swarm, later, wanted, report, work)
@@ -185,7 +180,7 @@ def wait(work: Work, stacks: Collection[str]) -> list[Status]:
             if line not in told:
                 told.add(line)
                 work.tell(f"  {line[0]}: {line[1]}")
-        if seen and all(one.state is not State.WAITING for one in seen):
+        if all(one.state is not State.WAITING for one in seen):
             return [_with_log(work.swarm, one) for one in seen]
         if time.monotonic() > until:
             return [_with_log(work.swarm, one) for one in seen]
