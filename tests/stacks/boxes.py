@@ -2,13 +2,13 @@
 
 A box is a `Daemon` with an address; a Swarm of several is a real one: its overlay networks go from box to box, and a
 device's datagrams come to a box from outside. The network is 192.0.2.0/24, which RFC 5737 keeps for documents, so that
-the guide's addresses are the test's. This machine is 192.0.2.1 in it.
+the guide's addresses are the test's. This machine is not in it, for it may have such an address itself: what shall be
+at `HERE` in it is run by `Network.command`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +26,9 @@ def _run(*command: str) -> None:
 
 
 class Network:
-    """A switch in a network namespace of its own, so that no firewall of this machine is on the way."""
+    """A switch in a network namespace of its own; nothing of this machine's network is on the way, or is changed."""
 
     def __init__(self) -> None:
-        self._link = f"hwt{os.getpid() % 100_000:05d}"
         # Its namespace is there as long as it is.
         self._process = subprocess.Popen(
             ["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
@@ -39,11 +38,9 @@ class Network:
         try:
             self._wait_apart()
             self._inside("ip", "link", "add", "switch", "type", "bridge")
+            self._inside("ip", "address", "add", f"{HERE}/24", "dev", "switch")
             self._inside("ip", "link", "set", "switch", "up")
-            _run("ip", "link", "add", self._link, "type", "veth", "peer", "name", "port0", "netns", self._pid)
-            _run("ip", "address", "add", f"{HERE}/24", "dev", self._link)
-            _run("ip", "link", "set", self._link, "up")
-            self._inside("ip", "link", "set", "dev", "port0", "master", "switch", "up")
+            self._inside("ip", "link", "set", "lo", "up")
         except BaseException:
             self.remove()
             raise
@@ -57,8 +54,12 @@ class Network:
         while Path(f"/proc/{self._pid}/ns/net").readlink() == here:
             assert self._process.poll() is None
 
-    def _inside(self, *command: str) -> None:
-        _run("nsenter", "--target", self._pid, "--net", *command)
+    def command(self, *words: str) -> list[str]:
+        """What runs a command in the network, as on a machine with the address `HERE`."""
+        return ["nsenter", "--target", self._pid, "--net", *words]
+
+    def _inside(self, *words: str) -> None:
+        _run(*self.command(*words))
 
     def plug(self, box: Daemon, address: str) -> None:
         """Give a prepared daemon its address."""
@@ -72,8 +73,6 @@ class Network:
     def remove(self) -> None:
         self._process.kill()
         self._process.wait(ANSWER_S)
-        # The other end went with the namespace, a little later.
-        subprocess.run(["ip", "link", "delete", self._link], capture_output=True, timeout=ANSWER_S, check=False)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -90,11 +91,14 @@ class Fleet:
     def write(self) -> None:
         """Write what is wanted; `apply` makes it so."""
         self.folder.mkdir(exist_ok=True)
+        if not (self.folder / "stacks").exists():
+            # Who works on them meanwhile deploys nothing here.
+            shutil.copytree(REPOSITORY / "stacks", self.folder / "stacks")
         wanted = {
             "version": self.version,
             "pki": "pki",
             "secrets": "secrets",
-            "stacks": str(REPOSITORY / "stacks"),
+            "stacks": "stacks",
             "resolve_images": "never",
             "images": dict(self.images),
             "cloud": {"node": self.cloud.name, "profile": "cloud-small", "settings": _SMALL},
