@@ -161,7 +161,8 @@ def _not_allowed(cluster: Cluster, topic: str, error: KafkaError) -> NotAllowed:
     return NotAllowed(
         error,
         f"Kafka at {cluster.bootstrap} refuses {cluster.speaker}: it may not write to {topic}, so not command these "
-        f"devices ({error.str()}). `headwater acl rights {cluster.speaker}` says which rights it should have",
+        f"devices ({error.str()}). `headwater acl rights {cluster.speaker} --side edge|cloud` says which rights it "
+        "should have",
     )
 
 
