@@ -37,7 +37,7 @@ WATCHED_S = 75
 _ROW, _WIDTH = 0.235, 13.0
 _COLOURS = {"green": "#3d9140", "orange": "#d9822b", "red": "#c4314b"}
 _LINES = ["#3274d9", "#d9822b", "#3d9140", "#8f3bb8", "#c4314b", "#1f9e9e", "#8a6d3b", "#5a6b7b"]
-_PAPER = [244, 245, 245]
+_PAPER = 0xF4, 0xF5, 0xF5
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _UNITS = {
@@ -93,7 +93,7 @@ class Picture:
         self._chosen = chosen
         self._span = span
         self._rows = max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in dashboard.json["panels"])
-        self._figure = Figure(figsize=(_WIDTH, (self._rows + 2) * _ROW), facecolor=[level / 255 for level in _PAPER])
+        self._figure = Figure(figsize=(_WIDTH, (self._rows + 2) * _ROW), facecolor="#f4f5f5")
 
     def draw(self, file: Path) -> None:
         """Ask for everything and write the picture."""
@@ -117,8 +117,8 @@ class Picture:
         self._figure.savefig(drawn, dpi=84)
         # A palette is a third of the bytes.
         colours = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-        palette, paper = colours.getpalette() or [], colours.getpixel((0, 0))
-        assert isinstance(paper, int)
+        # The paper's own colour, which the first pixel has.
+        palette, paper = colours.getpalette() or [], colours.tobytes()[0]
         palette[paper * 3 : paper * 3 + 3] = _PAPER
         colours.putpalette(palette)
         colours.save(file, optimize=True)
