@@ -54,6 +54,13 @@ COMMANDS = [
     "attributes",
     "request",
     "tail",
+    "schemas list",
+    "schemas show",
+    "schemas export",
+    "schemas serve",
+    "apikeys create",
+    "apikeys list",
+    "apikeys revoke",
     "demo",
 ]
 VERBS = {
