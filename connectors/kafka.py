@@ -520,9 +520,9 @@ def in_words(error: KafkaError, cluster: Cluster | None, when: str = "") -> str:
     asked = f" when it {when}" if when else ""
     named = cluster is not None and cluster.tls is not None
     shown = f"headwater acl rights {who if named else 'ROLE:NAME'} --side edge|cloud"
-    return (
-        f"Kafka{at} refuses {who}{asked}: it lacks {lacks} ({error.str()}). `{shown}` says which rights it should have"
-    )
+    # Some brokers tell the whole request.
+    said = error.str() if len(error.str()) < 200 else error.name()
+    return f"Kafka{at} refuses {who}{asked}: it lacks {lacks} ({said}). `{shown}` says which rights it should have"
 
 
 #: Kafka's refusals, and what is lacking.
