@@ -161,8 +161,8 @@ CASES = (
             f'headwater_replicator_retention_left_seconds{{{_GW}, topic="a", partition="0"}}': "1e9x39 86399x400",
             'headwater_replicator_retention_left_seconds{gateway="other", topic="b", partition="0"}': "86401x400",
         },
-        quiet=("9m",),
-        fires="11m",
+        quiet=("9m", "10m30s"),
+        fires="11m30s",
     ),
     Case(
         alert="EdgeRetentionNearlyOut",
