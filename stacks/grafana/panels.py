@@ -238,29 +238,27 @@ def choice(
     description: str,
     query: str,
     source: dashboard.DataSourceRef = PROMETHEUS,
-    *,
-    several: bool = True,
-    regex: str = "",
 ) -> Variable:
-    """A variable whose values a data source tells. ``several``: any number of them, all of them at first."""
+    """A variable whose values a data source tells: any number of them may be chosen, and all are at first.
+
+    None is for a single value: a link from another dashboard brings what is chosen there, "All" too.
+    """
     told: str | dict[str, object] = query
     if source is PROMETHEUS:
         told = {"query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"}
-    made = (
+    return (
         builders.QueryVariable(name)
         .label(label)
         .description(description)
         .datasource(source)
         .query(told)
-        .regex(regex)
         .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(dashboard.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC)
-        .multi(several)
-        .include_all(several)
+        .multi(True)
+        .include_all(True)
+        .all_value(ALL)
+        .current(dashboard.VariableOption(text=["All"], value=["$__all"], selected=True))
     )
-    if several:
-        made = made.all_value(ALL).current(dashboard.VariableOption(text=["All"], value=["$__all"], selected=True))
-    return made
 
 
 def fixed(name: str, label: str, description: str, values: Sequence[tuple[str, str]]) -> Variable:
@@ -278,12 +276,11 @@ def fixed(name: str, label: str, description: str, values: Sequence[tuple[str, s
     )
 
 
-def gateways(*, several: bool = True) -> Variable:
-    """The variable ``gateway``: those whose gateway Prometheus knows."""
+def gateways() -> Variable:
+    """The variable ``gateway``: those that Prometheus knows."""
     return choice(
-        "gateway", "Gateway", "Gateways that Prometheus knows.", "label_values(headwater_gateway_devices, gateway)",
-        several=several,
-    )  # fmt: skip
+        "gateway", "Gateway", "Gateways that Prometheus knows.", "label_values(headwater_gateway_devices, gateway)"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

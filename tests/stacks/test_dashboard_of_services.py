@@ -18,7 +18,7 @@ from tests.stacks.docker_host import CannotRun, Daemon, have_docker
 from tests.stacks.grafana_queries import Sources, Span, choose, dashboards
 from tests.way import until
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
 
 #: By name: how many tasks, and what they may take.
 SERVICES = {

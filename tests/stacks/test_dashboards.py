@@ -19,7 +19,7 @@ from tests.cadvisor_server import documented_metrics
 from tests.stacks.dashboard_way import ROOT, System, system
 from tests.stacks.grafana_queries import FOLDER, Answer, Chosen, Dashboard, Query, choose, dashboards
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 GRAFANA = ROOT / "stacks/grafana"
 #: What is of containers is asked in `test_dashboard_of_services`, on a Swarm.

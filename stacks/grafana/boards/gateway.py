@@ -1,27 +1,27 @@
-"""One gateway, chosen by variable: what comes from devices, what goes into Kafka, and what the process costs."""
+"""The gateways, or the one that is chosen: what devices say, what goes into Kafka, and what the process costs."""
 
 from __future__ import annotations
 
 from stacks.grafana.panels import BAD, GOOD, WARN, Board, figure, gateways, prom, series
 
-_G = '{gateway="$gateway"}'
+_G = '{gateway=~"$gateway"}'
 
 
 def _rate(name: str, by: str = "") -> str:
-    return f"sum by ({by}) (rate({name}{_G}[$__rate_interval]))" if by else f"rate({name}{_G}[$__rate_interval])"
+    return f"sum by ({', '.join(filter(None, ('gateway', by)))}) (rate({name}{_G}[$__rate_interval]))"
 
 
 def _of_process(metric: str) -> str:
-    """A metric of the process that is this gateway: processes are told apart by their scrape's job and instance."""
-    build = 'headwater_build_info{component="gateway", gateway="$gateway"}'
-    return f"{metric} * on (job, instance) group_left () {build}"
+    """A metric of the process that is a gateway: processes are told apart by their scrape's job and instance."""
+    build = 'headwater_build_info{component="gateway", gateway=~"$gateway"}'
+    return f"sum by (gateway) ({metric} * on (job, instance) group_left (gateway) {build})"
 
 
 BOARD = Board(
     uid="headwater-gateway",
     title="Headwater: gateway",
-    description="One gateway: devices, notifications, commands, its Kafka, its process.",
-    variables=[gateways(several=False)],
+    description="Each gateway, or the one that is chosen: devices, notifications, commands, its Kafka, its process.",
+    variables=[gateways()],
     rows=[
         (
             "",
@@ -30,7 +30,7 @@ BOARD = Board(
                     "Ready",
                     "What /readyz says: the gateway is of use now.",
                     "none",
-                    prom('headwater_ready{component="gateway", gateway="$gateway"}'),
+                    prom('headwater_ready{component="gateway", gateway=~"$gateway"}', "{{gateway}}"),
                     steps=((0, BAD), (1, GOOD)),
                     words={"0": "not ready", "1": "ready"},
                 ),
@@ -38,7 +38,7 @@ BOARD = Board(
                     "Accepting",
                     "Whether what comes from devices can be made durable: the Kafka beside the gateway answers.",
                     "none",
-                    prom(f"headwater_gateway_accepting{_G}"),
+                    prom(f"headwater_gateway_accepting{_G}", "{{gateway}}"),
                     steps=((0, BAD), (1, GOOD)),
                     words={"0": "no Kafka", "1": "yes"},
                 ),
@@ -46,21 +46,23 @@ BOARD = Board(
                     "Devices",
                     "Registered devices: their lifetime has not run out.",
                     "short",
-                    prom(f"headwater_gateway_devices{_G}"),
+                    prom(f"headwater_gateway_devices{_G}", "{{gateway}}"),
                 ),
-                figure("Observations", "Established.", "short", prom(f"headwater_gateway_observations{_G}")),
+                figure(
+                    "Observations", "Established.", "short", prom(f"headwater_gateway_observations{_G}", "{{gateway}}")
+                ),
                 figure(
                     "Commands waiting",
                     "Commands without a durable reply; those for sleeping devices wait here.",
                     "short",
-                    prom(f"headwater_gateway_commands_waiting{_G}"),
+                    prom(f"headwater_gateway_commands_waiting{_G}", "{{gateway}}"),
                     steps=((0, GOOD), (100, WARN)),
                 ),
                 figure(
                     "Memory",
                     "Resident memory of the process.",
                     "bytes",
-                    prom(_of_process("process_resident_memory_bytes")),
+                    prom(_of_process("process_resident_memory_bytes"), "{{gateway}}"),
                     steps=((0, GOOD), (256e6, WARN), (512e6, BAD)),
                 ),
             ],
@@ -73,33 +75,35 @@ BOARD = Board(
                     "Taken: acknowledged and in Kafka. Came again: retransmissions. Late: overtaken by a newer one. "
                     "Refused: left unacknowledged, as Kafka did not answer; the device tells them again.",
                     "ops",
-                    prom(_rate("headwater_gateway_notifications_total"), "taken"),
-                    prom(_rate("headwater_gateway_notification_duplicates_total"), "came again"),
-                    prom(_rate("headwater_gateway_notifications_late_total"), "late"),
-                    prom(_rate("headwater_gateway_notifications_refused_total"), "refused"),
+                    prom(_rate("headwater_gateway_notifications_total"), "{{gateway}} taken"),
+                    prom(_rate("headwater_gateway_notification_duplicates_total"), "{{gateway}} came again"),
+                    prom(_rate("headwater_gateway_notifications_late_total"), "{{gateway}} late"),
+                    prom(_rate("headwater_gateway_notifications_refused_total"), "{{gateway}} refused"),
                 ),
                 series(
                     "Registrations",
                     "Registers, updates, de-registers; expired: the lifetime ran out; refused: answered 5.03.",
                     "ops",
-                    prom(_rate("headwater_gateway_registrations_total"), "registered"),
-                    prom(_rate("headwater_gateway_updates_total"), "updated"),
-                    prom(_rate("headwater_gateway_deregistrations_total"), "de-registered"),
-                    prom(_rate("headwater_gateway_expired_total"), "expired"),
-                    prom(_rate("headwater_gateway_registrations_refused_total"), "refused"),
+                    prom(_rate("headwater_gateway_registrations_total"), "{{gateway}} registered"),
+                    prom(_rate("headwater_gateway_updates_total"), "{{gateway}} updated"),
+                    prom(_rate("headwater_gateway_deregistrations_total"), "{{gateway}} de-registered"),
+                    prom(_rate("headwater_gateway_expired_total"), "{{gateway}} expired"),
+                    prom(_rate("headwater_gateway_registrations_refused_total"), "{{gateway}} refused"),
                 ),
                 series(
                     "Datagrams",
                     "All that came to the CoAP port, and what was dropped at the door.",
                     "pps",
-                    prom(_rate("headwater_gateway_datagrams_total"), "received"),
-                    prom(_rate("headwater_gateway_datagrams_dropped_total", "reason"), "dropped: {{reason}}"),
+                    prom(_rate("headwater_gateway_datagrams_total"), "{{gateway}} received"),
+                    prom(
+                        _rate("headwater_gateway_datagrams_dropped_total", "reason"), "{{gateway}} dropped: {{reason}}"
+                    ),
                 ),
                 series(
                     "Notifications not recorded, by reason",
                     "In the last range of the rate; each reason appears once it has happened.",
                     "ops",
-                    prom(_rate("headwater_gateway_notifications_dropped_total", "reason"), "{{reason}}"),
+                    prom(_rate("headwater_gateway_notifications_dropped_total", "reason"), "{{gateway}} {{reason}}"),
                 ),
             ],
         ),
@@ -110,14 +114,14 @@ BOARD = Board(
                     "Commands, by how they ended",
                     "Every request gets exactly one reply; this is which.",
                     "ops",
-                    prom(_rate("headwater_gateway_commands_total", "outcome"), "{{outcome}}"),
+                    prom(_rate("headwater_gateway_commands_total", "outcome"), "{{gateway}} {{outcome}}"),
                 ),
                 series(
                     "Commands waiting",
                     "Without a durable reply, and requests that came again.",
                     "short",
-                    prom(f"headwater_gateway_commands_waiting{_G}", "waiting"),
-                    prom(_rate("headwater_gateway_commands_repeated_total"), "came again, per second"),
+                    prom(f"headwater_gateway_commands_waiting{_G}", "{{gateway}} waiting"),
+                    prom(_rate("headwater_gateway_commands_repeated_total"), "{{gateway}} came again, per second"),
                 ),
             ],
         ),
@@ -128,27 +132,27 @@ BOARD = Board(
                     "Records",
                     "Handed to the producer, and those that it did not take or lost.",
                     "ops",
-                    prom(_rate("headwater_gateway_records_total"), "handed over"),
-                    prom(_rate("headwater_gateway_records_failed_total"), "failed"),
+                    prom(_rate("headwater_gateway_records_total"), "{{gateway}} handed over"),
+                    prom(_rate("headwater_gateway_records_failed_total"), "{{gateway}} failed"),
                 ),
                 series(
                     "Under way",
                     "Delivery reports of the edge's Kafka that are awaited.",
                     "short",
-                    prom(f"headwater_gateway_uplink_under_way{_G}", "awaited"),
+                    prom(f"headwater_gateway_uplink_under_way{_G}", "{{gateway}} awaited"),
                 ),
                 series(
                     "Groups written to the state file",
                     "Registrations, observations and tickets are written in groups; failed: the disk refused.",
                     "ops",
-                    prom(_rate("headwater_gateway_state_groups_total"), "written"),
-                    prom(_rate("headwater_gateway_state_groups_failed_total"), "failed"),
+                    prom(_rate("headwater_gateway_state_groups_total"), "{{gateway}} written"),
+                    prom(_rate("headwater_gateway_state_groups_failed_total"), "{{gateway}} failed"),
                 ),
                 series(
                     "Dead letters",
                     "What could not be handled, by the stage at which.",
                     "ops",
-                    prom(_rate("headwater_gateway_dead_letters_total", "stage"), "{{stage}}"),
+                    prom(_rate("headwater_gateway_dead_letters_total", "stage"), "{{gateway}} {{stage}}"),
                 ),
             ],
         ),
@@ -159,13 +163,13 @@ BOARD = Board(
                     "CPU",
                     "Of one core.",
                     "percentunit",
-                    prom(_of_process("rate(process_cpu_seconds_total[$__rate_interval])"), "CPU"),
+                    prom(_of_process("rate(process_cpu_seconds_total[$__rate_interval])"), "{{gateway}} CPU"),
                 ),
                 series(
                     "Resident memory",
                     "Of the gateway's process.",
                     "bytes",
-                    prom(_of_process("process_resident_memory_bytes"), "resident"),
+                    prom(_of_process("process_resident_memory_bytes"), "{{gateway}} resident"),
                 ),
             ],
         ),
