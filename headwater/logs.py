@@ -11,7 +11,16 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any
 
-import structlog
+if not sys.stderr.isatty() and "rich" not in sys.modules:
+    # structlog loads rich for the tracebacks on a terminal: five megabytes that a process without one never uses. To
+    # structlog it is not installed, and whoever asks for it later gets it.
+    sys.modules["rich"] = None  # type: ignore[assignment]  # what `import` takes for "is not there"
+    try:
+        import structlog
+    finally:
+        del sys.modules["rich"]
+else:
+    import structlog
 
 from headwater.options import LogLevel
 

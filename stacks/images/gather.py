@@ -34,6 +34,8 @@ JMX_RULES = REPOSITORY / "stacks" / "monitoring" / "kafka-jmx.yml"
 
 #: Of the base image, as the locks are resolved for it.
 PYTHON = "3.11"
+#: Distributions that are published as source alone, and are Python and nothing else.
+AS_SOURCE = ("pyorient",)
 #: Patience with a registry, in seconds.
 _FETCH_S = 1200.0
 #: glibc of Debian 12, and the oldest that wheels are built against.
@@ -213,9 +215,10 @@ def _download(lock: Path, folder: Path, platform: Platform) -> None:
     _pip(
         *("download", "--no-deps", "--require-hashes", "--requirement", str(lock), "--dest", str(folder), *tags),
         *("--implementation", "cp", "--python-version", PYTHON),
+        *("--only-binary", ":all:", "--no-binary", ",".join(AS_SOURCE)),
         failed=f"not all of {lock.name} can be had for {platform.value.docker}",
     )
-    # What is published as source alone becomes a wheel here, if it is Python and nothing else.
+    # What is published as source alone becomes a wheel here.
     for source in sorted((*folder.glob("*.tar.gz"), *folder.glob("*.zip"))):
         built = folder / "built"
         _pip("wheel", "--no-deps", "--wheel-dir", str(built), str(source), failed=f"{source.name} cannot be built")

@@ -10,18 +10,21 @@ and why.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
 import platform
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stacks.images import sbom
 from stacks.images.gather import (
+    CONTEXTS,
     HERE,
     PYTHON,
     REPOSITORY,
@@ -52,12 +55,22 @@ def main(words: Sequence[str] | None = None) -> int:
     """Build what the words say; the exit code."""
     options = _options(words)
     try:
-        for name in ("headwater", "kafka") if options.image == "all" else (options.image,):
-            make(name, options)
+        with _alone():
+            for name in ("headwater", "kafka") if options.image == "all" else (options.image,):
+                make(name, options)
     except (CannotGather, CannotBuild) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 5
     return 0
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """One at a time: the folders that are gathered are built from; the kernel frees it when a process dies."""
+    CONTEXTS.mkdir(parents=True, exist_ok=True)
+    with (CONTEXTS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def make(name: str, options: argparse.Namespace) -> str:

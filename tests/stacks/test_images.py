@@ -81,7 +81,7 @@ def images() -> Iterator[Images]:
         assert made.returncode == 0, made.stderr
         with tempfile.TemporaryDirectory() as name:
             context = Path(name)
-            (wheel,) = CONTEXTS.glob("headwater-*/pip/pip.whl")
+            wheel = next(CONTEXTS.glob("headwater-*/pip/pip.whl"))  # the same for every platform
             shutil.copy(wheel, context / "pip-26.3-py3-none-any.whl")
             (context / "Dockerfile").write_text(
                 f"FROM {BASE_IMAGE}\n"
