@@ -312,13 +312,13 @@ def _retention(side: str, retention: Retention) -> dict[str, str]:
 def _labels(fleet: Fleet) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """The labels of each node, and by which key each place is found.
 
-    A label has one value; so a node that is more than one place gets a key for each.
+    A label has one value. So of the places that share a node the first, which is the cloud if it is among them, has
+    ``type``, and each other one a key of its own: who comes or goes beside it, changes nothing for the first.
     """
     places = {CLOUD: fleet.cloud.node, **{name: gateway.node for name, gateway in fleet.gateways.items()}}
-    nodes = list(places.values())
     labels: dict[str, dict[str, str]] = {}
     keys = {}
     for place, node in places.items():
-        keys[place] = LABEL if nodes.count(node) == 1 else f"{LABEL}.{place}"
+        keys[place] = f"{LABEL}.{place}" if node in labels else LABEL
         labels.setdefault(node, {})[keys[place]] = place
     return labels, keys

@@ -42,7 +42,7 @@ def _gateway(text: str) -> str:
         raise ValueError(
             f"{text!r} is part of the name by which its Kafka is reached: letters, digits, and '-' and '.' inside"
         )
-    if text in ("cloud", "fleet", "all"):
+    if text in ("cloud", "fleet", "all", "none"):
         raise ValueError(f"no gateway may be called {text!r}: secrets and labels of that name are not a gateway's")
     return text
 

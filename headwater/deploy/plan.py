@@ -129,6 +129,7 @@ def plan(desired: Desired, observed: Observed, material: Material) -> Plan:
         *_networks(desired, observed),
         *_secrets(desired, observed, wanted),
         *(action for stack in wanted for action in _stack(stack, observed)),
+        *_gone_labels(desired, observed),
     ]
     return Plan(actions=(*actions, *_leftovers(desired, observed)), problems=tuple(problems))
 
@@ -235,9 +236,16 @@ def _labels(desired: Desired, observed: Observed, blocked: set[str]) -> Iterator
                     place=value if key in placed else ALL,
                     why=value if was is None else f"{was} → {value}",
                 )
-        for key, value in sorted(node.labels.items()):
-            if node.labels.get(FLEET) == desired.fleet and _is_ours(key) and key not in wanted:
-                yield Action(verb=Verb.DELETE, kind=Kind.LABEL, name=f"{node.name} {key}", why=f"was {value}")
+
+
+def _gone_labels(desired: Desired, observed: Observed) -> Iterator[Action]:
+    """After the stacks, which may be placed by another label from then on."""
+    for node in observed.nodes:
+        if node.labels.get(FLEET) == desired.fleet:
+            placed = desired.labels.get(node.name, {})
+            for key, value in sorted(node.labels.items()):
+                if _is_ours(key) and key not in placed and not (placed and key == FLEET):
+                    yield Action(verb=Verb.DELETE, kind=Kind.LABEL, name=f"{node.name} {key}", why=f"was {value}")
 
 
 def _networks(desired: Desired, observed: Observed) -> Iterator[Action]:

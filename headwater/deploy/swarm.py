@@ -22,6 +22,8 @@ from headwater.deploy.stackfile import FLEET, ONCE, REVISION, RUNS
 _STACK = "com.docker.stack.namespace"
 #: Docker may take so long for an answer, in seconds; for a deployment, which may look into a registry, longer.
 _ANSWER_S, _DEPLOY_S = 30, 600
+#: How often a change is tried that somebody else's change came before.
+_ATTEMPTS = 5
 
 
 class SwarmError(Exception):
@@ -128,18 +130,26 @@ class Swarm:
             return ""
         # Without the frame that an error of the command has on a terminal.
         lines = [line.strip(" \t│╭╰╮╯─") for line in text.decode("utf-8", "replace").splitlines()]
-        return next((line[:300] for line in reversed(lines) if any(map(str.isalnum, line))), "")
+        said = (line[:300] for line in reversed(lines) if any(map(str.isalnum, line)))
+        return next((line for line in said if not line.startswith("Error grabbing logs")), "")
 
     # ---- what can be done
 
     def set_label(self, node: str, key: str, value: str | None) -> None:
         """Give a node a label, or take it away with None."""
-        with _told():
-            attrs = next(one for one in self._docker.api.nodes() if _node(one).name == node)
-            spec = dict(attrs["Spec"])
-            labels = {name: one for name, one in (spec.get("Labels") or {}).items() if name != key}
-            spec["Labels"] = labels if value is None else {**labels, key: value}
-            self._docker.api.update_node(attrs["ID"], attrs["Version"]["Index"], spec)
+        for attempt in range(_ATTEMPTS):
+            try:
+                with _told():
+                    attrs = next(one for one in self._docker.api.nodes() if _node(one).name == node)
+                    spec = dict(attrs["Spec"])
+                    labels = {name: one for name, one in (spec.get("Labels") or {}).items() if name != key}
+                    spec["Labels"] = labels if value is None else {**labels, key: value}
+                    self._docker.api.update_node(attrs["ID"], attrs["Version"]["Index"], spec)
+                    return
+            except SwarmError as exc:
+                # The Swarm itself writes to its nodes too, between our look and our change.
+                if "out of sequence" not in str(exc) or attempt == _ATTEMPTS - 1:
+                    raise
 
     def make_network(self, name: str, fleet: str, *, encrypted: bool) -> None:
         """An overlay network to which containers outside of services can be attached as well."""

@@ -279,11 +279,31 @@ def test_places_that_share_a_node_get_a_label_each() -> None:
     }
     fleet = _fleet(cloud={"node": "one"}, gateways=gateways)
     wanted = _wanted(fleet)
-    assert wanted.labels == {"one": {"type.cloud": "cloud", "type.a": "a", "type.b": "b"}}
+    assert wanted.labels == {"one": {"type": "cloud", "type.a": "a", "type.b": "b"}}
     by_name = {stack.name: stack.variables for stack in wanted.stacks}
     assert by_name["gw-a"]["NODE_LABEL"] == "type.a"
-    assert by_name["gw-a"]["CLOUD_LABEL"] == "type.cloud"
+    assert by_name["gw-a"]["CLOUD_LABEL"] == "type"
     assert by_name["gw-b"]["COAP_PORT"] == "5783"
+
+
+def test_place_that_goes_from_a_shared_node_touches_no_other_there() -> None:
+    both = {name: {"node": "big", "profile": "lowmem", "coap_port": port} for name, port in (("a", 1), ("b", 2))}
+    fleet, less = _fleet(gateways=both), _fleet(gateways={"b": both["b"]})
+    material = _material(fleet)
+    found = plan(desired(less, material, FILES), _deployed(_wanted(fleet), NODES[:1]), material)
+    assert [one.name for one in found.actions if one.kind is Kind.LABEL] == ["big type.a"]
+    assert _names(found, Kind.STACK, Verb.CHANGE) == ["cloud"]
+
+
+def test_labels_are_taken_away_after_the_stacks_that_they_placed() -> None:
+    gateways = {
+        "rock64": {"node": "spare", "profile": "arm64v8"},
+        "pine64": {"node": "pine64", "profile": "arm64v8", "version": "9"},
+    }
+    nodes = (*NODES, replace(NODES[0], id="spare", name="spare"))
+    found = _plan(_fleet(gateways=gateways), _deployed(_wanted(_fleet()), nodes))
+    kinds = [(one.kind, one.verb) for one in found.actions]
+    assert kinds.index((Kind.LABEL, Verb.DELETE)) > kinds.index((Kind.STACK, Verb.CHANGE))
 
 
 def test_missing_and_superfluous_services_are_told() -> None:
