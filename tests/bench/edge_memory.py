@@ -324,7 +324,10 @@ def held(container: str) -> Held:
     """
     pid = int(_docker("inspect", "--format", "{{.State.Pid}}", container))
     if not pid:
-        raise CannotMeasure(f"{container} ended:\n{_docker('logs', container)[-3000:]}")
+        state = _docker(
+            "inspect", "--format", "exit code {{.State.ExitCode}}, OOMKilled {{.State.OOMKilled}}", container
+        )
+        raise CannotMeasure(f"{container} ended ({state}):\n{_docker('logs', container)[-6000:]}")
     group = _cgroup(pid)
     rss = pss = 0
     for one in (group / "cgroup.procs").read_text().split():
