@@ -47,8 +47,8 @@ _ASK_INFLUXDB = """\
 import json, pathlib, sys, urllib.parse, urllib.request
 password = pathlib.Path("/run/secrets/influxdb_password").read_text().strip()
 asked = {"u": "headwater", "p": password, "db": "headwater", "epoch": "ns", "q": sys.argv[1]}
-data = urllib.parse.urlencode(asked).encode()
-print(urllib.request.urlopen("http://127.0.0.1:8086/query", data, timeout=60).read().decode())
+url = f"http://127.0.0.1:8086/query?{urllib.parse.urlencode(asked)}"
+print(urllib.request.urlopen(url, timeout=60).read().decode())
 """
 
 _ASK_ORIENTDB = """\

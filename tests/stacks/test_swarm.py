@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.swarm, pytest.mark.timeout(2400)]
 #: Devices at each gateway.
 DEVICES = 2
 #: Nothing that a test waits for may take longer, in seconds.
-PATIENCE = 240.0
+PATIENCE = 420.0
 
 
 class Devices(Sensors):
