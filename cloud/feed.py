@@ -86,6 +86,8 @@ class Feed:
             if topic not in counts:
                 raise TopicMissing(f"topic {topic} does not exist at {cluster.bootstrap}")
         self._cluster = cluster
+        #: By partition: where it ended when the feed was made.
+        self._ends: dict[tuple[str, int], int] = {}
         self._consumer: Consumer = consumer(cluster, "headwater-feed", enable_partition_eof=True)
         try:
             self._places = [
@@ -116,13 +118,14 @@ class Feed:
                     f"Kafka at {self._cluster.bootstrap} did not say where {of.topic} ends ({exc.args[0].str()}); "
                     "is the broker that leads it running?"
                 ) from exc
+        self._ends[of.topic, of.partition] = high
         if last is not None:
             return TopicPartition(of.topic, of.partition, max(low, high - last))
         return TopicPartition(of.topic, of.partition, low if start is Start.BEGINNING else high)
 
     @property
     def caught_up(self) -> bool:
-        """True once every partition's end was reached; later records do not make it False again."""
+        """True once all that was there when the feed was made has been given; later records change nothing."""
         return not self._behind
 
     def poll(self, timeout: float = SLICE) -> list[Item]:
@@ -138,6 +141,10 @@ class Feed:
             error = message.error()
             if error is None:
                 items.append(item(message))
+                # Where records come all the time the end of a partition may never be met, and what was there has come.
+                place = (message.topic(), message.partition())
+                if place in self._behind and message.offset() + 1 >= self._ends[place]:
+                    self._behind.discard(place)
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._behind.discard((message.topic(), message.partition()))
             elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
