@@ -151,9 +151,10 @@ def _do(swarm: Swarm, action: Action, wanted: Desired, work: Work, *, volumes: b
         case Kind.STACK:
             swarm.remove_stack(action.name)
             is_gone = _patiently(lambda: swarm.running_of(action.name) == 0)
-            if volumes and is_gone:
-                for name in swarm.remove_volumes(action.name):
-                    work.tell(f"- volume {name}")
+            for name in swarm.volumes(action.name) if volumes and is_gone else ():
+                if not _patiently(lambda name=name: swarm.remove_volume(name)):  # type: ignore[misc]  # bound now
+                    raise SwarmError(f"its volume {name} is still in use: docker volume rm {name}")
+                work.tell(f"- volume {name}")
         case _:
             pass
     return True

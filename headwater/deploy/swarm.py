@@ -204,15 +204,14 @@ class Swarm:
             tasks = self._docker.api.tasks(filters={"label": f"{_STACK}={stack}"})
             return sum(one.get("Status", {}).get("State") in ("running", "starting", "preparing") for one in tasks)
 
-    def remove_volumes(self, stack: str) -> list[str]:
-        """Remove those volumes of a stack that are on this node; their names."""
+    def volumes(self, stack: str) -> list[str]:
+        """Those volumes of a stack that are on this node."""
         with _told():
-            volumes = self._docker.volumes.list(filters={"label": f"{_STACK}={stack}"})
-            names = []
-            for volume in volumes:
-                volume.remove()
-                names.append(str(volume.name))
-            return names
+            return [str(one.name) for one in self._docker.volumes.list(filters={"label": f"{_STACK}={stack}"})]
+
+    def remove_volume(self, name: str) -> bool:
+        """False if a container that ends is still there."""
+        return self._remove(lambda: self._docker.api.remove_volume(name))
 
     def _remove(self, remove: Any) -> bool:
         import docker
