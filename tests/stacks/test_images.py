@@ -236,7 +236,7 @@ def test_the_bill_of_materials_is_what_is_inside(images: Images, name: str) -> N
     [
         (KAFKA, {}, (), 64, "KAFKA_ADVERTISED is missing"),
         (KAFKA, {"KAFKA_ADVERTISED": "kafka:9092"}, (), 64, "/run/secrets/kafka/ca.pem is missing"),
-        (HEADWATER, {"HEADWATER_METRICS": "web"}, ("gateway", "--id", "rock64"), 2, "web"),
+        (HEADWATER, {"HEADWATER_METRICS": "web"}, ("gateway", "--id", "rock64"), 2, "--metrics"),
         (HEADWATER, {"HEADWATER_KAFKA": "nowhere"}, ("gateway", "--id", "rock64"), 2, "nowhere"),
         (HEADWATER, {"HEADWATER_KAFKA_TLS": "/none"}, ("gateway", "--id", "rock64"), 5, "/none"),
     ],
