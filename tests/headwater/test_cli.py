@@ -43,6 +43,7 @@ COMMANDS = [
     "station",
     "devices",
     "device",
+    "health",
     "read",
     "observe",
     "cancel",
