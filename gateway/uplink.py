@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from connectors.kafka import Cluster, KafkaError, KafkaException, Message, Producer, producer
+from connectors.kafka import REFUSALS, Cluster, KafkaError, KafkaException, Message, Producer, in_words, producer
 from schemas.avro.topics import Topics
 
 _log = structlog.get_logger("headwater.uplink")
@@ -31,6 +31,8 @@ STALLED_AFTER = 3.0
 _POLL_BUSY = 0.001
 _POLL_STALLED = 0.05
 _RENEW_AGAIN = 1.0
+#: Between two attempts of a gateway that Kafka's access control refuses.
+_REFUSED = 3.0
 
 
 class Uplink:
@@ -54,6 +56,9 @@ class Uplink:
         self.under_way = 0
         self._progress_at = 0.0
         self._renewing = False
+        #: When at the earliest, after a refusal; and what was said of it, until a record is taken.
+        self._renew_at = 0.0
+        self._refused = ""
         self._closed = False
         #: Set while the gateway must not take anything new, with the reason for people.
         self.closed_because: str | None = "the gateway is starting"
@@ -131,6 +136,8 @@ class Uplink:
                 self.failed += 1
                 # With the gapless guarantee no record fails alone.
                 self._fatal(error)
+            else:
+                self._refused = ""
             done(error is None)
 
         return report
@@ -160,6 +167,8 @@ class Uplink:
         if self.under_way:
             stalled = self._loop.time() - self._progress_at > 1.0
             self._timer = self._loop.call_later(_POLL_STALLED if stalled else _POLL_BUSY, self._tick)
+        elif self._renewing and self._loop.time() < self._renew_at:
+            self._timer = self._loop.call_later(_POLL_STALLED, self._tick)
         elif self._renewing:
             try:
                 self._renew()
@@ -173,9 +182,17 @@ class Uplink:
     def _fatal(self, error: KafkaError) -> None:
         if self._renewing:
             return
-        _log.error("the Kafka producer failed for good and is made anew", error=error.str())
         self._renewing = True
-        self.closed_because = "the Kafka producer is being made anew"
+        if error.code() in REFUSALS:
+            # Until the right comes back each attempt ends as this one did: not at once again, and not told again.
+            words = in_words(error, self._cluster, "wrote what devices said")
+            if words != self._refused:
+                _log.error("Kafka takes no records of this gateway", reason=words)
+            self._refused = self.closed_because = words
+            self._renew_at = 0.0 if self._loop is None else self._loop.time() + _REFUSED
+        else:
+            _log.error("the Kafka producer failed for good and is made anew", error=error.str())
+            self.closed_because = "the Kafka producer is being made anew"
         self._producer.purge()
         if self._timer is None and self._loop is not None:
             self._timer = self._loop.call_later(_POLL_BUSY, self._tick)
