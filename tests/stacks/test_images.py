@@ -87,7 +87,8 @@ def images() -> Iterator[Images]:
                 f"FROM {BASE_IMAGE}\n"
                 "COPY pip-26.3-py3-none-any.whl /\n"
                 "RUN python3 /pip-26.3-py3-none-any.whl/pip install --quiet --no-index --target "
-                "/usr/local/lib/python3.11/site-packages /pip-26.3-py3-none-any.whl && rm /pip-26.3-py3-none-any.whl "
+                "/usr/local/lib/python3.11/site-packages /pip-26.3-py3-none-any.whl "
+                "&& rm -r /usr/local/lib/python3.11/site-packages/bin /pip-26.3-py3-none-any.whl "
                 "&& ln -s /usr/bin/python3 /usr/local/bin/pip3 && mkdir -p /usr/local/include\n"
             )
             daemon.docker("build", "--quiet", "--tag", PYTHON_LIKE, name, timeout=BUILD_S)
