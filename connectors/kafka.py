@@ -355,11 +355,12 @@ def read_to_end(
             wanted = reader.offsets_for_times(wanted, timeout=timeout)
         if not wanted:
             return
-        if newest is not None:
-            for partition in wanted:
-                low, high = _watermarks(reader, partition, timeout)
-                if partition.offset >= 0 or partition.offset == OFFSET_BEGINNING:
-                    partition.offset = max(partition.offset, low, high - newest)
+        ends = {}
+        for partition in wanted:
+            low, high = _watermarks(reader, partition, timeout)
+            ends[partition.topic, partition.partition] = high
+            if newest is not None and (partition.offset >= 0 or partition.offset == OFFSET_BEGINNING):
+                partition.offset = max(partition.offset, low, high - newest)
         reader.assign(wanted)
         unread = {(w.topic, w.partition) for w in wanted}
         while unread:
@@ -371,6 +372,9 @@ def read_to_end(
                 error = message.error()
                 if error is None:
                     yield message
+                    # Where records come without a pause there is never an end to be told of.
+                    if message.offset() + 1 >= ends[message.topic(), message.partition()]:
+                        unread.discard((message.topic(), message.partition()))
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.discard((message.topic(), message.partition()))
                 elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
