@@ -46,7 +46,7 @@ city: $(VENV)/.installed-city ## Run the sensor city: the way with stations, ana
 test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(if $(filter yes,$(SWARM)),,-m "not swarm") $(ARGS)
 
-test-swarm: dev ## Deploy a whole fleet on a Docker Swarm of the test's own, break it and audit it (root on Linux; some ten minutes)
+test-swarm: dev ## Deploy a whole fleet on a Docker Swarm of the test's own, break it and audit it (root on Linux; some twenty minutes)
 	$(BIN)/python -m pytest -m swarm tests/stacks $(ARGS)
 
 check: dev ## Format, lint, types, import rules, pinned schema ids
