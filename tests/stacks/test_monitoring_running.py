@@ -58,15 +58,20 @@ def families(way: Watched) -> dict[str, list[Metric]]:
 
 
 def test_every_target_is_up_and_no_scrape_fails(way: Watched) -> None:
-    until(
-        "all targets are up",
-        lambda: all(one["health"] == "up" and not one["lastError"] for one in way.prometheus.scraped()),
-    )
-    found = way.prometheus.scraped()
-    assert {one["labels"]["job"] for one in found} == {
+    jobs = {
         *("gateway", "replicator", "sink", "analytics", "schemas"),
         *("kafka", "node", "prometheus", "alertmanager"),
     }
+
+    def up() -> bool:
+        # Prometheus has no targets at all until it has looked for them once.
+        found = way.prometheus.scraped()
+        return {one["labels"]["job"] for one in found} >= jobs and all(
+            one["health"] == "up" and not one["lastError"] for one in found
+        )
+
+    until("all targets are up", up)
+    assert {one["labels"]["job"] for one in way.prometheus.scraped()} == jobs
 
 
 def test_the_names_of_our_metrics_keep_to_the_rules(way: Watched) -> None:
