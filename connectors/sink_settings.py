@@ -76,11 +76,12 @@ class SinkSettings:
     @property
     def group_id(self) -> str:
         """``headwater-sink-<sink>-<gateway>`` unless one was given; that of dead letters is always one of its own."""
-        if self.group:
+        prefix = "headwater-sink" if self.source is Source.TOPICS else "headwater-deadletters"
+        own = f"{self.sink}-{self.gateway}"
+        if self.group and self.group != f"headwater-sink-{own}":
             # In the group of the running sink it would take partitions from it, and leave its topics.
             return self.group if self.source is Source.TOPICS else f"{self.group}-deadletters"
-        prefix = "headwater-sink" if self.source is Source.TOPICS else "headwater-deadletters"
-        return f"{prefix}-{self.sink}-{self.gateway}"
+        return f"{prefix}-{own}"
 
     def subscription(self) -> list[str]:
         """Topic names, or for all gateways librdkafka's patterns (``^…``)."""

@@ -30,6 +30,7 @@ from headwater.commands import (
     schemas,
     sinks,
     stations,
+    stores,
     tail,
     verbs,
 )
@@ -100,6 +101,7 @@ for family in (
     kafka,
     certs,
     apikeys,
+    stores,
     devices,
     health,
     verbs,

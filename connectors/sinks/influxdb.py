@@ -1,7 +1,8 @@
 """The InfluxDB sink: history as points of one measurement, in InfluxDB 1.8 and 2.
 
 Owns what is sent and what an answer means; the lines themselves are `connectors.sinks.influxdb_lines`. Both versions
-are written through ``POST /api/v2/write`` by influxdb-client. It creates no database or bucket, and deletes nothing.
+are written through ``POST /api/v2/write`` by influxdb-client; as a user with a password through ``POST /write``, where
+InfluxDB 2 takes one. It creates no database or bucket, and deletes nothing.
 
 A point is identified by its tags and its time, and the time follows from the record's own place in Kafka; so a record
 that comes again overwrites its own points with the same values. InfluxDB says "partial write" without saying which of
@@ -46,13 +47,18 @@ _DOUBTS = 40
 
 _ORG_ADVICE = "InfluxDB 2 needs the organization in which the bucket is: set org to its name or ID"
 _ADVICE = {
-    401: "it refuses the token: check it (for InfluxDB 1.8: user:password)",
-    403: "the token may not write there: give it the right to write",
+    401: "it refuses the token or the user: check it (for InfluxDB 1.8: user and password)",
+    403: "the token or the user may not write there: give it the right to write",
     404: "there is no such bucket: create it (for InfluxDB 1.8: database/retention policy), or name another",
 }
 
 
-def _http_url(url: str) -> str:
+def http_url(url: str) -> str:
+    """``url`` without a slash at its end.
+
+    Raises:
+        ValueError: it is no address of a server, or more than that.
+    """
     parts = urlsplit(url)
     # Reading the port is what checks it.
     if parts.port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -65,9 +71,12 @@ def _http_url(url: str) -> str:
 class InfluxdbOptions(SinkOptions):
     """The options of the sink."""
 
-    url: Annotated[str, AfterValidator(_http_url)] = Field(description="where InfluxDB answers")
+    url: Annotated[str, AfterValidator(http_url)] = Field(description="where InfluxDB answers")
     bucket: str = Field(min_length=1, description="the bucket, or database/retention policy of InfluxDB 1.8")
     org: str = ""
+    user: str | None = Field(None, pattern=r"^[^\x00-\x1f\x7f:]+$")
+    password: SecretStr | None = None
+    password_file: FilePath | None = None
     token: SecretStr | None = None
     token_file: FilePath | None = None
     timeout_s: float = Field(10.0, ge=0.1, le=100.0)
@@ -79,14 +88,24 @@ class InfluxdbOptions(SinkOptions):
     def _one_token(self) -> InfluxdbOptions:
         if self.token is not None and self.token_file is not None:
             raise ValueError("it is token or token_file, not both")
+        passwords = (self.password is not None) + (self.password_file is not None)
+        if passwords != (self.user is not None):
+            raise ValueError("user goes with password or password_file, and these with user")
+        if self.user is not None and (self.token is not None or self.token_file is not None):
+            raise ValueError("it is a user with a password, or a token, not both")
         return self
 
     def secret(self) -> str:
-        """The token, from its file if it is in one; empty for a server that asks for none.
+        """The token, or ``user:password``, from its file if it is in one; empty for a server that asks for none.
 
         Raises:
             SinkConfigError: the file cannot be read, or holds no token.
         """
+        if self.user is not None:
+            password = self.password.get_secret_value() if self.password is not None else ""
+            if self.password_file is not None:
+                password = read_secret("influxdb", "password_file", self.password_file)
+            return f"{self.user}:{password}"
         token = self.token.get_secret_value() if self.token is not None else ""
         if self.token_file is not None:
             token = read_secret("influxdb", "token_file", self.token_file).strip()
@@ -156,7 +175,7 @@ class InfluxdbSink:
             org=options.org,
             ssl_ca_cert=options.ca_file and str(options.ca_file),
             # InfluxDB 1.8 splits "Token user:password" at spaces and takes both for Latin-1; this it reads whole.
-            auth_basic=" " in token or not token.isascii(),
+            auth_basic=options.user is not None or " " in token or not token.isascii(),
         )
         self._connection = client, WriteService(client.api_client)  # type: ignore[no-untyped-call]  # not annotated
         return self._connection
@@ -195,14 +214,17 @@ class InfluxdbSink:
             # The client's own would be of level 9: five times the CPU, to send a seventh less.
             body, encoding = gzip.compress(body, 1, mtime=0), {"content_encoding": "gzip"}
         try:
-            _, service = self._connection or self.connect()
+            client, service = self._connection or self.connect()
         except SinkConfigError as exc:
             # The token's file was there when we began; it is being replaced.
             raise RetryLater(str(exc)) from exc
         try:
-            _, status, _ = service.post_write_with_http_info(  # type: ignore[no-untyped-call]  # not annotated
-                options.org, options.bucket, body, precision="ns", **encoding
-            )
+            if options.user is not None:
+                status = self._write_as_user(client, body, encoding)
+            else:
+                _, status, _ = service.post_write_with_http_info(  # type: ignore[no-untyped-call]  # not annotated
+                    options.org, options.bucket, body, precision="ns", **encoding
+                )
         except ApiException as exc:
             return self._refusal(exc)
         except (HTTPError, OSError, ValueError) as exc:
@@ -212,6 +234,22 @@ class InfluxdbSink:
         if status != 204:
             raise RetryLater(f"{self._where}: it answers {status} and not 204: is it InfluxDB?")
         return None
+
+    def _write_as_user(self, client: InfluxDBClient, body: bytes, encoding: Mapping[str, str]) -> int:
+        """The same request as clients of 1.x make it; the status of the answer."""
+        database, _, policy = self._options.bucket.partition("/")
+        headers = {"Content-Type": "text/plain; charset=utf-8"}
+        if encoding:
+            headers["Content-Encoding"] = encoding["content_encoding"]
+        _, status, _ = client.api_client.call_api(  # type: ignore[no-untyped-call]  # not annotated
+            "/write",
+            "POST",
+            query_params=[("db", database), ("precision", "ns"), *([("rp", policy)] if policy else [])],
+            header_params=headers,
+            body=body,
+            urlopen_kw=None,
+        )
+        return int(status)
 
     def _refusal(self, exc: ApiException) -> _Refusal:
         """What an answer says about points. Raises RetryLater if it is about something else."""
@@ -285,7 +323,11 @@ url = "http://127.0.0.1:8086"
 bucket = "headwater/autogen"
 # The organization of the bucket, its name or ID: InfluxDB 2 needs it, 1.8 has none.
 # org = "home"
-# The token; for InfluxDB 1.8 it is user:password. Default: none, for a server that asks for none.
+# Who writes: a user of InfluxDB 1.8, or in InfluxDB 2 one for clients of 1.x ("v1 auth"), with its password in a file
+# or here as: password = "..."
+# user = "headwater-sink"
+# password_file = "/run/secrets/influxdb_sink_password"
+# Or a token; for InfluxDB 1.8 it is user:password. Default: none, for a server that asks for none.
 # token = "writer:secret"
 # Instead of token: a file that holds it, such as a secret of the stack.
 # token_file = "/run/secrets/influxdb_token"

@@ -151,7 +151,10 @@ class OrientdbSink:
         except BaseException as exc:
             database.close()
             if isinstance(exc, OrientRefused) and exc.names & NO_ACCESS:
-                raise RetryLater(f"{self._where}: the user {self._options.user} may not make the classes") from exc
+                raise RetryLater(
+                    f"{self._where}: the user {self._options.user} may not make the classes;"
+                    " `headwater stores orientdb` makes them"
+                ) from exc
             if isinstance(exc, OrientError):
                 raise RetryLater(f"{self._where}: {exc}") from exc
             raise

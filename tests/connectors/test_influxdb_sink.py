@@ -18,6 +18,7 @@ import pytest
 from connectors.kafka import Cluster
 from connectors.sinks import RejectedRecords, RetryLater, SinkConfigError, SinkRecord
 from connectors.sinks.influxdb import open_influxdb
+from connectors.store_users import Access
 from schemas.avro.records import GenericBody, RequestKind, ResponseCode
 from schemas.lwm2m.nodes import Instance, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
@@ -348,6 +349,42 @@ def test_a_password_may_hold_anything(store: InfluxdbStore) -> None:
     sink.write([reading(0)])
     sink.close()
     assert len(store.rows()) == 1
+
+
+def test_a_user_with_a_password_writes_as_clients_of_1_x_do(store: InfluxdbStore, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("not the password\n")
+    writer = store.user(Access.WRITE)
+    options = {**store.options(), "user": writer.name, "password_file": str(file)}
+    del options["token"]
+    asked: list[str] = []
+    with proxy(store, lambda one: asked.append(one.path)) as through:
+        sink = open_influxdb({**options, "url": through["url"]})
+        with pytest.raises(RetryLater, match="refuses the token or the user") as refused:
+            sink.write([reading(0)])
+        assert "not the password" not in str(refused.value)
+        file.write_text(writer.password.reveal())
+        sink.write([reading(0), reading(1, timestamp=2_000)])
+        sink.close()
+    assert asked == [f"/write?db={store.database}&precision=ns&rp=autogen"] * 2
+    assert len(store.rows()) == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"user": "a"}, "user goes with password or password_file"),
+        ({"password": "b"}, "these with user"),
+        ({"user": "a", "password": "b", "password_file": "c"}, "user goes with password or password_file"),
+        ({"user": "a", "password": "b", "token": "c"}, "not both"),
+        ({"user": "a:b", "password": "b"}, "user"),
+        ({"user": "", "password": "b"}, "user"),
+        ({"user": "a", "password_file": "/no/such/file"}, "password_file of the sink influxdb"),
+    ],
+)
+def test_who_writes_is_said_once(more: dict[str, object], words: str) -> None:
+    with pytest.raises(SinkConfigError, match=words):
+        open_influxdb({"url": "http://127.0.0.1:1", "bucket": "x", **more})
 
 
 def test_a_bucket_that_is_not_there_is_waited_for(store: InfluxdbStore) -> None:

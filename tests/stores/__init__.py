@@ -10,8 +10,8 @@ from typing import NamedTuple
 from tests.stores.alertmanager import AlertmanagerStore
 from tests.stores.cassandra import CassandraStore
 from tests.stores.elasticsearch import ElasticsearchStore
-from tests.stores.influxdb import InfluxdbStore
-from tests.stores.orientdb import OrientdbStore
+from tests.stores.influxdb import InfluxdbStore, LeastInfluxdbStore
+from tests.stores.orientdb import LeastOrientdbStore, OrientdbStore
 from tests.stores.parquet import ParquetStore
 from tests.stores.prometheus import PrometheusStore
 from tests.stores.redis import RedisStore
@@ -43,7 +43,11 @@ STORES: Mapping[str, StoreKind] = {
     "webhook": StoreKind(WebhookStore, BOTH),
 }
 
-#: A sink's name, a dash, and another way in which it speaks to its store.
+#: A sink's name, a dash, and another way in which it speaks to its store. ``least`` is as in a deployed fleet: as a
+#: user that may do no more than the sink has to.
 OTHER_WAYS: Mapping[str, StoreKind] = {
+    "influxdb-least": StoreKind(LeastInfluxdbStore, frozenset({Keeps.HISTORY})),
     "orientdb-http": StoreKind(partial(OrientdbStore, protocol="http"), frozenset({Keeps.GRAPH})),
+    "orientdb-least": StoreKind(LeastOrientdbStore, frozenset({Keeps.GRAPH})),
+    "orientdb-least-http": StoreKind(partial(LeastOrientdbStore, protocol="http"), frozenset({Keeps.GRAPH})),
 }

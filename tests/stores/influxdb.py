@@ -8,7 +8,10 @@ import secrets
 from pathlib import Path
 from typing import Any
 
+from connectors.influxdb_users import InfluxAdmin, ensure_users
+from connectors.store_users import Access, StoreUser
 from schemas.lwm2m.nodes import ObjectLink, Value
+from security.secrets import Secret
 from tests.influxdb_server import InfluxServer, shared_server
 
 _FIELDS: dict[str, type] = {"value": float, "svalue": str, "bvalue": bool}
@@ -24,6 +27,13 @@ class InfluxdbStore:
 
     def options(self) -> dict[str, object]:
         return {"url": self.server.url, "bucket": f"{self.database}/autogen", "token": self.server.token}
+
+    def user(self, access: Access) -> StoreUser:
+        """A user of this database alone, which may do this and nothing else."""
+        user = StoreUser(name=f"{access.value}_{self.database}", password=Secret(secrets.token_hex(32)), access=access)
+        admin = InfluxAdmin(url=self.server.url, token=Secret(self.server.token))
+        ensure_users(admin, org="", bucket=self.database, users=[user])
+        return user
 
     def kept(self, value: Value | None) -> Any:
         match value:
@@ -60,3 +70,16 @@ class InfluxdbStore:
     def objects(self, name: str) -> set[tuple[int, str, int | None, str | None]]:
         """None of them either."""
         return set()
+
+
+class LeastInfluxdbStore(InfluxdbStore):
+    """The same, with a sink that may do nothing but write there."""
+
+    def __init__(self, folder: Path, server: InfluxServer | None = None) -> None:
+        super().__init__(folder, server)
+        self._writer = self.user(Access.WRITE)
+
+    def options(self) -> dict[str, object]:
+        options = {**super().options(), "user": self._writer.name, "password": self._writer.password.reveal()}
+        del options["token"]
+        return options

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from connectors.orientdb_users import OrientAdmin, ensure_users
+from connectors.store_users import Access, StoreUser
 from schemas.lwm2m.nodes import Value
+from security.secrets import Secret
 from tests.orientdb_server import ADMIN, PASSWORD, OrientServer, shared_server
 
 
@@ -29,6 +32,13 @@ class OrientdbStore:
             "password": PASSWORD,
             "timeout_s": 60.0,
         }
+
+    def user(self, access: Access) -> StoreUser:
+        """A user of this database alone, which may do this and nothing else; makes the database with its classes."""
+        user = StoreUser(name=f"{access.value}-{self.database}", password=Secret(secrets.token_hex(32)), access=access)
+        admin = OrientAdmin(host="127.0.0.1", port=self.server.http_port, password=Secret(PASSWORD), timeout=60.0)
+        ensure_users(admin, database=self.database, users=[user])
+        return user
 
     def kept(self, value: Value | None) -> Any:
         """It keeps none."""
@@ -62,3 +72,14 @@ class OrientdbStore:
         found = {(row["id"], row["version"], row.get("instance"), row.get("name")) for row in rows}
         assert len(rows) == len(found)
         return found
+
+
+class LeastOrientdbStore(OrientdbStore):
+    """The same, with a sink that may do nothing but keep the graph there."""
+
+    def __init__(self, folder: Path, server: OrientServer | None = None, protocol: str = "binary") -> None:
+        super().__init__(folder, server, protocol)
+        self._writer = self.user(Access.WRITE)
+
+    def options(self) -> dict[str, object]:
+        return {**super().options(), "user": self._writer.name, "password": self._writer.password.reveal()}
