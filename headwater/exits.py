@@ -10,11 +10,11 @@ from enum import IntEnum
 
 class Exit(IntEnum):
     OK = 0
-    #: The device or the gateway answered with an error, or an audit (demo) found something wrong.
+    #: The device, the gateway or a store answered with an error, or an audit (demo) found something wrong.
     REFUSED = 1
     #: The command line, the settings file, or what was given to read (a value, a request) is wrong.
     USAGE = 2
-    #: Kafka is not reachable, or a topic does not exist there.
+    #: Kafka or a store is not reachable, or a topic does not exist there.
     UNREACHABLE = 3
     #: No reply came in time.
     TIMEOUT = 4
@@ -44,6 +44,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
     from cloud.requests import NoReply, NotSent
     from connectors.broker_admin import NoAccessControl
     from connectors.kafka import KafkaException, TopicMissing, Unreachable
+    from connectors.store_users import InvalidStoreUser, StoreRefused, StoreUnreachable
     from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
     from schemas.lwm2m.path import PathError
@@ -59,6 +60,9 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
         NotSent: Exit.UNREACHABLE,
         KafkaException: Exit.UNREACHABLE,
         NoReply: Exit.TIMEOUT,
+        StoreUnreachable: Exit.UNREACHABLE,
+        StoreRefused: Exit.REFUSED,
+        InvalidStoreUser: Exit.USAGE,
         NotUsable: Exit.USAGE,
         InvalidIdentity: Exit.USAGE,
         Refused: Exit.USAGE,

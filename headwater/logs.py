@@ -22,7 +22,7 @@ if not sys.stderr.isatty() and "rich" not in sys.modules:
 else:
     import structlog
 
-from headwater.options import LogLevel
+from headwater.log_level import LogLevel
 
 #: Parts of a key's name that mark its value as secret.
 SECRET = ("password", "secret", "psk", "private_key", "credential")

@@ -6,7 +6,6 @@ command that has a parameter of such a type has an option for each of its fields
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass
 from enum import Enum
@@ -22,18 +21,6 @@ if TYPE_CHECKING:
 class Output(Enum):
     TABLE = "table"
     JSON = "json"
-
-
-class LogLevel(Enum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-    @property
-    def number(self) -> int:
-        """The level as the standard library's logging counts."""
-        return logging.getLevelNamesMapping()[self.name]
 
 
 class ValueType(Enum):

@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from cryptography import x509
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from security.certificates import common_name
-from security.errors import FolderError
-from security.tls_folder import CA, CERTIFICATE, read_certificates
+from security.certificate_dates import Dates, read_dates
+from security.errors import SecretError
+from security.secrets import read_bounded
+from security.tls_files import CA, CERTIFICATE
 
 NAME = "headwater_certificate_not_after_timestamp_seconds"
 _LABELS = ("identity", "file", "source")
@@ -56,9 +56,9 @@ class _Expiry(Collector):
             found += [(certificate, file, "disk") for certificate in certificates or ()]
         first: dict[tuple[str, str, str], float] = {}
         for certificate, file, source in found:
-            labels = (common_name(certificate), str(file), source)
+            labels = (certificate.name, str(file), source)
             # Of two of one name the first to run out; Prometheus takes a name once only.
-            first[labels] = min(certificate.not_valid_after_utc.timestamp(), first.get(labels, float("inf")))
+            first[labels] = min(certificate.not_after.timestamp(), first.get(labels, float("inf")))
         for labels, moment in first.items():
             not_after.add_metric(labels, moment)
         yield not_after
@@ -83,8 +83,8 @@ def _files(folder: Path) -> list[Path]:
     return [folder / CERTIFICATE] if served else [folder / CERTIFICATE, folder / CA]
 
 
-def _read(file: Path) -> list[x509.Certificate] | None:
+def _read(file: Path) -> list[Dates] | None:
     try:
-        return read_certificates(file)
-    except FolderError:
+        return read_dates(read_bounded(file))
+    except (SecretError, ValueError):
         return None

@@ -21,10 +21,20 @@ from security.certificates import PrivateKey, belongs, identity_of, names_of, si
 from security.errors import FolderError, SecretError
 from security.identities import Identity
 from security.secrets import read_bounded, read_key
+from security.tls_files import CA, CERTIFICATE, FILES, KEY, KEYSTORE
 
-CA, CERTIFICATE, KEY, KEYSTORE = "ca.pem", "cert.pem", "key.pem", "keystore.pem"
-#: All that a folder holds.
-FILES = (CA, CERTIFICATE, KEY, KEYSTORE)
+__all__ = [
+    "CA",
+    "CERTIFICATE",
+    "FILES",
+    "KEY",
+    "KEYSTORE",
+    "Side",
+    "TlsFolder",
+    "load_key",
+    "read_certificates",
+    "read_folder",
+]
 
 
 class Side(Enum):

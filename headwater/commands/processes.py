@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headwater import reach
+from headwater import lean, reach
 from headwater.commands.base import command, settings_file
 from headwater.exits import Exit, Stop
 from headwater.options import (
@@ -83,10 +83,7 @@ def gateway(
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --observe '/3303/*/5700'
     headwater gateway --config /etc/headwater.toml
     """
-    from gateway.server import run
     from gateway.settings import GatewaySettings
-    from gateway.state import StateError
-    from headwater.running import run_until_stopped
     from schemas.lwm2m.path import PathPattern
 
     by_endpoint = _observe_by_endpoint(ctx)
@@ -106,16 +103,7 @@ def gateway(
         definitions=definitions,
         command_timeout=command_timeout,
     )
-    try:
-        run_until_stopped(lambda stop: run(settings, stop))
-    except StateError as exc:
-        raise Stop(Exit.CANNOT_START, str(exc)) from exc
-    except OSError as exc:
-        raise Stop(
-            Exit.CANNOT_START,
-            f"the gateway cannot start: {exc.strerror or exc} (CoAP at {coap}, metrics at {metrics_host}:{metrics}); "
-            "if a port is taken, choose others with --coap and --metrics",
-        ) from exc
+    lean.start(lean.Process.GATEWAY, settings)
 
 
 def _observe_by_endpoint(ctx: typer.Context) -> dict[str, tuple[str, ...]]:
@@ -139,7 +127,8 @@ def _observe_by_endpoint(ctx: typer.Context) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _bytes_a_second(text: str) -> float:
+def bytes_a_second(text: str) -> float:
+    """``64k``, ``2M`` or a plain number. Raises BadParameter: it is none of them."""
     factor = {"k": 1e3, "M": 1e6}.get(text[-1:], 1.0)
     try:
         rate = float(text.rstrip("kM")) * factor
@@ -174,7 +163,7 @@ def replicate(
         typer.Option(
             "--bandwidth",
             metavar="BYTES/S",
-            parser=_bytes_a_second,
+            parser=bytes_a_second,
             help="No more than this, such as 64k; replies first.",
         ),
     ] = None,
@@ -192,8 +181,7 @@ def replicate(
     headwater replicate --gateway rock64 --edge 127.0.0.1:9082 --cloud cloud:9092 --metrics 9591
     headwater replicate --gateway rock64 --cloud cloud:9092 --bandwidth 64k
     """
-    from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, run
-    from headwater.running import run_thread_until_stopped
+    from connectors.replicator import ReplicatorSettings
 
     try:
         settings = ReplicatorSettings(
@@ -208,12 +196,7 @@ def replicate(
         )
     except ValueError as exc:
         raise Stop(Exit.USAGE, str(exc)) from exc
-    try:
-        run_thread_until_stopped(lambda stop: run(settings, stop))
-    except Fenced as exc:
-        raise Stop(Exit.REFUSED, str(exc)) from exc
-    except SameCluster as exc:
-        raise Stop(Exit.USAGE, str(exc)) from exc
+    lean.start(lean.Process.REPLICATOR, settings)
 
 
 def sensor(

@@ -5,7 +5,9 @@ TLS, a read-only root and the memory limit of that file; a Kafka for the cloud's
 and a `fleet` that notifies at a fixed rate. What is resident is read in three ways every five seconds: RSS of each
 process, its proportional share (PSS of smaps_rollup: what processes share is counted once), and what the kernel charges
 the container's cgroup with and cannot drop (memory.stat: anonymous memory and mapped files). At the end each
-notification that was acknowledged must be in both Kafkas, once. All containers use this machine's network.
+notification that was acknowledged must be in both Kafkas, once. With ``--cloud-away 120`` the cloud's Kafka is stopped
+for two minutes in the middle, and what was kept meanwhile is carried after it. All containers use this machine's
+network.
 
     python -m tests.bench.edge_memory --minutes 10 --version dev
 """
@@ -91,8 +93,8 @@ class Figures:
         return whole and max(self.rss, self.pss, self.cgroup) <= MOST
 
 
-def measure(*, version: str, minutes: float, rate: float, devices: int) -> Figures:
-    """Run it.
+def measure(*, version: str, minutes: float, rate: float, devices: int, away: float = 0.0) -> Figures:
+    """Run it. ``away``: for how many seconds the cloud's Kafka is stopped, from a third of the time on.
 
     Raises:
         CannotMeasure: Docker or the images are not there, or a container did not start.
@@ -102,7 +104,9 @@ def measure(*, version: str, minutes: float, rate: float, devices: int) -> Figur
         raise CannotMeasure("docker is not installed here")
     settings = settings_of(SETTINGS.read_text())
     with tempfile.TemporaryDirectory(prefix="headwater-edge-") as name, contextlib.ExitStack() as stack:
-        return _Run(Path(name), settings, version).measure(stack, minutes=minutes, rate=rate, devices=devices)
+        return _Run(Path(name), settings, version).measure(
+            stack, minutes=minutes, rate=rate, devices=devices, away=away
+        )
 
 
 def settings_of(text: str) -> dict[str, str]:
@@ -136,7 +140,9 @@ class _Run:
         self.edge = Cluster(bootstrap=f"127.0.0.1:{self._edge}", tls=admin)
         self.cloud = Cluster(bootstrap=f"127.0.0.1:{self._cloud}", tls=admin)
 
-    def measure(self, stack: contextlib.ExitStack, *, minutes: float, rate: float, devices: int) -> Figures:
+    def measure(
+        self, stack: contextlib.ExitStack, *, minutes: float, rate: float, devices: int, away: float
+    ) -> Figures:
         self._kafkas(stack)
         parts = {"kafka": f"{self._prefix}-kafka"} | self._processes(stack)
         fleet = stack.enter_context(Fleet(("127.0.0.1", self._coap), devices))
@@ -155,13 +161,22 @@ class _Run:
                 if over.wait(_LOOK_S):
                     return
 
-        with ThreadPoolExecutor(1) as pool:
-            watching = pool.submit(watch)
+        def stop_the_cloud() -> None:
+            if away and not over.wait(minutes * 60 / 3):
+                _docker("stop", f"{self._prefix}-cloud")
+                say(f"{time.monotonic() - begun:5.0f} s: the cloud's Kafka is stopped")
+                over.wait(away)
+                _docker("start", f"{self._prefix}-cloud")
+                say(f"{time.monotonic() - begun:5.0f} s: the cloud's Kafka is started again")
+
+        with ThreadPoolExecutor(2) as pool:
+            watching, stopping = pool.submit(watch), pool.submit(stop_the_cloud)
             try:
                 took = fleet.notify_at(rate, minutes * 60, lambda: None)
             finally:
                 over.set()
             watching.result()
+            stopping.result()
         topics = Topics(GATEWAY)
         tally = fleet.tally
         in_edge, _ = _notified(self.edge, topics.observations)
@@ -386,13 +401,20 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=500.0, help="notifications a second")
     parser.add_argument("--devices", type=int, default=500)
+    parser.add_argument("--cloud-away", type=float, default=0.0, help="stop the cloud's Kafka for so many seconds")
     parser.add_argument("--version", default="dev", help="the tag of the images")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     options = parser.parse_args()
     # Ended from outside it leaves nothing behind either.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        figures = measure(version=options.version, minutes=options.minutes, rate=options.rate, devices=options.devices)
+        figures = measure(
+            version=options.version,
+            minutes=options.minutes,
+            rate=options.rate,
+            devices=options.devices,
+            away=options.cloud_away,
+        )
     except CannotMeasure as exc:
         say(f"error: {exc}")
         return 2

@@ -1,0 +1,99 @@
+"""``HEADWATER_LEAN=1``: a gateway or replicator that begins anew without its command line, and is the same to all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from headwater.exits import Exit
+from tests.ports import held_port
+
+REPOSITORY = Path(__file__).parents[2]
+#: To be waited for at most; a busy machine starts slowly.
+WAIT_S = 90.0
+
+
+@contextmanager
+def running(*words: str, lean: str = "1") -> Iterator[subprocess.Popen[str]]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "headwater.cli", *words],
+        env=clean | {"HEADWATER_LEAN": lean},
+        cwd=REPOSITORY,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def gateway(state: Path, metrics: int) -> list[str]:
+    return [
+        *("gateway", "--id", "lean", "--kafka", f"127.0.0.1:{held_port()}", "--coap", f"127.0.0.1:{held_port()}"),
+        *("--state", str(state), "--metrics", str(metrics), "--observe", "/3303/*/5700", "--log-level", "warning"),
+    ]
+
+
+def until_it_serves(process: subprocess.Popen[str], port: int) -> str:
+    """The metrics, once there are some."""
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+                return str(answer.read().decode())
+        except OSError:
+            assert process.poll() is None, process.communicate(timeout=10)[1]
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files in memory are Linux's")
+def test_it_goes_on_under_its_own_number_with_the_words_that_it_was_given(tmp_path: Path) -> None:
+    port = held_port()
+    with running(*gateway(tmp_path / "state", port)) as process:
+        assert 'gateway="lean"' in until_it_serves(process, port)
+        words = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+        assert words[1:6] == ["-P", "-m", "headwater.lean", "gateway", "--id"]
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "librdkafka" in mapped
+        assert "_pydantic_core" not in mapped
+        assert "cryptography" not in mapped
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=WAIT_S) == Exit.OK
+
+
+def test_without_it_the_process_stays_what_it_was(tmp_path: Path) -> None:
+    port = held_port()
+    with running(*gateway(tmp_path / "state", port), lean="0") as process:
+        until_it_serves(process, port)
+        assert "headwater.lean" not in Path(f"/proc/{process.pid}/cmdline").read_text()
+
+
+@pytest.mark.parametrize("lean", ["0", "1"])
+def test_what_keeps_it_from_starting_is_told_in_the_same_words_with_the_same_code(tmp_path: Path, lean: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with running(*gateway(tmp_path / "file" / "state", held_port()), lean=lean) as process:
+        _, said = process.communicate(timeout=WAIT_S)
+    assert process.returncode == Exit.CANNOT_START
+    assert said.startswith(f"error: the state directory {tmp_path / 'file' / 'state'} cannot be used")
+
+
+@pytest.mark.parametrize("lean", ["0", "1"])
+def test_a_folder_that_holds_no_identity_is_told_before_anything_runs(tmp_path: Path, lean: str) -> None:
+    words = ["replicate", "--gateway", "lean", "--edge-tls", str(tmp_path / "none")]
+    with running(*words, lean=lean) as process:
+        _, said = process.communicate(timeout=WAIT_S)
+    assert process.returncode == Exit.CANNOT_START
+    assert f"there is no folder {tmp_path / 'none'}" in said
