@@ -26,13 +26,15 @@ from connectors.kafka import (
     consumer,
     in_words,
     partition_counts,
+    silence,
 )
 from schemas.avro.records import Record
 from schemas.avro.serde import SerdeError, decode
 
 #: How long one call into librdkafka may take: it holds back Ctrl-C for as long.
 SLICE = 0.2
-
+#: How often a feed from which nothing comes asks whether Kafka answers, and how long it waits for that.
+_LOOK_EVERY_S, _LOOK_S = 4.0, 1.0
 
 _NO_LEADER_YET = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -86,6 +88,8 @@ class Feed:
             if topic not in counts:
                 raise TopicMissing(f"topic {topic} does not exist at {cluster.bootstrap}")
         self._cluster = cluster
+        self._silence: str | None = None
+        self._looked = time.monotonic()
         #: By partition: where it ended when the feed was made.
         self._ends: dict[tuple[str, int], int] = {}
         self._consumer: Consumer = consumer(cluster, "headwater-feed", enable_partition_eof=True)
@@ -154,6 +158,20 @@ class Feed:
             elif error.fatal():
                 raise Unreachable(f"Kafka at {self._cluster.bootstrap}: {error.str()}")
         return items
+
+    def silence(self) -> str | None:
+        """Why nothing comes, if it is that Kafka does not answer; asked every few seconds.
+
+        For whoever follows for long and got nothing: Kafka's client waits in silence for one that is away.
+        """
+        if time.monotonic() - self._looked >= _LOOK_EVERY_S:
+            try:
+                self._consumer.list_topics(self._places[0].topic, timeout=_LOOK_S)
+                self._silence = None
+            except KafkaException:
+                self._silence = silence(self._cluster)
+            self._looked = time.monotonic()
+        return self._silence
 
     def close(self) -> None:
         self._consumer.close()

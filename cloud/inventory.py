@@ -238,6 +238,10 @@ class Inventory:
             self.picture.take(record)
         return bool(records)
 
+    def silence(self) -> str | None:
+        """As of `cloud.feed.Feed`."""
+        return self._registrations.silence()
+
     def close(self) -> None:
         self._registrations.close()
         self._said.close()

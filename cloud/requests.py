@@ -134,7 +134,14 @@ def _produce(cluster: Cluster, topic: str, request: Request, timeout: float) -> 
     deadline = time.monotonic() + timeout
     # Bounded, other than the processes' producers: a person is waiting, and must not be left with a request that
     # goes out minutes after the command has said that it failed.
-    client = producer(cluster, message_timeout_ms=int(timeout * 1000), linger_ms=0, error_cb=complain)
+    # It is one record, which needs nothing before it: gapless, the client would fail for good and not say why.
+    client = producer(
+        cluster,
+        message_timeout_ms=int(timeout * 1000),
+        linger_ms=0,
+        enable_gapless_guarantee=False,
+        error_cb=complain,
+    )
     try:
         client.produce(topic, key=encode(Key(ep=request.ep)), value=encode(request), on_delivery=report)
         while not delivered and not failures and time.monotonic() < deadline:

@@ -28,10 +28,8 @@ from typing import Any
 import structlog
 
 from connectors.http_messages import MAX_HEAD_BYTES, Answer, Refused, Request, parse_head, render, text
-from security.certificates import names_of
 from security.errors import FolderError
 from security.secrets import read_key
-from security.tls_folder import read_certificates
 
 __all__ = ["Admit", "HttpServer", "Respond", "ServerTls", "serve_http"]
 
@@ -70,6 +68,10 @@ class ServerTls:
             OSError: they are not there, cannot be read, or do not belong together.
             SecurityError: a file cannot be read, the key lies open to others, or the certificate names no host.
         """
+        # Only who serves TLS needs them: they load a library of ten megabytes.
+        from security.certificates import names_of
+        from security.tls_folder import read_certificates
+
         read_key(folder / "key.pem")
         if not names_of(read_certificates(folder / "cert.pem")[0]):
             raise FolderError(f"{folder / 'cert.pem'} names no host, so no client takes it for a server's")

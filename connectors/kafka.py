@@ -42,15 +42,20 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from connectors.kafka_log import Seldom
 from connectors.tls_trouble import trouble
+from security.certificate_dates import read_dates
 from security.errors import SecurityError
-from security.tls_folder import CA, CERTIFICATE, KEY, read_folder
+from security.identities import Identity
+from security.secrets import read_bounded
+from security.tls_files import CA, CERTIFICATE, KEY
 
 __all__ = [
     "OFFSET_BEGINNING",
     "OFFSET_END",
     "OFFSET_INVALID",
     "REFUSALS",
+    "SILENCE",
     "AclBinding",
     "AclBindingFilter",
     "AclOperation",
@@ -86,14 +91,14 @@ __all__ = [
     "partition_counts",
     "producer",
     "read_to_end",
+    "refusal_of",
+    "silence",
     "topic_configs",
     "topic_counts",
 ]
 
 _log = logging.getLogger("headwater.kafka")
-# librdkafka warns at every start that the gapless guarantee is "experimental". We chose it knowingly
-# (docs/decisions/0002-durable-acknowledgement.md), and a warning that is always there hides the others.
-_log.addFilter(lambda record: "enable.gapless.guarantee" not in record.getMessage())
+_log.addFilter(Seldom())
 
 
 class Unreachable(Exception):
@@ -145,8 +150,8 @@ class Cluster:
         if self.tls is None:
             return "a client without an identity"
         try:
-            return read_folder(self.tls).identity.principal
-        except SecurityError:
+            return Identity.parse(read_dates(read_bounded(self.tls / CERTIFICATE))[0].name).principal
+        except (SecurityError, ValueError):
             return f"the identity in {self.tls}"
 
 
@@ -505,21 +510,45 @@ def answering(what: str, cluster: Cluster | None) -> Iterator[None]:
         yield
     except KafkaException as exc:
         code = exc.args[0].code()
-        if code in _SILENCE:
-            why = None if cluster is None else trouble(cluster.bootstrap, cluster.tls)
-            raise Unreachable(f"Kafka did not tell {what}: {why or exc.args[0].str()}") from exc
+        if code in SILENCE:
+            why = None
+            if cluster is not None and code not in _UNSETTLED:
+                why = trouble(cluster.bootstrap, cluster.tls)
+            raise Unreachable(f"{_who(cluster)} did not tell {what}: {why or exc.args[0].str()}") from exc
         if code in REFUSALS and not isinstance(exc, NotAllowed):
             raise NotAllowed(exc.args[0], in_words(exc.args[0], cluster, f"asked {what}")) from exc
         raise
     except TimeoutError as exc:
-        raise Unreachable(f"Kafka did not tell {what} in time") from exc
+        raise Unreachable(f"{_who(cluster)} did not tell {what} in time") from exc
+
+
+def _who(cluster: Cluster | None) -> str:
+    return "Kafka" if cluster is None else f"Kafka at {cluster.bootstrap}"
+
+
+def refusal_of(error: KafkaError) -> int | None:
+    """The code of the refusal behind ``error``, or None if it is not by Kafka's access control.
+
+    A gapless producer that is refused fails for good, and says only in its text why.
+    """
+    if error.code() in REFUSALS:
+        return int(error.code())
+    if error.code() in (KafkaError._GAPLESS_GUARANTEE, KafkaError._FATAL):
+        return next((code for code in REFUSALS if KafkaError(code).str() in error.str()), None)
+    return None
+
+
+def silence(cluster: Cluster) -> str:
+    """Why no broker answers, for people: what is wrong with TLS if it is that, else that none does."""
+    return trouble(cluster.bootstrap, cluster.tls) or f"no broker answers at {cluster.bootstrap}"
 
 
 def in_words(error: KafkaError, cluster: Cluster | None, when: str = "") -> str:
     """An error of Kafka for people: who was refused what, if it is a refusal. ``when``: what was being done."""
-    lacks = REFUSALS.get(error.code())
-    if lacks is None:
+    refused = refusal_of(error)
+    if refused is None:
         return f"Kafka: {error.str()}"
+    lacks = REFUSALS[refused]
     who, at = ("this client", "") if cluster is None else (cluster.speaker, f" at {cluster.bootstrap}")
     asked = f" when it {when}" if when else ""
     named = cluster is not None and cluster.tls is not None
@@ -537,16 +566,17 @@ REFUSALS: Mapping[int, str] = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "the right to the transactional id",
 }
 
-# Errors of a broker that is away, or not settled yet: asking again later will do.
-_SILENCE = (
+#: What a broker says that is not settled yet. It was reached, so there is nothing wrong with TLS.
+_UNSETTLED = (KafkaError._NOENT, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
+
+#: Errors of a broker that is away, or not settled yet: asking again later will do.
+SILENCE = (
     KafkaError._TIMED_OUT,
     KafkaError._TRANSPORT,
     KafkaError._RESOLVE,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError.REQUEST_TIMED_OUT,
-    KafkaError._NOENT,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
+    *_UNSETTLED,
 )
 
 

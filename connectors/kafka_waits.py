@@ -10,16 +10,17 @@ import time
 
 import structlog
 
-from connectors.kafka import REFUSALS, Consumer, KafkaError, KafkaException, in_words
+from connectors.kafka import REFUSALS, Consumer, KafkaError, KafkaException, in_words, silence
 from connectors.sink_settings import SinkSettings
-from connectors.tls_trouble import trouble
 from schemas.avro.topics import FAMILIES, is_of_job
 
 _log = structlog.get_logger("headwater.sink")
 
 _NOT_CONNECTED = "not connected to Kafka yet"
-#: How often Kafka is asked whether it is back, in seconds, and how long that may take.
+#: How often Kafka is asked whether it answers, in seconds, and how long that may take.
 _PROBE_EVERY_S, _PROBE_S = 5.0, 0.5
+#: A connection or all of them are gone. Which of the two librdkafka says, and how often, differs by version.
+_DISCONNECTED = frozenset({KafkaError._TRANSPORT, KafkaError._SSL, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE})
 #: A refusal is told again with each look for topics, every five seconds; one that is not is over.
 _REFUSED_S = 15.0
 
@@ -33,7 +34,9 @@ class KafkaWaits:
         self._sink = sink
         self._settings = settings
         self._families = settings.families()
-        self._probed = 0.0
+        self._probed = -math.inf
+        #: A connection was lost since Kafka was last asked.
+        self._doubted = False
         self._refused = -math.inf
         #: The topics that were said to be missing.
         self._told_missing: set[str] = set()
@@ -62,25 +65,20 @@ class KafkaWaits:
     def error(self, error: KafkaError) -> None:
         """librdkafka told of one, by itself or in the place of a record."""
         code = error.code()
-        if code == KafkaError._ALL_BROKERS_DOWN:
-            cluster = self._settings.kafka
-            reason = trouble(cluster.bootstrap, cluster.tls) or f"no broker answers at {cluster.bootstrap}"
+        if code in _DISCONNECTED:
+            self._doubted = True
         elif code in REFUSALS:
-            reason = in_words(error, self._settings.kafka)
             self._refused = time.monotonic()
+            self._waiting(in_words(error, self._settings.kafka))
         elif code == KafkaError._AUTHENTICATION or error.fatal():
-            reason = f"Kafka: {error.str()}"
+            self._waiting(f"Kafka: {error.str()}")
         else:
-            # One connection of several, a topic that is not there yet: librdkafka goes on by itself.
+            # A topic that is not there yet: librdkafka goes on by itself.
             _log.debug("kafka", sink=self._sink, error=error.str())
-            return
-        if reason != self.reason:
-            _log.warning("waiting for Kafka", sink=self._sink, reason=reason)
-        self.reason = reason
 
     def probe(self, reader: Consumer, now: float) -> None:
-        """Ask Kafka whether it is back, now and then; ``now`` is of the monotonic clock."""
-        if self.reason is None or now - self._probed <= _PROBE_EVERY_S:
+        """Ask Kafka whether it answers, now and then while that is in doubt; ``now`` is of the monotonic clock."""
+        if (self.reason is None and not self._doubted) or now - self._probed <= _PROBE_EVERY_S:
             return
         self._probed = now
         if now - self._refused < _REFUSED_S:
@@ -88,5 +86,13 @@ class KafkaWaits:
         try:
             reader.list_topics(timeout=_PROBE_S)
         except KafkaException:
+            if self._doubted:
+                self._waiting(silence(self._settings.kafka))
             return
+        self._doubted = False
         self.over()
+
+    def _waiting(self, reason: str) -> None:
+        if reason != self.reason:
+            _log.warning("waiting for Kafka", sink=self._sink, reason=reason)
+        self.reason = reason

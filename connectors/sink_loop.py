@@ -220,6 +220,7 @@ class SinkLoop:
         self._turned = time.monotonic()
         message = self._consumer.poll(timeout)
         if message is None:
+            self._kafka_waits.probe(self._consumer, self._turned)
             return 0
         error = message.error()
         if error is None:
@@ -404,7 +405,7 @@ class SinkLoop:
     # ---- the surroundings
 
     def _look_around(self) -> None:
-        """Now and then: offsets that are still to be committed, lag, and whether Kafka is back."""
+        """Now and then: offsets that are still to be committed, and lag."""
         now = time.monotonic()
         if now - self._looked < 1.0:
             return
@@ -420,7 +421,6 @@ class SinkLoop:
                 continue
             if position >= 0 and high >= 0:
                 self._metrics.lag(topic, partition, max(0, high - position))
-        self._kafka_waits.probe(self._consumer, now)
 
     def _stopping_for(self) -> float:
         if self._stop_seen is None:

@@ -10,9 +10,15 @@ import socket
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from security.errors import SecurityError
-from security.tls_folder import Side, TlsFolder, read_folder
+from security.certificate_dates import read_dates
+from security.errors import SecretError, SecurityError
+from security.secrets import read_bounded
+from security.tls_files import CERTIFICATE
+
+if TYPE_CHECKING:
+    from security.tls_folder import TlsFolder
 
 _CONNECT_S = 2.0
 #: TLS 1.3 lets a client think that all is well: a server that refuses its certificate says so only afterwards.
@@ -24,21 +30,46 @@ def trouble(bootstrap: str, tls: Path | None) -> str | None:
 
     None: nothing of TLS, as far as can be seen.
     """
-    folder = None
-    if tls is not None:
+    now = datetime.now(UTC)
+    if tls is not None and not _holds(tls, now):
         try:
-            folder = read_folder(tls)
-            folder.check_dates(datetime.now(UTC))
+            _read(tls, now)
         except SecurityError as exc:
             return str(exc)
     for address in bootstrap.split(","):
         host, _, port = address.strip().rpartition(":")
         try:
             with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S) as plain:
-                return _plain(address, plain) if folder is None else _with(folder, address, host.strip("[]"), plain)
+                return (
+                    _plain(address, plain) if tls is None else _with(_read(tls, now), address, host.strip("[]"), plain)
+                )
+        except SecurityError as exc:
+            return str(exc)
         except (OSError, ValueError):
             continue
     return None
+
+
+def _read(tls: Path, now: datetime) -> TlsFolder:
+    """The folder, with all that may be wrong in it.
+
+    Raises:
+        SecurityError: something is.
+    """
+    # A library of ten megabytes, which a small machine is spared for as long as the other side is only away.
+    from security.tls_folder import read_folder
+
+    folder = read_folder(tls)
+    folder.check_dates(now)
+    return folder
+
+
+def _holds(tls: Path, now: datetime) -> bool:
+    """Whether the certificate is there and holds now, as far as it says so itself."""
+    try:
+        return all(one.not_before <= now <= one.not_after for one in read_dates(read_bounded(tls / CERTIFICATE))[:1])
+    except (SecretError, ValueError):
+        return False
 
 
 def _plain(address: str, plain: socket.socket) -> str | None:
@@ -56,6 +87,8 @@ def _plain(address: str, plain: socket.socket) -> str | None:
 
 
 def _with(folder: TlsFolder, address: str, host: str, plain: socket.socket) -> str | None:
+    from security.tls_folder import Side
+
     try:
         context = folder.context(Side.CLIENT)
     except (ssl.SSLError, OSError) as exc:

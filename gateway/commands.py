@@ -71,6 +71,11 @@ class Commands:
         """Commands without a durable reply."""
         return self.loop.unanswered
 
+    @property
+    def trouble(self) -> str | None:
+        """Why no requests come from Kafka, or None; as far as it was looked."""
+        return None if self._intake is None else self._intake.trouble
+
     def restore(self, stored: StoredState) -> None:
         """Know the commands of the state file, and where to go on in the requests topic."""
         self.positions = stored.positions

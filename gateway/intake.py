@@ -29,6 +29,9 @@ _POLL = 0.1
 _COMMIT_EVERY = 1.0
 _RETRY = 1.0
 _TIMEOUT = 10.0
+#: Where no requests come, Kafka is asked this often whether it answers at all, and given so long.
+_LOOK_EVERY = 5.0
+_LOOK = 3.0
 
 
 #: Takes a batch on the event loop, and calls the second argument there when there is room for the next.
@@ -57,6 +60,9 @@ class Intake:
         self._group = group
         self._positions = positions
         self._topic_id = ""
+        #: Why Kafka gives no requests, or None; may be read from any thread.
+        self.trouble: str | None = None
+        self._looked = 0.0
         self._complained = ""
         self._reading = reading
         self._take = take
@@ -93,13 +99,17 @@ class Intake:
             reader = kafka.consumer(self._cluster, self._group)
             try:
                 self._assign(reader, loop)
+                self._answers()
                 while not self._pausing.is_set():
                     self._read(reader, loop)
                 self._stopping.wait()
                 self._commit(reader, every=0.0)
             except (KafkaException, Unreachable, TopicMissing) as exc:
                 # Nothing is lost: the next consumer goes on at the same place.
-                self._complain("requests cannot be read, trying again", str(exc))
+                silent = isinstance(exc, KafkaException) and exc.args[0].code() in kafka.SILENCE
+                words = kafka.silence(self._cluster) if silent else str(exc)
+                self._complain("requests cannot be read, trying again", words)
+                self.trouble = f"requests cannot be read: {words}"
                 self._pausing.wait(_RETRY)
             finally:
                 with suppress(KafkaException, RuntimeError):
@@ -132,11 +142,13 @@ class Intake:
         first = reader.poll(_POLL)
         if first is None:
             self._commit(reader)
+            self._look(reader)
             return
         messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if self._usable(message)]
         if not messages:
             return
         self._complained = ""
+        self._answers()
         if any(message.offset() < self._next(message.partition()) for message in messages):
             raise TopicMissing(f"the topic {self._topic} was made anew")
         room = threading.Event()
@@ -159,6 +171,28 @@ class Intake:
             if self._pausing.is_set():
                 return
         self._commit(reader)
+
+    def _look(self, reader: Consumer) -> None:
+        """Ask whether Kafka answers: a gateway of which no device speaks would not find out otherwise."""
+        if time.monotonic() - self._looked < _LOOK_EVERY:
+            return
+        try:
+            error = reader.list_topics(self._topic, timeout=_LOOK).topics[self._topic].error
+        except KafkaException:
+            self.trouble = kafka.silence(self._cluster)
+            self._complain("the edge Kafka does not answer", self.trouble)
+        else:
+            if error is not None and error.code() in kafka.REFUSALS:
+                self.trouble = kafka.in_words(error, self._cluster)
+            else:
+                self._answers()
+        self._looked = time.monotonic()
+
+    def _answers(self) -> None:
+        self._looked = time.monotonic()
+        if self.trouble is not None:
+            self.trouble = None
+            self._complained = ""
 
     def _next(self, partition: int) -> int:
         return self._positions.get((self._topic_id, partition), 0)

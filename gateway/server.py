@@ -134,7 +134,10 @@ class Gateway:
                 self._health.close()
 
     def _ready(self) -> str | None:
-        return self._not_ready if self._parts is None else self._parts.uplink.refusal()
+        if self._parts is None:
+            return self._not_ready
+        # Where no device speaks, nothing is under way by which the uplink would find out.
+        return self._parts.uplink.refusal() or self._parts.commands.trouble
 
     async def _work(self, metrics: GatewayMetrics) -> None:
         partitions = await self._wait_for_kafka()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from connectors.kafka import REFUSALS, Cluster, KafkaError, KafkaException, Message, Producer, in_words, producer
+from connectors.kafka import Cluster, KafkaError, KafkaException, Message, Producer, in_words, producer, refusal_of
 from schemas.avro.topics import Topics
 
 _log = structlog.get_logger("headwater.uplink")
@@ -183,7 +183,7 @@ class Uplink:
         if self._renewing:
             return
         self._renewing = True
-        if error.code() in REFUSALS:
+        if refusal_of(error) is not None:
             # Until the right comes back each attempt ends as this one did: not at once again, and not told again.
             words = in_words(error, self._cluster, "wrote what devices said")
             if words != self._refused:

@@ -25,7 +25,8 @@ from tests import (
     redis_server,
 )
 from tests.kafka_brokers import BrokerFactory, KafkaBroker, new_broker
-from tests.stacks import dashboard_way
+from tests.stacks import dashboard_way, server_images
+from tests.stacks.docker_host import CannotRun, have_docker
 
 # A shell that starts us in the background lets SIGINT be ignored, and every process of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,6 +41,10 @@ _TOGETHER = {
     "tests/faults/": "faults",
     "tests/integration/test_demo.py": "demos",
     "tests/integration/test_city.py": "demos",
+    # They wait for one another anyhow: there is one store of images.
+    "tests/stacks/test_guide.py": "swarm",
+    "tests/stacks/test_images.py": "swarm",
+    "tests/stacks/test_swarm.py": "swarm",
 }
 
 #: Servers that take minutes to come by, once: by a word of the ids of the tests that need them.
@@ -49,6 +54,8 @@ _SERVERS: dict[str, Callable[[], object]] = {
     "elasticsearch": elasticsearch_server.both,
     "influxdb": influxdb_server.influxd,
     "test_dashboard": dashboard_way.install,
+    "test_guide": server_images.install,
+    "test_swarm": server_images.install,
     "test_monitoring": monitoring_tools.everything,
     "orientdb": orientdb_server.jars,
     "prometheus": prometheus_server.prometheus,
@@ -76,10 +83,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Have the stores' servers at hand before the first test begins: its time is bounded, a build's is not."""
-    if not session.config.option.collectonly:
-        for word, install in _SERVERS.items():
-            if any(word in item.nodeid for item in session.items):
-                install()
+    if session.config.option.collectonly or not _can_run(session.items):
+        return
+    for word, install in _SERVERS.items():
+        if any(word in item.nodeid for item in session.items):
+            install()
+
+
+def _can_run(items: list[pytest.Item]) -> bool:
+    """False if all that is wanted is Docker's, which cannot run here: each test says at once what is missing."""
+    if items and all(item.get_closest_marker("swarm") for item in items):
+        try:
+            have_docker()
+        except CannotRun:
+            return False
+    return True
 
 
 @pytest.fixture(scope="session")

@@ -139,7 +139,7 @@ class Lane:
             except Stopped:
                 return
             except (kafka.KafkaException, kafka.Unreachable, Unreadable, TimeoutError) as exc:
-                reason = kafka.in_words(exc.args[0], self.spec.target) if _refused(exc) else str(exc)
+                reason = self._words(exc)
                 if self.trouble is None:
                     pause = _BACKOFF[0]
                     self._metrics.connected.labels(self.spec.name).set(0)
@@ -151,6 +151,15 @@ class Lane:
                 self.turned = time.monotonic()
                 self._stop.wait(max(pause, self._give_time(exc)))
                 pause = min(pause * 2, longest)
+
+    def _words(self, exc: Exception) -> str:
+        """What went wrong, for people. A bare code is the target's; what the source says has its words by then."""
+        if not isinstance(exc, kafka.KafkaException) or isinstance(exc, kafka.NotAllowed):
+            return str(exc)
+        target = self.spec.target
+        if exc.args[0].code() in kafka.SILENCE:
+            return f"{kafka.silence(target)} ({exc.args[0].str()})"
+        return kafka.in_words(exc.args[0], target)
 
     def _give_time(self, exc: Exception) -> float:
         """How long to let a newcomer be that took our transactional id, so that it can say so in the ledger.

@@ -21,7 +21,7 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from headwater.exits import Exit, expected
-from headwater.options import LogLevel
+from headwater.log_level import LogLevel
 from headwater.settings import GENERAL, NOT_IN_FILE, Form, SettingsError, SettingsFile, as_typed, find, load
 from headwater.terminal import printable
 
@@ -245,3 +245,18 @@ def complain(words: str) -> None:
     """An error in words, on stderr."""
     typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
     typer.echo(printable(words, keep="\n\t"), err=True)
+
+
+class Patience:
+    """What somebody who follows is told of a Kafka that is away: once that it is, and once that it is over."""
+
+    def __init__(self) -> None:
+        self._said: str | None = None
+
+    def with_kafka(self, silence: str | None) -> None:
+        """``silence`` is why it does not answer now, or None."""
+        if silence is not None and self._said is None:
+            typer.echo(printable(f"waiting for Kafka: {silence}"), err=True)
+        elif silence is None and self._said is not None:
+            typer.echo("Kafka answers again", err=True)
+        self._said = silence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.commands.base import command
+from headwater.commands.base import Patience, command
 from headwater.commands.verbs import PANEL
 from headwater.exits import Exit, Stop
 from headwater.options import EndpointArgument, Output, OutputOption, Where
@@ -134,7 +134,7 @@ def _follow(
 
     from headwater.output import console, print_line
 
-    screen = console()
+    screen, patience = console(), Patience()
     if output is Output.JSON or not screen.is_terminal:
         while True:
             if output is Output.JSON:
@@ -142,11 +142,14 @@ def _follow(
             else:
                 screen.print(as_table(inventory.picture, None))
             while not inventory.refresh(0.5):
-                pass
+                patience.with_kafka(inventory.silence())
     size = screen.size
     with Live(as_table(inventory.picture, size.height), console=screen, auto_refresh=False) as live:
         while True:
-            if inventory.refresh(0.25) or size != screen.size:
+            came = inventory.refresh(0.25)
+            if not came:
+                patience.with_kafka(inventory.silence())
+            if came or size != screen.size:
                 size = screen.size
                 live.update(as_table(inventory.picture, size.height), refresh=True)
 

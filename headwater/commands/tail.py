@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater import reach
-from headwater.commands.base import command
+from headwater.commands.base import Patience, command
 from headwater.exits import Exit, Stop
 from headwater.options import CLOUD, KafkaOption, KafkaTlsOption, Output, gateway_id
 from headwater.terminal import printable
@@ -64,8 +64,12 @@ def tail(
     left = count
     try:
         with interruptible(lambda: Feed(reach.cluster(kafka, kafka_tls), [name], start=start)) as feed:
+            patience = Patience()
             while True:
-                for item in feed.poll():
+                items = feed.poll()
+                if not items:
+                    patience.with_kafka(feed.silence())
+                for item in items:
                     if as_json:
                         print_line(item_json(item))
                     else:

@@ -66,48 +66,55 @@ def undisturbed(
     return Counter((topic, key, value) for topic, key, value, _ in emitted.records)
 
 
-def stream(cluster: Cluster, gateway: str, count: int) -> dict[tuple[str, str], list[float]]:
-    """Two endpoints of two series each, far from zero; the values by series."""
-    topics, draw = make_topics(cluster, gateway), random.Random(5)
-    values: dict[tuple[str, str], list[float]] = {}
-    for partition, ep in enumerate(("ep-a", "ep-b")):
-        records = []
-        for number in range(count):
-            path = f"/3303/{number % 2}/5700"
-            value = draw.gauss(1e9, 1e-2)
-            values.setdefault((ep, path), []).append(value)
-            records.append(notification(resource(path, value), ep=ep, timestamp=BEGIN + 500 * number, server=gateway))
-        produce(cluster, topics.observations, records, ep=ep, partition=partition)
-    return values
+#: Notifications of an endpoint, and in how many parts they come: a job is killed in each but the last.
+EACH, PARTS = 60_000, 3
 
 
-#: Notifications of an endpoint: many enough for a fast machine to be killed before it is through, twice.
-EACH = 60_000
+class Stream:
+    """Two endpoints of two series each, far from zero, a part at a time."""
+
+    def __init__(self, cluster: Cluster, gateway: str) -> None:
+        #: By endpoint and path.
+        self.values: dict[tuple[str, str], list[float]] = {}
+        self._cluster, self._gateway = cluster, gateway
+        self._topics, self._draw = make_topics(cluster, gateway), random.Random(5)
+
+    def part(self, which: int) -> None:
+        for partition, ep in enumerate(("ep-a", "ep-b")):
+            records = []
+            for number in range(EACH * which // PARTS, EACH * (which + 1) // PARTS):
+                path = f"/3303/{number % 2}/5700"
+                value = self._draw.gauss(1e9, 1e-2)
+                self.values.setdefault((ep, path), []).append(value)
+                one = resource(path, value)
+                records.append(notification(one, ep=ep, timestamp=BEGIN + 500 * number, server=self._gateway))
+            produce(self._cluster, self._topics.observations, records, ep=ep, partition=partition)
 
 
-def kill_twice(process: Process, cluster: Cluster, outputs: Sequence[str], total: int) -> None:
-    """In the middle, the second time with all of its state; then until all is there."""
-    with started(process):
-        for again in range(2):
-            seen = committed(cluster, outputs).total()
-            committed_at_least(seen + 1, process, cluster, outputs)
-            assert process.end(signal.SIGKILL) == -signal.SIGKILL
-            assert committed(cluster, outputs).total() < total, "it was through before it was killed"
-            if again:
-                shutil.rmtree(process.state)
-            process.start()
-        committed_at_least(total, process, cluster, outputs)
-        assert process.end(signal.SIGTERM) == 0
+def kill_twice(process: Process, cluster: Cluster, outputs: Sequence[str], stream: Stream) -> None:
+    """While a part is worked on or when it has just been, the second time with all of its state; it runs on after."""
+    for which in range(PARTS - 1):
+        seen = committed(cluster, outputs).total()
+        stream.part(which)
+        committed_at_least(seen + 1, process, cluster, outputs)
+        assert process.end(signal.SIGKILL) == -signal.SIGKILL
+        if which:
+            shutil.rmtree(process.state)
+        process.start()
+    stream.part(PARTS - 1)
 
 
 def test_statistics_go_on_where_they_were_though_killed_and_without_a_state(
     kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
-    values = stream(kafka, gateway_id, EACH)
-    wanted = undisturbed("statistics", kafka, gateway_id)
+    stream = Stream(kafka, gateway_id)
     outputs = [Topics(gateway_id).name(TopicKind.STATISTICS)]
     process = Process("statistics", kafka, gateway_id, tmp_path / "state", [])
-    kill_twice(process, kafka, outputs, wanted.total())
+    with started(process):
+        kill_twice(process, kafka, outputs, stream)
+        wanted = undisturbed("statistics", kafka, gateway_id)
+        committed_at_least(wanted.total(), process, kafka, outputs)
+        assert process.end(signal.SIGTERM) == 0
     found = committed(kafka, outputs)
     assert found == wanted
     last = {}
@@ -116,7 +123,7 @@ def test_statistics_go_on_where_they_were_though_killed_and_without_a_state(
         assert isinstance(told, Statistics)
         if told.stream_length == EACH // 2:
             last[told.ep, told.path] = told
-    for series, kept in values.items():
+    for series, kept in stream.values.items():
         mean = math.fsum(kept) / len(kept)
         rest = math.fsum(value - mean for value in kept) / len(kept)
         variance = math.fsum(((value - mean) - rest) ** 2 for value in kept) / len(kept)
@@ -126,15 +133,18 @@ def test_statistics_go_on_where_they_were_though_killed_and_without_a_state(
 
 
 def test_no_alert_is_lost_or_doubled_though_the_job_is_killed(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
-    stream(kafka, gateway_id, EACH)
+    stream = Stream(kafka, gateway_id)
     rules = tmp_path / "rules.toml"
     rules.write_text(RULES)
-    wanted = undisturbed("outliers", kafka, gateway_id, rules=str(rules))
     topics = Topics(gateway_id)
     outputs = [topics.name(TopicKind.READINGS), topics.name(TopicKind.ALERTS)]
-    assert sum(topic == outputs[1] for topic, _, _ in wanted) > 1_000
     process = Process("outliers", kafka, gateway_id, tmp_path / "state", ["--rules", str(rules)])
-    kill_twice(process, kafka, outputs, wanted.total())
+    with started(process):
+        kill_twice(process, kafka, outputs, stream)
+        wanted = undisturbed("outliers", kafka, gateway_id, rules=str(rules))
+        assert sum(topic == outputs[1] for topic, _, _ in wanted) > 1_000
+        committed_at_least(wanted.total(), process, kafka, outputs)
+        assert process.end(signal.SIGTERM) == 0
     assert committed(kafka, outputs) == wanted
 
 

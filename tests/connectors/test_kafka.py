@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Unreachable, ensure_topics, partition_counts
+from connectors.kafka import Cluster, Unreachable, consumer, ensure_topics, partition_counts, producer
 from headwater.servers import broker
-from tests.kafka_brokers import BrokerFactory
+from tests.forgetful_link import ForgetfulLink
+from tests.kafka_brokers import BrokerFactory, end_with_this_process
 from tests.ports import held_port
 
 pytestmark = pytest.mark.kafka
@@ -79,3 +82,34 @@ def test_broker_that_does_not_make_topics_in_time_is_unreachable_for_now(broker_
         assert partition_counts(kafka.cluster, ["new"]) == {"new": 2}
     finally:
         line.close()
+
+
+def test_clients_go_on_after_kafka_told_of_no_brokers(tmp_path: Path) -> None:
+    port, behind, before = held_port(), held_port(), held_port()
+    end_with_this_process("young", tmp_path)
+    link = broker.LinkListener(port=behind, advertised_port=before)
+    broker.start("young", port, tmp_path, heap="128m", link=link)
+    cluster = Cluster(bootstrap=f"127.0.0.1:{before}")
+    try:
+        with ForgetfulLink(before, behind) as line:
+            ensure_topics(cluster, {"words": 1})
+            writer, reader = producer(cluster), consumer(cluster, "listeners")
+            reader.subscribe(["words"])
+
+            def say(word: str) -> None:
+                writer.produce("words", word)
+                assert writer.flush(60) == 0
+                until = time.monotonic() + 60
+                while (heard := reader.poll(0.2)) is None or heard.error() is not None:
+                    assert time.monotonic() < until, f"{word!r} was not heard"
+                assert heard.value() == word.encode()
+
+            say("before")
+            line.forgets.set()
+            for client in (writer, reader):
+                assert client.list_topics(timeout=10).brokers == {}
+            line.forgets.clear()
+            say("after")
+            reader.close()
+    finally:
+        broker.kill("young", tmp_path)

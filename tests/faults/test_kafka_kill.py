@@ -119,3 +119,18 @@ def _registration(ep: str, number: int) -> bytes:
     message.mtype, message.mid, message.token = CON, number % 65536, b"t"
     encoded: bytes = message.encode()
     return encoded
+
+
+def test_a_gateway_that_no_device_speaks_to_tells_that_its_kafka_is_away(
+    broker_factory: BrokerFactory, gateway_id: str, tmp_path: Path
+) -> None:
+    edge = broker_factory("edge")
+    with Gateway(gateway_id, edge.cluster, tmp_path) as gateway:
+        gateway.wait_ready()
+        edge.kill()
+        until("it is not ready", lambda: not gateway.is_ready)
+        assert gateway.is_alive
+        told = [line for line in gateway.said().splitlines() if '"headwater.intake"' in line]
+        assert any(edge.cluster.bootstrap in line for line in told), told
+        edge.restart()
+        gateway.wait_ready()

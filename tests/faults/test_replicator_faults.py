@@ -41,6 +41,13 @@ def _fill(cluster: Cluster, topic: str, values: list[bytes]) -> None:
     assert source.flush(60) == 0
 
 
+def _says_it_waits_for(cluster: Cluster, log: Path) -> bool:
+    return any(
+        cluster.bootstrap in line and ("interrupted" in line or "not connected" in line)
+        for line in log.read_text().splitlines()
+    )
+
+
 def test_killing_the_replicator_again_and_again_loses_and_doubles_nothing(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
@@ -212,6 +219,23 @@ def test_a_replicator_that_froze_and_was_not_replaced_goes_on(
     assert content(cloud_kafka, topic) == content(kafka, topic)
 
 
+def test_a_side_that_is_away_is_named_and_it_goes_on_by_itself(
+    broker_factory: BrokerFactory, kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: PARTITIONS})
+    cloud = broker_factory("cloud")
+    with _process(gateway_id, kafka, cloud.cluster, tmp_path / "log"):
+        _fill(kafka, topic, [b"before"])
+        wait_for_records(cloud.cluster, topic, 1)
+        cloud.kill()
+        # Nothing is carried: it finds out by itself.
+        wait_until(lambda: _says_it_waits_for(cloud.cluster, tmp_path / "log"))
+        _fill(kafka, topic, [b"meanwhile"])
+        cloud.restart()
+        wait_for_records(cloud.cluster, topic, 2)
+
+
 def test_sigterm_ends_it_within_ten_seconds_also_while_the_wan_is_cut(
     kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
@@ -227,7 +251,7 @@ def test_sigterm_ends_it_within_ten_seconds_also_while_the_wan_is_cut(
             link.cut()
             nowhere = Cluster(bootstrap=f"127.0.0.1:{link.port}")
             with _process(gateway_id, kafka, nowhere, tmp_path / "cut") as waiting:
-                wait_until(lambda: "not connected" in (tmp_path / "cut").read_text())
+                wait_until(lambda: _says_it_waits_for(nowhere, tmp_path / "cut"))
                 waiting.send(signal.SIGTERM)
                 assert waiting.wait(60) == 0
         process.start()
