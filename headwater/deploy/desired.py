@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +98,10 @@ def desired(fleet: Fleet, material: Material, files: Files) -> Desired:
     """What shall be.
 
     Raises:
-        StackFileError: a stack file needs a variable or a file that nothing gives it.
+        StackFileError: a stack file needs a variable or a file that nothing gives it, or no stack file takes a variable
+            that the fleet's file gives.
     """
+    _check_settings(fleet, files)
     maker = _Maker(fleet, material, files)
     stacks = tuple(maker.stacks())
     known = dict(maker.secrets())
@@ -112,6 +115,20 @@ def desired(fleet: Fleet, material: Material, files: Files) -> Desired:
         secrets={name: known[name] for name in sorted(used & known.keys())},
         stacks=stacks,
     )
+
+
+def _check_settings(fleet: Fleet, files: Files) -> None:
+    """A variable that nothing takes was written wrongly, and would be missed only when it counts."""
+    taken = set().union(*map(variables_of, files.stacks.values()))
+    given = {"images": fleet.images, "cloud.settings": fleet.cloud.settings}
+    given |= {f"gateways.{name}.settings": gateway.settings for name, gateway in fleet.gateways.items()}
+    for place, settings in given.items():
+        for name in settings:
+            if name not in taken:
+                near = get_close_matches(name, taken, 1)
+                raise StackFileError(
+                    f"{place}.{name}: no stack file has such a variable" + (f"; is {near[0]} meant?" if near else "")
+                )
 
 
 class _Maker:
@@ -285,8 +302,11 @@ def acl_options(fleet: Fleet, material: Material, gateway: str | None = None) ->
         is_unusual = identity.generation > 1 or identity.is_of_all_gateways
         if is_here and is_unusual and identity.role not in (Role.BROKER, Role.ADMIN):
             words += ["--identity", identity.principal]
+    everywhere = (Role.USER, Role.MONITOR, Role.ADMIN)
     for identity in material.revoked:
-        words += ["--revoked", identity.principal]
+        # Another gateway's identity never had a right on this one's Kafka, which is left alone when that one goes.
+        if gateway is None or identity.name == gateway or identity.role in everywhere or identity.is_of_all_gateways:
+            words += ["--revoked", identity.principal]
     return " ".join(words)
 
 

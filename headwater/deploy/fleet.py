@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from schemas.avro.topics import InvalidGatewayId, validate_gateway_id
 from schemas.lwm2m.path import PathError, PathPattern
+from security.acls import JOBS
 
 #: Names of Swarm's services (63) and secrets (64) hold the gateway's id and some thirty signs more.
 MAX_GATEWAY = 30
@@ -25,6 +26,8 @@ _SPANS = {"s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+#: As ``headwater replicate --bandwidth`` takes it.
+_RATE = re.compile(r"(?=.*[1-9])[0-9]{1,6}(\.[0-9]+)?[kM]?|[1-9][0-9]{0,10}")
 
 
 class FleetError(ValueError):
@@ -91,12 +94,28 @@ def _settings(value: object) -> object:
     return {name: str(one).lower() if isinstance(one, bool) else str(one) for name, one in value.items()}
 
 
+def _job(text: str) -> str:
+    if text not in JOBS:
+        raise ValueError(f"there is no job {text!r}; there are: {', '.join(JOBS)}")
+    return text
+
+
+def _rate(value: object) -> object:
+    # Bytes a second may be a plain number, which YAML does not read as text.
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not _RATE.fullmatch(text):
+        raise ValueError(f"{value!r} is no number of bytes a second, such as 64k or 2M")
+    return text
+
+
 GatewayId = Annotated[str, AfterValidator(_gateway)]
 NodeName = Annotated[str, AfterValidator(_node)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 UserName = Annotated[str, AfterValidator(_user)]
 Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
 Bytes = Annotated[int, BeforeValidator(_bytes)]
+JobName = Annotated[str, AfterValidator(_job)]
+Rate = Annotated[str, BeforeValidator(_rate)]
 Settings = Annotated[Mapping[str, str], BeforeValidator(_settings)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Profile = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -141,9 +160,9 @@ class Gateway(_Part):
     observe: tuple[Pattern, ...] = ()
     retention: Retention = Retention()
     replicator: Literal["edge", "cloud"] = "edge"
-    bandwidth: str | None = None
+    bandwidth: Rate | None = None
     sinks: Sinks = Field(default_factory=dict)
-    analytics: Mapping[str, Job | None] = Field(default_factory=dict)
+    analytics: Mapping[JobName, Job | None] = Field(default_factory=dict)
     version: str | None = None
     settings: Settings = Field(default_factory=dict)
 
@@ -259,6 +278,10 @@ def _words(error: dict[str, Any]) -> str:
             text = "is missing"
         case "extra_forbidden":
             text = "is not known here"
+        case "tuple_type":
+            text = "a list is expected, such as [one, other]"
+        case "string_type":
+            text = "text is expected; in quotes, if it reads as a number"
         case _:
             text = str(error["msg"]).removeprefix("Value error, ")
     return f"{place}: {text}" if place else text

@@ -31,11 +31,15 @@ def _no_keys() -> bytes:
     return b'{"version": 1, "keys": []}\n'
 
 
-#: The secrets of the cloud beside its certificates; each is a file of this name, and made so if it is not there.
+#: The secrets of the cloud beside its certificates; each is a file of this name, and made so if it is not there. What
+#: is named without a consumer opens all of that store, and only the store itself and ``stores_setup`` have it.
 PASSWORDS: Mapping[str, Callable[[], bytes]] = {
     "influxdb_password": _random,
     "influxdb_token": _random,
+    "influxdb_sink_password": _random,
+    "influxdb_grafana_password": _random,
     "orientdb_password": _random,
+    "orientdb_sink_password": _random,
     "grafana_password": _random,
     "api_keys": _no_keys,
 }

@@ -8,7 +8,9 @@ own library for Python.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -185,10 +187,23 @@ class Swarm:
         Raises:
             SwarmError: it refuses; its own words.
         """
-        command = ["docker", "stack", "deploy", "--detach=true", "--with-registry-auth", "--prune"]
+        command = ["docker", "stack", "deploy", *self._unattended, "--with-registry-auth", "--prune"]
         command += [f"--resolve-image={resolve_images}", *(f"--compose-file={file}" for file in files), name]
         kept = {key: os.environ[key] for key in os.environ if key.startswith("DOCKER_") or key in _KEPT}
         self._run(command, {**kept, **variables})
+
+    @functools.cached_property
+    def _unattended(self) -> list[str]:
+        """Docker is asked once, not for each of a fleet's stacks."""
+        told = subprocess.run(
+            ["docker", "stack", "deploy", "--help"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER_S,
+            check=False,
+        )
+        return unattended(told.stdout)
 
     def remove_stack(self, name: str) -> None:
         """``docker stack rm``, which takes its services, configs and own networks.
@@ -244,6 +259,15 @@ class Swarm:
 
 #: What the docker program needs of the environment beside its own variables.
 _KEPT = ("PATH", "HOME", "SSH_AUTH_SOCK", "TMPDIR", "XDG_RUNTIME_DIR", "http_proxy", "https_proxy", "no_proxy")
+
+
+def unattended(help_text: str) -> list[str]:
+    """What keeps ``docker stack deploy`` from waiting itself, by what its ``--help`` says.
+
+    Docker 26 learned to wait, which is done here, with all stacks at once; that of Debian 12 (20.10) never does, and
+    refuses an option that it does not know.
+    """
+    return ["--detach=true"] if re.search(r"^\s.*--detach\b", help_text, re.MULTILINE) else []
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ at `HERE` in it is run by `Network.command`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Network:
             ["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
         end_child_with_this_process(self._process.pid)
-        self._ports = 0
+        self._ports = itertools.count(1)
         try:
             self._wait_apart()
             self._inside("ip", "link", "add", "switch", "type", "bridge")
@@ -63,8 +64,7 @@ class Network:
 
     def plug(self, box: Daemon, address: str) -> None:
         """Give a prepared daemon its address."""
-        self._ports += 1
-        port = f"port{self._ports}"
+        port = f"port{next(self._ports)}"
         self._inside("ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", str(box.pid))
         self._inside("ip", "link", "set", "dev", port, "master", "switch", "up")
         box.inside("ip", "address", "add", f"{address}/24", "dev", "eth0")

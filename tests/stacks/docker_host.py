@@ -8,19 +8,29 @@ containerd, its shims and every container.
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
+from headwater.servers import processes
+from headwater.servers.kafka_jars import cache_folder
 from tests.kafka_brokers import end_child_with_this_process
 
 #: Patience with a busy machine, in seconds.
 START_S = 120.0
 ANSWER_S = 300.0
+
+#: In a daemon's folder: which process it is. And how the names of its cgroups begin.
+_RECORD, _CGROUP = "process.json", "headwater-test"
 
 #: What is called, and the Debian package that has it.
 _PROGRAMS = {
@@ -48,21 +58,84 @@ def have_docker() -> None:
         raise CannotRun(f"Docker Swarm is tested on Linux; this is {sys.platform}")
     if os.geteuid() != 0:
         raise CannotRun(f"a Docker daemon is started by root alone, and this is user {os.geteuid()}")
-    missing = sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
+    missing = _missing()
     if missing:
-        _install(missing)
+        folder = cache_folder(os.environ)
+        folder.mkdir(parents=True, exist_ok=True)
+        # apt-get does not wait for another one, of another worker of this run.
+        with (folder / "apt.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _missing():
+                _install(missing)
     still = sorted(program for program in _PROGRAMS if shutil.which(program) is None)
     if still:
         raise CannotRun(f"no {', '.join(still)} here, though {', '.join(missing)} was installed")
-    tried = subprocess.run(
-        ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "true"],
-        capture_output=True,
-        text=True,
-        timeout=ANSWER_S,
-        check=False,
+    cannot = _lacking()
+    if cannot:
+        raise CannotRun("; ".join(cannot))
+    remove_left_cgroups()
+
+
+#: What a daemon and its boxes do, tried out in namespaces that are gone with the trial, and what it is that is missing.
+_TRIALS = {
+    "mount -t tmpfs tmpfs /run": "nothing can be mounted",
+    "ip link add switch type bridge": "no network bridge can be made",
+    "ip link add port type veth peer name other": "no veth pair can be made",
+    "ip link add tunnel type vxlan id 1 dstport 4789": "no VXLAN tunnel can be made, and so no overlay network",
+    "iptables -t nat -A POSTROUTING -j MASQUERADE": "iptables cannot translate addresses",
+    "iptables -A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT": "iptables cannot follow connections",
+    'mkdir low up work all && mount -t overlay -o "lowerdir=$PWD/low,upperdir=$PWD/up,workdir=$PWD/work" none all': (
+        "no overlay file system can be mounted in {folder}"
+    ),
+}
+
+
+def _lacking() -> list[str]:
+    """All that this machine refuses, though it is root who asks."""
+    apart = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    refused = _refused([*apart, "true"], Path("/"))
+    if refused:
+        return [f"this machine lets root make no namespaces (no CAP_SYS_ADMIN?): {refused}"]
+    store = cache_folder(os.environ)
+    store.mkdir(parents=True, exist_ok=True)
+    found = []
+    with tempfile.TemporaryDirectory(dir=store, prefix="trial-") as name:
+        for trial, missing in _TRIALS.items():
+            refused = _refused([*apart, "sh", "-c", trial], Path(name))
+            if refused:
+                found.append(f"{missing.format(folder=store)}: {refused}")
+    roots = [one for one in Path("/sys/fs/cgroup").glob("*/") if one.name in ("memory", "pids")]
+    for root in roots or [Path("/sys/fs/cgroup")]:
+        mine = root / f"{_CGROUP}-{os.getpid()}-trial"
+        try:
+            mine.mkdir()
+        except OSError as exc:
+            found.append(f"no cgroup can be made: {mine}: {exc.strerror}")
+            break
+        mine.rmdir()
+    return found
+
+
+def _refused(command: list[str], folder: Path) -> str:
+    """What a command that fails says; empty if it does not."""
+    done = subprocess.run(
+        command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ANSWER_S, check=False
     )
-    if tried.returncode:
-        raise CannotRun(f"this machine lets root make no namespaces: {tried.stderr.strip()}")
+    return " ".join(done.stderr.split()) or f"exit code {done.returncode}" if done.returncode else ""
+
+
+def _missing() -> list[str]:
+    return sorted({package for program, package in _PROGRAMS.items() if shutil.which(program) is None})
+
+
+def need_docker(what: str) -> None:
+    """Fail a test of ``what`` with all that this machine lacks, if it cannot run a daemon."""
+    try:
+        have_docker()
+        return
+    except CannotRun as exc:
+        why = str(exc)
+    pytest.fail(f"{what} cannot be tested on this machine: {why}", pytrace=False)
 
 
 def _install(packages: list[str]) -> None:
@@ -111,7 +184,7 @@ class Daemon:
 
     @property
     def cgroup(self) -> str:
-        return f"headwater-test-{os.getpid()}-{self.name}"
+        return f"{_CGROUP}-{os.getpid()}-{self.name}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -150,6 +223,7 @@ class Daemon:
                 start_new_session=True,
             )
         end_child_with_this_process(self.process.pid)
+        write_record(self.folder, self.process.pid)
         until = time.monotonic() + START_S
         while not self._forked():
             assert self.process.poll() is None, self.said()
@@ -240,11 +314,9 @@ class Daemon:
 
     def _gone(self) -> None:
         self.process = None
-        for root in (Path("/sys/fs/cgroup"), *Path("/sys/fs/cgroup").glob("*/")):
-            mine = root / self.cgroup
-            for folder in sorted((one for one in mine.rglob("*") if one.is_dir()), reverse=True):
-                _rmdir(folder)
-            _rmdir(mine)
+        (self.folder / _RECORD).unlink(missing_ok=True)
+        for mine in _cgroups(self.cgroup):
+            _remove_cgroup(mine)
 
     def remove(self) -> None:
         """End it, with all that it holds."""
@@ -254,6 +326,42 @@ class Daemon:
     def said(self) -> str:
         """The end of its log, for failures."""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-15:]) if self.log.exists() else ""
+
+
+def write_record(folder: Path, pid: int) -> None:
+    """Note which process is the daemon in ``folder``, for the next run."""
+    (folder / _RECORD).write_text(json.dumps({"pid": pid, "started": processes.start_time(pid)}))
+
+
+def end_leftover(folder: Path) -> None:
+    """End the daemon that a killed test may have left running in ``folder``, by the record that it made there."""
+    try:
+        record = json.loads((folder / _RECORD).read_text())
+        pid, started = int(record["pid"]), record["started"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if started is not None and processes.start_time(pid) == started:
+        processes.end(pid, timeout=0)
+
+
+def remove_left_cgroups() -> None:
+    """Those of test processes that were killed; the daemons in them ended with the processes."""
+    for one in _cgroups(f"{_CGROUP}-*"):
+        pid = one.name.removeprefix(f"{_CGROUP}-").partition("-")[0]
+        if pid.isdigit() and processes.start_time(int(pid)) is None:
+            _remove_cgroup(one)
+
+
+def _cgroups(pattern: str) -> list[Path]:
+    """In the one hierarchy of cgroup 2, or in each of cgroup 1."""
+    top = Path("/sys/fs/cgroup")
+    return [one for root in (top, *top.glob("*/")) for one in root.glob(pattern)]
+
+
+def _remove_cgroup(cgroup: Path) -> None:
+    for folder in sorted((one for one in cgroup.rglob("*") if one.is_dir()), reverse=True):
+        _rmdir(folder)
+    _rmdir(cgroup)
 
 
 def _rmdir(cgroup: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tests.stacks.boxes import Box
 
 #: Patience with a busy machine, in seconds.
-BLOCK_S = 900.0
+BLOCK_S = 1800.0
 
 _FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

@@ -18,13 +18,15 @@ from pathlib import Path
 
 from headwater.servers.kafka_jars import cache_folder
 from tests.stacks.base_image import BASE_IMAGE, base_archive
-from tests.stacks.docker_host import Daemon
+from tests.stacks.docker_host import Daemon, end_leftover
 from tests.stacks.server_images import ServerImage
 
 #: Patience with a busy machine, in seconds.
 BUILD_S = 1800.0
 #: Another tells apart what the store was made by, and starts anew.
 _FORMAT = 1
+#: How the folders begin that images are built of.
+_CONTEXT = "context-"
 
 
 @contextmanager
@@ -34,7 +36,10 @@ def alone() -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for leftover in folder.glob("run-*"):  # of a run that was killed
+        # Of a run that was killed.
+        for daemon in (*folder.glob("run-*/*"), *folder.glob("store-*")):
+            end_leftover(daemon)
+        for leftover in (*folder.glob("run-*"), *folder.glob(f"store-*/{_CONTEXT}*")):
             shutil.rmtree(leftover, ignore_errors=True)
         yield folder
 
@@ -47,6 +52,9 @@ class ImageStore:
 
     def __enter__(self) -> ImageStore:
         self.builder.start()
+        # Of a run that was killed.
+        self.builder.docker("container", "prune", "--force")
+        self.builder.docker("network", "prune", "--force")
         self._import_base()
         return self
 
@@ -67,7 +75,7 @@ class ImageStore:
         files = {**image.files(), "Dockerfile": f"FROM {BASE_IMAGE}\n{image.dockerfile}"}
         tag = f"headwater-test-{image.name}:{_digest(files)}"
         if tag not in self:
-            with tempfile.TemporaryDirectory(dir=self.builder.folder) as context:
+            with tempfile.TemporaryDirectory(dir=self.builder.folder, prefix=_CONTEXT) as context:
                 _lay_out(Path(context), files)
                 self.builder.docker("build", "--quiet", "--tag", tag, context, timeout=BUILD_S)
         return tag

@@ -6,14 +6,13 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import pytest
-
 from tests.stacks.base_image import BASE_IMAGE
 from tests.stacks.boxes import Box, Network
-from tests.stacks.docker_host import CannotRun, have_docker
+from tests.stacks.docker_host import need_docker
 from tests.stacks.fleet import REPOSITORY, script
 from tests.stacks.image_store import ImageStore, alone
 from tests.stacks.server_images import SERVERS, STAND_INS
@@ -39,10 +38,7 @@ class Lab:
 @contextmanager
 def lab() -> Iterator[Lab]:
     """Boxes that were just switched on; no Swarm yet. Whatever this machine lacks fails the test with what it is."""
-    try:
-        have_docker()
-    except CannotRun as exc:
-        pytest.fail(f"the Swarm cannot be tested on this machine: {exc}", pytrace=False)
+    need_docker("the Swarm")
     with alone() as cache, ExitStack() as ending:
         store = ImageStore(cache)
         with store:
@@ -53,11 +49,11 @@ def lab() -> Iterator[Lab]:
         ending.callback(network.remove)
         boxes = {}
         for name, address in ADDRESSES.items():
-            box = Box(name=name, folder=cache / "run-1" / name, address=address, network=network)
-            ending.callback(box.remove)
-            store.hand_to(box)
-            box.start()
-            boxes[name] = box
+            boxes[name] = Box(name=name, folder=cache / "run-1" / name, address=address, network=network)
+            ending.callback(boxes[name].remove)
+            store.hand_to(boxes[name])
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(Box.start, boxes.values()))
         yield Lab(boxes=boxes, images=images)
 
 

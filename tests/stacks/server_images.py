@@ -250,3 +250,9 @@ ENTRYPOINT ["/bin/node_exporter"]
         files=lambda: {"node_exporter": monitoring_tools.node_exporter()},
     ),
 )
+
+
+def install() -> None:
+    """Have all that they are made of at hand."""
+    for one in SERVERS:
+        one.files()

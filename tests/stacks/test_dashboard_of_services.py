@@ -14,11 +14,11 @@ from tests.cadvisor_server import CadvisorServer
 from tests.ports import held_port
 from tests.prometheus_server import prometheus
 from tests.stacks.dashboard_way import SCRAPE_S, SELDOM_S, Scraper
-from tests.stacks.docker_host import CannotRun, Daemon, have_docker
+from tests.stacks.docker_host import Daemon, have_docker, need_docker
 from tests.stacks.grafana_queries import Sources, Span, choose, dashboards
 from tests.way import until
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(1200)]
 
 #: By name: how many tasks, and what they may take.
 SERVICES = {
@@ -62,12 +62,10 @@ def swarm(folder: Path) -> Iterator[tuple[Sources, float]]:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sources, float]]:
-    try:
-        with swarm(tmp_path_factory.mktemp("services")) as (sources, since):
-            until("time for a few scrapes", lambda: time.time() > since + WATCHED_S)
-            yield sources, since
-    except CannotRun as exc:
-        pytest.fail(f"the dashboard of services cannot be tested on this machine: {exc}", pytrace=False)
+    need_docker("the dashboard of services")
+    with swarm(tmp_path_factory.mktemp("services")) as (sources, since):
+        until("time for a few scrapes", lambda: time.time() > since + WATCHED_S)
+        yield sources, since
 
 
 def _import_image(docker: Daemon, folder: Path) -> None:

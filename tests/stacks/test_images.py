@@ -24,11 +24,11 @@ from security.authority import Authority
 from security.identities import Identity, Role
 from stacks.images.gather import CONTEXTS
 from tests.stacks.base_image import BASE_IMAGE
-from tests.stacks.docker_host import CannotRun, Daemon, DockerError, have_docker
+from tests.stacks.docker_host import Daemon, DockerError, need_docker
 from tests.stacks.image_store import ImageStore, alone
 from tests.way import until
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(4800)]
 
 REPOSITORY = Path(__file__).parents[2]
 VERSION = "images-test"
@@ -64,10 +64,7 @@ class Images:
 
 @pytest.fixture(scope="module")
 def images() -> Iterator[Images]:
-    try:
-        have_docker()
-    except CannotRun as exc:
-        pytest.fail(f"the images cannot be built here: {exc}")
+    need_docker("the images")
     with alone() as cache, ImageStore(cache) as store:
         daemon = store.builder
         made = subprocess.run(

@@ -5,9 +5,11 @@ The tests are in the order of a fleet's life and share one: what each does to it
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,12 +23,13 @@ from tests.stacks.fleet import Fleet
 from tests.stacks.lab import FIRST, NEXT, lab
 from tests.way import Sensors, until
 
-pytestmark = [pytest.mark.swarm, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.swarm, pytest.mark.timeout(4800)]
 
+CLOUD_KAFKA = "kafka-cloud:9092"
 #: Devices at each gateway.
 DEVICES = 2
 #: Nothing that a test waits for may take longer, in seconds.
-PATIENCE = 420.0
+PATIENCE = 600.0
 
 
 class Devices(Sensors):
@@ -89,9 +92,9 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         cloud = made.boxes["cloud"]
         cloud.docker("swarm", "init", "--advertise-addr", cloud.address)
         token = cloud.docker("swarm", "join-token", "--quiet", "worker")
-        for box in made.boxes.values():
-            if box is not cloud:
-                box.docker("swarm", "join", "--token", token, f"{cloud.address}:2377")
+        join = ("swarm", "join", "--token", token, f"{cloud.address}:2377")
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(lambda box: box.docker(*join), (box for box in made.boxes.values() if box is not cloud)))
         yield Fleet(
             folder=tmp_path_factory.mktemp("fleet"),
             cloud=cloud,
@@ -99,6 +102,8 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             images=made.images,
             version=FIRST,
             gateways=["rock64", "tinker"],
+            # One of them has its replicator at the cloud, and a job.
+            more={"tinker": {"replicator": "cloud", "analytics": {"max-temperature": None}}},
         )
 
 
@@ -167,6 +172,22 @@ def test_prometheus_sees_every_target_of_the_fleet(way: Way) -> None:
     until("Prometheus sees the devices", lambda: devices() > 0, PATIENCE)
 
 
+def test_job_at_the_cloud_tells_the_maxima_of_its_gateway(way: Way) -> None:
+    """Where the replicator runs at the cloud as well."""
+    cloud = way.fleet.cloud.services()
+    assert cloud["rep-tinker_replicator"] == cloud["an-tinker-max-temperature_job"] == "1/1"
+    assert cloud["gw-tinker_replicator"] == "0/0"
+    topics = Topics("tinker")
+    found: list[Stored] = []
+
+    def told() -> set[str]:
+        found[:] = way.fleet.read("cloudnet", CLOUD_KAFKA, way.fleet.identity("admin:fleet"), [topics.maxper30sec])
+        return {one.record.ep for one in found if isinstance(one.record, Notification)}
+
+    until("a maximum of each device", lambda: told() == way.endpoints("tinker"), PATIENCE)
+    assert all(one.record.path.endswith("/5700-max") for one in found if isinstance(one.record, Notification))
+
+
 def test_killed_gateway_comes_back_and_its_devices_go_on(way: Way) -> None:
     box = way.fleet.boxes["rock64"]
     before = box.container("gw-rock64_gateway")
@@ -207,9 +228,10 @@ def test_sink_is_scaled_to_two_while_data_flows(way: Way) -> None:
 
 
 def test_image_is_updated_service_by_service_and_goes_back(way: Way) -> None:
+    newer = {f"headwater:{NEXT}", f"headwater-kafka:{NEXT}"}
     way.fleet.version = NEXT
     way.fleet.apply()
-    assert _images(way.fleet, "headwater") == {f"headwater:{NEXT}", f"headwater-kafka:{NEXT}"}
+    assert _images(way.fleet, "headwater") == newer
     way.wait_for_new_points()
     way.fleet.cloud.docker("service", "rollback", "--detach", "gw-rock64_gateway")
     box = way.fleet.boxes["rock64"]
@@ -221,10 +243,10 @@ def test_image_is_updated_service_by_service_and_goes_back(way: Way) -> None:
         PATIENCE,
     )
     way.wait_for_new_points("rock64")
-    way.fleet.version = FIRST
+    # What was taken back by hand is not what the file says.
     way.fleet.apply()
-    assert _images(way.fleet, "headwater") == {f"headwater:{FIRST}", f"headwater-kafka:{FIRST}"}
-    way.wait_for_new_points()
+    assert _images(way.fleet, "headwater") == newer
+    way.wait_for_new_points("rock64")
 
 
 def test_gateway_is_added(way: Way) -> None:
@@ -251,8 +273,9 @@ def test_nothing_is_lost_and_nothing_doubled(way: Way) -> None:
             topics: Topics = topics,
             journal: list = journal,  # type: ignore[type-arg]  # bound now
         ) -> tuple[Verdict, list[Stored]]:
-            edge = way.fleet.read(f"edgenet_{gateway}", f"kafka-{gateway}:9082", "admin:fleet", names)
-            cloud = way.fleet.read("cloudnet", "kafka-cloud:9092", "admin:fleet", names)
+            admin = way.fleet.identity("admin:fleet")
+            edge = way.fleet.read(f"edgenet_{gateway}", f"kafka-{gateway}:9082", admin, names)
+            cloud = way.fleet.read("cloudnet", CLOUD_KAFKA, admin, names)
             return judge(journal, edge, cloud, None, topics), cloud
 
         end = time.monotonic() + PATIENCE
@@ -268,14 +291,24 @@ def test_nothing_is_lost_and_nothing_doubled(way: Way) -> None:
             PATIENCE,
         )
         assert _points(way.fleet, gateway) == expected
+    in_the_graph = Counter(row["name"] for row in way.fleet.graph("SELECT name FROM Endpoints"))
+    assert in_the_graph == Counter(name for gateway in way.sensors for name in way.endpoints(gateway))
 
 
 def test_removed_gateway_leaves_nothing_but_what_it_sent(way: Way) -> None:
     if "pine64" not in way.fleet.gateways:
         pytest.skip("it was never added")
     kept = way.points("pine64")
+    stolen = way.folder / "stolen"
+    shutil.copytree(way.fleet.identity("replicator:pine64"), stolen)
+    requests = [Topics("pine64").requests]
+    way.fleet.read("cloudnet", CLOUD_KAFKA, stolen, requests)
+    done = way.fleet.deploy("remove", "--gateway", "pine64", "--revoke", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.raises(DockerError, match=r"(?i)authoriz"):
+        way.fleet.read("cloudnet", CLOUD_KAFKA, stolen, requests)
     way.fleet.gateways.remove("pine64")
-    way.fleet.apply()
+    assert "nothing to change" in way.fleet.apply()
     cloud = way.fleet.cloud
     assert not _services(way.fleet, "gw-pine64_")
     assert "edgenet_pine64" not in cloud.docker("network", "ls", "--format", "{{.Name}}").split()

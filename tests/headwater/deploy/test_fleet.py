@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from analytics.jobs import JOBS as ANALYTICS
+from headwater.commands.processes import bytes_a_second
 from headwater.deploy.fleet import Fleet, FleetError, load
 
 SMALLEST = "cloud: {node: big}\n"
@@ -63,6 +65,18 @@ def test_observe_patterns_are_checked_and_begin_with_a_slash(tmp_path: Path) -> 
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, retention: {time: soon}}}\n", "no span of time"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, retention: {size: 3XB}}}\n", "no size such as"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, sinks: {mysql: 1}}}\n", "gateways.a.sinks"),
+        (
+            SMALLEST + "gateways: {a: {node: n, profile: lowmem, bandwidth: fast}}\n",
+            "gateways.a.bandwidth: 'fast' is no",
+        ),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, bandwidth: 0k}}\n", "no number of bytes a second"),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, bandwidth: true}}\n", "no number of bytes a second"),
+        (
+            SMALLEST + "gateways: {a: {node: n, profile: lowmem, analytics: {median: }}}\n",
+            "no job 'median'; there are:",
+        ),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, observe: /3303}}\n", "observe: a list is expected"),
+        (SMALLEST + "version: 1.10\n", "version: text is expected; in quotes"),
         (SMALLEST + "users: {anna: {see: [nowhere]}}\n", "user anna: there is no gateway 'nowhere'"),
         (SMALLEST + "images: {lower: x}\n", "no variable of the stack files"),
         (
@@ -80,6 +94,20 @@ def test_wrong_file_is_refused_in_words(tmp_path: Path, text: str, said: str) ->
         _load(tmp_path, text)
     assert said in str(refused.value)
     assert "fleet.yaml" in str(refused.value)
+
+
+@pytest.mark.parametrize("rate", ["64k", "1.5M", "800", "0.5k", 20000])
+def test_bandwidth_is_what_the_replicator_takes(tmp_path: Path, rate: str | int) -> None:
+    text = SMALLEST + f"gateways: {{a: {{node: n, profile: lowmem, bandwidth: {rate}}}}}\n"
+    told = _load(tmp_path, text).gateways["a"].bandwidth
+    assert told == str(rate)
+    assert bytes_a_second(told) > 0
+
+
+def test_every_job_that_there_is_can_be_named(tmp_path: Path) -> None:
+    jobs = ", ".join(f"{name}: " for name in ANALYTICS)
+    text = SMALLEST + f"gateways: {{a: {{node: n, profile: lowmem, analytics: {{{jobs}}}}}}}\n"
+    assert list(_load(tmp_path, text).gateways["a"].analytics) == list(ANALYTICS)
 
 
 def test_missing_and_unreadable_files_are_told(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from headwater.commands.deploy import STACKS
 from headwater.deploy.apply import stack_files
 from headwater.deploy.desired import Desired, Files, desired, identities
@@ -24,7 +26,7 @@ from headwater.deploy.plan import (
     removal,
     without,
 )
-from headwater.deploy.stackfile import FLEET
+from headwater.deploy.stackfile import FLEET, StackFileError
 from security.identities import Identity, Role
 
 STACK_FOLDER = Path(__file__).resolve().parents[3] / "stacks"
@@ -107,6 +109,27 @@ def test_everything_is_made_on_an_empty_swarm_and_stacks_come_last() -> None:
 def test_nothing_is_done_where_all_is_done() -> None:
     fleet = _fleet()
     assert _plan(fleet, _deployed(_wanted(fleet))) == Plan(actions=())
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            {"images": {"INFLUX_IMAGE": "x"}},
+            "images.INFLUX_IMAGE: no stack file has such a variable; is INFLUXDB_IMAGE meant?",
+        ),
+        ({"cloud": {"node": "big", "settings": {"QQQ": "1"}}}, "cloud.settings.QQQ: no stack file has such a variable"),
+        (
+            {"gateways": {"a": {"node": "n", "profile": "lowmem", "settings": {"EDGE_KAFKA_HEEP": "9m"}}}},
+            "gateways.a.settings.EDGE_KAFKA_HEEP: no stack file has such a variable; is EDGE_KAFKA_HEAP meant?",
+        ),
+    ],
+)
+def test_a_variable_that_no_stack_file_takes_is_told(more: dict[str, Any], said: str) -> None:
+    fleet = Fleet.model_validate({"cloud": {"node": "big"}} | more)
+    with pytest.raises(StackFileError) as refused:
+        desired(fleet, _material(fleet), FILES)
+    assert said in str(refused.value)
 
 
 def test_what_is_missing_on_this_machine_is_made_first() -> None:
@@ -407,3 +430,24 @@ def test_settings_of_the_file_beat_the_profile_and_images_beat_the_version() -> 
 def test_action_tells_what_it_is() -> None:
     action = Action(verb=Verb.CREATE, kind=Kind.STACK, name="cloud", place="cloud", why="x")
     assert (action.verb.value, action.kind.value) == ("+", "stack")
+
+
+def test_revoked_gateway_is_denied_in_the_cloud_and_on_its_own_kafka_and_touches_no_other_gateway() -> None:
+    fleet = _fleet()
+    material = _material(fleet)
+    before = {stack.name: stack.revision for stack in desired(fleet, material, FILES).stacks}
+    gone = (Identity(Role.GATEWAY, "pine64"), Identity(Role.REPLICATOR, "pine64"))
+    stacks = {stack.name: stack for stack in desired(fleet, replace(material, revoked=gone), FILES).stacks}
+    words = "--revoked gateway:pine64 --revoked replicator:pine64"
+    assert words in stacks["cloud"].variables["CLOUD_ACL_OPTIONS"]
+    assert words in stacks["gw-pine64"].variables["EDGE_ACL_OPTIONS"]
+    assert stacks["gw-rock64"].revision == before["gw-rock64"]
+
+
+def test_revoked_user_is_denied_everywhere() -> None:
+    fleet = _fleet()
+    stolen = replace(_material(fleet), revoked=(Identity(Role.USER, "anna"),))
+    stacks = {stack.name: stack for stack in desired(fleet, stolen, FILES).stacks}
+    assert "--revoked user:anna" in stacks["cloud"].variables["CLOUD_ACL_OPTIONS"]
+    for name in ("gw-rock64", "gw-pine64"):
+        assert "--revoked user:anna" in stacks[name].variables["EDGE_ACL_OPTIONS"]
