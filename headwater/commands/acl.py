@@ -299,6 +299,8 @@ def _super(identity: Identity, side: Side) -> str:
         return ", or everything where it is among the broker's super.users, as admin:fleet is"
     if identity.role is Role.BROKER:
         return " but its own, where it may do everything"
+    if identity.role is Role.USER:
+        return ", as far as is said here: what people may is said with --see, --command or --access, as to apply"
     return ""
 
 

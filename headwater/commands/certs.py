@@ -91,6 +91,7 @@ def create(
     headwater certs create client 'sink:*' --dir ~/fleet/pki
     """
     from security.authority import Authority, Done
+    from security.certificates import check_name
     from security.fleet import default_names
     from security.identities import Role
 
@@ -98,7 +99,12 @@ def create(
     brokers = [one for one in identities if one.role is Role.BROKER]
     if san and not brokers:
         raise typer.BadParameter("only the brokers of a cloud or an edge are reached by names", param_hint="--san")
+    # What is asked wrongly makes nothing: neither an authority, nor the half of an edge.
+    for one in san or ():
+        check_name(one)
     authority = Authority(directory)
+    if kind is Kind.CLOUD and days >= ca_days and not authority.folder.exists():
+        raise typer.BadParameter(f"certificates of {days} days outlive an authority of {ca_days}", param_hint="--days")
     made = kind in (Kind.CA, Kind.CLOUD) and authority.create(days=ca_days) is Done.CREATED
     outcomes = [
         authority.ensure(one, names=(*default_names(one), *(san or ())) if one in brokers else (), days=days)

@@ -62,6 +62,8 @@ COMMANDS = [
     "apikeys create",
     "apikeys list",
     "apikeys revoke",
+    "stores influxdb",
+    "stores orientdb",
     "demo",
 ]
 VERBS = {

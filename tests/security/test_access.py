@@ -29,7 +29,7 @@ pytestmark = pytest.mark.kafka
 
 #: Two whose names begin alike.
 OWN, OTHER = "gw", "gw.b"
-PEOPLE = ("--command", f"anna={OWN}", "--see", f"bob={OWN}")
+PEOPLE = ("--command", f"anna={OWN}", "--see", f"anna={OTHER}", "--see", f"bob={OWN}")
 IDENTITIES = [
     *(f"{role.value}:{OWN}" for role in (Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS)),
     "sink:_all",
@@ -141,7 +141,7 @@ def test_each_identity_can_do_what_the_table_says_and_nothing_else(pair: Pair, w
     me = pair.at(side, whose)
     gateways = (OWN,) if side is Side.EDGE else (OWN, OTHER)
     users = {
-        "anna": acls.UserRights(command=frozenset({OWN})),
+        "anna": acls.UserRights(command=frozenset({OWN}), see=frozenset({OTHER})),
         "bob": acls.UserRights(see=frozenset({OWN})),
     }
     cluster = acls.Cluster(side=side, gateways=gateways, users=users)
@@ -234,6 +234,12 @@ def test_whoever_is_refused_is_told_which_identity_lacks_what(pair: Pair, tmp_pa
     assert bob.returncode == 3, bob.stderr
     assert "user:bob" in bob.stderr
     assert Topics(OWN).requests in bob.stderr
+    # Anna may command the devices of one gateway, and only see another's.
+    other = pair.headwater(
+        Side.CLOUD, "read", "dev", "/3/0/0", "--gateway", OTHER, "--timeout", "5", identity="user:anna"
+    )
+    assert other.returncode == 3, other.stderr
+    assert f"user:anna: it may not write to {Topics(OTHER).requests}" in " ".join(other.stderr.split())
     nobody = pair.headwater(Side.CLOUD, "tail", "observations", "--gateway", OWN, identity="user:nobody")
     assert nobody.returncode == 3, nobody.stderr
     assert "user:nobody" in nobody.stderr

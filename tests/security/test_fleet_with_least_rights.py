@@ -164,7 +164,8 @@ def test_a_right_that_is_taken_away_stops_the_gateway_and_loses_nothing(fleet: F
         decision=Decision.DENY,
     )
     change_bindings(here, add=[taken])
-    until(f"the gateway says so; {fleet.said()}", lambda: "authorization" in fleet.gateway.said(500).lower())
+    until(f"the gateway says so; {fleet.said()}", lambda: f"refuses gateway:{GW}" in fleet.gateway.said(500))
+    until("it is not ready", lambda: not fleet.gateway.is_ready)
     before = fleet.sensors.acknowledged
     assert fleet.gateway.runs
     change_bindings(here, remove=[one for one in stored_bindings(here) if one.as_binding() == taken])
