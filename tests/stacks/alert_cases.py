@@ -251,11 +251,13 @@ CASES = (
     Case(
         alert="SinkCommitsFail",
         series={
-            f"headwater_sink_commit_failures_total{{{_SINK}}}": "0x39 4x400",
-            'headwater_sink_commit_failures_total{sink="other", group="o"}': "0x39 3x400",
+            f"headwater_sink_commit_failures_total{{{_SINK}}}": "0x39 0+1x400",
+            # Many at once, as while partitions change hands, and a few time and again.
+            'headwater_sink_commit_failures_total{sink="other", group="o"}': "0x39 400x400",
+            'headwater_sink_commit_failures_total{sink="third", group="t"}': "0x39 1x19 2x19 3x19 4x19 5x300",
         },
-        quiet=("9m",),
-        fires="12m",
+        quiet=("9m", "19m30s"),
+        fires="22m",
     ),
     Case(
         alert="AlertsNotTold",

@@ -125,7 +125,7 @@ def test_data_sources_are_those_that_are_provisioned() -> None:
             assert kinds[told["uid"]] == told["type"] == query.panel["datasource"]["type"]
     assert {PROMETHEUS.uid, INFLUXDB.uid} <= kinds.keys()
     secrets = [value for one in there for value in one.get("secureJsonData", {}).values()]
-    assert secrets == ["Token $__file{/run/secrets/influxdb_token}"]
+    assert secrets == ["$__file{/run/secrets/influxdb_grafana_password}"]
 
 
 def test_stack_mounts_every_dashboard_and_the_provisioning() -> None:
