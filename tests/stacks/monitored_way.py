@@ -7,6 +7,7 @@ cut), sink, job, sensors; and a gateway of which the certificate runs out in som
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,8 +44,13 @@ class Prometheus(Server):
     alertmanager: str
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Returns when every target was scraped; the rules are taken up only then.
+
+        Prometheus looks for its targets some seconds after its start: of a minute that is nothing, of two seconds all.
+        """
         config = prometheus_config(self.directory, self.targets, alertmanager=self.alertmanager)
+        rules, later = self.directory / "rules", self.directory / "later"
+        rules.rename(later)
         self.run(
             [
                 prometheus(),
@@ -55,6 +61,19 @@ class Prometheus(Server):
             ],
             lambda: self.ask("/-/ready"),
             env={"HOME": str(self.directory), "GOMAXPROCS": "2"},
+        )
+        until("every target is scraped", self.scrapes_all)
+        later.rename(rules)
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+        until("it has the rules", lambda: bool(self.rules()))
+
+    def scrapes_all(self) -> bool:
+        """Whether every target answered its last scrape."""
+        found = self.scraped()
+        wanted = {job for job, there in self.targets.items() if there}
+        return {one["labels"]["job"] for one in found} >= wanted and all(
+            one["health"] == "up" and not one["lastError"] for one in found
         )
 
     def ask(self, path: str, **parameters: str) -> bytes:
