@@ -1,13 +1,11 @@
 """Whether a process of Headwater is well, as it says itself at ``/healthz`` of its metrics port.
 
-Owns one HTTP question. ``headwater health`` asks it, and ``python -m headwater.health`` the same with nothing loaded
-that the question does not need: a container's healthcheck runs every few seconds, and the whole command takes a second
-to load on a small machine. So this file imports the standard library alone, and little of it.
+Owns one HTTP question. A container asks the same by ``stacks/images/headwater/healthcheck``, without a Python for it.
 """
 
-import os
+from __future__ import annotations
+
 import socket
-import sys
 
 #: What an answer may have at most; ``/healthz`` says a line.
 _MOST = 4096
@@ -39,19 +37,3 @@ def ask(host: str, port: int, timeout: float) -> str | None:
         return None
     said = body.decode("utf-8", "replace").strip()
     return said or f"{at}/healthz answers {words[1].decode('ascii', 'replace')}"
-
-
-def main() -> int:
-    """Ask as the environment says (HEADWATER_METRICS, HEADWATER_METRICS_HOST); the exit code, 0 or 1."""
-    port = os.environ.get("HEADWATER_METRICS", "9590")
-    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        print(f"HEADWATER_METRICS is {port!r}, not a port between 1 and 65535")  # noqa: T201
-        return 1
-    reason = ask(os.environ.get("HEADWATER_METRICS_HOST", "127.0.0.1"), int(port), 4.0)
-    if reason is not None:
-        print(reason)  # noqa: T201
-    return 0 if reason is None else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -110,7 +110,8 @@ def headwater_context(platform: Platform, extras: Extras, *, wheels: Path | None
         CannotGather: a wheel is missing.
     """
     context = _fresh(CONTEXTS / f"headwater-{platform.value.short}")
-    shutil.copy(HERE / "headwater" / "Dockerfile", context)
+    for name in ("Dockerfile", "healthcheck"):
+        shutil.copy(HERE / "headwater" / name, context)
     (context / "pip").mkdir()
     (pip,) = _locked(HERE / "headwater" / "pip.lock", Platform.AMD64)
     shutil.copy(pip, context / "pip" / "pip.whl")
@@ -123,6 +124,7 @@ def headwater_context(platform: Platform, extras: Extras, *, wheels: Path | None
             raise CannotGather(f"{wheels} holds no wheels")
     for wheel in (*found, _own_wheel()):
         shutil.copy(wheel, context / "wheels")
+    _open_to_all(context)
     return context
 
 

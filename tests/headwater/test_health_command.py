@@ -1,13 +1,13 @@
-"""``headwater health`` and ``python -m headwater.health`` against a real health server, and against what is none."""
+"""``headwater health`` and the image's healthcheck against a real health server, and against what is none."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,14 +35,17 @@ def ill() -> Iterator[HealthServer]:
     server.close()
 
 
-def _module(**environment: str) -> subprocess.CompletedProcess[str]:
+HEALTHCHECK = Path(__file__).parents[2] / "stacks/images/headwater/healthcheck"
+
+
+def _script(**environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
     return subprocess.run(
-        [sys.executable, "-m", "headwater.health"],
+        ["/bin/bash", HEALTHCHECK],
         env=clean | environment,
-        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=60,
         check=False,
     )
@@ -51,21 +54,21 @@ def _module(**environment: str) -> subprocess.CompletedProcess[str]:
 def test_a_process_that_is_well_is_told_by_the_exit_code_alone(well: HealthServer) -> None:
     done = CliRunner().invoke(app, ["health", "--metrics", str(well.port)])
     assert (done.exit_code, done.output) == (Exit.OK, "")
-    module = _module(HEADWATER_METRICS=str(well.port))
-    assert (module.returncode, module.stdout, module.stderr) == (0, "", "")
+    script = _script(HEADWATER_METRICS=str(well.port))
+    assert (script.returncode, script.stdout, script.stderr) == (0, "", "")
 
 
 def test_why_a_process_is_not_well_is_told_in_its_own_words(ill: HealthServer) -> None:
     done = CliRunner().invoke(app, ["health", "--metrics", str(ill.port)])
     assert done.exit_code == Exit.REFUSED
     assert done.output == "error: Kafka's client is gone\n"
-    module = _module(HEADWATER_METRICS=str(ill.port))
-    assert (module.returncode, module.stdout, module.stderr) == (1, "Kafka's client is gone\n", "")
+    script = _script(HEADWATER_METRICS=str(ill.port))
+    assert (script.returncode, script.stdout, script.stderr) == (1, "Kafka's client is gone\n", "")
 
 
 def test_the_address_that_stands_for_all_is_asked_on_this_machine(well: HealthServer) -> None:
-    module = _module(HEADWATER_METRICS=str(well.port), HEADWATER_METRICS_HOST="0.0.0.0")
-    assert module.returncode == 0
+    script = _script(HEADWATER_METRICS=str(well.port), HEADWATER_METRICS_HOST="0.0.0.0")
+    assert script.returncode == 0
 
 
 def test_nobody_there_is_not_well() -> None:
@@ -73,7 +76,7 @@ def test_nobody_there_is_not_well() -> None:
     done = CliRunner().invoke(app, ["health", "--metrics", str(port)])
     assert done.exit_code == Exit.REFUSED
     assert done.output == f"error: nothing answers at 127.0.0.1:{port}: Connection refused\n"
-    assert _module(HEADWATER_METRICS=str(port)).returncode == 1
+    assert _script(HEADWATER_METRICS=str(port)).returncode == 1
 
 
 def test_the_environment_names_the_port_of_the_command_too(
@@ -86,9 +89,28 @@ def test_the_environment_names_the_port_of_the_command_too(
 
 @pytest.mark.parametrize("port", ["", "0", "65536", "web", "-1", "9590 ", "²"])
 def test_a_port_that_is_none_is_told_in_one_line(port: str) -> None:
-    module = _module(HEADWATER_METRICS=port)
-    assert (module.returncode, module.stderr) == (1, "")
-    assert module.stdout == f"HEADWATER_METRICS is {port!r}, not a port between 1 and 65535\n"
+    script = _script(HEADWATER_METRICS=port)
+    assert (script.returncode, script.stderr) == (1, "")
+    assert script.stdout == f"HEADWATER_METRICS is {port!r}, not a port between 1 and 65535\n"
+
+
+@contextmanager
+def _answering(answer: bytes) -> Iterator[int]:
+    """A port at which one question is answered with these bytes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def once() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                asked = b""
+                while not asked.endswith(b"\r\n\r\n"):
+                    asked += connection.recv(1000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=once)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(10)
 
 
 @pytest.mark.parametrize(
@@ -98,39 +120,29 @@ def test_a_port_that_is_none_is_told_in_one_line(port: str) -> None:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
         (b"HTTP/1.0\r\n\r\n", "does not speak HTTP"),
         (b"HTTP/1.0 404 Not Found\r\n\r\n", "/healthz answers 404"),
+        (b"HTTP/1.0 404\r\n\r\n", "/healthz answers 404"),
         (b"HTTP/1.0 503 \xff\r\n\r\n\xff\xfe", "\ufffd\ufffd"),
+        (b"HTTP/1.0 503 No\r\nA: b\r\n\r\nit is\\not well", "it is\\not well"),
     ],
 )
 def test_an_answer_that_is_none_of_ours_is_not_well(answer: bytes, told: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def once() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(answer)
-
-        thread = threading.Thread(target=once)
-        thread.start()
-        said = ask("127.0.0.1", listening.getsockname()[1], 10.0)
-        thread.join(10)
+    with _answering(answer) as port:
+        said = ask("127.0.0.1", port, 10.0)
     assert said is not None
     assert said.endswith(told)
+    with _answering(answer) as port:
+        script = _script(HEADWATER_METRICS=str(port))
+    assert script.returncode == 1
+    assert script.stderr == ""
+    assert script.stdout.rstrip("\n").endswith(told)
 
 
 def test_a_process_that_hangs_is_not_well() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         # The kernel accepts; nobody ever reads or answers.
-        said = ask("127.0.0.1", listening.getsockname()[1], 0.2)
+        port = listening.getsockname()[1]
+        said = ask("127.0.0.1", port, 0.2)
+        script = _script(HEADWATER_METRICS=str(port))
     assert said is not None
     assert "timed out" in said
-
-
-def test_the_question_loads_little() -> None:
-    """It is asked every few seconds on machines where loading the whole command takes a second."""
-    loaded = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n"
-         "import headwater.health; print(*sys.modules)"],
-        capture_output=True, text=True, timeout=60, check=True,
-    ).stdout.split()  # fmt: skip
-    assert not {"typer", "confluent_kafka", "asyncio", "logging", "http.client", "pydantic"} & set(loaded)
+    assert (script.returncode, script.stdout) == (1, f"127.0.0.1:{port} does not answer\n")
