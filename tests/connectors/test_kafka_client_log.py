@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from connectors.kafka_log import AGAIN_S, Seldom
+from connectors.kafka.client_log import AGAIN_S, Seldom
 
 
 class Log:

@@ -1,0 +1,157 @@
+"""The log of each partition: where it begins and ends, where a time is in it, and a bounded look at its records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from connectors.kafka.answers import REFUSALS, NotAllowed, Unreachable, answering, in_words
+from connectors.kafka.cluster import Cluster, cluster_of, consumer
+from connectors.kafka.topics import partition_counts
+
+
+def log_bounds(
+    client: AdminClient, partitions: Sequence[tuple[str, int]], *, committed: bool = True, timeout: float = 10.0
+) -> dict[tuple[str, int], tuple[int, int]]:
+    """The first offset that is still there and the next one to come, by (topic, partition).
+
+    ``committed``: the end is that of the data that a read_committed consumer sees; else it is the high watermark.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+        KafkaException: the broker refused to tell, for instance as the topic does not exist.
+    """
+    if not partitions:
+        return {}
+    level = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+    bounds = []
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):
+        asked = client.list_offsets(
+            {TopicPartition(*partition): spec for partition in partitions},
+            isolation_level=level,
+            request_timeout=timeout,
+        )
+        with answering("where its logs begin and end", cluster_of(client)):
+            bounds.append({(tp.topic, tp.partition): f.result(timeout + 1).offset for tp, f in asked.items()})
+    first, end = bounds
+    # librdkafka reports a leader that does not answer as an offset that is none.
+    if min(*first.values(), *end.values(), 0, 0) < 0:
+        raise Unreachable("Kafka did not tell where its logs begin and end")
+    return {partition: (first[partition], end[partition]) for partition in partitions}
+
+
+def offset_since(client: AdminClient, partition: tuple[str, int], since_ms: int, *, timeout: float = 10.0) -> int:
+    """The offset of the first record with a time stamp of ``since_ms`` (epoch ms) or later; the end if there is none.
+
+    Raises:
+        Unreachable: no broker answered within ``timeout`` seconds.
+        KafkaException: the broker refused to tell.
+    """
+    asked = client.list_offsets(
+        {TopicPartition(*partition): OffsetSpec.for_timestamp(since_ms)}, request_timeout=timeout
+    )
+    with answering("where a time is in its logs", cluster_of(client)):
+        found: int = next(iter(asked.values())).result(timeout + 1).offset
+    return found if found >= 0 else log_bounds(client, [partition], timeout=timeout)[partition][1]
+
+
+def end_offsets(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.0) -> dict[tuple[str, int], int]:
+    """The high watermark by (topic, partition) of every partition of ``topics`` that exist."""
+    counts = partition_counts(cluster, topics, timeout=timeout)
+    reader = consumer(cluster, "headwater-offsets")
+    try:
+        return {
+            (name, partition): _watermarks(reader, TopicPartition(name, partition), timeout)[1]
+            for name, count in counts.items()
+            for partition in range(count)
+        }
+    finally:
+        reader.close()
+
+
+def read_to_end(
+    cluster: Cluster,
+    topics: Sequence[str],
+    *,
+    since_ms: int | None = None,
+    newest: int | None = None,
+    timeout: float = 10.0,
+) -> Iterator[Message]:
+    """Every record of ``topics`` from ``since_ms`` (epoch ms; None: the beginning) up to the end as it is now.
+
+    With ``newest``, at most about so many of each partition, the newest ones.
+
+    A bounded look at the log, without a consumer group. It ends when each partition's present end is reached, and it
+    waits at most ``timeout`` seconds for the next record.
+
+    Raises:
+        Unreachable: the broker went silent before the end was reached.
+    """
+    counts = partition_counts(cluster, topics, timeout=timeout)
+    reader = consumer(cluster, "headwater-reader", enable_partition_eof=True)
+    try:
+        wanted = [
+            TopicPartition(name, p, OFFSET_BEGINNING if since_ms is None else since_ms)
+            for name, count in counts.items()
+            for p in range(count)
+        ]
+        if since_ms is not None:
+            wanted = reader.offsets_for_times(wanted, timeout=timeout)
+        if not wanted:
+            return
+        ends = {}
+        for partition in wanted:
+            low, high = _watermarks(reader, partition, timeout)
+            ends[partition.topic, partition.partition] = high
+            if newest is not None and (partition.offset >= 0 or partition.offset == OFFSET_BEGINNING):
+                partition.offset = max(partition.offset, low, high - newest)
+        reader.assign(wanted)
+        unread = {(w.topic, w.partition) for w in wanted}
+        while unread:
+            # consume() alone would wait for its full count or the full timeout, also when the end is already reached.
+            first = reader.poll(timeout)
+            if first is None:
+                raise Unreachable(f"Kafka at {cluster.bootstrap} went silent while {', '.join(topics)} was read")
+            for message in (first, *reader.consume(1000, timeout=0)):
+                error = message.error()
+                if error is None:
+                    yield message
+                    # Where records come without a pause there is never an end to be told of.
+                    if message.offset() + 1 >= ends[message.topic(), message.partition()]:
+                        unread.discard((message.topic(), message.partition()))
+                elif error.code() == KafkaError._PARTITION_EOF:
+                    unread.discard((message.topic(), message.partition()))
+                elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise NotAllowed(error, in_words(error, cluster, f"read {message.topic()}"))
+                elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise KafkaException(error)
+    finally:
+        reader.close()
+
+
+def _watermarks(reader: Consumer, place: TopicPartition, timeout: float) -> tuple[int, int]:
+    """The low and the high one; asked again where the partition was only just made, or changes its leader."""
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            low, high = reader.get_watermark_offsets(place, timeout=timeout)
+            return low, high
+        except KafkaException as exc:
+            code = exc.args[0].code()
+            if code in REFUSALS:
+                raise NotAllowed(exc.args[0], in_words(exc.args[0], None, f"asked where {place.topic} ends")) from exc
+            leaderless = code in (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
+            if not leaderless or time.monotonic() > until:
+                raise
+        time.sleep(0.05)
