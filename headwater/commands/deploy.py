@@ -86,7 +86,7 @@ def apply(
         _show_plan(found, output)
     if found.actions:
         _ask(yes, f"{len(found.actions)} changes to the Swarm")
-    _finish(do(work, lambda one: one), output)
+    _finish(do(work, lambda one: one), output, found)
 
 
 def status(file: FleetArgument, stacks: StacksOption = None, output: OutputOption = Output.TABLE) -> None:
@@ -150,7 +150,7 @@ def remove(
             _ask(yes, "This takes the whole fleet from the Swarm" + (", with its data" if volumes else ""))
         report = Report()
         carry_out(work.swarm, found.actions, _desired(work), report, work, volumes=volumes)
-        _finish(report, output)
+        _finish(report, output, found)
         return
     if gateway not in work.fleet.gateways:
         there = ", ".join(work.fleet.gateways) or "none"
@@ -168,7 +168,7 @@ def remove(
     if revoke:
         for principal in _revoke(work, gateway):
             work.tell(f"certificate {principal} revoked")
-    _finish(do(work, only, volumes=volumes), output)
+    _finish(do(work, only, volumes=volumes), output, found)
 
 
 # ---- what they have in common
@@ -189,7 +189,8 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
 
     try:
         fleet = _based(load(file), file.absolute().parent, stacks)
-        profiles = {fleet.cloud.profile, *(one.profile for one in fleet.gateways.values())}
+        profiles = {one.profile: f"gateways.{name}.profile" for name, one in reversed([*fleet.gateways.items()])}
+        profiles |= {fleet.cloud.profile: "cloud.profile"}
         jobs = [job for one in fleet.gateways.values() for job in one.analytics.values() if job and job.options]
         files = stack_files(
             fleet.stacks or Path("stacks"), STACKS, profiles, [job.options for job in jobs if job.options]
@@ -365,8 +366,8 @@ def _service_json(one: Status) -> dict[str, object]:
     }
 
 
-def _finish(report: Report, output: Output) -> None:
-    """Show what came of it, and end with 1 if not all is well."""
+def _finish(report: Report, output: Output, shown: Plan) -> None:
+    """Show what came of it beside what the plan showed already, and end with 1 if not all is well."""
     from headwater.output import print_json
 
     if output is Output.JSON:
@@ -379,7 +380,7 @@ def _finish(report: Report, output: Output) -> None:
             }
         )
     else:
-        for problem in report.problems:
+        for problem in (one for one in report.problems if one not in shown.problems):
             complain(f"{problem.place}: {problem.text}")
         from headwater.deploy.convergence import State
 

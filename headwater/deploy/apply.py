@@ -8,7 +8,8 @@ or a failure the same command goes on from where it is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -105,21 +106,32 @@ def carry_out(
 ) -> None:
     """Do these actions; what fails is a problem of its place, where nothing more is done."""
     failed: set[str] = set()
-    for action in actions:
-        if action.place in failed and action.place != ALL:
-            continue
+    broken: set[Action] = set()
+
+    @contextmanager
+    def noted(action: Action) -> Iterator[None]:
         try:
-            is_done = _do(swarm, action, wanted, work, volumes=volumes)
+            yield
         except (SwarmError, SecurityError, OSError) as exc:
             failed.add(action.place)
+            broken.add(action)
             report.problems.append(Problem(place=action.place, text=f"{action.kind.value} {action.name}: {exc}"))
             work.tell(f"{action.kind.value} {action.name}: failed")
+
+    # All are told to end before any is waited for: each takes as long as its slowest service.
+    for action in actions:
+        if action.kind is Kind.STACK and action.verb is Verb.DELETE:
+            with noted(action):
+                swarm.remove_stack(action.name)
+    for action in actions:
+        if action in broken or (action.place in failed and action.place != ALL):
             continue
-        if is_done:
-            report.done.append(action)
-            work.tell(f"{action.verb.value} {action.kind.value} {action.name}")
-        else:
-            report.left.append(f"{action.kind.value} {action.name}")
+        with noted(action):
+            if _do(swarm, action, wanted, work, volumes=volumes):
+                report.done.append(action)
+                work.tell(f"{action.verb.value} {action.kind.value} {action.name}")
+            else:
+                report.left.append(f"{action.kind.value} {action.name}")
 
 
 def _is_last(action: Action) -> bool:
@@ -149,7 +161,6 @@ def _do(swarm: Swarm, action: Action, wanted: Desired, work: Work, *, volumes: b
             files = [work.files.folder / one for one in stack.files]
             swarm.deploy(stack.name, files, stack.variables, work.fleet.resolve_images)
         case Kind.STACK:
-            swarm.remove_stack(action.name)
             is_gone = _patiently(lambda: swarm.running_of(action.name) == 0)
             for name in swarm.volumes(action.name) if volumes and is_gone else ():
                 if not _patiently(lambda name=name: swarm.remove_volume(name)):  # type: ignore[misc]  # bound now
@@ -201,23 +212,32 @@ def _line(status: Status) -> str:
     return f"{status.state.value}{count}" + (f", {status.error}" if status.error else "")
 
 
-def stack_files(folder: Path, names: Collection[str], profiles: Collection[str], more: Collection[Path]) -> Files:
+def stack_files(folder: Path, names: Collection[str], profiles: Mapping[str, str], more: Collection[Path]) -> Files:
     """Read the stack files of a folder, the settings of these profiles, and what the configs are made of: files of the
-    folder, and ``more``.
+    folder, and ``more``. With each profile comes the field that names it.
 
     Raises:
         StackFileError: one is not there, or not right.
     """
-    from headwater.deploy.stackfile import StackFileError, read, settings
+    from headwater.deploy.stackfile import StackFileError, read
 
     if not folder.is_dir():
         raise StackFileError(f"there is no folder of stack files {folder}: say where it is with --stacks")
     return Files(
         folder=folder,
         stacks={name: read(folder / f"{name}.yml") for name in names},
-        profiles={name: settings(folder / "settings" / f"{name}.env") for name in profiles},
+        profiles={name: _profile(folder / "settings" / f"{name}.env", place) for name, place in profiles.items()},
         contents={path: path.read_bytes() for path in (*sorted(folder.rglob("*")), *more) if _may_be_config(path)},
     )
+
+
+def _profile(path: Path, named_by: str) -> dict[str, str]:
+    from headwater.deploy.stackfile import StackFileError, settings
+
+    try:
+        return settings(path)
+    except StackFileError as exc:
+        raise StackFileError(f"{named_by}: {exc}") from exc
 
 
 def _may_be_config(path: Path) -> bool:

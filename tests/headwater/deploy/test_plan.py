@@ -30,7 +30,9 @@ from headwater.deploy.stackfile import FLEET, StackFileError
 from security.identities import Identity, Role
 
 STACK_FOLDER = Path(__file__).resolve().parents[3] / "stacks"
-FILES: Files = stack_files(STACK_FOLDER, STACKS, ["cloud", "cloud-small", "arm64v8", "lowmem"], [])
+FILES: Files = stack_files(
+    STACK_FOLDER, STACKS, dict.fromkeys(("cloud", "cloud-small", "arm64v8", "lowmem"), "a test"), []
+)
 
 
 def _fleet(**more: Any) -> Fleet:
