@@ -218,7 +218,7 @@ class _Runner:
                 self._away = None
             except kafka.KafkaException:
                 if self._away is None:
-                    self._away = f"no broker answers at {self._cluster.bootstrap}"
+                    self._away = kafka.silence(self._cluster)
                     _log.warning("waiting for Kafka", job=self._settings.kind.name, reason=self._away)
             until = time.monotonic() + _PROBE_S
             while time.monotonic() < until and not ended.is_set() and not self._stop.is_set():
