@@ -45,13 +45,18 @@ def _process(program: str) -> Iterator[subprocess.Popen[str]]:
 
 #: The signal comes while the main thread is in the middle of the event's own wait.
 HOLDS_THE_LOCK = """
-import signal, sys
+import signal, sys, time
 from headwater.running import run_thread_until_stopped
 
 def run(stop):
+    came = []
+    obey = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda *what: (obey(*what), came.append(what)))
     with stop._cond:
         print("runs", flush=True)
-        signal.pause()
+        while not came:
+            time.sleep(0.01)
+        time.sleep(0.2)
     stop.wait()
 """
 
