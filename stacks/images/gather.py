@@ -249,7 +249,8 @@ def _own_wheel() -> Path:
             project = tomllib.load(file)
         for path in ("pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]):
             shutil.copy(REPOSITORY / path, copy)
-        for package in {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}:
+        for room in project["tool"]["setuptools"]["packages"]["find"]["include"]:
+            package = room.removesuffix("*")
             shutil.copytree(REPOSITORY / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
         _pip(
             "wheel", "--no-deps", "--wheel-dir", str(folder), str(copy), failed="headwater's own wheel cannot be built"
