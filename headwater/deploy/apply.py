@@ -158,6 +158,9 @@ def _do(swarm: Swarm, action: Action, wanted: Desired, work: Work, *, volumes: b
             return swarm.remove_config(action.name)
         case Kind.STACK if is_made:
             stack = next(one for one in wanted.stacks if one.name == action.name)
+            # Removed a moment ago, it may still be ending, and two servers on one volume lose what one of them writes.
+            if not _patiently(lambda: swarm.leaving(stack.name) == 0):
+                raise SwarmError("containers of before still run though their services were removed: apply again later")
             files = [work.files.folder / one for one in stack.files]
             swarm.deploy(stack.name, files, stack.variables, work.fleet.resolve_images)
         case Kind.STACK:

@@ -219,6 +219,15 @@ class Swarm:
             tasks = self._docker.api.tasks(filters={"label": f"{_STACK}={stack}"})
             return sum(one.get("Status", {}).get("State") in ("running", "starting", "preparing") for one in tasks)
 
+    def leaving(self, stack: str) -> int:
+        """How many containers of a stack still run though their service was removed: they may write to its volumes."""
+        with _told():
+            there = {str(one["ID"]) for one in self._docker.api.services()}
+            tasks = self._docker.api.tasks(filters={"label": f"{_STACK}={stack}"})
+            return sum(
+                one.get("Status", {}).get("State") == "running" and one["ServiceID"] not in there for one in tasks
+            )
+
     def volumes(self, stack: str) -> list[str]:
         """Those volumes of a stack that are on this node."""
         with _told():

@@ -186,7 +186,7 @@ def test_nothing_of_the_building_machine_is_inside(images: Images, image: str) -
     names = {one.partition("=")[0] for one in images.inspect(image)["Config"]["Env"]}
     assert names <= {
         *("PATH", "HOME", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "MALLOC_ARENA_MAX", "KAFKA_TLS_DIR"),
-        *("HEADWATER_METRICS", "HEADWATER_METRICS_HOST"),
+        *("HEADWATER_METRICS", "HEADWATER_METRICS_HOST", "HEADWATER_LEAN"),
     }
     history = images.daemon.docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).lower()
     assert not [word for word in ("proxy", "index-url", "cert=", "password", "token") if word in history]

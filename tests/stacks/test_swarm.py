@@ -213,6 +213,7 @@ def test_gateways_go_on_while_the_cloud_stack_is_away_and_the_cloud_gets_it_afte
     way.fleet.cloud.docker("stack", "rm", "cloud")
     until("the cloud stack is gone", lambda: not _services(way.fleet, "cloud_"), PATIENCE)
     way.wait_for_new_readings()
+    # Its databases may be ending still, on the volumes that the new ones will have.
     way.fleet.apply()
     way.wait_for_new_points()
 
