@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # Most tests wait for a server most of the time: more of them at once than there are cores. 0: one after the other.
 WORKERS ?= 3
-# With `yes`, `make test` runs what `make test-swarm` does as well.
-SWARM ?= no
+# With `no`, `make test` leaves out what `make test-swarm` runs alone: it wants root on a Linux that can run Docker.
+SWARM ?= yes
 # Where `make bench` finds the independent load generator and the peer servers.
 YARDSTICK ?= ../shared/bench
 # An option of stacks.images.make, where its variable is set: --base-image from BASE_IMAGE.
@@ -44,7 +44,7 @@ city: $(VENV)/.installed-city ## Run the sensor city: the way with stations, ana
 	$(BIN)/headwater demo city $(ARGS)
 
 test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(if $(filter yes,$(SWARM)),,-m "not swarm") $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(if $(filter no,$(SWARM)),-m "not swarm") $(ARGS)
 
 test-swarm: dev ## Deploy a whole fleet on a Docker Swarm of the test's own, break it and audit it (root on Linux; some twenty minutes)
 	$(BIN)/python -m pytest -m swarm tests/stacks $(ARGS)

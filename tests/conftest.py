@@ -63,9 +63,15 @@ _SERVERS: dict[str, Callable[[], object]] = {
 }
 
 
+#: What takes longest begins first, so that no worker is left alone with it at the end; by the file's first letters.
+_FIRST = ("tests/faults/", "tests/stacks/test_swarm", "tests/stacks/", "tests/integration/", "tests/interop/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All that kill and cut begin first: together they take as long as all others."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/faults/"))
+    """By `_FIRST`, and else as they were."""
+    items.sort(
+        key=lambda item: next((i for i, start in enumerate(_FIRST) if item.nodeid.startswith(start)), len(_FIRST))
+    )
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
@@ -78,6 +84,8 @@ class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     """xdist asks this once."""
+    # Else it would begin with the files of the most tests, which are not those that take longest.
+    config.option.loadscopereorder = False
     return _Groups(config, log)
 
 

@@ -135,7 +135,9 @@ def need_docker(what: str) -> None:
         return
     except CannotRun as exc:
         why = str(exc)
-    pytest.fail(f"{what} cannot be tested on this machine: {why}", pytrace=False)
+    pytest.fail(
+        f"{what} cannot be tested on this machine: {why} (make test SWARM=no leaves these tests out)", pytrace=False
+    )
 
 
 def _install(packages: list[str]) -> None:
