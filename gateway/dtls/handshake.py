@@ -35,8 +35,6 @@ MOST_MESSAGE: Final = 512
 #: Records of epoch 1 that may come before the ClientKeyExchange, and the bytes of each.
 _MOST_EARLY: Final = 4
 _MOST_EARLY_BYTES: Final = 256
-#: The longest time between two transmissions (RFC 6347 section 4.2.4.1).
-_MOST_INTERVAL: Final = 60.0
 
 
 class Pieces:
@@ -81,6 +79,7 @@ class Handshake:
         "cid",
         "client_random",
         "deadline",
+        "doubted",
         "early",
         "expected",
         "expires",
@@ -93,7 +92,6 @@ class Handshake:
         "peer_cid",
         "plain_sequence",
         "read",
-        "refusals",
         "resumed",
         "server_random",
         "session_id",
@@ -137,8 +135,8 @@ class Handshake:
         self.read: ReadState | None = None
         self.write: WriteState | None = None
         self.early: list[Record] = []
-        #: How often the client was told that its key is wrong.
-        self.refusals = 0
+        #: Something of the client did not authenticate, though the keys are there.
+        self.doubted = False
         self.deadline = self.expires = self.interval = 0.0
         self._pieces: dict[int, Pieces] = {}
         self._key_exchange = b""
@@ -202,11 +200,6 @@ class Handshake:
         record = plain_record(type_, self.plain_sequence, fragment)
         self.plain_sequence += 1
         return record
-
-    def wait(self, now: float, interval: float) -> None:
-        """Our flight went out just now; the next time is after ``interval`` seconds, or never after the end."""
-        self.interval = min(interval, _MOST_INTERVAL)
-        self.deadline = min(now + self.interval, self.expires)
 
     # The client's side
 

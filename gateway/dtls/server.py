@@ -13,27 +13,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from gateway.dtls.accepting import Acceptor
 from gateway.dtls.events import Closed, Ending, Established, Event, Moved, Received, Send
-from gateway.dtls.greeting import Greeter, Refused
 from gateway.dtls.handshake import Handshake
-from gateway.dtls.handshakes import Handshakes
-from gateway.dtls.key_schedule import VERIFY_DATA_LENGTH
-from gateway.dtls.messages import (
-    Alert,
-    Fragment,
-    HandshakeType,
-    alert,
-    fragments,
-    parse_alert,
-    parse_client_hello,
-    parse_client_key_exchange,
-)
+from gateway.dtls.messages import Alert, HandshakeType, alert, fragments, parse_alert
 from gateway.dtls.records import (
     CHANGE_CIPHER_SPEC,
     CID_LENGTH,
-    DTLS_1_0,
     MOST_PLAINTEXT,
     BadRecord,
     ContentType,
@@ -43,34 +30,13 @@ from gateway.dtls.records import (
     plain_record,
     split,
 )
-from gateway.dtls.resumption import Resumable, Resumables
 from gateway.dtls.session import Address, Session
 from gateway.dtls.sessions import Sessions
-from gateway.dtls.suites import KEY_LENGTH
-
-#: How often one handshake is told that its key is wrong: every telling could be an answer to a forgery.
-_MOST_REFUSALS = 3
+from gateway.dtls.settings import Settings
 
 
 class SessionClosed(Exception):
     """There is no way to the peer any more: the session is over."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Bounds, and times in seconds."""
-
-    most_sessions: int = 100_000
-    most_handshakes: int = 4_096
-    most_resumable: int = 100_000
-    #: A session that is silent for so long is forgotten; a device may sleep for days.
-    silence: float = 7 * 86_400.0
-    #: RFC 5246 section F.1.4 suggests 24 hours as the most.
-    resumable_for: float = 86_400.0
-    #: A handshake that is not done by then is forgotten.
-    handshake_for: float = 90.0
-    #: The first retransmission of a flight; doubled each time. RFC 7925 section 11 has 9 s for networks of things.
-    flight_timeout: float = 9.0
 
 
 class Server:
@@ -84,18 +50,13 @@ class Server:
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """``keys`` has the pre-shared key of an identity, or None; it must neither raise nor block."""
-        self._keys = keys
         self._settings = settings or Settings()
         self._random = random
-        #: Stands in for the key of an identity that nobody has.
-        self._no_key = random(KEY_LENGTH)
-        self._handshakes = Handshakes(self._settings.most_handshakes)
-        self._sessions = Sessions()
-        self._resumables = Resumables(self._settings.most_resumable)
-        self._greeter = Greeter(keys, self._resumables, random)
         #: What was received and dropped, by reason: records, or the rest of a datagram.
         self.dropped: Counter[str] = Counter()
-        self.retransmitted_flights = 0
+        self._sessions = Sessions()
+        self._acceptor = Acceptor(keys, self._settings, random, self._new_cid, self.dropped)
+        self._retransmitted_flights = 0
 
     @property
     def open_sessions(self) -> int:
@@ -105,7 +66,12 @@ class Server:
     @property
     def open_handshakes(self) -> int:
         """How many handshakes have shown a cookie and are not done."""
-        return len(self._handshakes)
+        return len(self._acceptor)
+
+    @property
+    def retransmitted_flights(self) -> int:
+        """How often we said a flight again."""
+        return self._retransmitted_flights + self._acceptor.retransmitted_flights
 
     # What the owner of the socket calls
 
@@ -148,7 +114,7 @@ class Server:
 
     def deadline(self) -> float | None:
         """When `tick` has something to do next."""
-        deadline = self._handshakes.deadline()
+        deadline = self._acceptor.deadline()
         session = self._sessions.longest_silent()
         if session is None:
             return deadline
@@ -158,12 +124,7 @@ class Server:
     def tick(self, now: float) -> list[Event]:
         """Send again what is unanswered, and forget what is over by now."""
         events: list[Event] = []
-        for handshake in self._handshakes.due(now):
-            if now >= handshake.expires:
-                self._handshakes.remove(handshake)
-                self.dropped["handshake expired"] += 1
-            else:
-                self._send_flight(handshake, now, 2 * handshake.interval, events)
+        self._acceptor.tick(now, events)
         session = self._sessions.longest_silent()
         while session is not None and session.heard + self._settings.silence <= now:
             self._end(session, Ending.SILENT, events)
@@ -187,16 +148,18 @@ class Server:
             raise Malformed("unknown epoch")
         elif record.type == ContentType.HANDSHAKE:
             for fragment in fragments(record.fragment):
-                self._take_plain_fragment(fragment, record, address, now, events)
+                if fragment.type == HandshakeType.CLIENT_HELLO:
+                    self._acceptor.take_client_hello(fragment, record.sequence, address, now, events)
+                else:
+                    for early in self._acceptor.take_key_exchange(fragment, address, now):
+                        self._take(early, address, now, events)
         elif record.type != ContentType.CHANGE_CIPHER_SPEC:
             # An alert in the clear is anybody's. A ChangeCipherSpec says nothing that the epoch of a record does not.
             raise Malformed("unprotected alert" if record.type == ContentType.ALERT else "unprotected data")
 
     def _take_protected(self, record: Record, address: Address, now: float, events: list[Event]) -> None:
         session = self._sessions.of_record(record, address)
-        handshake = self._handshakes.at(address)
-        if handshake is not None and handshake.cid != record.cid:
-            handshake = None
+        handshake = self._acceptor.of_record(record, address)
         if session is not None:
             try:
                 opened = session.read.open(record)
@@ -209,11 +172,9 @@ class Server:
                 return
         if handshake is None:
             raise Malformed("no session")
-        if handshake.read is None:
-            if not handshake.keep_early(record):
-                raise Malformed("protected record before its key")
-            return
-        self._take_of_handshake(handshake, record, now, events)
+        finished = self._acceptor.take_protected(handshake, record, now, events)
+        if finished is not None:
+            self._establish(handshake, finished, now, events)
 
     def _take_of_session(
         self, session: Session, opened: Opened, address: Address, now: float, events: list[Event]
@@ -239,14 +200,14 @@ class Server:
             events.append(Send(_close_notify(session), session.address))
             self._end(session, Ending.CLOSE_NOTIFY, events)
         elif fatal:
-            self._resumables.forget(session.session_id)  # RFC 5246 section 7.2.2
+            self._acceptor.forget_resumable(session.session_id)  # RFC 5246 section 7.2.2
             self._end(session, Ending.ALERT, events)
 
     def _take_late_handshake(self, session: Session, payload: bytes, events: list[Event]) -> None:
         for fragment in fragments(payload):
             if fragment.type == HandshakeType.FINISHED and session.final_flight is not None:
                 # Our last flight was lost: the client said its own again (RFC 6347 section 4.2.4).
-                self.retransmitted_flights += 1
+                self._retransmitted_flights += 1
                 events.append(Send(_final_flight(session, session.final_flight), session.address))
                 return
             if fragment.type == HandshakeType.CLIENT_HELLO:
@@ -254,108 +215,9 @@ class Server:
                 events.append(Send(refusal, session.address))
             raise Malformed("handshake message after the handshake")
 
-    # The handshake
+    # Sessions
 
-    def _take_plain_fragment(
-        self, fragment: Fragment, record: Record, address: Address, now: float, events: list[Event]
-    ) -> None:
-        if fragment.type == HandshakeType.CLIENT_HELLO:
-            self._take_client_hello(fragment, record.sequence, address, now, events)
-            return
-        handshake = self._handshakes.at(address)
-        if handshake is None:
-            raise Malformed("no handshake")
-        if (
-            handshake.resumed
-            or fragment.type != HandshakeType.CLIENT_KEY_EXCHANGE
-            or fragment.sequence != handshake.expected
-        ):
-            raise Malformed("unexpected handshake message")
-        body = handshake.collect(fragment)
-        if body is None:
-            return
-        identity = parse_client_key_exchange(body)
-        key = self._keys(identity)
-        if key is None:
-            # RFC 4279 section 2: go on as if the key were wrong, so that nobody learns which identities there are.
-            self.dropped["unknown identity"] += 1
-        handshake.take_key_exchange(body, identity, key if key is not None else self._no_key)
-        handshake.deadline = handshake.expires
-        self._handshakes.wait(handshake)
-        early, handshake.early = handshake.early, []
-        for kept in early:
-            self._take(kept, address, now, events)
-
-    def _take_client_hello(
-        self, fragment: Fragment, sequence: int, address: Address, now: float, events: list[Event]
-    ) -> None:
-        if not fragment.whole:
-            # There is nothing of it that could be kept before a cookie.
-            raise Malformed("ClientHello in pieces")
-        hello = parse_client_hello(fragment.body)
-        request = self._greeter.ask_for_cookie(hello, address, now)
-        if request is not None:
-            # RFC 6347 section 4.2.1 takes the record's sequence number and DTLS 1.0 for it.
-            events.append(Send(plain_record(ContentType.HANDSHAKE, sequence, request, DTLS_1_0), address))
-            return
-        handshake = self._handshakes.at(address)
-        if handshake is not None and handshake.client_random == hello.random:
-            if handshake.unanswered:
-                self._send_flight(handshake, now, handshake.interval, events)
-            return
-        try:
-            handshake = self._greeter.begin(hello, fragment, sequence, address, self._new_cid(), now)
-        except Refused as exc:
-            events.append(Send(plain_record(ContentType.ALERT, sequence, alert(exc.alert)), address))
-            raise
-        handshake.expires = now + self._settings.handshake_for
-        if not self._handshakes.add(handshake):
-            self.dropped["handshake evicted"] += 1
-        self._send_flight(handshake, now, self._settings.flight_timeout, events)
-
-    def _new_cid(self) -> bytes:
-        cid = self._random(CID_LENGTH)
-        while self._sessions.has_cid(cid):
-            cid = self._random(CID_LENGTH)
-        return cid
-
-    def _take_of_handshake(self, handshake: Handshake, record: Record, now: float, events: list[Event]) -> None:
-        assert handshake.read is not None
-        try:
-            opened = handshake.read.open(record)
-        except BadRecord:
-            if record.type in (ContentType.HANDSHAKE, ContentType.TLS12_CID):
-                self._refuse_key(handshake, events)
-            raise
-        if opened.type == ContentType.APPLICATION_DATA and handshake.resumed:
-            # The client is done, so its Finished was lost; seeing our flight again, it says it again.
-            self._send_flight(handshake, now, handshake.interval, events)
-        if opened.type != ContentType.HANDSHAKE:
-            raise Malformed("protected record before the Finished")
-        for fragment in fragments(opened.plaintext):
-            if (
-                fragment.type != HandshakeType.FINISHED
-                or fragment.sequence != handshake.finished_sequence
-                or fragment.length != VERIFY_DATA_LENGTH
-            ):
-                raise Malformed("unexpected handshake message")
-            body = handshake.collect(fragment)
-            if body is not None:
-                self._finish(handshake, body, now, events)
-                return
-
-    def _refuse_key(self, handshake: Handshake, events: list[Event]) -> None:
-        """Tell the client that its key is wrong, or its identity unknown (the same); and wait on for a right one."""
-        if handshake.refusals < _MOST_REFUSALS:
-            handshake.refusals += 1
-            refusal = handshake.plain(ContentType.ALERT, alert(Alert.DECRYPT_ERROR))
-            events.append(Send(refusal, handshake.address))
-
-    def _finish(self, handshake: Handshake, body: bytes, now: float, events: list[Event]) -> None:
-        finished = handshake.take_finished(body)
-        if finished is None:
-            self._refuse_key(handshake, events)
-            raise Malformed("wrong Finished")
+    def _establish(self, handshake: Handshake, finished: bytes, now: float, events: list[Event]) -> None:
         assert handshake.read is not None
         assert handshake.write is not None
         session = Session(
@@ -367,7 +229,6 @@ class Server:
             handshake.read,
             handshake.write,
         )
-        self._handshakes.remove(handshake)
         for replaced in self._sessions.replaced_by(session):
             self._end(replaced, Ending.REPLACED, events)
         self._sessions.add(session, now)
@@ -379,22 +240,17 @@ class Server:
             session.plain_sequence = handshake.plain_sequence
             session.final_flight = finished
             events.append(Send(_final_flight(session, finished), session.address))
-            if session.session_id:
-                until = now + self._settings.resumable_for
-                secrets = Resumable(handshake.master_secret, session.identity, handshake.key, session.suite, until)
-                self._resumables.add(session.session_id, secrets)
         events.append(Established(session, handshake.resumed))
+
+    def _new_cid(self) -> bytes:
+        cid = self._random(CID_LENGTH)
+        while self._sessions.has_cid(cid):
+            cid = self._random(CID_LENGTH)
+        return cid
 
     def _end(self, session: Session, ending: Ending, events: list[Event]) -> None:
         self._sessions.remove(session)
         events.append(Closed(session, ending))
-
-    def _send_flight(self, handshake: Handshake, now: float, interval: float, events: list[Event]) -> None:
-        if handshake.interval:
-            self.retransmitted_flights += 1
-        events.append(Send(handshake.flight(), handshake.address))
-        handshake.wait(now, interval)
-        self._handshakes.wait(handshake)
 
 
 def _close_notify(session: Session) -> bytes:

@@ -1,6 +1,6 @@
 """A DTLS 1.2 client with pre-shared keys for the tests, without I/O. It shares no code with the server.
 
-It says each flight as one datagram a message, so that a link can lose or reorder them; `again` says the last flight anew.
+It says each flight as one datagram a message, so that a link can lose or reorder them; `again` says the last one anew.
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""The server on a UDP socket of 127.0.0.1, in a thread, as an echo: what other people's clients are tried against."""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from gateway.dtls.events import Event, Received, Send
+from gateway.dtls.server import Server
+
+
+class UdpServer:
+    """Answers each record of application data with the same, after ``echo ``.
+
+    ``lose`` is asked for each datagram, with its number in its direction from 0 and whether it comes in.
+    """
+
+    def __init__(self, server: Server, lose: Callable[[int, bool], bool] = lambda number, comes_in: False) -> None:
+        self.server = server
+        self.events: list[Event] = []
+        self._lose = lose
+        self._counts = {True: 0, False: 0}
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> UdpServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(10)
+        self._socket.close()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            now = time.monotonic()
+            deadline = self.server.deadline()
+            wait = 0.05 if deadline is None else min(max(deadline - now, 0), 0.05)
+            if select.select([self._socket], [], [], wait)[0]:
+                datagram, address = self._socket.recvfrom(65536)
+                if not self._lost(comes_in=True):
+                    self._do(self.server.receive(datagram, address, time.monotonic()))
+            self._do(self.server.tick(time.monotonic()))
+
+    def _do(self, events: list[Event]) -> None:
+        for event in events:
+            self.events.append(event)
+            if isinstance(event, Send):
+                self._send(event.datagram, event.address)
+            elif isinstance(event, Received):
+                self._send(self.server.send(event.session, b"echo " + event.data), event.session.address)
+
+    def _send(self, datagram: bytes, address: tuple[str, int] | tuple[str, int, int, int]) -> None:
+        if not self._lost(comes_in=False):
+            self._socket.sendto(datagram, address)
+
+    def _lost(self, *, comes_in: bool) -> bool:
+        number = self._counts[comes_in]
+        self._counts[comes_in] = number + 1
+        return self._lose(number, comes_in)
