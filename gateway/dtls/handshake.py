@@ -96,6 +96,7 @@ class Handshake:
         "server_random",
         "session_id",
         "suite",
+        "timer",
         "write",
     )
 
@@ -138,6 +139,8 @@ class Handshake:
         #: Something of the client did not authenticate, though the keys are there.
         self.doubted = False
         self.deadline = self.expires = self.interval = 0.0
+        #: Which of the timers that were set for it counts.
+        self.timer = 0
         self._pieces: dict[int, Pieces] = {}
         self._key_exchange = b""
         #: (epoch, content type, fragment) of each record of our flight.

@@ -44,6 +44,7 @@ class Handshakes:
     def wait(self, handshake: Handshake) -> None:
         """Its ``deadline`` is another now."""
         self._pushed += 1
+        handshake.timer = self._pushed
         heapq.heappush(self._due, (handshake.deadline, self._pushed, handshake))
         # Entries of handshakes that are done stay until their time; a flood of them must not.
         if len(self._due) > 2 * len(self._by_address) + 64:
@@ -66,5 +67,5 @@ class Handshakes:
         return found
 
     def _waits(self, entry: tuple[float, int, Handshake]) -> bool:
-        deadline, _, handshake = entry
-        return self._by_address.get(handshake.address) is handshake and handshake.deadline == deadline
+        _, timer, handshake = entry
+        return handshake.timer == timer and self._by_address.get(handshake.address) is handshake

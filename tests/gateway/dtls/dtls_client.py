@@ -51,7 +51,7 @@ class Client:
     cid: bytes | None = None
     extended: bool = True
     ticket: Ticket | None = None
-    #: Handshake messages are cut into fragments of this many bytes.
+    #: Handshake messages but the ClientHello are cut into fragments of this many bytes.
     cut: int = 10_000
     version: bytes = _VERSION
     extra_extensions: bytes = b""
@@ -75,7 +75,7 @@ class Client:
         self._flight: list[tuple[int, int, bytes]] = []
         self._pending: dict[int, bytes] = {}
         self._keys: tuple[bytes, bytes, bytes, bytes] | None = None
-        self._seen: set[int] = set()
+        self._seen: dict[bytes, bytes] = {}
         self._early: list[tuple[int, bytes, bytes, bytes]] = []
         self.master = b""
 
@@ -103,8 +103,9 @@ class Client:
         head = bytes([type_]) + _u24(len(body)) + _u16(self._message_sequence)
         self._message_sequence += 1
         self._transcript += head + _u24(0) + _u24(len(body)) + body
-        for at in range(0, max(len(body), 1), self.cut):
-            piece = body[at : at + self.cut]
+        cut = max(len(body), 1) if type_ == 1 else self.cut
+        for at in range(0, max(len(body), 1), cut):
+            piece = body[at : at + cut]
             self._flight.append((epoch, 22, head + _u24(at) + _u24(len(piece)) + piece))
 
     def again(self) -> list[bytes]:
@@ -244,8 +245,10 @@ class Client:
             plaintext = self._aead(self._keys[1]).decrypt(self._keys[3] + explicit, sealed, aad)
         except InvalidTag:
             return []
-        assert int.from_bytes(number, "big") not in self._seen, "the server used a sequence number twice"
-        self._seen.add(int.from_bytes(number, "big"))
+        if number in self._seen:
+            assert self._seen[number] == content, "the server used a sequence number twice"
+            return []
+        self._seen[number] = content
         if type_ == 25:
             plaintext = plaintext.rstrip(b"\0")
             type_, plaintext = plaintext[-1], plaintext[:-1]
