@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-from gateway.dtls.records import DTLS_1_0, DTLS_1_2, Malformed
+from gateway.dtls.records import DTLS_1_0, DTLS_1_2, MOST_TOGETHER, Malformed
 
 RANDOM_LENGTH: Final = 32
 NULL_COMPRESSION: Final = 0
@@ -69,7 +69,11 @@ def fragments(payload: bytes) -> Iterator[Fragment]:
         Malformed: a length lies; what came before stands.
     """
     at, end = 0, len(payload)
+    found = 0
     while at < end:
+        found += 1
+        if found > MOST_TOGETHER:
+            raise Malformed("too many handshake messages")
         start = at + _HEADER
         if start > end:
             raise Malformed("truncated handshake header")

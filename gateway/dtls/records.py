@@ -15,6 +15,8 @@ from gateway.dtls.suites import Suite
 
 DTLS_1_2: Final = b"\xfe\xfd"
 DTLS_1_0: Final = b"\xfe\xff"
+#: Records of one datagram, and handshake messages of one record: a flight has five. Each may cost an answer.
+MOST_TOGETHER: Final = 16
 #: The content of a ChangeCipherSpec.
 CHANGE_CIPHER_SPEC: Final = b"\x01"
 #: Bytes of the connection ids that we give out.
@@ -86,7 +88,11 @@ def split(datagram: bytes) -> Iterator[Record]:
     at, end = 0, len(datagram)
     if end > MAX_DATAGRAM:
         raise Malformed("datagram too long")
+    found = 0
     while at < end:
+        found += 1
+        if found > MOST_TOGETHER:
+            raise Malformed("too many records")
         before_length = at + _BEFORE_LENGTH
         type_ = datagram[at]
         if type_ == ContentType.TLS12_CID:

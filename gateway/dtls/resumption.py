@@ -25,20 +25,26 @@ class Resumable(NamedTuple):
 
 
 class Resumables:
-    """By session id; when full, the one that was made first goes first."""
+    """By session id, the newest of each identity; when full, the one that was made first goes first."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._by_id: OrderedDict[bytes, Resumable] = OrderedDict()
+        self._ids: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def add(self, session_id: bytes, resumable: Resumable) -> None:
-        """Keep it."""
+        """Keep it, in place of an earlier one of its identity: a device that comes often takes no more room for it."""
+        before = self._ids.get(resumable.identity)
+        if before is not None:
+            del self._by_id[before]
+        self._ids[resumable.identity] = session_id
         self._by_id[session_id] = resumable
         if len(self._by_id) > self._most:
-            self._by_id.popitem(last=False)
+            _, first = self._by_id.popitem(last=False)
+            del self._ids[first.identity]
 
     def find(self, session_id: bytes, now: float) -> Resumable | None:
         """The session with this id, if its time is not over."""
@@ -47,4 +53,6 @@ class Resumables:
 
     def forget(self, session_id: bytes) -> None:
         """Never resume it again; harmless when it is not there."""
-        self._by_id.pop(session_id, None)
+        resumable = self._by_id.pop(session_id, None)
+        if resumable is not None:
+            del self._ids[resumable.identity]

@@ -8,11 +8,13 @@ import tracemalloc
 import pytest
 
 from gateway.dtls.events import Closed, Ending, Established, Event, Moved, Received, Send
+from gateway.dtls.resumption import Resumable
 from gateway.dtls.server import Server, SessionClosed
 from gateway.dtls.session import Address
 from gateway.dtls.settings import Settings
-from tests.gateway.dtls.dtls_client import CCM_8, GCM, Client
-from tests.gateway.dtls.dtls_link import ELSEWHERE, HERE, KEY, connect, of, say
+from gateway.dtls.suites import SUITES
+from tests.gateway.dtls.dtls_client import CCM_8, GCM, Client, Ticket
+from tests.gateway.dtls.dtls_link import ELSEWHERE, HERE, KEY, connect, of, say, verified_hello
 
 
 @pytest.fixture
@@ -156,46 +158,72 @@ def test_session_is_resumed_with_new_keys(server: Server, cid: bytes | None, sui
     assert third.resumed
 
 
-def test_resumption_ends_with_time_key_extended_master_secret_suite_and_fatal_alert() -> None:
+@pytest.mark.parametrize(
+    ("now", "client"),
+    [
+        (1005, Client()),
+        (10, Client(extended=False)),
+        (10, Client(suites=(GCM,))),
+        (10, Client(key=b"a new key")),
+    ],
+    ids=["time", "extended master secret", "suite", "key"],
+)
+def test_handshake_is_full_when_the_session_does_not_fit_any_more(now: float, client: Client) -> None:
     keys = {b"dev": KEY}
     server = Server(keys.get, Settings(resumable_for=1000))
+    first = Client()
+    connect(server, first, now=5)
+    keys[b"dev"] = client.key
+    client.ticket = first.take_ticket()
+    connect(server, client, ELSEWHERE, now)
+    assert not client.resumed
+
+
+def test_session_that_ended_in_a_fatal_alert_is_not_resumed(server: Server) -> None:
     client = Client()
-    session = connect(server, client, now=5)
-    ticket = client.take_ticket()
-
-    def resumed(now: float = 10, **different: object) -> bool:
-        again = Client(ticket=ticket, **different)  # type: ignore[arg-type]  # fields of the dataclass
-        connect(server, again, ELSEWHERE, now)
-        return again.resumed
-
-    assert resumed()
-    assert not resumed(1005)
-    assert not resumed(extended=False)
-    assert not resumed(suites=(GCM,))
-    keys[b"dev"] = b"a new key"
-    assert not resumed(key=b"a new key")
-    keys[b"dev"] = KEY
-    assert resumed()
-    server.receive(client.alert(2, 20), HERE, 10)
-    assert not session.open
-    assert not resumed()
+    connect(server, client)
+    server.receive(client.alert(2, 20), HERE, 1)
+    again = Client(ticket=client.take_ticket())
+    connect(server, again)
+    assert not again.resumed
 
 
-def test_what_may_be_resumed_is_bounded() -> None:
-    server = Server({b"dev": KEY}.get, Settings(most_resumable=10))
+def _tickets(server: Server, identities: list[bytes]) -> list[Ticket]:
     tickets = []
-    for port in range(30):
-        client = Client()
+    for port, identity in enumerate(identities):
+        client = Client(identity=identity)
         connect(server, client, ("192.0.2.1", port))
         tickets.append(client.take_ticket())
+    return tickets
+
+
+def _resumed(server: Server, identities: list[bytes], tickets: list[Ticket]) -> list[bool]:
     found = []
-    for port, ticket in enumerate(tickets):
-        again = Client(ticket=ticket)
-        (hello,) = say(server, again, again.start(), ("192.0.2.2", port))[1:2]
-        assert isinstance(hello, Send)
+    for port, (identity, ticket) in enumerate(zip(identities, tickets, strict=True)):
+        again = Client(identity=identity, ticket=ticket)
+        hello = verified_hello(server, again, ("192.0.2.2", port))
+        for event in of(Send, server.receive(hello, ("192.0.2.2", port), 0)):
+            again.hear(event.datagram)
         found.append(again.resumed)
-    assert sum(found) <= 10
-    assert found[0] is False
+    return found
+
+
+def test_what_may_be_resumed_is_bounded_and_the_oldest_goes() -> None:
+    identities = [b"%d" % number for number in range(30)]
+    server = Server(dict.fromkeys(identities, KEY).get, Settings(most_resumable=10))
+    tickets = _tickets(server, identities)
+    assert _resumed(server, identities, tickets) == [False] * 20 + [True] * 10
+
+
+def test_newest_session_of_an_identity_alone_may_be_resumed(server: Server) -> None:
+    identities = [b"dev"] * 5 + [b"other"]
+    tickets = _tickets(server, identities)
+    assert _resumed(server, identities, tickets) == [False] * 4 + [True, True]
+
+
+def test_secrets_are_in_no_repr() -> None:
+    resumable = Resumable(b"master", b"dev", b"key", SUITES[0], 1.0)
+    assert repr(resumable) == "Resumable(identity=b'dev', suite=TLS_PSK_WITH_AES_128_CCM_8)"
 
 
 # Ends
@@ -282,6 +310,29 @@ def test_data_that_no_record_takes_is_refused(server: Server) -> None:
 
 
 # Costs
+
+
+def test_many_hellos_in_one_datagram_get_few_answers(server: Server) -> None:
+    hello = Client(extended=False).start()[0]
+    events = server.receive(hello * 40, HERE, 0)
+    assert len(events) == 16
+    message = hello[13:]
+    assert len(server.receive(Client().plain(22, message * 40), HERE, 0)) == 16
+    assert server.dropped == {"too many records": 1, "too many handshake messages": 1}
+
+
+def test_half_open_handshake_is_small() -> None:
+    server = Server({b"dev": KEY}.get)
+    hellos = [(verified_hello(server, Client(cid=b""), ("192.0.2.1", port)), port) for port in range(1000)]
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for hello, port in hellos:
+        server.receive(hello, ("192.0.2.1", port), 0)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert server.open_handshakes == 1000
+    print(f"{grown / 1000:.0f} bytes a half-open handshake")
+    assert grown / 1000 < 4096
 
 
 def test_flood_of_client_hellos_from_anywhere_leaves_nothing() -> None:
