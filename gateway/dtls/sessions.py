@@ -38,15 +38,18 @@ class Sessions:
         return [session for session in self._by_silence if session.identity == identity]
 
     def replaced_by(self, session: Session) -> list[Session]:
-        """The open sessions that a new one is in place of (RFC 6347 section 4.2.8): they were at its address.
+        """The open sessions that a new one is in place of: those at its address (RFC 6347 section 4.2.8).
 
-        Of those with a connection id only one of the same identity: another device may have been at the address before.
+        One with a connection id only if it is of the same identity, since another device may have been at the address
+        before; but then also from elsewhere, if it is the one that was resumed.
         """
         here = self._by_address.get(session.address)
         before = self._by_identity.get(session.identity)
         replaced = [here] if here is not None else []
-        if before is not None and before is not here and before.address == session.address:
-            replaced.append(before)
+        if before is not None and before is not here:
+            resumed = session.session_id != b"" and before.session_id == session.session_id
+            if resumed or before.address == session.address:
+                replaced.append(before)
         return replaced
 
     def add(self, session: Session, now: float) -> None:

@@ -31,8 +31,8 @@ class JarUnavailable(AssertionError):
     """A jar could not be had from Maven, so Leshan cannot be tested against: a failure, not a skip."""
 
 
-def build() -> list[str]:
-    """The class path of the compiled device; jars and classes stay in the cache for later runs.
+def build(source: Path = HERE / "LeshanDevice.java") -> list[str]:
+    """The class path of the compiled program; jars and classes stay in the cache for later runs.
 
     Raises:
         JarUnavailable: a jar could not be fetched, or is not the pinned one.
@@ -44,7 +44,7 @@ def build() -> list[str]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         jars = [_jar(jar, cache / "jars") for jar in _pinned()]
         libraries = [str(jar) for jar in jars if not jar.name.startswith("ecj-")]
-        return [str(_classes(jars, libraries, cache)), *libraries]
+        return [str(_classes(source, jars, libraries, cache)), *libraries]
 
 
 def _pinned() -> list[Jar]:
@@ -86,8 +86,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _classes(jars: list[Path], libraries: list[str], cache: Path) -> Path:
-    source = HERE / "LeshanDevice.java"
+def _classes(source: Path, jars: list[Path], libraries: list[str], cache: Path) -> Path:
     compiler = next(jar for jar in jars if jar.name.startswith("ecj-"))
     named = hashlib.sha256(source.read_bytes() + "".join(libraries).encode()).hexdigest()[:16]
     folder = cache / f"classes-{named}"
@@ -106,7 +105,7 @@ def _classes(jars: list[Path], libraries: list[str], cache: Path) -> Path:
         )
         if done.returncode != 0:
             shutil.rmtree(staging)
-            raise AssertionError(f"LeshanDevice.java does not compile:\n{done.stdout}{done.stderr}")
+            raise AssertionError(f"{source.name} does not compile:\n{done.stdout}{done.stderr}")
         staging.rename(folder)
     return folder
 

@@ -122,6 +122,12 @@ def test_record_older_than_the_window_is_dropped(server: Server) -> None:
 # Replacing and resuming
 
 
+def test_two_devices_of_one_identity_do_not_end_each_others_sessions(server: Server) -> None:
+    one, two = connect(server, Client(cid=b"")), connect(server, Client(cid=b""), ELSEWHERE)
+    assert one.open
+    assert two.open
+
+
 @pytest.mark.parametrize("cid", [None, b""])
 def test_old_session_is_usable_until_the_new_finished_and_not_after(server: Server, cid: bytes | None) -> None:
     old, new = Client(cid=cid), Client(cid=cid)
@@ -150,6 +156,9 @@ def test_session_is_resumed_with_new_keys(server: Server, cid: bytes | None, sui
     again = Client(cid=cid, suites=(suite,), ticket=client.take_ticket())
     session = connect(server, again, ELSEWHERE)
     assert again.resumed
+    # It is the same device, though it comes from elsewhere.
+    assert not first.open
+    assert server.open_sessions == 1
     assert session.identity == b"dev"
     assert session.session_id == first.session_id
     assert server.receive(again.send(b"up"), ELSEWHERE, 1) == [Received(session, b"up")]
