@@ -239,6 +239,39 @@ def test_key_exchange_forged_before_the_finished_is_made_good_by_the_next() -> N
     assert of(Established, events)
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_right_keys_with_a_wrong_finished_make_no_session(resumed: bool) -> None:
+    """Only who has seen the same handshake has the same verify_data."""
+    server = _server()
+    client = Client()
+    if resumed:
+        connect(server, client, ELSEWHERE)
+        client = Client(ticket=client.take_ticket())
+    (flight,) = of(Send, server.receive(verified_hello(server, client), HERE, 0))
+    *before, finished = client.hear(flight.datagram)
+    wrong = client._flight[-1][2][:-1] + bytes((client._flight[-1][2][-1] ^ 1,))
+    of_the_server = client._flight[-1][2][:12] + bytes(12)
+    for datagram in (*before, client.protect(22, wrong), client.protect(22, of_the_server)):
+        assert not of(Established, server.receive(datagram, HERE, 0))
+    assert server.dropped["wrong Finished"] == 2
+    assert not server.receive(client.protect(22, wrong[:4] + b"\0\x09" + wrong[6:]), HERE, 0)
+    assert not server.receive(client.protect(23, b"too soon"), HERE, 0) or resumed
+    assert of(Established, server.receive(finished, HERE, 0))
+
+
+def test_compression_without_null_is_refused() -> None:
+    server = _server()
+    client = Client()
+    hello = bytearray(verified_hello(server, client))
+    at = hello.index(b"\xc0\xa8\x00\xff") + 5
+    hello[at] = 1
+    (request,) = of(Send, server.receive(bytes(hello), HERE, 0))  # the cookie was made for another hello
+    cookie_at = bytes(hello).index(client.cookie)
+    hello[cookie_at : cookie_at + len(client.cookie)] = request.datagram[-len(client.cookie) :]
+    (refusal,) = of(Send, server.receive(bytes(hello), HERE, 0))
+    assert refusal.datagram[13:] == b"\x02\x2f"
+
+
 def test_client_hello_of_somebody_else_leaves_a_live_session_as_it_is() -> None:
     server = _server()
     client = Client()

@@ -254,6 +254,33 @@ def test_fatal_alert_ends_the_session_and_a_warning_does_not(server: Server) -> 
     assert say(server, client, [client.alert(2, 80)]) == [Closed(session, Ending.ALERT)]
 
 
+def test_authentic_record_of_no_sense_is_dropped_and_counted(server: Server) -> None:
+    client = Client()
+    session = connect(server, client)
+    for type_, content in ((20, b"\1"), (21, b"\1"), (22, b"\x14"), (22, b"\x10" + bytes(11))):
+        assert server.receive(client.protect(type_, content), HERE, 1) == []
+    assert server.receive(b"\x17\xfe\xfd\0\1" + bytes(5) + b"\x63\0\x0fshort and short", HERE, 1) == []
+    assert server.dropped == {
+        "content type of a protected record": 1,
+        "alert length": 1,
+        "truncated handshake header": 1,
+        "handshake message after the handshake": 1,
+        "record too short": 1,
+    }
+    assert session.open
+
+
+def test_no_two_sessions_have_one_connection_id() -> None:
+    counter = iter(range(1000))
+    server = Server({b"dev": KEY}.get, random=lambda size: bytes((next(counter) // 8 % 256,)) * size)
+    connect(server, Client(cid=b""))
+    taken = server._sessions.longest_silent()
+    assert taken is not None
+    asked = iter([taken.cid, taken.cid, b"another."])
+    server._random = lambda size: next(asked)
+    assert server._new_cid() == b"another."
+
+
 def test_alert_in_the_clear_ends_nothing(server: Server) -> None:
     client = Client()
     session = connect(server, client)
