@@ -106,10 +106,10 @@ class Acceptor:
             return []
         identity = parse_client_key_exchange(body)
         key = self._keys(identity)
-        if key is None:
+        if not key:  # nor is an empty key one
             # RFC 4279 section 2: go on as if the key were wrong, so that nobody learns which identities there are.
             self._dropped["unknown identity"] += 1
-        handshake.take_key_exchange(body, identity, key if key is not None else self._no_key)
+        handshake.take_key_exchange(body, identity, key or self._no_key)
         if not handshake.doubted:
             self._wait(handshake, handshake.expires)
         early, handshake.early = handshake.early, []

@@ -101,7 +101,7 @@ class Greeter:
         ):
             return None
         key = self._keys(resumable.identity)
-        return resumable if key is not None and hmac.compare_digest(key, resumable.key) else None
+        return resumable if key and hmac.compare_digest(key, resumable.key) else None
 
     def _new_session_id(self, hello: ClientHello) -> bytes:
         """Empty if the session shall not be resumed."""

@@ -159,6 +159,13 @@ def test_messages_built_are_the_fragments_read() -> None:
     ]
 
 
+@pytest.mark.parametrize(("length", "offset", "size"), [(3, 1, 3), (3, 4, 0), (3, 0, 4), (0, 0xFFFFFF, 1)])
+def test_fragment_beyond_its_message_is_malformed(length: int, offset: int, size: int) -> None:
+    head = b"\x10" + length.to_bytes(3, "big") + b"\0\2" + offset.to_bytes(3, "big") + size.to_bytes(3, "big")
+    with pytest.raises(Malformed, match="handshake fragment length"):
+        list(fragments(head + bytes(size)))
+
+
 @pytest.mark.parametrize("body", [b"", b"\0", b"\0\x02a", b"\0\x01ab"])
 def test_key_exchange_whose_length_lies_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
@@ -184,5 +191,7 @@ def test_piece_of_another_length_begins_anew_and_a_long_one_is_refused() -> None
     assert pieces.add(Fragment(16, 4, 2, 0, b"xx")) is None
     assert pieces.add(Fragment(16, 3, 2, 0, b"ab")) is None
     assert pieces.add(Fragment(16, 3, 2, 2, b"c")) == b"abc"
+    assert pieces.add(Fragment(16, 3, 2, 0, b"xy")) is None
+    assert pieces.add(Fragment(16, 3, 2, 2, b"z")) == b"xyz"
     with pytest.raises(Malformed):
         pieces.add(Fragment(16, MOST_MESSAGE + 1, 2, 0, b"a"))
