@@ -64,7 +64,6 @@ class Client:
     server_cid: bytes | None = None
     session_id: bytes = b""
     server_extensions: dict[int, bytes] = field(default_factory=dict)
-    #: The bytes of each datagram of the server in the handshake.
     cookie: bytes = b""
 
     def __post_init__(self) -> None:
