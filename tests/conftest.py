@@ -35,16 +35,15 @@ settings.register_profile("headwater", deadline=None)
 settings.load_profile("headwater")
 
 
-#: What never runs side by side, by the beginning of the file's name. Tests of faults keep the machine busy: with two of
-#: them a gateway may be so slow that its devices think it gone. Both demos listen on the default ports.
+#: What never runs side by side, by the beginning of the file's name. Tests of faults and fleets keep the machine busy:
+#: with two of them a gateway may be so slow that its devices think it gone. Both demos listen on the default ports.
 _TOGETHER = {
     "tests/faults/": "faults",
     "tests/integration/test_demo.py": "demos",
     "tests/integration/test_city.py": "demos",
-    # They wait for one another anyhow: there is one store of images.
-    "tests/stacks/test_guide.py": "swarm",
-    "tests/stacks/test_images.py": "swarm",
-    "tests/stacks/test_swarm.py": "swarm",
+    "tests/stacks/test_guide.py": "faults",
+    "tests/stacks/test_images.py": "faults",
+    "tests/stacks/test_swarm.py": "faults",
 }
 
 #: Servers that take minutes to come by, once: by a word of the ids of the tests that need them.
