@@ -17,7 +17,15 @@ class SecurityError(Exception):
     ├── FolderError            the folder of an identity cannot be used
     ├── SecretError            a secret cannot be read from its file
     ├── Exposed                others on the machine may read or change a key
-    └── ApiKeyError            the file of API keys cannot be used, or what is asked of it makes no sense
+    ├── ApiKeyError            the file of API keys cannot be used, or what is asked of it makes no sense
+    └── CredentialError
+        ├── InvalidCredential      a device's credential breaks a limit, or cannot be read
+        ├── CredentialStoreError   the store cannot be opened, read or written
+        │   ├── StoreMissing       there is none
+        │   ├── StoreForeign       the file is damaged, not ours, or of a later version
+        │   ├── StoreExposed       others on the machine may read or change it
+        │   └── StoreBusy          another process held it for too long
+        └── NoSuchCredential       the store has none of that name
     """
 
 
@@ -63,3 +71,35 @@ class Exposed(SecurityError):
 
 class ApiKeyError(SecurityError):
     """The file of API keys cannot be read or written, or what is asked of it makes no sense."""
+
+
+class CredentialError(SecurityError):
+    """What has to do with the credentials of devices."""
+
+
+class InvalidCredential(CredentialError):
+    """A credential breaks a limit, or cannot be read; nothing of a key is told."""
+
+
+class CredentialStoreError(CredentialError):
+    """The store of credentials cannot be opened, read or written."""
+
+
+class StoreMissing(CredentialStoreError):
+    """There is no store."""
+
+
+class StoreForeign(CredentialStoreError):
+    """The file is damaged, not ours, or of a later version."""
+
+
+class StoreExposed(CredentialStoreError):
+    """Others than its owner may read or change the store."""
+
+
+class StoreBusy(CredentialStoreError):
+    """Another process held the store for too long."""
+
+
+class NoSuchCredential(CredentialError):
+    """The store has no such credential."""
