@@ -48,7 +48,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
     from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
     from schemas.lwm2m.path import PathError
-    from security.errors import ApiKeyError, Refused, SecurityError
+    from security.errors import ApiKeyError, InvalidCredential, NoSuchCredential, Refused, SecurityError
     from security.identities import InvalidIdentity
 
     table: dict[type[BaseException], Exit] = {
@@ -67,6 +67,8 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
         InvalidIdentity: Exit.USAGE,
         Refused: Exit.USAGE,
         ApiKeyError: Exit.USAGE,
+        InvalidCredential: Exit.USAGE,
+        NoSuchCredential: Exit.USAGE,
         SecurityError: Exit.CANNOT_START,
         BrokerError: Exit.CANNOT_START,
         OSError: Exit.CANNOT_START,

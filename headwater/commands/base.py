@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from headwater.exits import Exit, expected
+from headwater.exits import Exit, Stop, expected
 from headwater.log_level import LogLevel
 from headwater.settings import GENERAL, NOT_IN_FILE, Form, SettingsError, SettingsFile, as_typed, find, load
 from headwater.terminal import printable
@@ -32,7 +32,11 @@ SETTINGS = "headwater.settings"
 TABLES = {"gateway": frozenset({"endpoints"})}
 
 #: Other names under which the general environment variable of an option is found.
-ALSO = {"gateway id": ("HEADWATER_GATEWAY",)}
+ALSO = {
+    "gateway id": ("HEADWATER_GATEWAY",),
+    # The commands of `headwater credentials`; no other one has such an option.
+    **{f"{name} store": ("HEADWATER_CREDENTIALS",) for name in ("add", "list", "remove", "import")},
+}
 
 
 def _read_settings(ctx: typer.Context, given: Path | None) -> Path | None:
@@ -245,6 +249,20 @@ def complain(words: str) -> None:
     """An error in words, on stderr."""
     typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
     typer.echo(printable(words, keep="\n\t"), err=True)
+
+
+def ask(yes: bool, what: str) -> None:
+    """Go on only if somebody at the terminal says so, or has said ``--yes``.
+
+    Raises:
+        Stop: nobody can be asked, or the answer is no.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise Stop(Exit.USAGE, f"{what}: nobody can be asked here; say --yes to do it")
+    if not typer.confirm(f"{what}. Do it?"):
+        raise Stop(Exit.REFUSED, "nothing was changed")
 
 
 class Patience:

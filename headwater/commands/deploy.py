@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headwater.commands.base import command, complain
+from headwater.commands.base import ask, command, complain
 from headwater.exits import Exit, Stop
 from headwater.options import Output, OutputOption
 
@@ -85,7 +84,7 @@ def apply(
     if output is Output.TABLE:
         _show_plan(found, output)
     if found.actions:
-        _ask(yes, f"{len(found.actions)} changes to the Swarm")
+        ask(yes, f"{len(found.actions)} changes to the Swarm")
     _finish(do(work, lambda one: one), output, found)
 
 
@@ -147,7 +146,7 @@ def remove(
         if output is Output.TABLE:
             _show_plan(found, output)
         if found.actions:
-            _ask(yes, "This takes the whole fleet from the Swarm" + (", with its data" if volumes else ""))
+            ask(yes, "This takes the whole fleet from the Swarm" + (", with its data" if volumes else ""))
         report = Report()
         carry_out(work.swarm, found.actions, _desired(work), report, work, volumes=volumes)
         _finish(report, output, found)
@@ -164,7 +163,7 @@ def remove(
     if output is Output.TABLE:
         _show_plan(found, output)
     if found.actions or revoke:
-        _ask(yes, f"This takes gateway {gateway} from the Swarm" + (", with its data" if volumes else ""))
+        ask(yes, f"This takes gateway {gateway} from the Swarm" + (", with its data" if volumes else ""))
     if revoke:
         for principal in _revoke(work, gateway):
             work.tell(f"certificate {principal} revoked")
@@ -284,15 +283,6 @@ def _plan(work: Work) -> Plan:
     from headwater.deploy.plan import plan as make
 
     return make(_desired(work), work.swarm.observe(), work.look())
-
-
-def _ask(yes: bool, what: str) -> None:
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise Stop(Exit.USAGE, f"{what}: nobody can be asked here; say --yes to do it")
-    if not typer.confirm(f"{what}. Do it?"):
-        raise Stop(Exit.REFUSED, "nothing was changed")
 
 
 def _tell(line: str) -> None:

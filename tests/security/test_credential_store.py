@@ -55,8 +55,8 @@ ALL = (psk("p-1"), psk("p-*", "batch"), oscore("o-1", b"\1"), oscore("o-2", b"")
 
 
 class CredentialStoreContract:
-    """What every store keeps. A subclass has the fixtures ``store``, empty, and ``another``: the same store once more, as
-    another process has it."""
+    """What every store keeps. A subclass has the fixtures ``store``, empty, and ``another``, the same one as another
+    process has it."""
 
     def test_what_was_put_is_found_by_what_a_device_shows(self, store: CredentialStore) -> None:
         assert [one.done for one in store.put(ALL, Put.NEW)] == [Done.ADDED] * len(ALL)
