@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,29 @@ def test_importing_says_what_became_of_each_line() -> None:
     assert (row["stored"], row["added"], row["changed"], row["refused"]) == (True, 1, 1, 2)
     assert (row["changedLines"], [one["line"] for one in row["refusedLines"]]) == ([5], [3, 4])
     assert [one.endpoint for one in stored()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.1, 0.3])
+def test_an_import_that_is_killed_has_stored_all_or_nothing_and_is_given_again(after_s: float) -> None:
+    credentials("add", "before", "--psk")
+    rows = "".join(f"row-{number},psk,,{number:032x}\n" for number in range(20_000))
+    Path("many.csv").write_text("endpoint,kind,identity,key\n" + rows)
+    log = STORE.with_name(STORE.name + "-wal")
+    command = [sys.executable, "-m", "headwater.cli", "credentials", "import", "many.csv"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ)) as process:
+        try:
+            until = time.monotonic() + 60
+            # It has begun to write, or is done already.
+            while not log.exists() and process.poll() is None:
+                assert time.monotonic() < until
+                time.sleep(0.002)
+            time.sleep(after_s)
+        finally:
+            process.kill()
+    assert len(stored()) in (1, 20_001)
+    row = json_of("import", "many.csv")
+    assert row["added"] + row["unchanged"] == 20_000
+    assert len(stored()) == 20_001
 
 
 def test_an_import_that_is_refused_makes_no_store() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from security.credentials import sqlite
 from security.credentials.key_bytes import KeyBytes
-from security.credentials.kinds import X509, CertificateUsage, CredentialId, Kind, Oscore, Psk, Rpk
+from security.credentials.kinds import X509, CertificateUsage, Credential, CredentialId, Kind, Oscore, Psk, Rpk
 from security.credentials.sqlite import SqliteCredentials
 from security.credentials.sqlite_file import APPLICATION_ID, SCHEMA_VERSION
 from security.credentials.store import CredentialStore, Done, Put
@@ -117,7 +117,12 @@ class CredentialStoreContract:
     @pytest.mark.parametrize("how", list(Put))
     def test_an_identity_of_another_endpoint_is_a_conflict(self, store: CredentialStore, how: Put) -> None:
         store.put([psk("a", "id"), RPK, OWN, oscore("o", b"\1")], Put.NEW)
-        wrong = [psk("b", "id"), replace(RPK, endpoint="b"), replace(OWN, endpoint="b"), oscore("b", b"\1")]
+        wrong: list[Credential] = [
+            psk("b", "id"),
+            replace(RPK, endpoint="b"),
+            replace(OWN, endpoint="b"),
+            oscore("b", b"\1"),
+        ]
         outcomes = store.put([psk("new"), *wrong], how)
         assert [one.done for one in outcomes] == [Done.ADDED] + [Done.CONFLICT] * 4
         assert [one.holder for one in outcomes] == [None, "a", "rpk-1", "x509-1", "o"]
