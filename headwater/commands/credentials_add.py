@@ -64,14 +64,14 @@ def add(
         str | None, typer.Option("--identity", metavar="ID", help="--psk: the PSK identity; else the endpoint's name.")
     ] = None,
     usage: Annotated[
-        int,
+        int | None,
         typer.Option(
             "--usage",
             min=0,
             max=3,
-            help="--x509: 0 CA constraint, 1 service certificate constraint, 2 trust anchor, 3 the device's own.",
+            help="--x509: 0 CA constraint, 1 service certificate constraint, 2 trust anchor, 3 (else) its own.",
         ),
-    ] = 3,
+    ] = None,
     subject: Annotated[
         str | None, typer.Option("--subject", metavar="NAME", help="--x509: the CN or SAN; else the endpoint's name.")
     ] = None,
@@ -89,8 +89,8 @@ def add(
     id_context: Annotated[
         str | None, typer.Option("--id-context", metavar="HEX", help="--oscore: the ID Context.")
     ] = None,
-    aead: Annotated[AeadName, typer.Option("--aead", help="--oscore.")] = AeadName.AES_CCM_16_64_128,
-    hkdf: Annotated[HkdfName, typer.Option("--hkdf", help="--oscore.")] = HkdfName.SHA_256,
+    aead: Annotated[AeadName | None, typer.Option("--aead", help="--oscore; else AES-CCM-16-64-128.")] = None,
+    hkdf: Annotated[HkdfName | None, typer.Option("--hkdf", help="--oscore; else HKDF-SHA-256.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Another key for an identity that is there.")] = False,
     store: StoreOption = STORE,
     output: OutputOption = Output.TABLE,
@@ -118,7 +118,10 @@ def add(
     kind = _kind(psk=psk, rpk=rpk, x509=x509, oscore=oscore)
     own = {
         "--identity": (identity, "--psk"),
+        "--usage": (usage, "--x509"),
         "--subject": (subject, "--x509"),
+        "--aead": (aead, "--oscore"),
+        "--hkdf": (hkdf, "--oscore"),
         "--sender-id": (sender_id, "--oscore"),
         "--recipient-id": (recipient_id, "--oscore"),
         "--salt": (salt, "--oscore"),
@@ -130,13 +133,14 @@ def add(
     fields = {
         "--psk": {"identity": identity or ""},
         "--rpk": {},
-        "--x509": {"usage": str(usage), "subject": subject or ""},
-        "--oscore": {"master_salt": salt or "", "id_context": id_context or "", "aead": aead.value, "hkdf": hkdf.value}
-        | {
-            name: given
-            for name, given in (("sender_id", sender_id), ("recipient_id", recipient_id))
-            if given is not None
-        },
+        "--x509": {"usage": str(3 if usage is None else usage), "subject": subject or ""},
+        "--oscore": {
+            "master_salt": salt or "",
+            "id_context": id_context or "",
+            "aead": (aead or AeadName.AES_CCM_16_64_128).value,
+            "hkdf": (hkdf or HkdfName.SHA_256).value,
+        }
+        | {name: one for name, one in (("sender_id", sender_id), ("recipient_id", recipient_id)) if one is not None},
     }[kind]
     made = None if source is not None else _make(kind, endpoint, fields, days)
     credential = made.credential if made is not None else _given(kind, endpoint, fields, source or "")
