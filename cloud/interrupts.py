@@ -1,16 +1,20 @@
 """Waiting that can be interrupted: Ctrl-C is answered at once, also while Kafka's client waits in C for a dead broker.
 
 Python runs a signal's handler only between two of its own steps, so a call into C holds Ctrl-C back until it returns.
+So does a wait without an end, if the signal comes just before it begins or another thread is given it: hence the steps.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 T = TypeVar("T")
+
+#: The longest that Ctrl-C can be held back, in seconds.
+_STEP_S = 0.2
 
 
 def interruptible(call: Callable[[], T]) -> T:
@@ -26,4 +30,6 @@ def interruptible(call: Callable[[], T]) -> T:
             outcome.set_exception(exc)
 
     threading.Thread(target=run, daemon=True).start()
+    while wait([outcome], timeout=_STEP_S).not_done:
+        pass
     return outcome.result()

@@ -43,33 +43,42 @@ def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterat
     seconds: as a bug, unless it is ``done`` and Python waits only for threads that nobody else waits for.
 
     ``stop`` is called in a thread of its own. A signal may interrupt the main thread wherever it is, also where it
-    holds the very lock that ``stop`` needs: an event's, for one, that it is about to wait for.
+    holds the very lock that ``stop`` needs: an event's, for one, that it is about to wait for. And that thread is told
+    by the signal itself (`signal.set_wakeup_fd`): one that comes a moment before the main thread begins to wait, or
+    that the kernel gives to another thread, wakes nobody, and Python's handlers run in the main thread alone.
     """
     told = False
     ending = Ending()
     ear, mouth = os.pipe()
+    os.set_blocking(mouth, False)
+    numbers = (signal.SIGINT, signal.SIGTERM)
 
     def obey() -> None:
-        heard = os.read(ear, 1)
-        os.close(ear)
-        if heard:
-            with contextlib.suppress(RuntimeError):  # its event loop is closed already
-                stop()
-            time.sleep(grace)
-            _give_up(grace, ending)
+        while (heard := os.read(ear, 1)) and heard[0] not in numbers:
+            pass
+        if not heard:
+            os.close(ear)
+            return
+        with contextlib.suppress(RuntimeError):  # its event loop is closed already
+            stop()
+        time.sleep(grace)
+        _give_up(grace, ending)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal told
         if told:
             os._exit(Exit.INTERRUPTED)
         told = True
-        os.write(mouth, b"!")
+        # An event loop with handlers of its own takes the place of our file descriptor.
+        os.write(mouth, bytes([number]))
 
     threading.Thread(target=obey, name="signals", daemon=True).start()
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    told_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
     try:
         yield ending
     finally:
+        signal.set_wakeup_fd(told_before)
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(mouth)

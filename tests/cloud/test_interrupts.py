@@ -29,6 +29,22 @@ def test_waiting_for_a_silent_kafka_is_interrupted_at_once() -> None:
             interruptible(lambda: partition_counts(cluster, ["any"], timeout=600))
 
 
+@pytest.mark.timeout(60)
+def test_signal_that_another_thread_is_given_ends_the_wait_as_well() -> None:
+    """Which wakes nobody: just as one that comes a moment before the wait begins."""
+    end = threading.Event()
+
+    def interrupt() -> None:
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    threading.Timer(0.5, interrupt).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interruptible(end.wait)
+    finally:
+        end.set()
+
+
 def test_result_and_error_of_the_call_come_through() -> None:
     assert interruptible(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):

@@ -68,6 +68,24 @@ def test_a_signal_stops_what_holds_the_lock_of_the_event_that_it_waits_for() -> 
     assert (process.returncode, said) == (Exit.OK, "")
 
 
+#: The kernel gives the signal to a thread that is not the main one, which waits.
+WAKES_NOBODY = """
+import signal, sys, threading
+from headwater.running import run_thread_until_stopped
+
+def run(stop):
+    threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGTERM)).start()
+    print("runs", flush=True)
+    stop.wait()
+"""
+
+
+def test_a_signal_stops_a_main_thread_that_it_did_not_wake() -> None:
+    with _process(WAKES_NOBODY + END.format(grace=30)) as process:
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (Exit.OK, "")
+
+
 #: The grace is waited for only by what is stuck. What ends well within it needs one that a busy machine keeps.
 @pytest.mark.parametrize(
     ("does", "grace", "code"),
