@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from headwater.deploy.stackfile import FLEET, ONCE, REVISION, RUNS
 _STACK = "com.docker.stack.namespace"
 #: Docker may take so long for an answer, in seconds; for a deployment, which may look into a registry, longer.
 _ANSWER_S, _DEPLOY_S = 30, 600
-#: How often a change is tried that somebody else's change came before.
-_ATTEMPTS = 5
+#: How often a change is tried that somebody else's change came before, and the seconds between.
+_ATTEMPTS, _PAUSE_S = 5, 1.0
 
 
 class SwarmError(Exception):
@@ -139,19 +140,16 @@ class Swarm:
 
     def set_label(self, node: str, key: str, value: str | None) -> None:
         """Give a node a label, or take it away with None."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                with _told():
-                    attrs = next(one for one in self._docker.api.nodes() if _node(one).name == node)
-                    spec = dict(attrs["Spec"])
-                    labels = {name: one for name, one in (spec.get("Labels") or {}).items() if name != key}
-                    spec["Labels"] = labels if value is None else {**labels, key: value}
-                    self._docker.api.update_node(attrs["ID"], attrs["Version"]["Index"], spec)
-                    return
-            except SwarmError as exc:
-                # The Swarm itself writes to its nodes too, between our look and our change.
-                if "out of sequence" not in str(exc) or attempt == _ATTEMPTS - 1:
-                    raise
+
+        def change() -> None:
+            with _told():
+                attrs = next(one for one in self._docker.api.nodes() if _node(one).name == node)
+                spec = dict(attrs["Spec"])
+                labels = {name: one for name, one in (spec.get("Labels") or {}).items() if name != key}
+                spec["Labels"] = labels if value is None else {**labels, key: value}
+                self._docker.api.update_node(attrs["ID"], attrs["Version"]["Index"], spec)
+
+        against_others(change)
 
     def make_network(self, name: str, fleet: str, *, encrypted: bool) -> None:
         """An overlay network to which containers outside of services can be attached as well."""
@@ -190,7 +188,7 @@ class Swarm:
         command = ["docker", "stack", "deploy", *self._unattended, "--with-registry-auth", "--prune"]
         command += [f"--resolve-image={resolve_images}", *(f"--compose-file={file}" for file in files), name]
         kept = {key: os.environ[key] for key in os.environ if key.startswith("DOCKER_") or key in _KEPT}
-        self._run(command, {**kept, **variables})
+        against_others(lambda: self._run(command, {**kept, **variables}))
 
     @functools.cached_property
     def _unattended(self) -> list[str]:
@@ -277,6 +275,25 @@ def unattended(help_text: str) -> list[str]:
     refuses an option that it does not know.
     """
     return ["--detach=true"] if re.search(r"^\s.*--detach\b", help_text, re.MULTILINE) else []
+
+
+def against_others(change: Callable[[], None]) -> None:
+    """Do it again if something else was written between its look and its change: the Swarm writes to its nodes too, and
+    to a service how far its update is.
+
+    Raises:
+        SwarmError: it is refused, or others came before each time.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            change()
+        except SwarmError as exc:
+            if "out of sequence" not in str(exc):
+                raise
+        else:
+            return
+        time.sleep(_PAUSE_S)
+    change()
 
 
 @contextlib.contextmanager

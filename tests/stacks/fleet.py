@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 #: Patience with a busy machine, in seconds.
 DEPLOY_S = 1800.0
 ASK_S = 300.0
+LOG_S = 20.0
 
 #: Asks often how all are, and does not watch for long what came up: what does not is taken back all the same.
 QUICK = {"HEALTH_INTERVAL": "10s", "UPDATE_MONITOR": "5s"}
@@ -144,16 +145,23 @@ class Fleet:
             tasks = self.cloud.docker("service", "ps", "--no-trunc", "--format", form, service).splitlines()
             if not any(" Running Running " in line or " Complete " in line for line in tasks):
                 lines += tasks[:3]
-                done = subprocess.run(
-                    ["docker", "service", "logs", "--raw", "--tail", "20", service],
-                    env=self.cloud.environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=ASK_S,
-                    check=False,
-                )
-                lines.append((done.stdout + done.stderr)[-3000:])
+                lines.append(self._log(service)[-3000:])
         return "\n".join(lines)
+
+    def _log(self, service: str) -> str:
+        """The last that a service said; Docker waits for the logs of a task that has not begun."""
+        try:
+            done = subprocess.run(
+                ["docker", "service", "logs", "--raw", "--tail", "20", service],
+                env=self.cloud.environment,
+                capture_output=True,
+                text=True,
+                timeout=LOG_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"(no log of {service} within {LOG_S:.0f} s)"
+        return done.stdout + done.stderr
 
     # ---- looks
 

@@ -74,11 +74,9 @@ class Way:
         """Wait until values that were not there before are in InfluxDB."""
         before = {gateway: self.points(gateway) for gateway in gateways or tuple(self.sensors)}
         for gateway, count in before.items():
-            until(
-                f"new points of {gateway} in InfluxDB\n{self.fleet.state()}",
-                lambda gateway=gateway, count=count: self.points(gateway) > count,  # type: ignore[misc]  # bound now
-                PATIENCE,
-            )
+            end = time.monotonic() + PATIENCE
+            while self.points(gateway) <= count:
+                assert time.monotonic() < end, f"no new points of {gateway} in InfluxDB\n{self.fleet.state()}"
 
     def end(self) -> None:
         for one in self.sensors.values():
@@ -238,9 +236,7 @@ def test_image_is_updated_service_by_service_and_goes_back(way: Way) -> None:
     box = way.fleet.boxes["rock64"]
     until(
         "the gateway of before",
-        lambda: (
-            f"headwater:{FIRST}" in box.docker("ps", "--format", "{{.Names}} {{.Image}}", "--filter", "name=_gateway")
-        ),
+        lambda: box.docker("ps", "--format", "{{.Image}}", "--filter", "name=_gateway") == f"headwater:{FIRST}",
         PATIENCE,
     )
     way.wait_for_new_points("rock64")
