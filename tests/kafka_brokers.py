@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from connectors.kafka import Cluster, admin, describe_topics
 from headwater.servers import broker, processes
@@ -91,7 +92,11 @@ class KafkaBroker:
         return Cluster(bootstrap=f"127.0.0.1:{self.link.advertised_port}")
 
     def start(self) -> None:
+        """With Kafka's settings but for the age of records: those of tests have times of their own, long past."""
+        first = not self.directory.joinpath(self.name).exists()
         self.running = broker.start(self.name, self.port, self.directory, heap=self.heap, link=self.link)
+        if first:
+            _keep_old_records(self.cluster)
 
     def kill(self) -> None:
         """SIGKILL, as a power cut; returns when it is gone."""
@@ -105,6 +110,21 @@ class KafkaBroker:
     def stop(self) -> None:
         broker.stop(self.name, self.directory, timeout=10)
         self.running = None
+
+
+def _keep_old_records(cluster: Cluster) -> None:
+    """Every five minutes Kafka looks for records that are older than seven days, by their own times, and removes them.
+
+    Where a topic says something else, that holds.
+    """
+    client = admin(cluster)
+    (node,) = client.list_topics(timeout=30).brokers
+    keep = ConfigEntry("log.retention.ms", "-1", incremental_operation=AlterConfigOpType.SET)
+    changes = client.incremental_alter_configs(
+        [ConfigResource(ResourceType.BROKER, str(node), incremental_configs=[keep])]
+    )
+    for change in changes.values():
+        change.result(30)
 
 
 class BrokerFactory(Protocol):
