@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, Address, ExchangeError, WasReset
+from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, WasReset
+from gateway.coap.peers import Address
 from gateway.commands import DeviceGone, DeviceMoved, DeviceSentReset, DeviceTimeout
 from gateway.device_link import DeviceLink, to_response
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView

@@ -6,6 +6,7 @@ import json
 import zlib
 from functools import lru_cache
 
+from gateway.coap.peers import Address, SecurePeer, udp_address
 from gateway.registration import Announcement, parse_announcement
 from gateway.registry import Device, KafkaPlace
 from gateway.state import StoredRegistration
@@ -37,8 +38,9 @@ def stored(device: Device) -> StoredRegistration:
     return StoredRegistration(
         ep=device.ep,
         reg_id=device.reg_id,
-        address=device.address[0],
-        port=device.address[1],
+        address=device.at[0],
+        port=device.at[1],
+        identity=identity_of(device.address),
         lifetime=device.lifetime,
         version=device.version,
         binding=device.binding.value,
@@ -54,11 +56,12 @@ def stored(device: Device) -> StoredRegistration:
 
 def restored(row: StoredRegistration, uplink: Uplink) -> Device:
     """A device from the state file."""
+    at = udp_address(row.address, row.port)
     return Device(
         ep=row.ep,
         reg_id=row.reg_id,
-        # As the socket gives it: with flow information and scope in IPv6.
-        address=(row.address, row.port, 0, 0) if ":" in row.address else (row.address, row.port),
+        # No session outlives the gateway; the device makes another.
+        address=at if row.identity is None else SecurePeer(row.identity, at),
         lifetime=row.lifetime,
         version=row.version,
         binding=Binding(row.binding),
@@ -72,6 +75,11 @@ def restored(row: StoredRegistration, uplink: Uplink) -> Device:
     )
 
 
+def identity_of(address: Address) -> str | None:
+    """What a device over DTLS has shown; None for one that speaks in the clear."""
+    return address.identity if isinstance(address, SecurePeer) else None
+
+
 def registered(device: Device, server_id: str, local_address: tuple[str, int]) -> bytes:
     """The record of its registration; ``local_address`` is where the gateway listens.
 
@@ -82,8 +90,8 @@ def registered(device: Device, server_id: str, local_address: tuple[str, int]) -
         ep=device.ep,
         server_id=server_id,
         reg_date=device.reg_date,
-        address=device.address[0],
-        port=device.address[1],
+        address=device.at[0],
+        port=device.at[1],
         reg_addr=local_address[0],
         reg_port=local_address[1],
         lt=device.lifetime,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
-from gateway.coap.exchanges import Address
 from gateway.coap.message import Message, Option, Options, uint
+from gateway.coap.peers import Address
 from gateway.exchange import CoapRequest, CoapResponse, Method
 
 #: Larger payloads go in blocks (RFC 7959): 1024 is the largest block, and a datagram then stays below 1,280 bytes.

@@ -10,6 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from gateway.access import Access
+    from gateway.coap.secure import SecureLine
     from gateway.server import Parts
 
 Number = Callable[[], float]
@@ -56,6 +58,22 @@ class GatewayMetrics(Collector):
             for key, value in sorted(dict(read_all()).items()):
                 labelled.add_metric([self._gateway, key], value)
             yield labelled
+
+
+def describe_dtls(metrics: GatewayMetrics, line: SecureLine, access: Access) -> None:
+    """What a gateway with DTLS shows beside."""
+    server = line.server
+    metrics.gauge("dtls_sessions", "Established DTLS sessions.", lambda: server.open_sessions)
+    metrics.gauge("dtls_handshakes_open", "Handshakes that are under way.", lambda: server.open_handshakes)
+    metrics.counters("dtls_handshakes", "Handshakes that were completed.", "kind", lambda: line.handshakes)
+    metrics.counters("dtls_dropped", "DTLS records that were dropped.", "reason", lambda: server.dropped)
+    metrics.counters("dtls_unsent", "Messages that could not be sent over DTLS.", "reason", lambda: line.unsent)
+    metrics.counter("dtls_flights_repeated", "Flights that were said again.", lambda: server.retransmitted_flights)
+    metrics.counter("dtls_moved", "Sessions whose device came from another address.", lambda: line.moved)
+    metrics.counter(
+        "dtls_revoked", "Sessions that were ended as their key was removed or changed.", lambda: line.revoked
+    )
+    metrics.counter("credentials_unreadable", "Looks into the credentials that failed.", lambda: access.failures)
 
 
 def describe(metrics: GatewayMetrics, parts: Parts) -> None:

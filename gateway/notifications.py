@@ -15,8 +15,9 @@ import structlog
 
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
-from gateway.coap.exchanges import Address, ExchangeError
+from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Message, Option, Options, Type, name, uint
+from gateway.coap.peers import Address
 from gateway.observations import Observation, ObservationTable
 from gateway.registry import Device
 from gateway.replies import CODES

@@ -15,8 +15,9 @@ from typing import Any
 
 import structlog
 
-from gateway.coap.exchanges import Address, ExchangeError
+from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Message, Option, Type
+from gateway.coap.peers import Address
 from gateway.device_link import DeviceLink, to_response
 from gateway.exchange import CoapRequest, CoapResponse, RefusedRequest
 from gateway.observations import Observation, ObservationTable, single_type

@@ -12,10 +12,12 @@ from typing import Protocol
 
 import structlog
 
+from gateway.admission import Admission
 from gateway.coap.endpoint import BUSY_MAX_AGE
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Code, Message, Option, Options, name
-from gateway.device_forms import kafka_place, registered, stored
+from gateway.coap.peers import Address, host_port
+from gateway.device_forms import identity_of, kafka_place, registered, stored
 from gateway.registration import (
     DEFAULT_LIFETIME,
     Announcement,
@@ -38,6 +40,7 @@ from schemas.avro.records import (
     RegistrationKind,
     RegistrationUpdate,
 )
+from security.errors import CredentialStoreError
 
 _log = structlog.get_logger("headwater.registrations")
 
@@ -78,13 +81,16 @@ class Listener(Protocol):
 
 
 class Registrations:
-    """Serves ``/rd``. ``wall_ms`` is epoch milliseconds; ``new_id`` makes registration ids."""
+    """Serves ``/rd``. ``wall_ms`` is epoch milliseconds; ``new_id`` makes registration ids; ``local_address`` has where
+    a peer reaches the gateway.
+    """
 
     def __init__(
         self,
         *,
         server_id: str,
-        local_address: tuple[str, int],
+        local_address: Callable[[Address], tuple[str, int]],
+        admission: Admission,
         uplink: Uplink,
         state: State,
         registry: Registry,
@@ -94,6 +100,7 @@ class Registrations:
     ) -> None:
         self._server_id = server_id
         self._local_address = local_address
+        self._admission = admission
         self._uplink = uplink
         self._topic = uplink.topics.registrations
         self._state = state
@@ -149,6 +156,10 @@ class Registrations:
         except Refused as exc:
             _log.info("a registration request was refused", peer=incoming.address, code=name(exc.code), reason=str(exc))
             incoming.reply(exc.code, payload=str(exc)[:256].encode())
+        except CredentialStoreError as exc:
+            self.refused += 1
+            _log.warning("the credentials cannot be read, registrations are refused", reason=str(exc))
+            incoming.busy()
         except StateError as exc:
             self.refused += 1
             _log.warning("the state cannot be written, registrations are refused", reason=str(exc))
@@ -159,29 +170,27 @@ class Registrations:
             self.recorded.clear()
         if not self.recorded:
             return None
-        host, port = incoming.address[:2]
-        return self.recorded.get((host, port, incoming.message.mid))
+        return self.recorded.get((*host_port(incoming.address), incoming.message.mid))
 
     def _register(self, incoming: Incoming, payload: bytes) -> None:
         message = incoming.message
         given = parse_parameters(message.texts(Option.URI_QUERY))
-        if given.ep is None:
-            raise Refused(Code.BAD_REQUEST, "ep is missing")
+        ep = self._admission.endpoint(incoming.address, given.ep)
         if message.uint(Option.CONTENT_FORMAT) not in (None, _LINK_FORMAT):
             raise Refused(Code.UNSUPPORTED_CONTENT_FORMAT, "links are expected as application/link-format")
         before = self._recorded(incoming)
         if before is not None and before[0] is RegistrationKind.NEW:
             known = self._registry.registration(before[1])
-            if known is not None and known.ep == given.ep:
+            if known is not None and known.ep == ep:
                 incoming.reply(
                     Code.CREATED, [(Option.LOCATION_PATH, b"rd"), (Option.LOCATION_PATH, before[1].encode())]
                 )
                 return
         said = parse_announcement(payload)
-        if not self._registry.has_room(given.ep, said, given.attributes):
+        if not self._registry.has_room(ep, said, given.attributes):
             self._refuse_for_room(incoming)
             return
-        device = self._new_device(given, said, incoming.address)
+        device = self._new_device(ep, given, said, incoming.address)
         self._state.put_registration(stored(device))
         self._coming[device.ep] = device.reg_id
         # It takes memory from now on, not only when it holds.
@@ -203,7 +212,7 @@ class Registrations:
         self._make_durable(
             incoming,
             device,
-            registered(device, self._server_id, self._local_address),
+            registered(device, self._server_id, self._local_address(device.address)),
             hold,
             settled,
         )
@@ -212,12 +221,11 @@ class Registrations:
         self.refused += 1
         incoming.busy()
 
-    def _new_device(self, given: Parameters, said: Announcement, address: Address) -> Device:
-        assert given.ep is not None
+    def _new_device(self, ep: str, given: Parameters, said: Announcement, address: Address) -> Device:
         binding = given.binding or Binding.U
         now = self._wall_ms()
         return Device(
-            ep=given.ep,
+            ep=ep,
             reg_id=self._new_id(),
             address=address,
             lifetime=DEFAULT_LIFETIME if given.lifetime is None else given.lifetime,
@@ -229,13 +237,14 @@ class Registrations:
             attributes=dict(given.attributes),
             reg_date=now,
             last_up=now,
-            place=kafka_place(given.ep, self._uplink),
+            place=kafka_place(ep, self._uplink),
         )
 
     def _update(self, incoming: Incoming, reg_id: str, payload: bytes) -> None:
         device = self._registry.registration(reg_id)
         if device is None or device.ep in self._coming:
             raise Refused(Code.NOT_FOUND, "no such registration")
+        self._admission.may_change(incoming.address, device.ep, device.address)
         before = self._recorded(incoming)
         if before is not None and before[0] is RegistrationKind.UPDATE:
             incoming.reply(Code.CHANGED)
@@ -245,7 +254,8 @@ class Registrations:
             return
         now = self._wall_ms()
         queries = incoming.message.texts(Option.URI_QUERY)
-        if not queries and not payload and device.address == incoming.address:
+        at = host_port(incoming.address)
+        if not queries and not payload and device.address == incoming.address and device.at == at:
             self._touch(incoming, device, now)
             return
         given = parse_parameters(queries)
@@ -257,8 +267,8 @@ class Registrations:
             ep=device.ep,
             server_id=self._server_id,
             reg_id=reg_id,
-            address=incoming.address[0],
-            port=incoming.address[1],
+            address=at[0],
+            port=at[1],
             last_up=now,
             lt=given.lifetime,
             sms=given.sms,
@@ -269,7 +279,7 @@ class Registrations:
         address = incoming.address
 
         def change(row: StoredRegistration) -> StoredRegistration:
-            row = replace(row, address=address[0], port=address[1], last_up_ms=now)
+            row = replace(row, address=at[0], port=at[1], identity=identity_of(address), last_up_ms=now)
             if given.lifetime is not None:
                 row = replace(row, lifetime=given.lifetime)
             if given.binding is not None:
@@ -307,6 +317,7 @@ class Registrations:
                 if device.address != address:
                     self._listener.moving(device)
                     self._registry.move(device, address)
+                device.at = at
                 device.update = None
                 self._listener.updated(device, objects_changed=changed)
             incoming.reply(Code.CHANGED)
@@ -322,8 +333,8 @@ class Registrations:
                     ep=device.ep,
                     server_id=self._server_id,
                     reg_id=device.reg_id,
-                    address=device.address[0],
-                    port=device.address[1],
+                    address=device.at[0],
+                    port=device.at[1],
                     last_up=now,
                 )
             )
@@ -339,7 +350,7 @@ class Registrations:
             incoming.reply(Code.CHANGED)
             # Else the row on its way to the disk says all, and with another address perhaps.
             if reg_id not in self._changing and device.ep not in self._coming:
-                self._state.touch_registration(device.ep, device.last_up, device.address[0], device.address[1])
+                self._state.touch_registration(device.ep, device.last_up, *device.at)
             self._listener.updated(device, objects_changed=False)
 
         value = device.update.encode(now)
@@ -356,6 +367,7 @@ class Registrations:
                 incoming.reply(Code.DELETED)
                 return
             raise Refused(Code.NOT_FOUND, "no such registration")
+        self._admission.may_change(incoming.address, device.ep, device.address)
         if device.ep in self._coming:
             incoming.reply(Code.DELETED)
             return
@@ -457,5 +469,5 @@ def _objects(said: Announcement) -> tuple[object, ...]:
 
 
 def _headers(incoming: Incoming) -> list[tuple[str, bytes]]:
-    host, port = incoming.address[:2]
+    host, port = host_port(incoming.address)
     return [(HEADER_MID, incoming.message.mid.to_bytes(2, "big")), (HEADER_PEER, f"{host} {port}".encode())]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway.coap.exchanges import Address
+from gateway.coap.peers import Address, host_port
 from gateway.exchange import DeviceView
 from gateway.observations import Observation
 from gateway.registration import VERSIONS, Announcement, attributes_cost
@@ -107,6 +107,7 @@ class Device:
         "_view_of",
         "address",
         "announcement",
+        "at",
         "attributes",
         "binding",
         "ep",
@@ -147,6 +148,8 @@ class Device:
         self.ep = ep
         self.reg_id = reg_id
         self.address = address
+        #: The host and port that were recorded.
+        self.at = host_port(address)
         self.lifetime = lifetime
         self.version = version
         self.binding = binding

@@ -10,8 +10,9 @@ from aiocoap.message import Direction
 
 from gateway.coap.aiocoap_link import Remote
 from gateway.coap.endpoint import BUSY_MAX_AGE
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Code, Message, Option, Options, Type, build, uint
+from gateway.coap.peers import Address
 from gateway.registrations import Registrations
 
 

@@ -12,22 +12,25 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from connectors.health import HealthServer, serve_health
 from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
 from connectors.process_metrics import Component, with_process
+from gateway.access import Access
+from gateway.admission import Admission
 from gateway.answering import encoded
 from gateway.coap.aiocoap_link import AiocoapLink, Remote
 from gateway.coap.endpoint import Busy, Endpoint, Incoming
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.coap.peers import Address, SecurePeer
 from gateway.command_link import CommandLink
 from gateway.commands import Commands
 from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
-from gateway.metrics import GatewayMetrics, describe
+from gateway.metrics import GatewayMetrics, describe, describe_dtls
 from gateway.notifications import Notifications
 from gateway.observations import ObservationTable
 from gateway.observing import Declared, Observing
@@ -42,6 +45,9 @@ from gateway.uplink import Uplink
 from schemas.avro.records import Response
 from schemas.avro.topics import Topics
 from schemas.lwm2m.objects import Definitions
+
+if TYPE_CHECKING:
+    from gateway.coap.secure import SecureLine
 
 _log = structlog.get_logger("headwater.gateway")
 
@@ -60,9 +66,10 @@ class Gateway:
     """A gateway from its start to its stop."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        """Open the state and bind the CoAP port.
+        """Open the state and the credentials, and bind the CoAP ports.
 
         Raises:
+            CredentialStoreError: the credentials cannot be read.
             StateError: the state directory cannot be used; the text says why.
             OSError: the CoAP address cannot be bound.
             PathError: a pattern to observe is none.
@@ -74,7 +81,15 @@ class Gateway:
         self._definitions = (
             definitions if settings.definitions is None else definitions.load_folder(settings.definitions)
         )
-        self._endpoint = Endpoint(*settings.coap, Busy())
+        self._access: Access | None
+        self._secure: SecureLine | None
+        self._access, self._secure = _security(settings)
+        try:
+            self._endpoint = Endpoint(settings.coap, Busy(), secure=self._secure)
+        except BaseException:
+            if self._secure is not None:
+                self._secure.close()
+            raise
         try:
             self._state = State.open(settings.state)
             self._stored: StoredState | None = self._state.load()
@@ -90,6 +105,11 @@ class Gateway:
     def coap_address(self) -> tuple[str, int]:
         """Where devices are listened to."""
         return self._endpoint.local_address
+
+    @property
+    def coaps_address(self) -> tuple[str, int] | None:
+        """Where devices are listened to over DTLS."""
+        return None if self._secure is None else self._secure.local_address
 
     @property
     def metrics_port(self) -> int | None:
@@ -130,6 +150,8 @@ class Gateway:
         finally:
             self._endpoint.close()
             await self._state.close()
+            if self._access is not None:
+                self._access.close()
             if self._health is not None:
                 self._health.close()
 
@@ -144,21 +166,33 @@ class Gateway:
         uplink = Uplink(self._settings.kafka, self._topics, partitions)
         uplink.start(asyncio.get_running_loop())
         parts = Parts(
-            self._settings, self._definitions, self._declared, self._state, self._endpoint, uplink, self._spawn
+            self._settings,
+            self._definitions,
+            self._declared,
+            self._state,
+            self._endpoint,
+            uplink,
+            self._spawn,
+            Admission(self._access),
         )
+        if self._secure is not None:
+            self._secure.known = self._peer_of
         stored, self._stored = self._stored, None
         assert stored is not None
         parts.restore(stored)
         await self._read_back(parts)
         self._parts = parts
         describe(metrics, parts)
+        if self._secure is not None and self._access is not None:
+            describe_dtls(metrics, self._secure, self._access)
         uplink.on_fatal = lambda: self._spawn(self._renew(parts))
         self._endpoint.serve(parts)
         uplink.reopen()
         parts.commands.start()
         _log.info(
             "the gateway is ready",
-            coap=Remote(self.coap_address).hostinfo,
+            coap=None if self._settings.coap is None else Remote(self.coap_address).hostinfo,
+            coaps=None if self._secure is None else Remote(self._secure.local_address).hostinfo,
             devices=len(parts.registry),
             observations=len(parts.table),
         )
@@ -170,6 +204,24 @@ class Gateway:
             # Records without a report of their own leave the producer's queue when it is polled.
             uplink.poll()
             parts.registrations.expire()
+            self._end_revoked()
+
+    def _end_revoked(self) -> None:
+        if self._access is None or self._secure is None:
+            return
+        ended = self._access.ended()
+        if ended.everything:
+            self._secure.revoke_all()
+        elif ended.identities:
+            self._secure.revoke(ended.identities)
+
+    def _peer_of(self, identity: str) -> SecurePeer | None:
+        """Whose registration a new session goes on with: where the key is for one endpoint alone, that one's."""
+        ep = None if self._access is None else self._access.only_endpoint(identity)
+        device = None if ep is None or self._parts is None else self._parts.registry.device(ep)
+        if device is None or not isinstance(device.address, SecurePeer) or device.address.identity != identity:
+            return None
+        return device.address
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.create_task(_guarded(work))
@@ -261,6 +313,7 @@ class Parts:
         endpoint: Endpoint,
         uplink: Uplink,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
+        admission: Admission,
     ) -> None:
         gateway = settings.gateway
         self.endpoint = endpoint
@@ -272,7 +325,8 @@ class Parts:
         self.short_path.start(endpoint.sendto)
         self.registrations = Registrations(
             server_id=gateway,
-            local_address=endpoint.local_address,
+            local_address=endpoint.local_address_of,
+            admission=admission,
             uplink=uplink,
             state=state,
             registry=self.registry,
@@ -405,6 +459,21 @@ class Parts:
         return self.uplink.send(topic, place.replies, place.key, encoded(reply), [], done)
 
 
+def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[None, None]:
+    """The credentials and the DTLS port, where there are credentials: else neither is loaded (some ten megabytes)."""
+    if settings.credentials is None:
+        return None, None
+    from gateway.coap.secure import SecureLine
+    from security.credentials.sqlite import SqliteCredentials
+
+    access = Access(SqliteCredentials(settings.credentials))
+    try:
+        return access, SecureLine(*settings.coaps, access.key)
+    except BaseException:
+        access.close()
+        raise
+
+
 def _new_registration_id() -> str:
     return secrets.token_hex(5)
 
@@ -413,6 +482,6 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Run a gateway until ``stop`` is set.
 
     Raises:
-        StateError, OSError, PathError: as `Gateway`.
+        StateError, OSError, PathError, CredentialStoreError: as `Gateway`.
     """
     await Gateway(settings).run(stop)

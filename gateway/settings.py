@@ -9,6 +9,7 @@ from pathlib import Path
 from connectors.kafka import Cluster
 
 DEFAULT_COAP = ("0.0.0.0", 5683)
+DEFAULT_COAPS = ("0.0.0.0", 5684)
 DEFAULT_METRICS_PORT = 9590
 
 
@@ -22,7 +23,11 @@ class GatewaySettings:
 
     gateway: str
     kafka: Cluster
-    coap: tuple[str, int] = DEFAULT_COAP
+    #: Where devices speak in the clear; None: nowhere.
+    coap: tuple[str, int] | None = DEFAULT_COAP
+    #: Where they speak over DTLS, if there are ``credentials``: the store of them, a file.
+    coaps: tuple[str, int] = DEFAULT_COAPS
+    credentials: Path | None = None
     state: Path = Path("state")
     metrics_host: str = "127.0.0.1"
     #: None: no metrics server; 0: any free port.

@@ -17,7 +17,8 @@ from functools import lru_cache
 from math import isfinite
 from struct import Struct
 
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.coap.peers import Address
 from gateway.observations import Decoder, Observation
 from gateway.registry import Device
 from gateway.uplink import Uplink
@@ -53,7 +54,7 @@ class ShortPath:
         self._by_token = by_token
         self._clock = clock
         self._wall = wall
-        self._sendto: Callable[[bytes, Address], int] | None = None
+        self._sendto: Callable[[bytes, Address], object] | None = None
         partitions = uplink.partitions[self._topic]
         #: The batch that is being filled.
         self.batch = 1
@@ -79,7 +80,7 @@ class ShortPath:
         self.refused = 0
         self.late = 0
 
-    def start(self, sendto: Callable[[bytes, Address], int]) -> None:
+    def start(self, sendto: Callable[[bytes, Address], object]) -> None:
         """Acknowledge through ``sendto`` from now on."""
         self._sendto = sendto
 

@@ -148,7 +148,7 @@ class State:
         """Store a registration in place of what the endpoint had before."""
         r = registration
         row = (r.ep, r.reg_id, r.address, r.port, r.lifetime, r.version, r.binding, r.sms, r.root, r.links_text,
-               r.attributes, r.queue, r.reg_date_ms, r.last_up_ms)  # fmt: skip
+               r.attributes, r.queue, r.reg_date_ms, r.last_up_ms, r.identity)  # fmt: skip
         group = self._admit_rows(1, row)
         group.registrations[r.ep] = row
         group.touches.pop(r.ep, None)

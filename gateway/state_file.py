@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Final
 
 #: ``PRAGMA user_version`` of the files this code writes, and the mark (``application_id``) that they are ours: "HdWt".
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 0x48645774
 
 _COMMANDS: Final = """
@@ -33,7 +33,8 @@ _SCHEMA: Final = f"""
 {_COMMANDS}CREATE TABLE registrations (
     ep TEXT PRIMARY KEY, reg_id TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL, lifetime INTEGER NOT NULL,
     version TEXT NOT NULL, binding TEXT NOT NULL, sms TEXT, root TEXT NOT NULL, links_text BLOB NOT NULL,
-    attributes TEXT NOT NULL, queue INTEGER NOT NULL, reg_date_ms INTEGER NOT NULL, last_up_ms INTEGER NOT NULL
+    attributes TEXT NOT NULL, queue INTEGER NOT NULL, reg_date_ms INTEGER NOT NULL, last_up_ms INTEGER NOT NULL,
+    identity TEXT
 ) WITHOUT ROWID;
 CREATE TABLE observations (
     token BLOB PRIMARY KEY, ep TEXT NOT NULL, path TEXT NOT NULL, ticket TEXT NOT NULL, observation_id TEXT NOT NULL,
@@ -53,6 +54,7 @@ INSERT INTO answers (identity, occurrence, reply, answered_ms) SELECT identity, 
     WHERE state = 2 ORDER BY answered_ms, sequence;
 DROP TABLE old;
 """,
+    2: "ALTER TABLE registrations ADD COLUMN identity TEXT;",
 }
 
 

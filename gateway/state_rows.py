@@ -35,6 +35,8 @@ class StoredRegistration:
     reg_id: str
     address: str
     port: int
+    #: What the device showed over DTLS; None for one that speaks in the clear.
+    identity: str | None = None
     lifetime: int
     version: str
     binding: str
@@ -186,7 +188,7 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
         sqlite3.Error: nothing of it is written; the transaction is still open.
     """
     db.execute("BEGIN IMMEDIATE")
-    _write_keyed(db, "registrations", "ep", 14, group.registrations)
+    _write_keyed(db, "registrations", "ep", 15, group.registrations)
     if group.touches:
         db.executemany(
             "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()

@@ -65,20 +65,27 @@ def _gateway(settings: GatewaySettings) -> None:
     from gateway.server import run
     from gateway.state import StateError
     from headwater.running import run_until_stopped
+    from security.errors import CredentialStoreError
 
     try:
         run_until_stopped(lambda stop: run(settings, stop))
     except StateError as exc:
         raise Stop(Exit.CANNOT_START, str(exc)) from exc
+    except CredentialStoreError as exc:
+        raise Stop(Exit.CANNOT_START, str(exc)) from exc
     except OSError as exc:
-        host, port = settings.coap
-        coap = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        coap = "" if settings.coap is None else f"CoAP at {_written(*settings.coap)}, "
+        coaps = "" if settings.credentials is None else f"CoAP over DTLS at {_written(*settings.coaps)}, "
         raise Stop(
             Exit.CANNOT_START,
-            f"the gateway cannot start: {exc.strerror or exc} (CoAP at {coap}, metrics at "
-            f"{settings.metrics_host}:{settings.metrics_port}); if a port is taken, choose others with --coap and "
-            "--metrics",
+            f"the gateway cannot start: {exc.strerror or exc} ({coap}{coaps}metrics at "
+            f"{settings.metrics_host}:{settings.metrics_port}); if a port is taken, choose others with --coap, --coaps "
+            "and --metrics",
         ) from exc
+
+
+def _written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _replicator(settings: ReplicatorSettings) -> None:

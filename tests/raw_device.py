@@ -168,22 +168,27 @@ class RawDevice:
     def _receive(self, mine: socket.socket) -> None:
         while not self._ended:
             try:
-                data, peer = mine.recvfrom(65536)
+                data = mine.recv(65536)
             except TimeoutError:
                 continue
             except OSError:
                 return  # closed
             if not self.listening:
                 continue
-            try:
-                message = Message.decode(data)
-            except (error.UnparsableMessage, UnicodeDecodeError):
-                continue
             with self._changed:
-                self._take(mine, message, peer)
+                for datagram in self._opened(data):
+                    try:
+                        message = Message.decode(datagram)
+                    except (error.UnparsableMessage, UnicodeDecodeError):
+                        continue
+                    self._take(message)
                 self._changed.notify_all()
 
-    def _take(self, mine: socket.socket, message: Message, peer: tuple[str, int]) -> None:
+    def _opened(self, datagram: bytes) -> list[bytes]:
+        """The messages in what came."""
+        return [datagram]
+
+    def _take(self, message: Message) -> None:
         if message.mtype is ACK and message.code == Code.EMPTY:
             self.acknowledged[message.mid] += 1
         elif message.mtype is RST:
@@ -200,7 +205,7 @@ class RawDevice:
             if response is not None:
                 kind: Type = ACK
                 response.mtype, response.mid, response.token = kind, message.mid, message.token
-                mine.sendto(response.encode(), peer)
+                self.send(response.encode())
 
     def close(self) -> None:
         self._ended = True

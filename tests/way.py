@@ -145,11 +145,13 @@ class Gateway(Part):
         *arguments: str,
         observe: Sequence[str] = (),
         name: str = "",
+        credentials: Path | None = None,
     ) -> None:
         self.topics = Topics(gateway_id)
         self.id = gateway_id
         self.cluster = cluster
-        self.coap_port, self.metrics_port = held_port(), held_port()
+        self.coap_port, self.metrics_port, self.coaps_port = held_port(), held_port(), held_port()
+        secure = ("--credentials", str(credentials), "--coaps", f"127.0.0.1:{self.coaps_port}")
         self.state = folder / "state"
         self._feeds: dict[str, tuple[Feed, list[Record]]] = {}
         ensure_topics(cluster, self.topics.partitions())
@@ -159,8 +161,13 @@ class Gateway(Part):
             *("gateway", "--id", gateway_id, "--kafka", cluster.bootstrap, "--coap", f"127.0.0.1:{self.coap_port}"),
             *("--state", str(self.state), "--metrics", str(self.metrics_port)),
             *(argument for pattern in observe for argument in ("--observe", pattern)),
+            *(() if credentials is None else secure),
             *arguments,
         )
+
+    @property
+    def secure_address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.coaps_port
 
     @property
     def address(self) -> tuple[str, int]:

@@ -18,8 +18,9 @@ from aiocoap.message import Direction
 from aiocoap.tokenmanager import TokenManager
 
 from gateway.coap.endpoint import Endpoint, Incoming
-from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, Address, ExchangeError, NoAnswer
+from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, NoAnswer
 from gateway.coap.message import Block, Code, Message, Option, Options, Type, build, parse_any_size
+from gateway.coap.peers import Address, SecurePeer, host_port
 
 #: A block-wise upload of more than this is refused (4.13): a registration with 1,000 links has about 16 KiB.
 MOST_ASSEMBLED = 64 << 10
@@ -47,9 +48,8 @@ class _Upload:
 
 
 class Remote(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap publishes no types
-    """A peer's UDP address, as aiocoap wants it."""
+    """A peer, as aiocoap wants it."""
 
-    scheme = "coap"
     is_multicast = False
     is_multicast_locally = False
 
@@ -63,8 +63,12 @@ class Remote(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap publi
         return isinstance(other, Remote) and other.address == self.address
 
     @property
+    def scheme(self) -> str:
+        return "coaps" if isinstance(self.address, SecurePeer) else "coap"
+
+    @property
     def hostinfo(self) -> str:
-        host, port = self.address[:2]
+        host, port = host_port(self.address)
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
@@ -73,11 +77,11 @@ class Remote(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap publi
 
     @property
     def uri_base(self) -> str:
-        return f"coap://{self.hostinfo}"
+        return f"{self.scheme}://{self.hostinfo}"
 
     @property
     def uri_base_local(self) -> str:
-        return "coap://gateway"
+        return f"{self.scheme}://gateway"
 
     @property
     def blockwise_key(self) -> Address:

@@ -1,4 +1,4 @@
-"""The UDP socket and the CoAP message layer on it (RFC 7252 section 4).
+"""The UDP socket and the CoAP message layer (RFC 7252 section 4), also on what comes over DTLS.
 
 Owns receiving in batches, the guard against malformed datagrams, deduplication of requests, retransmission of our own,
 and the choice of who takes a message: the notification short path, an open exchange of ours, the LwM2M registration
@@ -8,19 +8,16 @@ interface, or aiocoap for everything else (blocks, discovery, what we do not kno
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from gateway.coap.exchanges import (
     MAX_TRANSMIT_WAIT,
     AcknowledgedResponses,
-    Address,
     Exchange,
     ExchangeError,
     Exchanges,
@@ -42,12 +39,14 @@ from gateway.coap.message import (
     parse,
     uint,
 )
+from gateway.coap.peers import Address, SecurePeer
+from gateway.coap.udp import BATCH, bind, name_of
+
+if TYPE_CHECKING:
+    from gateway.coap.secure import SecureLine
 
 _log = structlog.get_logger("headwater.coap")
 
-#: Datagrams taken from the socket before the event loop has its turn again; they share one delivery report.
-BATCH = 500
-RECEIVE_BUFFER = 4 << 20
 #: Requests that may wait for durability at once; more are answered 5.03.
 MOST_OPEN_REQUESTS = 5_000
 #: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
@@ -145,14 +144,22 @@ class Fallback(Protocol):
 class Endpoint:
     """A CoAP endpoint on one UDP socket."""
 
-    def __init__(self, host: str, port: int, handler: Handler, *, seed: int | None = None) -> None:
-        """Bind at once.
+    def __init__(
+        self,
+        coap: tuple[str, int] | None,
+        handler: Handler,
+        *,
+        secure: SecureLine | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Bind at once; ``coap`` is where messages come in the clear, None: nowhere.
 
         Raises:
             OSError: the address cannot be bound.
         """
         self._random = random.Random(seed)
-        self._socket = _bind(host, port)
+        self._socket = None if coap is None else bind(*coap)
+        self._secure = secure
         self._handler = handler
         self.fallback: Fallback | None = None
         self._exchanges = Exchanges()
@@ -168,12 +175,21 @@ class Endpoint:
         self.dropped_datagrams: Counter[str] = Counter()
         self.received = 0
         self._complained_at = -1e9
+        self._closed = False
 
     @property
     def local_address(self) -> tuple[str, int]:
-        """The host and port that are bound."""
-        name = self._socket.getsockname()
-        return name[0], name[1]
+        """The host and port that are bound: for messages in the clear, or else for those over DTLS."""
+        if self._socket is not None:
+            return name_of(self._socket)
+        assert self._secure is not None
+        return self._secure.local_address
+
+    def local_address_of(self, peer: Address) -> tuple[str, int]:
+        """The host and port at which a peer reaches us."""
+        if self._secure is not None and isinstance(peer, SecurePeer):
+            return self._secure.local_address
+        return self.local_address
 
     def serve(self, handler: Handler) -> None:
         """Hand messages to ``handler`` from now on."""
@@ -182,27 +198,37 @@ class Endpoint:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to receive."""
         self._loop = loop
-        loop.add_reader(self._socket.fileno(), self._drain)
+        if self._socket is not None:
+            loop.add_reader(self._socket.fileno(), self._drain)
+        if self._secure is not None:
+            self._secure.start(loop, self)
 
     def pause(self) -> None:
         """Stop receiving; what is under way can still be answered."""
-        if self._loop is not None:
+        if self._loop is not None and self._socket is not None and self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
+        if self._secure is not None:
+            self._secure.pause()
 
     def close(self) -> None:
-        """Stop receiving and close the socket; every open request of ours fails with Stopped."""
-        if self._socket.fileno() < 0:
-            return  # closed already
+        """Stop receiving and close the sockets; every open request of ours fails with Stopped."""
+        if self._closed:
+            return
+        self._closed = True
         self.pause()
         if self._timer is not None:
             self._timer.cancel()
         for exchange in self._exchanges.close_all():
             exchange.finish(Stopped("the gateway is stopping"))
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+        if self._secure is not None:
+            self._secure.close()
 
     # Receiving
 
     def _drain(self) -> None:
+        assert self._socket is not None
         receive = self._socket.recvfrom
         notify = self._handler.notify
         taken = 0
@@ -222,7 +248,25 @@ class Endpoint:
             self.dropped_datagrams[f"socket error {exc.errno}"] += 1
         except Exception:  # noqa: BLE001  # of the short path; the batch before it counts, the next call goes on
             self._failed(datagram, address)
-        self.received += taken
+        self.batch_done(taken)
+
+    def arrived(self, datagram: bytes, peer: SecurePeer) -> None:
+        """A message over DTLS."""
+        try:
+            taken = 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == 0x45 and self._handler.notify(datagram, peer)
+        except Exception:  # noqa: BLE001  # of the short path; the next one goes on
+            self._failed(datagram, peer)
+        else:
+            if not taken:
+                self._take(datagram, peer)
+
+    def anew(self, peer: SecurePeer) -> None:
+        """The peer's message ids begin anew."""
+        self._requests.forget_peer(peer)
+
+    def batch_done(self, received: int) -> None:
+        """The waiting datagrams of a socket have been handed out."""
+        self.received += received
         self._handler.batch_done()
 
     def _take(self, datagram: bytes, address: Address) -> None:
@@ -312,6 +356,8 @@ class Endpoint:
             self._send(empty(Type.RST, message.mid), address)
         elif message.type in (Type.ACK, Type.RST):
             exchange = self._exchanges.acknowledged(address, message.mid)
+            if exchange is not None:
+                _prove(address, exchange)
             if message.type == Type.RST:
                 if exchange is None:
                     self._handler.reset(address, message.mid)
@@ -328,6 +374,7 @@ class Endpoint:
             return
         exchange = self._exchanges.answered(address, message.token, message.mid if message.type == Type.ACK else None)
         if exchange is not None:
+            _prove(address, exchange)
             if message.type == Type.CON and not exchange.defer:
                 self.acknowledge(address, message.mid)
             if message.uint(Option.OBSERVE) is not None:
@@ -371,6 +418,13 @@ class Endpoint:
         self._send(empty(Type.RST, mid), address)
 
     def _send(self, datagram: bytes, address: Address) -> None:
+        if isinstance(address, SecurePeer):
+            if self._secure is not None:
+                self._secure.send(datagram, address)
+            return
+        if self._socket is None:
+            self.dropped_datagrams["no plain CoAP here"] += 1
+            return
         try:
             self._socket.sendto(datagram, address)
         except OSError as exc:
@@ -378,9 +432,11 @@ class Endpoint:
             self.dropped_datagrams[f"send error {exc.errno}"] += 1
 
     @property
-    def sendto(self) -> Callable[[bytes, Address], int]:
-        """The socket's sendto, for the short path's acknowledgements."""
-        return self._socket.sendto
+    def sendto(self) -> Callable[[bytes, Address], object]:
+        """The quickest way to send, for the short path's acknowledgements; raises OSError or loses what cannot go."""
+        if self._secure is None and self._socket is not None:
+            return self._socket.sendto  # type: ignore[return-value]  # without DTLS all addresses are UDP's
+        return self._send
 
     def answer(self, incoming: Incoming, code: int, options: Options, payload: bytes) -> None:
         """Send the response of ``incoming`` and keep it for duplicates; a second answer is ignored."""
@@ -404,7 +460,9 @@ class Endpoint:
         self.answer_with(incoming, datagram)
 
     def _may_send(self, size: int, request_size: int, address: Address) -> bool:
-        return size <= AMPLIFICATION * request_size or self._handler.verified(address)
+        if size <= AMPLIFICATION * request_size:
+            return True
+        return address.proven if isinstance(address, SecurePeer) else self._handler.verified(address)
 
     def answer_with(self, incoming: Incoming, datagram: bytes) -> None:
         """Send ``datagram`` as the response of ``incoming``."""
@@ -525,19 +583,7 @@ class Endpoint:
         self._arm()
 
 
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_DGRAM)
-    try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        # The kernel caps SO_RCVBUF at rmem_max; with CAP_NET_ADMIN it need not.
-        with contextlib.suppress(OSError, AttributeError):
-            sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), RECEIVE_BUFFER)
-        sock.setblocking(False)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    return sock
+def _prove(address: Address, exchange: Exchange) -> None:
+    """Something came back for what was sent there (RFC 9175 section 2.4)."""
+    if isinstance(address, SecurePeer) and exchange.began >= address.moved_at:
+        address.proven = True

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.coap.message import Message
-
-Address = tuple[str, int] | tuple[str, int, int, int]
+from gateway.coap.peers import Address
 
 # RFC 7252 section 4.8.
 ACK_TIMEOUT = 2.0
@@ -49,6 +48,7 @@ class Exchange:
     __slots__ = (
         "acknowledged",
         "address",
+        "began",
         "datagram",
         "deadline",
         "defer",
@@ -79,6 +79,7 @@ class Exchange:
         self.defer = defer
         #: When to stop waiting for a response, whatever the message layer says.
         self.give_up = give_up
+        self.began = 0.0
         self.deadline = 0.0
         self.interval = 0.0
         self.tries = 0
@@ -111,6 +112,7 @@ class Exchanges:
 
     def begin(self, exchange: Exchange, now: float, jitter: float) -> None:
         """Note that the first transmission happens now; ``jitter`` is uniform in [0, 1)."""
+        exchange.began = now
         exchange.interval = ACK_TIMEOUT * (1 + jitter * (ACK_RANDOM_FACTOR - 1))
         exchange.deadline = min(now + exchange.interval, exchange.give_up)
         self._by_mid[(exchange.address, exchange.mid)] = exchange
@@ -266,6 +268,11 @@ class RequestLog:
     def _drop_oldest(self) -> None:
         _, entries = self._peers.popitem(last=False)
         self._bytes -= sum(len(entry.response or b"") for entry in entries)
+
+    def forget_peer(self, address: Address) -> None:
+        """Drop all of a peer: its message ids begin anew."""
+        for entry in self._peers.pop(address, ()):
+            self._bytes -= len(entry.response or b"")
 
     def forget(self, address: Address, mid: int) -> None:
         """Drop the request, so that its retransmission is worked on anew."""

@@ -88,6 +88,11 @@ class Acceptor:
         """The session shall not be resumed."""
         self._resumables.forget(session_id)
 
+    def forget_identity(self, identity: bytes) -> None:
+        """The handshakes of an identity come to nothing: its key is no longer good."""
+        for handshake in self._handshakes.of_identity(identity):
+            self._handshakes.remove(handshake)
+
     # The client's messages in the clear
 
     def take_key_exchange(self, fragment: Fragment, address: Address, now: float) -> list[Record]:

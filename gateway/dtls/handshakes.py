@@ -41,6 +41,10 @@ class Handshakes:
         """It is over."""
         del self._by_address[handshake.address]
 
+    def of_identity(self, identity: bytes) -> list[Handshake]:
+        """Those that have shown an identity; looks at every handshake."""
+        return [handshake for handshake in self._by_address.values() if handshake.identity == identity]
+
     def wait(self, handshake: Handshake) -> None:
         """Its ``deadline`` is another now."""
         self._pushed += 1

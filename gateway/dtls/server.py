@@ -109,7 +109,8 @@ class Server:
         return _close_notify(session)
 
     def revoke(self, identity: bytes) -> list[Send]:
-        """End the sessions of an identity whose key is no longer good."""
+        """End the sessions of an identity whose key is no longer good, and the handshakes that have shown it."""
+        self._acceptor.forget_identity(identity)
         return [Send(self.close(session), session.address) for session in self._sessions.of_identity(identity)]
 
     def deadline(self) -> float | None:

@@ -57,6 +57,23 @@ def gateway(
         str,
         typer.Option("--coap", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it, over UDP."),
     ] = "0.0.0.0:5683",
+    insecure: Annotated[
+        bool, typer.Option("--insecure/--no-insecure", help="Whether devices may speak in the clear, at --coap.")
+    ] = True,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            "--credentials",
+            metavar="FILE",
+            help="The store of the devices' keys (headwater credentials); with it they may speak over DTLS.",
+        ),
+    ] = None,
+    coaps: Annotated[
+        str,
+        typer.Option(
+            "--coaps", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it over DTLS."
+        ),
+    ] = "0.0.0.0:5684",
     state: Annotated[
         Path | None,
         typer.Option("--state", metavar="DIR", help="Its durable state; .headwater/GW/state when left out."),
@@ -81,6 +98,7 @@ def gateway(
     \b
     Examples:
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --observe '/3303/*/5700'
+    headwater gateway --id rock64 --credentials .headwater/credentials.db --no-insecure
     headwater gateway --config /etc/headwater.toml
     """
     from gateway.settings import GatewaySettings
@@ -89,11 +107,16 @@ def gateway(
     by_endpoint = _observe_by_endpoint(ctx)
     for pattern in (*(observe or ()), *(one for patterns in by_endpoint.values() for one in patterns)):
         PathPattern.parse(pattern)
-    host, _, port = coap.rpartition(":")
+    if not insecure and credentials is None:
+        raise Stop(
+            Exit.USAGE, "with --no-insecure devices need keys: headwater credentials add, and --credentials FILE here"
+        )
     settings = GatewaySettings(
         gateway=id,
         kafka=reach.cluster(kafka, kafka_tls),
-        coap=(host.strip("[]"), int(port)),
+        coap=_pair(coap) if insecure else None,
+        coaps=_pair(coaps),
+        credentials=credentials,
         state=state or Path(".headwater") / id / "state",
         metrics_host=metrics_host,
         metrics_port=metrics,
@@ -104,6 +127,11 @@ def gateway(
         command_timeout=command_timeout,
     )
     lean.start(lean.Process.GATEWAY, settings)
+
+
+def _pair(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _observe_by_endpoint(ctx: typer.Context) -> dict[str, tuple[str, ...]]:

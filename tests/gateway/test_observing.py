@@ -18,8 +18,8 @@ from aiocoap import resource
 
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Busy, Endpoint
-from gateway.coap.exchanges import Address
 from gateway.coap.message import Code, Message, Option, Options, Type, build, parse, uint
+from gateway.coap.peers import Address
 from gateway.device_forms import kafka_place
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest, Method, RefusedRequest
@@ -51,7 +51,7 @@ class Bench:
         self.now_ms = now_ms
         self.uplink = MemoryUplink()
         self.registry = Registry()
-        self.endpoint = Endpoint("127.0.0.1", 0, Busy(), seed=1)
+        self.endpoint = Endpoint(("127.0.0.1", 0), Busy(), seed=1)
         self.table = ObservationTable("gw", decoders_for)
         self.tasks: list[asyncio.Task[None]] = []
         self.observing = Observing(

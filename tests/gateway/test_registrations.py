@@ -14,9 +14,10 @@ from typing import cast
 import pytest
 
 from gateway import registry as registry_module
+from gateway.admission import Admission
 from gateway.coap.endpoint import BUSY_MAX_AGE
-from gateway.coap.exchanges import Address
 from gateway.coap.message import Code, Message, Option, Options, Type
+from gateway.coap.peers import Address, UdpAddress
 from gateway.device_forms import restored
 from gateway.registration import parse_announcement
 from gateway.registrations import Registrations
@@ -34,7 +35,7 @@ from schemas.avro.records import (
 )
 from tests.memory_uplink import MemoryUplink
 
-HERE: Address = ("127.0.0.1", 5000)
+HERE: UdpAddress = ("127.0.0.1", 5000)
 THERE: Address = ("127.0.0.1", 5001)
 LINKS = b'</>;rt="oma.lwm2m";ct="110 112",</1/0>,</3/0>,</3303/0>'
 
@@ -79,7 +80,8 @@ class Bench:
         self._ids = 0
         self.interface = Registrations(
             server_id="gw",
-            local_address=("127.0.0.1", 5683),
+            local_address=lambda _: ("127.0.0.1", 5683),
+            admission=Admission(None),
             uplink=cast(Uplink, self.uplink),
             state=state,
             registry=self.registry,
@@ -96,7 +98,7 @@ class Bench:
         self.events.append(f"registered {device.ep} {'anew' if old else 'first'}")
 
     def moving(self, device: Device) -> None:
-        self.events.append(f"moving {device.ep} from {device.address[1]}")
+        self.events.append(f"moving {device.ep} from {device.at[1]}")
 
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         self.events.append(f"updated {device.ep}{' objects' if objects_changed else ''}")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import registry as registry_module
-from gateway.coap.exchanges import Address
+from gateway.coap.peers import Address
 from gateway.registration import parse_announcement
 from gateway.registry import WINDOW, Device, KafkaPlace, MidWindow, Registry
 from schemas.avro.records import Binding

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from typing import cast
 
+from gateway.admission import Admission
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint, Incoming
-from gateway.coap.exchanges import Address
 from gateway.coap.message import Code, Message, Option, Options, Type, build, parse
+from gateway.coap.peers import Address
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
 from gateway.resources import site
@@ -29,12 +30,13 @@ class Served:
     """A gateway without devices: the endpoint's handler and the registrations' listener."""
 
     def __init__(self, state: State) -> None:
-        self.endpoint = Endpoint("127.0.0.1", 0, self, seed=1)
+        self.endpoint = Endpoint(("127.0.0.1", 0), self, seed=1)
         self.uplink = MemoryUplink()
         self.registry = Registry()
         self.registrations = Registrations(
             server_id="gw",
-            local_address=self.endpoint.local_address,
+            local_address=self.endpoint.local_address_of,
+            admission=Admission(None),
             uplink=cast(Uplink, self.uplink),
             state=state,
             registry=self.registry,

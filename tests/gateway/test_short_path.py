@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Option, Options, Type, build, parse, parse_any_size, uint
+from gateway.coap.peers import Address
 from gateway.notifications import Notifications
 from gateway.observations import Observation, ObservationTable, single_type
 from gateway.registration import parse_announcement

@@ -33,12 +33,15 @@ import org.eclipse.leshan.core.response.ExecuteResponse;
 import org.eclipse.leshan.core.response.ObserveResponse;
 import org.eclipse.leshan.core.response.WriteResponse;
 import org.eclipse.leshan.transport.californium.client.endpoint.CaliforniumClientEndpointsProvider;
+import org.eclipse.leshan.core.util.Hex;
 import org.eclipse.leshan.transport.californium.client.endpoint.coap.CoapClientProtocolProvider;
+import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClientProtocolProvider;
 
 /**
  * An LwM2M device made of Eclipse Leshan's client, driven by lines.
  *
- * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode. Events go to standard output, one JSON
+ * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode, and with a coaps URI the PSK identity
+ * and the key in hex. Events go to standard output, one JSON
  * object a line; commands come on standard input: "set PATH VALUE", "update", "deregister", "quit" (also end of input).
  */
 public final class LeshanDevice {
@@ -162,7 +165,9 @@ public final class LeshanDevice {
         device.put(6, sources);
 
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
-        objects.setInstancesForObject(0, Security.noSec(args[1], 123));
+        objects.setInstancesForObject(0, args.length > 4
+                ? Security.psk(args[1], 123, args[4].getBytes(StandardCharsets.UTF_8), Hex.decodeHex(args[5].toCharArray()))
+                : Security.noSec(args[1], 123));
         objects.setInstancesForObject(1, new Server(123, Long.parseLong(args[2])));
         objects.setFactoryForObject(3, (model, id, taken) -> new Watched(3, 0, device));
         objects.setInstancesForObject(3, new Watched(3, 0, device));
@@ -185,7 +190,8 @@ public final class LeshanDevice {
         LeshanClientBuilder builder = new LeshanClientBuilder(args[0]);
         builder.setObjects(objects.create(0, 1, 3, 3303));
         builder.setRegistrationEngineFactory(engine);
-        builder.setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder(new CoapClientProtocolProvider())
+        builder.setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder(
+                new CoapClientProtocolProvider(), new CoapsClientProtocolProvider())
                 .setClientAddress(InetAddress.getLoopbackAddress()).build());
         LeshanClient client = builder.build();
         client.addObserver(new LwM2mClientObserverAdapter() {

@@ -53,6 +53,8 @@ class GatewayProcess:
     metrics_port: int
     log: Path
     process: subprocess.Popen[bytes]
+    #: Where devices speak over DTLS, if they may.
+    coaps_port: int = 0
     topics: Topics = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,6 +63,10 @@ class GatewayProcess:
     @property
     def coap(self) -> str:
         return f"127.0.0.1:{self.coap_port}"
+
+    @property
+    def coaps(self) -> str:
+        return f"127.0.0.1:{self.coaps_port}"
 
     def ask(
         self,
@@ -143,19 +149,29 @@ class GatewayProcess:
         return found[0]
 
 
-def start_gateway(cluster: Cluster, gateway_id: str, folder: Path, *, observe: tuple[str, ...]) -> GatewayProcess:
+def start_gateway(
+    cluster: Cluster,
+    gateway_id: str,
+    folder: Path,
+    *,
+    observe: tuple[str, ...],
+    credentials: Path | None = None,
+    more: tuple[str, ...] = (),
+) -> GatewayProcess:
     """Start `headwater gateway` with its topics made, and wait until it says that it is ready."""
     ensure_topics(cluster, Topics(gateway_id).partitions())
-    coap_port, metrics_port = held_port(), held_port()
+    coap_port, metrics_port, coaps_port = held_port(), held_port(), held_port()
     log = folder / "gateway.log"
     command = [
         *(sys.executable, "-m", "headwater.cli", "gateway", "--id", gateway_id, "--kafka", cluster.bootstrap),
         *("--coap", f"127.0.0.1:{coap_port}", "--state", str(folder / "state"), "--metrics", str(metrics_port)),
         *(argument for pattern in observe for argument in ("--observe", pattern)),
+        *(() if credentials is None else ("--credentials", str(credentials), "--coaps", f"127.0.0.1:{coaps_port}")),
+        *more,
     ]
-    with log.open("wb") as out:
+    with log.open("ab") as out:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
-    gateway = GatewayProcess(gateway_id, cluster, coap_port, metrics_port, log, process)
+    gateway = GatewayProcess(gateway_id, cluster, coap_port, metrics_port, log, process, coaps_port)
     try:
         _wait_until_ready(gateway)
     except BaseException:

@@ -114,15 +114,24 @@ class LeshanDevice:
     """A running Leshan client. Its events are taken in order by `event`."""
 
     def __init__(
-        self, class_path: list[str], endpoint: str, server: str, *, lifetime: int = 300, queue_mode: bool = False
+        self,
+        class_path: list[str],
+        endpoint: str,
+        server: str,
+        *,
+        lifetime: int = 300,
+        queue_mode: bool = False,
+        psk: tuple[str, bytes] | None = None,
     ):
+        """``psk``: the identity and the key of a device that speaks over DTLS."""
         self.endpoint = endpoint
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._process = subprocess.Popen(
             [
                 *(str(java_binary()), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx96m"),
                 *("-cp", os.pathsep.join(class_path), "LeshanDevice"),
-                *(endpoint, f"coap://{server}", str(lifetime), str(queue_mode).lower()),
+                *(endpoint, f"{'coap' if psk is None else 'coaps'}://{server}", str(lifetime), str(queue_mode).lower()),
+                *(() if psk is None else (psk[0], psk[1].hex())),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

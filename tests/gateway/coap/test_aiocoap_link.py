@@ -17,8 +17,9 @@ from aiocoap import resource
 from gateway.coap import aiocoap_link
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint, Incoming
-from gateway.coap.exchanges import Address, ExchangeError, NoAnswer, WasReset
+from gateway.coap.exchanges import ExchangeError, NoAnswer, WasReset
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
+from gateway.coap.peers import Address
 
 WAIT = 20.0
 BODY = bytes(range(256)) * 40  # 10 KiB
@@ -72,7 +73,7 @@ class Never(resource.Resource):  # type: ignore[misc]  # aiocoap publishes no ty
 
 class Gateway:
     def __init__(self) -> None:
-        self.endpoint = Endpoint("127.0.0.1", 0, Nobody())
+        self.endpoint = Endpoint(("127.0.0.1", 0), Nobody())
         self.store = Store()
         site = resource.Site()
         site.add_resource(["rd"], self.store)

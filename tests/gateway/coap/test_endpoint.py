@@ -10,9 +10,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.coap import endpoint as endpoint_module
-from gateway.coap.endpoint import BATCH, BUSY_MAX_AGE, Busy, Endpoint, Incoming
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, AcknowledgedResponses, Address, NoAnswer, Stopped, WasReset
+from gateway.coap.endpoint import BUSY_MAX_AGE, Busy, Endpoint, Incoming
+from gateway.coap.exchanges import EXCHANGE_LIFETIME, AcknowledgedResponses, NoAnswer, Stopped, WasReset
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
+from gateway.coap.peers import Address
+from gateway.coap.udp import BATCH
 
 WAIT = 10.0
 
@@ -95,7 +97,7 @@ class Peer:
 
 @asynccontextmanager
 async def _running(handler: Recorder | Busy) -> AsyncIterator[tuple[Endpoint, Peer]]:
-    endpoint = Endpoint("127.0.0.1", 0, handler, seed=1)
+    endpoint = Endpoint(("127.0.0.1", 0), handler, seed=1)
     peer = Peer(endpoint.local_address)
     endpoint.start(asyncio.get_running_loop())
     try:
@@ -690,7 +692,7 @@ def test_notification_that_overtakes_the_answer_answers_the_observe_request() ->
 
 
 def test_token_is_never_one_of_aiocoap() -> None:
-    endpoint = Endpoint("127.0.0.1", 0, Recorder())
+    endpoint = Endpoint(("127.0.0.1", 0), Recorder())
     try:
         tokens = {endpoint.new_token() for _ in range(1000)}
         assert len(tokens) == 1000
@@ -700,9 +702,9 @@ def test_token_is_never_one_of_aiocoap() -> None:
 
 
 def test_port_that_is_taken_is_an_error() -> None:
-    endpoint = Endpoint("127.0.0.1", 0, Recorder())
+    endpoint = Endpoint(("127.0.0.1", 0), Recorder())
     try:
         with pytest.raises(OSError, match="in use"):
-            Endpoint(*endpoint.local_address, Recorder())
+            Endpoint(endpoint.local_address, Recorder())
     finally:
         endpoint.close()

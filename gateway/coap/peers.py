@@ -1,0 +1,53 @@
+"""Who is at the other end: a UDP address, or somebody who has shown who they are.
+
+It is what messages, exchanges, registrations and observations are told apart by: over UDP the address (RFC 7252 section
+4.2), over DTLS the security association (section 9.1), whatever address it has at the moment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gateway.dtls.session import Session
+
+#: As a socket gives it; in IPv6 with flow information and scope.
+UdpAddress = tuple[str, int] | tuple[str, int, int, int]
+
+
+class SecurePeer:
+    """A device with a DTLS session. It stays the same when its address changes, and where its key is for one endpoint
+    also from one session to the next.
+
+    ``identity`` is what it has shown; ``udp`` where it was heard last. Equal to itself alone.
+    """
+
+    __slots__ = ("identity", "moved_at", "proven", "session", "udp")
+
+    def __init__(self, identity: str, udp: UdpAddress) -> None:
+        self.identity = identity
+        self.udp = udp
+        #: None while there is no session: before the first after the gateway's start, and after the end of one.
+        self.session: Session | None = None
+        #: True if its address has shown that it can be reached: by a handshake, or by an answer.
+        self.proven = False
+        #: When ``udp`` changed within a session, in seconds of the event loop's clock.
+        self.moved_at = 0.0
+
+    def __repr__(self) -> str:
+        host, port = host_port(self)
+        return f"{self.identity!r} at {host} port {port}"
+
+
+Address = UdpAddress | SecurePeer
+
+
+def host_port(address: Address) -> tuple[str, int]:
+    """Where a peer was heard last."""
+    host, port = (address.udp if isinstance(address, SecurePeer) else address)[:2]
+    return host, port
+
+
+def udp_address(host: str, port: int) -> UdpAddress:
+    """An address as the socket gives it."""
+    return (host, port, 0, 0) if ":" in host else (host, port)

@@ -1,0 +1,229 @@
+"""CoAP over DTLS (RFC 7252 section 9): the second socket of the gateway, and the peers behind its sessions.
+
+Owns the way between `gateway.dtls`, which does no I/O, and the endpoint, which sees peers and plain messages. A peer
+whose key is for one endpoint name alone stays the same over a new handshake, so that its registration and observations
+go on; one that shares its key is known by its session only, until it registers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import structlog
+
+from gateway.coap.message import MAX_DATAGRAM
+from gateway.coap.peers import SecurePeer
+from gateway.coap.udp import BATCH, bind, name_of
+from gateway.dtls.events import Closed, Established, Event, Moved, Received, Send
+from gateway.dtls.server import Server, SessionClosed
+from gateway.dtls.session import Session
+
+_log = structlog.get_logger("headwater.coaps")
+
+#: The longest datagram that is taken: a message, and what DTLS adds (RFC 6347 section 4.1; RFC 9146 section 4).
+_LONGEST = MAX_DATAGRAM + 256
+
+
+class Receiver(Protocol):
+    """What the socket hands on."""
+
+    def arrived(self, datagram: bytes, peer: SecurePeer) -> None:
+        """One message, authentic and not here before. Never raises."""
+
+    def anew(self, peer: SecurePeer) -> None:
+        """The peer has another session, by a whole handshake: its message ids begin anew (RFC 7252 section 9.1.1)."""
+
+    def batch_done(self, received: int) -> None:
+        """The datagrams that were waiting have been handed out."""
+
+
+class SecureLine:
+    """One UDP socket with DTLS.
+
+    ``keys`` has the pre-shared key of an identity, and neither raises nor blocks. ``known`` has the peer that an
+    identity was the last time, if it can be only one.
+    """
+
+    def __init__(self, host: str, port: int, keys: Callable[[bytes], bytes | None]) -> None:
+        """Bind at once.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._socket = bind(host, port)
+        self._server = Server(keys)
+        self.known: Callable[[str], SecurePeer | None] = lambda _: None
+        self._peers: dict[Session, SecurePeer] = {}
+        self._receiver: Receiver | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        #: Handshakes that were completed, whole and resumed ones.
+        self.handshakes: Counter[str] = Counter(whole=0, resumed=0)
+        self.moved = 0
+        self.revoked = 0
+        #: What could not be sent, by reason.
+        self.unsent: Counter[str] = Counter()
+
+    @property
+    def local_address(self) -> tuple[str, int]:
+        """The host and port that are bound."""
+        return name_of(self._socket)
+
+    @property
+    def server(self) -> Server:
+        """The sessions and handshakes, for metrics."""
+        return self._server
+
+    def start(self, loop: asyncio.AbstractEventLoop, receiver: Receiver) -> None:
+        """Begin to receive."""
+        self._loop, self._receiver = loop, receiver
+        loop.add_reader(self._socket.fileno(), self._drain)
+
+    def pause(self) -> None:
+        """Stop receiving; what is under way can still be answered."""
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+
+    def close(self) -> None:
+        """Tell every peer that its session is over, so that it makes another, and close the socket."""
+        if self._socket.fileno() < 0:
+            return
+        self.pause()
+        if self._timer is not None:
+            self._timer.cancel()
+        for session in list(self._peers):
+            self._transmit(self._server.close(session), session)
+        self._forget(list(self._peers))
+        self._socket.close()
+
+    # Receiving
+
+    def _drain(self) -> None:
+        assert self._loop is not None
+        assert self._receiver is not None
+        now = self._loop.time()
+        taken = 0
+        try:
+            for _ in range(BATCH):
+                datagram, address = self._socket.recvfrom(_LONGEST + 1)
+                taken += 1
+                self._do(self._server.receive(datagram, address, now), now)
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            # An ICMP error of an earlier send; the next call has the next datagram.
+            self.unsent[f"socket error {exc.errno}"] += 1
+        self._receiver.batch_done(taken)
+        self._arm()
+
+    def _do(self, events: Iterable[Event], now: float) -> None:
+        assert self._receiver is not None
+        for event in events:
+            if isinstance(event, Received):
+                self._receiver.arrived(event.data, self._peers[event.session])
+            elif isinstance(event, Send):
+                try:
+                    self._socket.sendto(event.datagram, event.address)
+                except OSError as exc:
+                    self.unsent[f"send error {exc.errno}"] += 1
+            elif isinstance(event, Established):
+                self._establish(event.session, resumed=event.resumed)
+            elif isinstance(event, Moved):
+                peer = self._peers[event.session]
+                peer.udp, peer.proven, peer.moved_at = event.session.address, False, now
+                self.moved += 1
+            else:
+                self._ended(event)
+
+    def _establish(self, session: Session, *, resumed: bool) -> None:
+        assert self._receiver is not None
+        # The store has only identities that are UTF-8.
+        identity = session.identity.decode("utf-8")
+        peer = self.known(identity)
+        if peer is None:
+            peer = SecurePeer(identity, session.address)
+        elif peer.session is not None and peer.session.open:
+            # The device has begun anew elsewhere.
+            before = peer.session
+            self._transmit(self._server.close(before), before)
+            self._peers.pop(before, None)
+        peer.session, peer.udp, peer.proven = session, session.address, True
+        self._peers[session] = peer
+        self.handshakes["resumed" if resumed else "whole"] += 1
+        if not resumed:
+            self._receiver.anew(peer)
+
+    def _ended(self, event: Closed) -> None:
+        self._forget([event.session])
+
+    def _forget(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            peer = self._peers.pop(session, None)
+            if peer is not None and peer.session is session:
+                peer.session = None
+
+    # Sending
+
+    def send(self, datagram: bytes, peer: SecurePeer) -> None:
+        """Send a message; without a session it is lost, as any datagram may be."""
+        session = peer.session
+        if session is None:
+            self.unsent["no session"] += 1
+            return
+        try:
+            protected = self._server.send(session, datagram)
+        except SessionClosed:
+            self.unsent["no session"] += 1
+        else:
+            self._transmit(protected, session)
+
+    def _transmit(self, datagram: bytes, session: Session) -> None:
+        try:
+            self._socket.sendto(datagram, session.address)
+        except OSError as exc:
+            # UDP may lose datagrams; the layers above retransmit.
+            self.unsent[f"send error {exc.errno}"] += 1
+
+    # Revocation
+
+    def revoke(self, identities: Iterable[str]) -> None:
+        """End the sessions and handshakes of identities whose keys are no longer good."""
+        for identity in identities:
+            ended = [session for session, peer in self._peers.items() if peer.identity == identity]
+            for send in self._server.revoke(identity.encode("utf-8")):
+                try:
+                    self._socket.sendto(send.datagram, send.address)
+                except OSError as exc:
+                    self.unsent[f"send error {exc.errno}"] += 1
+            self._forget(ended)
+            self.revoked += len(ended)
+            if ended:
+                _log.warning("sessions were ended: their key was removed or changed", identity=identity)
+
+    def revoke_all(self) -> None:
+        """End all of them: it is not known any more which keys are still good."""
+        self.revoke({peer.identity for peer in self._peers.values()})
+
+    # Timers
+
+    def _arm(self) -> None:
+        deadline = self._server.deadline()
+        if deadline is None or self._loop is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self._timer = None
+        now = self._loop.time()
+        self._do(self._server.tick(now), now)
+        self._arm()
