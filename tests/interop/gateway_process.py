@@ -156,11 +156,12 @@ def start_gateway(
     *,
     observe: tuple[str, ...],
     credentials: Path | None = None,
+    coaps_port: int | None = None,
     more: tuple[str, ...] = (),
 ) -> GatewayProcess:
     """Start `headwater gateway` with its topics made, and wait until it says that it is ready."""
     ensure_topics(cluster, Topics(gateway_id).partitions())
-    coap_port, metrics_port, coaps_port = held_port(), held_port(), held_port()
+    coap_port, metrics_port, coaps_port = held_port(), held_port(), coaps_port or held_port()
     log = folder / "gateway.log"
     command = [
         *(sys.executable, "-m", "headwater.cli", "gateway", "--id", gateway_id, "--kafka", cluster.bootstrap),

@@ -167,6 +167,19 @@ class LeshanDevice:
                 return event
             passed.append(event)
 
+    def names(self, seconds: float) -> set[str]:
+        """What events come within that time."""
+        deadline = time.monotonic() + seconds
+        found = set()
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                event = self._events.get(timeout=left)
+            except queue.Empty:
+                break
+            assert event is not None, "the Leshan device ended"
+            found.add(event["event"])
+        return found
+
     def set(self, path: str, value: str) -> None:
         """Change a value on the device, which it notifies if it is observed."""
         self.say(f"set {path} {value}")

@@ -1,0 +1,164 @@
+"""Eclipse Leshan's client over DTLS with a pre-shared key."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from connectors.kafka import Cluster
+from schemas.avro.records import (
+    ExecuteRequest,
+    ReadBody,
+    RegistrationNew,
+    RequestKind,
+    ResponseCode,
+    WriteMode,
+    WriteRequest,
+)
+from schemas.lwm2m.nodes import Resource, ResourceType
+from schemas.lwm2m.path import Path as LwM2mPath
+from security.credentials.key_bytes import KeyBytes
+from security.credentials.kinds import Psk
+from security.credentials.sqlite import SqliteCredentials
+from security.credentials.store import Put
+from tests.interop.gateway_process import GatewayProcess, plain, start_gateway
+from tests.interop.leshan_device import LeshanDevice
+from tests.interop.test_leshan import temperature
+
+pytestmark = [pytest.mark.interop, pytest.mark.kafka]
+
+
+class Factory:
+    """A gateway that nobody reaches without a key, and devices that have one each."""
+
+    def __init__(self, kafka: Cluster, folder: Path, class_path: list[str]) -> None:
+        self._folder, self._kafka, self._class_path = folder, kafka, class_path
+        self._id = f"psk-{secrets.token_hex(4)}"
+        self.store = SqliteCredentials(folder / "credentials.db", make=True)
+        self.gateway = self._start()
+
+    def _start(self, coaps_port: int | None = None) -> GatewayProcess:
+        return start_gateway(
+            self._kafka,
+            self._id,
+            self._folder,
+            observe=("/3303/*/5700",),
+            credentials=self._folder / "credentials.db",
+            coaps_port=coaps_port,
+            more=("--no-insecure",),
+        )
+
+    def restart(self) -> None:
+        """On the same port."""
+        assert self.gateway.stop() == 0, self.gateway.said()
+        self.gateway = self._start(self.gateway.coaps_port)
+
+    def device(self, *, key: bytes | None = None, queue_mode: bool = False) -> LeshanDevice:
+        """A device with a key of its own in the store, started; ``key`` is what it has instead."""
+        ep = f"leshan-{secrets.token_hex(4)}"
+        good = secrets.token_bytes(16)
+        credential = Psk(endpoint=ep, created=datetime.now(UTC), identity=f"id-{ep}".encode(), key=KeyBytes(good))
+        self.store.put([credential], Put.NEW)
+        psk = (f"id-{ep}", key or good)
+        return LeshanDevice(self._class_path, ep, self.gateway.coaps, psk=psk, queue_mode=queue_mode)
+
+    def end(self) -> None:
+        self.store.close()
+        assert self.gateway.stop() == 0, self.gateway.said()
+
+
+@pytest.fixture(scope="module")
+def factory(
+    kafka: Cluster, leshan_class_path: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Factory]:
+    made = Factory(kafka, tmp_path_factory.mktemp("psk"), leshan_class_path)
+    try:
+        yield made
+    finally:
+        made.end()
+
+
+def test_device_does_all_that_it_does_in_the_clear(factory: Factory) -> None:
+    device, gateway = factory.device(), factory.gateway
+    try:
+        device.event("registered")
+        device.event("observed", path="/3303/0/5700")
+        new = gateway.registration(lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == device.endpoint)
+        assert isinstance(new.body, RegistrationNew)
+        assert new.body.reg_port == gateway.coaps_port
+        read = gateway.ask(device.endpoint, RequestKind.READ, "/3303")
+        assert read.rep.code is ResponseCode.CONTENT, plain(read)
+        assert isinstance(read.rep.body, ReadBody)
+        attic = Resource(path=LwM2mPath.parse("/3303/0/5750"), type=ResourceType.STRING, value="attic")
+        written = gateway.ask(
+            device.endpoint, RequestKind.WRITE, "/3303/0/5750", WriteRequest(mode=WriteMode.REPLACE, node=attic)
+        )
+        assert written.rep.code is ResponseCode.CHANGED, plain(written)
+        assert device.event("written", path="/3303/0/5750")["value"] == "attic"
+        executed = gateway.ask(device.endpoint, RequestKind.EXECUTE, "/3303/0/5605", ExecuteRequest(parameters=""))
+        assert executed.rep.code is ResponseCode.CHANGED, plain(executed)
+        device.set("/3303/0/5700", "31.5")
+        gateway.notification(lambda one: one.ep == device.endpoint and temperature(one) == 31.5)
+        device.say("update")
+        device.event("updated")
+        device.say("deregister")
+        device.event("deregistered")
+    finally:
+        device.stop()
+
+
+def test_large_value_goes_in_blocks(factory: Factory) -> None:
+    device = factory.device()
+    try:
+        device.event("registered")
+        long = Resource(path=LwM2mPath.parse("/3303/0/5750"), type=ResourceType.STRING, value="x" * 3000)
+        written = factory.gateway.ask(
+            device.endpoint, RequestKind.WRITE, "/3303/0/5750", WriteRequest(mode=WriteMode.REPLACE, node=long)
+        )
+        assert written.rep.code is ResponseCode.CHANGED, plain(written)
+        read = factory.gateway.ask(device.endpoint, RequestKind.READ, "/3303/0/5750")
+        assert isinstance(read.rep.body, ReadBody), plain(read)
+        assert read.rep.body.content == long
+    finally:
+        device.stop()
+
+
+def test_device_in_queue_mode_gets_its_command_when_it_wakes(factory: Factory) -> None:
+    device = factory.device(queue_mode=True)
+    try:
+        device.event("registered")
+        reply = factory.gateway.ask(device.endpoint, RequestKind.READ, "/3/0/0")
+        assert reply.rep.code is ResponseCode.CONTENT, plain(reply)
+    finally:
+        device.stop()
+
+
+def test_device_with_a_wrong_key_does_not_get_in(factory: Factory) -> None:
+    device = factory.device(key=b"not the right one")
+    good = factory.device()
+    try:
+        good.event("registered")
+        assert "registered" not in device.names(5.0)
+    finally:
+        device.stop()
+        good.stop()
+
+
+def test_device_goes_on_by_itself_after_a_restart_of_the_gateway(factory: Factory) -> None:
+    device = factory.device()
+    try:
+        device.event("registered")
+        device.event("observed", path="/3303/0/5700")
+        device.set("/3303/0/5700", "21.5")
+        factory.gateway.notification(lambda one: one.ep == device.endpoint and temperature(one) == 21.5)
+        factory.restart()
+        device.set("/3303/0/5700", "22.5")
+        factory.gateway.notification(lambda one: one.ep == device.endpoint and temperature(one) == 22.5)
+        read = factory.gateway.ask(device.endpoint, RequestKind.READ, "/3303/0/5700")
+        assert read.rep.code is ResponseCode.CONTENT, plain(read)
+    finally:
+        device.stop()
