@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 
+from security.credentials.key_bytes import KeyBytes
+from security.credentials.kinds import Psk
+from security.credentials.sqlite import SqliteCredentials
+from security.credentials.store import Put
 from tests.gateway.dtls.dtls_client import Client, Ticket
 from tests.raw_device import RawDevice
 
 #: What the gateway puts in front of its records to us: a Connection ID of no bytes, as most devices have it.
 NO_CID = b""
+
+
+def new_store(path: Path, keys: Mapping[str, bytes]) -> Path:
+    """Make a store of credentials with a key for each endpoint; returns ``path``."""
+    store = SqliteCredentials(path, make=True)
+    now = datetime.now(UTC)
+    made = [Psk(endpoint=ep, created=now, identity=ep.encode(), key=KeyBytes(key)) for ep, key in keys.items()]
+    store.put(made, Put.NEW)
+    store.close()
+    return path
 
 
 class SecureDevice(RawDevice):

@@ -66,7 +66,7 @@ class SecureLine:
         self.moved = 0
         self.revoked = 0
         #: What could not be sent, by reason.
-        self.unsent: Counter[str] = Counter()
+        self.unsent: Counter[str] = Counter({"no session": 0})
 
     @property
     def local_address(self) -> tuple[str, int]:

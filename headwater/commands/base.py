@@ -12,6 +12,7 @@ import functools
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -34,6 +35,7 @@ TABLES = {"gateway": frozenset({"endpoints"})}
 #: Other names under which the general environment variable of an option is found.
 ALSO = {
     "gateway id": ("HEADWATER_GATEWAY",),
+    "gateway credentials": ("HEADWATER_CREDENTIALS",),
     # The commands of `headwater credentials`; no other one has such an option.
     **{f"{name} store": ("HEADWATER_CREDENTIALS",) for name in ("add", "list", "remove", "import")},
 }
@@ -95,7 +97,8 @@ def _form(option: Any) -> Form:
 def option_name(flags: Sequence[object], otherwise: str) -> str:
     """An option's name in environment and file: its long flag's (``--dir``), whatever the code calls it."""
     long = next((flag for flag in flags if isinstance(flag, str) and flag.startswith("--")), otherwise)
-    return long.lstrip("-").replace("-", "_")
+    # ``--insecure/--no-insecure`` is one option.
+    return long.partition("/")[0].lstrip("-").replace("-", "_")
 
 
 def settings_file(ctx: typer.Context) -> SettingsFile | None:
@@ -187,7 +190,8 @@ def _options_of(kind: type) -> list[inspect.Parameter]:
 
 def _help(function: Callable[..., None]) -> str:
     """The docstring with each paragraph on one line, so that it wraps; examples stay as they are."""
-    paragraphs = inspect.getdoc(function) or ""
+    # Else a table of the settings file is taken for markup, and left out.
+    paragraphs = re.sub(r"\[(?=[a-z])", r"\\[", inspect.getdoc(function) or "")
     return "\n\n".join(one if one.startswith("\b") else one.replace("\n", " ") for one in paragraphs.split("\n\n"))
 
 

@@ -65,7 +65,7 @@ def gateway(
         typer.Option(
             "--credentials",
             metavar="FILE",
-            help="The store of the devices' keys (headwater credentials); with it they may speak over DTLS.",
+            help="The devices' keys, for DTLS; headwater credentials makes them. (HEADWATER_CREDENTIALS)",
         ),
     ] = None,
     coaps: Annotated[

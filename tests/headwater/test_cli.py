@@ -99,6 +99,10 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
     assert f"headwater {command}" in result.output
 
 
+def test_help_shows_what_looks_like_markup() -> None:
+    assert '[gateway.endpoints."sensor-*"]' in run("gateway", "--help").stdout
+
+
 def test_help_names_every_command_and_the_exit_codes() -> None:
     result = run("--help")
     assert result.exit_code == 0

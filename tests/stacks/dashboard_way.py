@@ -7,6 +7,7 @@ certificates is spoken to without. What the dashboards make of it is the tests' 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -33,6 +34,7 @@ from tests.monitoring_tools import JMX_AGENT, node_exporter
 from tests.ports import held_port
 from tests.prometheus_server import prometheus
 from tests.raw_device import RawDevice
+from tests.secure_device import SecureDevice, new_store
 from tests.stacks.grafana_queries import Sources, Span
 from tests.stores.influxdb import InfluxdbStore
 from tests.way import PATIENCE, Gateway, Part, Sensors, produce, until
@@ -43,6 +45,8 @@ ROOT = Path(__file__).parents[2]
 SCRAPE_S, SELDOM_S = 2, 4
 #: How long everything runs under Prometheus' eyes, once it has happened, before it is asked.
 WATCHED_S = 16
+#: A device with a key, and its key.
+SECURED, KEY = "sensor.c+1", b"sixteen byte key"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -178,7 +182,8 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
         parts = folder / "parts"
         parts.mkdir()
         observe = ("/3303/*/5700", "/3304/*/5700", "/3/0/9")
-        gateway = Gateway("gw-rock.64", edge.cluster, parts, observe=observe)
+        keys = new_store(parts / "credentials.db", {SECURED: KEY})
+        gateway = Gateway("gw-rock.64", edge.cluster, parts, observe=observe, credentials=keys)
         stack.enter_context(gateway)
         gateway.wait_ready()
         ports = {job: held_port() for job in ("replicator", "sink", "analytics", "guarded")}
@@ -274,6 +279,11 @@ def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> 
             return gateway.metric("dead_letters_total", stage="gateway:decode") > 0
 
         until("what is broken is counted", is_counted)
+    # One with a key, and one with a wrong key.
+    with SecureDevice(gateway.secure_address, SECURED, KEY) as device:
+        device.register()
+    with contextlib.suppress(AssertionError):
+        SecureDevice(gateway.secure_address, SECURED, KEY[::-1], patience=5.0)
     produce(gateway.cluster, gateway.topics.requests, b"no request")
     produce(made.cloud, gateway.topics.observations, b"no notification")
     for who in (anna, nobody):

@@ -27,6 +27,7 @@ from tests.installed_server import ANSWER_S, Server
 from tests.kafka_brokers import KafkaBroker, new_broker
 from tests.ports import held_port
 from tests.prometheus_server import prometheus
+from tests.secure_device import new_store
 from tests.stacks.dashboard_way import NodeExporter, watched_java
 from tests.stacks.shipped_monitoring import alertmanager_config, prometheus_config
 from tests.way import Gateway, Part, Sensors, until
@@ -199,7 +200,9 @@ def watched(folder: Path) -> Iterator[Watched]:
         edge, cloud = brokers["edge"], brokers["cloud"]
         line = stack.enter_context(Link(listener.advertised_port, listener.port))
 
-        gateway = Gateway("watched", edge.cluster, parts, observe=("/3303/*/5700",))
+        # With credentials, so that its metrics of DTLS are there to be held to their page.
+        keys = new_store(parts / "credentials.db", {})
+        gateway = Gateway("watched", edge.cluster, parts, observe=("/3303/*/5700",), credentials=keys)
         stack.enter_context(gateway)
         gateway.wait_ready()
         ours = {job: held_port() for job in ("replicator", "sink", "analytics")}

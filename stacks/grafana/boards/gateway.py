@@ -108,6 +108,42 @@ BOARD = Board(
             ],
         ),
         (
+            "Devices with keys (DTLS)",
+            [
+                series(
+                    "Sessions",
+                    "Established, and handshakes that are under way. Empty where the gateway has no credentials.",
+                    "short",
+                    prom(f"headwater_gateway_dtls_sessions{_G}", "{{gateway}} sessions"),
+                    prom(f"headwater_gateway_dtls_handshakes_open{_G}", "{{gateway}} under way"),
+                ),
+                series(
+                    "Handshakes",
+                    "Completed ones, whole or resumed; sessions that went on from another address; sessions that were "
+                    "ended as their key was removed or changed.",
+                    "ops",
+                    prom(_rate("headwater_gateway_dtls_handshakes_total", "kind"), "{{gateway}} {{kind}}"),
+                    prom(_rate("headwater_gateway_dtls_moved_total"), "{{gateway}} moved"),
+                    prom(_rate("headwater_gateway_dtls_revoked_total"), "{{gateway}} revoked"),
+                ),
+                series(
+                    "Dropped, by reason",
+                    "DTLS records that came to nothing: wrong keys, unknown identities, replays, no session. "
+                    "Each reason appears once it has happened.",
+                    "ops",
+                    prom(_rate("headwater_gateway_dtls_dropped_total", "reason"), "{{gateway}} {{reason}}"),
+                ),
+                series(
+                    "Not sent",
+                    "Messages to devices without a session, mostly after a restart and until they speak again; looks "
+                    "into the credentials that failed.",
+                    "ops",
+                    prom(_rate("headwater_gateway_dtls_unsent_total", "reason"), "{{gateway}} {{reason}}"),
+                    prom(_rate("headwater_gateway_credentials_unreadable_total"), "{{gateway}} credentials unreadable"),
+                ),
+            ],
+        ),
+        (
             "Commands",
             [
                 series(

@@ -1,0 +1,114 @@
+"""Who may register as which endpoint, and what a store of credentials that fails does to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gateway.access import Access, Ended
+from gateway.admission import Admission
+from gateway.coap.message import Code
+from gateway.coap.peers import SecurePeer, UdpAddress, host_port, udp_address
+from gateway.registration import Refused
+from security.credentials.key_bytes import KeyBytes
+from security.credentials.kinds import CredentialId, Kind, Psk
+from security.credentials.sqlite import SqliteCredentials
+from security.credentials.store import Put
+from security.errors import CredentialStoreError
+
+HERE: UdpAddress = ("192.0.2.7", 5000)
+KEY = b"sixteen byte key"
+
+
+def _psk(endpoint: str, identity: str, key: bytes = KEY) -> Psk:
+    return Psk(endpoint=endpoint, created=datetime.now(UTC), identity=identity.encode(), key=KeyBytes(key))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteCredentials]:
+    made = SqliteCredentials(tmp_path / "credentials.db", make=True)
+    made.put([_psk("press-1", "own"), _psk("lathe-*", "shared")], Put.NEW)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def admission(store: SqliteCredentials) -> Admission:
+    return Admission(Access(store))
+
+
+def _refused(admission: Admission, peer: UdpAddress | SecurePeer, ep: str | None) -> Code:
+    with pytest.raises(Refused) as caught:
+        admission.endpoint(peer, ep)
+    return caught.value.code
+
+
+def test_key_is_for_its_name_or_for_what_fits_its_pattern(admission: Admission) -> None:
+    own, shared = SecurePeer("own", HERE), SecurePeer("shared", HERE)
+    assert admission.endpoint(own, "press-1") == "press-1"
+    assert admission.endpoint(own, None) == "press-1"
+    assert admission.endpoint(shared, "lathe-7") == "lathe-7"
+    assert _refused(admission, own, "press-2") is Code.FORBIDDEN
+    assert _refused(admission, own, "lathe-7") is Code.FORBIDDEN
+    assert _refused(admission, shared, "press-1") is Code.FORBIDDEN
+    assert _refused(admission, shared, None) is Code.BAD_REQUEST
+    # The pattern itself is a name that fits it, and nobody's.
+    assert _refused(admission, SecurePeer("removed", HERE), "press-1") is Code.FORBIDDEN
+
+
+def test_name_that_has_a_key_does_not_register_in_the_clear(admission: Admission) -> None:
+    assert _refused(admission, HERE, "press-1") is Code.FORBIDDEN
+    assert _refused(admission, HERE, "lathe-9") is Code.FORBIDDEN
+    assert _refused(admission, HERE, None) is Code.BAD_REQUEST
+    assert admission.endpoint(HERE, "open-1") == "open-1"
+    assert Admission(None).endpoint(HERE, "press-1") == "press-1"
+
+
+def test_registration_is_changed_by_who_may_make_it(admission: Admission) -> None:
+    owner, again = SecurePeer("own", HERE), SecurePeer("own", HERE)
+    stranger, shared = ("192.0.2.8", 5000), SecurePeer("shared", HERE)
+    admission.may_change(owner, "press-1", owner)
+    admission.may_change(again, "press-1", owner)
+    # From the clear to DTLS, but not back.
+    admission.may_change(owner, "press-1", HERE)
+    admission.may_change(stranger, "open-1", HERE)
+    for other in (stranger, HERE, shared):
+        with pytest.raises(Refused) as caught:
+            admission.may_change(other, "press-1", owner)
+        assert caught.value.code is Code.NOT_FOUND
+
+
+def test_changes_are_told_once_and_name_what_is_no_longer_good(store: SqliteCredentials) -> None:
+    access = Access(store)
+    assert access.ended() == Ended()
+    store.put([_psk("press-1", "own", KEY[::-1]), _psk("press-5", "new")], Put.ALL)
+    store.remove([CredentialId(Kind.PSK, "shared")])
+    assert access.ended() == Ended(identities=frozenset({"own", "shared"}))
+    assert access.ended() == Ended()
+    assert (access.key(b"own"), access.key(b"new"), access.key(b"shared")) == (KEY[::-1], KEY, None)
+    assert (access.only_endpoint("own"), access.only_endpoint("shared")) == ("press-1", None)
+    assert access.key(b"\xff\xfe") is None
+
+
+def test_store_that_fails_lets_nobody_new_in_and_ends_nobody(store: SqliteCredentials, tmp_path: Path) -> None:
+    access = Access(store)
+    (tmp_path / "credentials.db").chmod(0o644)  # open to others: it is not believed any more
+    assert access.ended() == Ended()
+    assert access.failures == 1
+    (tmp_path / "credentials.db").chmod(0o600)
+    (tmp_path / "credentials.db").write_bytes(b"\0" * 8192)
+    assert access.key(b"own") is None
+    assert access.only_endpoint("own") is None
+    assert access.failures == 3
+    with pytest.raises(CredentialStoreError):
+        Admission(access).endpoint(HERE, "press-1")
+
+
+def test_peer_is_itself_alone_and_says_who_and_where_it_is() -> None:
+    peer = SecurePeer("own", udp_address("2001:db8::1", 7))
+    assert peer != SecurePeer("own", udp_address("2001:db8::1", 7))
+    assert host_port(peer) == host_port(("2001:db8::1", 7, 0, 0)) == ("2001:db8::1", 7)
+    assert repr(peer) == "'own' at 2001:db8::1 port 7"
