@@ -175,8 +175,6 @@ class Gateway:
             self._spawn,
             Admission(self._access),
         )
-        if self._secure is not None:
-            self._secure.known = self._peer_of
         stored, self._stored = self._stored, None
         assert stored is not None
         parts.restore(stored)
@@ -187,6 +185,8 @@ class Gateway:
             describe_dtls(metrics, self._secure, self._access)
         uplink.on_fatal = lambda: self._spawn(self._renew(parts))
         self._endpoint.serve(parts)
+        if self._secure is not None:
+            self._secure.serve(self._peer_of)
         uplink.reopen()
         parts.commands.start()
         _log.info(

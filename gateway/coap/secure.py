@@ -17,7 +17,7 @@ import structlog
 from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.peers import SecurePeer
 from gateway.coap.udp import BATCH, bind, name_of
-from gateway.dtls.events import Closed, Established, Event, Moved, Received, Send
+from gateway.dtls.events import Established, Event, Moved, Received, Send
 from gateway.dtls.server import Server, SessionClosed
 from gateway.dtls.session import Session
 
@@ -43,8 +43,7 @@ class Receiver(Protocol):
 class SecureLine:
     """One UDP socket with DTLS.
 
-    ``keys`` has the pre-shared key of an identity, and neither raises nor blocks. ``known`` has the peer that an
-    identity was the last time, if it can be only one.
+    ``keys`` has the pre-shared key of an identity, and neither raises nor blocks.
     """
 
     def __init__(self, host: str, port: int, keys: Callable[[bytes], bytes | None]) -> None:
@@ -55,7 +54,7 @@ class SecureLine:
         """
         self._socket = bind(host, port)
         self._server = Server(keys)
-        self.known: Callable[[str], SecurePeer | None] = lambda _: None
+        self._known: Callable[[str], SecurePeer | None] = lambda _: None
         self._peers: dict[Session, SecurePeer] = {}
         self._receiver: Receiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,6 +66,16 @@ class SecureLine:
         self.revoked = 0
         #: What could not be sent, by reason.
         self.unsent: Counter[str] = Counter({"no session": 0})
+
+    def serve(self, known: Callable[[str], SecurePeer | None]) -> None:
+        """Ask ``known`` from now on for the peer that an identity was the last time, None if it could be several; and
+        for those, too, who are here already."""
+        self._known = known
+        for session, peer in list(self._peers.items()):
+            before = known(peer.identity)
+            if before is not None and before is not peer and peer.session is session:
+                self._give(session, before)
+                before.proven, before.moved_at = peer.proven, peer.moved_at
 
     @property
     def local_address(self) -> tuple[str, int]:
@@ -117,14 +126,17 @@ class SecureLine:
         except OSError as exc:
             # An ICMP error of an earlier send; the next call has the next datagram.
             self.unsent[f"socket error {exc.errno}"] += 1
-        self._receiver.batch_done(taken)
-        self._arm()
+        finally:
+            self._receiver.batch_done(taken)
+            self._arm()
 
     def _do(self, events: Iterable[Event], now: float) -> None:
         assert self._receiver is not None
         for event in events:
             if isinstance(event, Received):
-                self._receiver.arrived(event.data, self._peers[event.session])
+                # None: a session that another one of the same datagram has taken the place of.
+                if (peer := self._peers.get(event.session)) is not None:
+                    self._receiver.arrived(event.data, peer)
             elif isinstance(event, Send):
                 try:
                     self._socket.sendto(event.datagram, event.address)
@@ -133,32 +145,33 @@ class SecureLine:
             elif isinstance(event, Established):
                 self._establish(event.session, resumed=event.resumed)
             elif isinstance(event, Moved):
-                peer = self._peers[event.session]
+                if (peer := self._peers.get(event.session)) is None:
+                    continue
                 peer.udp, peer.proven, peer.moved_at = event.session.address, False, now
                 self.moved += 1
             else:
-                self._ended(event)
+                self._forget([event.session])
 
     def _establish(self, session: Session, *, resumed: bool) -> None:
         assert self._receiver is not None
         # The store has only identities that are UTF-8.
         identity = session.identity.decode("utf-8")
-        peer = self.known(identity)
-        if peer is None:
-            peer = SecurePeer(identity, session.address)
-        elif peer.session is not None and peer.session.open:
-            # The device has begun anew elsewhere.
-            before = peer.session
-            self._transmit(self._server.close(before), before)
-            self._peers.pop(before, None)
-        peer.session, peer.udp, peer.proven = session, session.address, True
-        self._peers[session] = peer
+        peer = self._known(identity) or SecurePeer(identity, session.address)
+        self._give(session, peer)
+        peer.proven = True
         self.handshakes["resumed" if resumed else "whole"] += 1
         if not resumed:
             self._receiver.anew(peer)
 
-    def _ended(self, event: Closed) -> None:
-        self._forget([event.session])
+    def _give(self, session: Session, peer: SecurePeer) -> None:
+        """The peer speaks by this session now."""
+        before = peer.session
+        if before is not None and before.open:
+            # The device has begun anew elsewhere.
+            self._transmit(self._server.close(before), before)
+            self._forget([before])
+        peer.session, peer.udp = session, session.address
+        self._peers[session] = peer
 
     def _forget(self, sessions: Iterable[Session]) -> None:
         for session in sessions:

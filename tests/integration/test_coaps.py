@@ -214,8 +214,9 @@ def test_registration_and_observation_outlive_a_restart_of_the_gateway(gateway: 
         device.update()
         gateway.kill()
         gateway.start()
-        gateway.wait_ready()
+        # Before the gateway knows its registrations.
         device.connect()
+        gateway.wait_ready()
         assert device.tell(TEMPERATURE, 4, 9.0)
     until("its values", lambda: _value(gateway, "press-8")[-3:] == [7.0, 8.0, 9.0])
     assert [one.kind for one in gateway.registrations("press-8")].count(RegistrationKind.NEW) == 1

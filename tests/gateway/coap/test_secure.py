@@ -147,7 +147,7 @@ def test_message_ids_are_of_a_session() -> None:
     async def run() -> None:
         handler = Handler()
         async with _running(handler, {b"dev": KEY}) as (_, line, device):
-            line.known = lambda _: handler.requests[-1].address if handler.requests else None  # type: ignore[assignment, return-value]  # over DTLS all are
+            line.serve(lambda _: handler.requests[-1].address if handler.requests else None)  # type: ignore[arg-type, return-value]  # over DTLS all are peers
             await device.connect()
             await device.ask(_request(1))
             await device.ask(_request(1))
@@ -227,7 +227,7 @@ def test_request_to_a_device_without_a_session_is_lost_like_any_datagram() -> No
         handler = Handler()
         async with _running(handler, {b"dev": KEY}) as (endpoint, line, device):
             peer = SecurePeer("dev", ("127.0.0.1", 9))
-            line.known = lambda _: peer
+            line.serve(lambda _: peer)
             asked = endpoint.request(peer, Code.GET, [(Option.URI_PATH, b"3")], timeout=WAIT_S)
             assert line.unsent["no session"] == 1
             # It comes back while the request is still repeated.
@@ -238,5 +238,22 @@ def test_request_to_a_device_without_a_session_is_lost_like_any_datagram() -> No
             line.revoke(["dev"])
             with pytest.raises(NoAnswer):
                 await endpoint.request(peer, Code.GET, [], timeout=0.1)
+
+    asyncio.run(run())
+
+
+def test_session_that_was_made_before_the_registrations_are_known_goes_on_with_one() -> None:
+    async def run() -> None:
+        handler = Handler()
+        async with _running(handler, {b"dev": KEY}) as (_, line, device):
+            await device.connect()
+            await device.ask(_request(1))
+            restored = SecurePeer("dev", ("127.0.0.1", 9))
+            line.serve(lambda _: restored)
+            await device.ask(_request(2))
+            assert handler.requests[0].address is not restored
+            assert handler.requests[1].address is restored
+            assert restored.proven
+            assert line.server.open_sessions == 1
 
     asyncio.run(run())
