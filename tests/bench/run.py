@@ -4,7 +4,7 @@ Owns what is run and what becomes of the figures. The load, the peers and Mirror
 of ``--yardstick`` with its ``run.py`` and ``mm2_bench.py``), the verdicts are `targets`', the memory run is `memory`'s.
 Nothing is installed and nothing stays behind but the yardstick's own build outputs below ``BENCH_WORK``.
 
-    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory,sinks,analytics] [--write]
+    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory,dtls,…] [--write]
 
 Exit code 0: everything measured reaches its target; 1: something does not; 2: it could not be measured.
 """
@@ -32,6 +32,7 @@ from typing import Any, NoReturn
 
 from tests.bench.targets import (
     DEFAULT,
+    DTLS,
     HEADWATER,
     MEMORY,
     MIRROR,
@@ -202,7 +203,25 @@ def analytics(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
     return measured
 
 
-PARTS = {"servers": servers, "replication": replication, "memory": memory, "sinks": sinks, "analytics": analytics}
+def dtls(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
+    """Handshakes of thousands of devices with a gateway, and the memory of their sessions, run by run."""
+    measured: Measured = {DTLS: []}
+    for run in range(plan.runs):
+        found = folder / f"dtls-{run}.json"
+        command = [sys.executable, "-m", "tests.bench.dtls", "--devices", str(plan.clients), "--out", str(found)]
+        _run(command, REPOSITORY)
+        measured[DTLS].append(json.loads(found.read_text()))
+    return measured
+
+
+PARTS = {
+    "servers": servers,
+    "replication": replication,
+    "memory": memory,
+    "dtls": dtls,
+    "sinks": sinks,
+    "analytics": analytics,
+}
 
 
 def _headwater() -> str:
@@ -298,6 +317,7 @@ def report(saved: Mapping[str, Any]) -> str:
         *_section("## Gateway, beside the peer", shown_table(measured, HEADWATER, peers)),
         *_section("## Replicator, beside MirrorMaker 2 (exactly-once on)", shown_table(measured, REPLICATOR, [MIRROR])),
         *[_memory_section(figures) for figures in measured.get(MEMORY, ())],
+        *_section("## DTLS with pre-shared keys", shown_table(measured, DTLS, ())),
         "## Measured on",
         "\n".join(facts),
     ]

@@ -15,10 +15,11 @@ from enum import Enum
 Runs = Sequence[Mapping[str, float]]
 
 #: The subjects that are compared: the gateway and its peers, the replicator and MirrorMaker 2, the memory measurement,
-#: the sinks and their stores' bare clients, the analytics jobs and Quix Streams alone.
+#: the handshakes, the sinks and their stores' bare clients, the analytics jobs and Quix Streams alone.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 MEMORY = "memory"
+DTLS = "dtls"
 SINK, BARE_CLIENT = "sinks", "bare clients"
 JOB, QUIX = "analytics jobs", "plain Quix Streams"
 
@@ -110,6 +111,8 @@ TARGETS: tuple[Target, ...] = (
     _own(MEMORY, "gateway, peak memory, MiB", "rss_peak_mb", Bound.BELOW, 120.0),
     _own(MEMORY, "acknowledged notifications that are in the topic, share (memory run)", "landed_share",
          Bound.AT_LEAST, 1.0),
+    _own(DTLS, "DTLS handshakes that came to nothing", "lost", Bound.AT_MOST, 0.0),
+    _own(DTLS, "memory of a DTLS session, bytes", "session_bytes", Bound.BELOW, 4096.0),
     _sink("Cassandra, notifications/s", "cassandra"),
     _sink("Elasticsearch, notifications/s", "elasticsearch"),
     _sink("InfluxDB, notifications/s", "influxdb"),
@@ -142,6 +145,10 @@ SHOWN: tuple[tuple[str, str, str], ...] = (
     ("p50 of a command, one at a time, ms", HEADWATER, "read seq_p50_ms"),
     ("p99 of a command, 64 in flight, ms", HEADWATER, "read p99_ms_64"),
     ("CPU-seconds per 10,000 commands", HEADWATER, "read cpu_s_per_10k"),
+    ("handshakes /s, 64 under way", DTLS, "per_s"),
+    ("p50 of a handshake, ms", DTLS, "p50_ms"),
+    ("p99 of a handshake, ms", DTLS, "p99_ms"),
+    ("CPU-milliseconds of the gateway a handshake", DTLS, "cpu_ms_each"),
     ("CPU-seconds per 10,000 records", REPLICATOR, "cpu_s_per_10k"),
     ("highest memory, MiB", REPLICATOR, "rss_highest_mb"),
     ("p50 from edge to cloud at 1,000/s, ms", REPLICATOR, "lat_p50_ms"),
