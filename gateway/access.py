@@ -22,11 +22,15 @@ _COMPLAIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """PSK identities whose keys were removed or changed; ``everything``: it is not known which."""
+class Changed:
+    """PSK identities whose keys were ended (removed or changed), or added; ``everything``: it is not known which."""
 
-    identities: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
+    added: frozenset[str] = frozenset()
     everything: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.added or self.everything)
 
 
 class Access:
@@ -40,17 +44,28 @@ class Access:
         self._store = store
         self._position: Position = store.position()
         self._complained_at = -1e9
+        #: What was wrong when it was looked at last.
+        self._lost: CredentialStoreError | None = None
         #: How often the store could not be read.
         self.failures = 0
 
     def key(self, identity: bytes) -> bytes | None:
         """The pre-shared key of an identity. Never raises: without the store there is none."""
         try:
-            found = self._store.psk(identity)
-        except CredentialStoreError as exc:
-            self._failed(exc)
+            found = self._find(identity)
+        except CredentialStoreError:
             return None
         return None if found is None else found.key.reveal()
+
+    def _find(self, identity: bytes) -> Psk | None:
+        try:
+            if self._lost is not None:
+                # Whoever took it away, or opened it to others, may have meant to.
+                raise self._lost
+            return self._store.psk(identity)
+        except CredentialStoreError as exc:
+            self._failed(exc)
+            raise
 
     def psk(self, identity: str) -> Psk | None:
         """The credential of an identity.
@@ -58,35 +73,44 @@ class Access:
         Raises:
             CredentialStoreError: the store cannot be read.
         """
-        return self._store.psk(identity.encode("utf-8"))
+        return self._find(identity.encode("utf-8"))
 
     def only_endpoint(self, identity: str) -> str | None:
         """The one endpoint that an identity is for; None for a pattern, or if the store cannot tell."""
         try:
             found = self.psk(identity)
-        except CredentialStoreError as exc:
-            self._failed(exc)
+        except CredentialStoreError:
             return None
         return None if found is None or is_pattern(found.endpoint) else found.endpoint
 
     def is_secured(self, ep: str) -> bool:
-        """True if there is a credential with which one may register as ``ep``.
+        """True if there is a key with which one may register as ``ep``.
 
         Raises:
             CredentialStoreError: the store cannot be read.
         """
-        return bool(self._store.of_endpoint(ep))
+        try:
+            if self._lost is not None:
+                raise self._lost
+            return any(isinstance(one, Psk) for one in self._store.of_endpoint(ep))
+        except CredentialStoreError as exc:
+            self._failed(exc)
+            raise
 
-    def ended(self) -> Ended:
-        """What is no longer good since this was asked last. Never raises."""
+    def changed(self) -> Changed:
+        """What is another since this was asked last. Never raises; while the store cannot be looked at, it lets nobody
+        in, and ends nobody."""
         try:
             changes = self._store.changed_since(self._position)
         except CredentialStoreError as exc:
+            self._lost = exc
             self._failed(exc)
-            return Ended()
+            return Changed()
+        self._lost = None
         self._position = changes.position
-        return Ended(
-            identities=frozenset(one.name for one in changes.ended if one.kind is Kind.PSK),
+        return Changed(
+            ended=frozenset(one.name for one in changes.ended if one.kind is Kind.PSK),
+            added=frozenset(one.name for one in changes.added if one.kind is Kind.PSK),
             everything=changes.everything,
         )
 

@@ -6,11 +6,51 @@ that was made over a session is changed over such a session alone. A key is for 
 
 from __future__ import annotations
 
-from gateway.access import Access
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from gateway.access import Access, Changed
 from gateway.coap.message import Code
 from gateway.coap.peers import Address, SecurePeer
 from gateway.registration import Refused
+from gateway.registry import Device
 from security.credentials.kinds import Psk, is_pattern, may_register
+from security.errors import CredentialStoreError
+
+
+def unwelcome(devices: Iterable[Device], access: Access, changed: Changed) -> list[Device]:
+    """Those whose registrations have to end since the credentials changed: made with a key that is there no more, or in
+    the clear under a name that has a key now. While the credentials cannot be read, none."""
+    try:
+        names = [found.endpoint for identity in changed.added if (found := access.psk(identity)) is not None]
+        exact = {name for name in names if not is_pattern(name)}
+        patterns = [name for name in names if is_pattern(name)]
+        return [
+            device
+            for device in devices
+            if _is_without_its_key(device, access, changed)
+            or _is_in_the_clear_with_a_key(device, access, changed, exact, patterns)
+        ]
+    except CredentialStoreError:
+        return []
+
+
+def _is_without_its_key(device: Device, access: Access, changed: Changed) -> bool:
+    peer = device.address
+    if not isinstance(peer, SecurePeer) or not (changed.everything or peer.identity in changed.ended):
+        return False
+    credential = access.psk(peer.identity)
+    return credential is None or not may_register(credential, device.ep)
+
+
+def _is_in_the_clear_with_a_key(
+    device: Device, access: Access, changed: Changed, exact: set[str], patterns: list[str]
+) -> bool:
+    if isinstance(device.address, SecurePeer):
+        return False
+    if changed.everything:
+        return access.is_secured(device.ep)
+    return device.ep in exact or any(fnmatchcase(device.ep, one) for one in patterns)
 
 
 class Admission:
@@ -19,8 +59,9 @@ class Admission:
     def __init__(self, access: Access | None) -> None:
         self._access = access
 
-    def endpoint(self, peer: Address, ep: str | None) -> str:
+    def endpoint(self, peer: Address, ep: str | None, holder: Address | None = None) -> str:
         """The name with which ``peer`` registers, if it says ``ep``. It may say none where its key has just one.
+        ``holder`` is who has the name now, if somebody has.
 
         Raises:
             Refused: it may not.
@@ -29,7 +70,7 @@ class Admission:
         if not isinstance(peer, SecurePeer):
             if ep is None:
                 raise Refused(Code.BAD_REQUEST, "ep is missing")
-            if self._access is not None and self._access.is_secured(ep):
+            if isinstance(holder, SecurePeer) or (self._access is not None and self._access.is_secured(ep)):
                 raise Refused(Code.FORBIDDEN, "this endpoint has credentials: it registers over DTLS (coaps)")
             return ep
         credential = self._credential(peer)

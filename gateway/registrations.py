@@ -16,7 +16,7 @@ from gateway.admission import Admission
 from gateway.coap.endpoint import BUSY_MAX_AGE
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Code, Message, Option, Options, name
-from gateway.coap.peers import Address, host_port
+from gateway.coap.peers import Address, SecurePeer, host_port
 from gateway.device_forms import identity_of, kafka_place, registered, stored
 from gateway.registration import (
     DEFAULT_LIFETIME,
@@ -156,9 +156,8 @@ class Registrations:
         except Refused as exc:
             _log.info("a registration request was refused", peer=incoming.address, code=name(exc.code), reason=str(exc))
             incoming.reply(exc.code, payload=str(exc)[:256].encode())
-        except CredentialStoreError as exc:
+        except CredentialStoreError:
             self.refused += 1
-            _log.warning("the credentials cannot be read, registrations are refused", reason=str(exc))
             incoming.busy()
         except StateError as exc:
             self.refused += 1
@@ -170,12 +169,13 @@ class Registrations:
             self.recorded.clear()
         if not self.recorded:
             return None
-        return self.recorded.get((*host_port(incoming.address), incoming.message.mid))
+        return self.recorded.get((*_sender(incoming), incoming.message.mid))
 
     def _register(self, incoming: Incoming, payload: bytes) -> None:
         message = incoming.message
         given = parse_parameters(message.texts(Option.URI_QUERY))
-        ep = self._admission.endpoint(incoming.address, given.ep)
+        held = None if given.ep is None else self._registry.device(given.ep)
+        ep = self._admission.endpoint(incoming.address, given.ep, None if held is None else held.address)
         if message.uint(Option.CONTENT_FORMAT) not in (None, _LINK_FORMAT):
             raise Refused(Code.UNSUPPORTED_CONTENT_FORMAT, "links are expected as application/link-format")
         before = self._recorded(incoming)
@@ -246,7 +246,7 @@ class Registrations:
             raise Refused(Code.NOT_FOUND, "no such registration")
         self._admission.may_change(incoming.address, device.ep, device.address)
         before = self._recorded(incoming)
-        if before is not None and before[0] is RegistrationKind.UPDATE:
+        if before == (RegistrationKind.UPDATE, reg_id):
             incoming.reply(Code.CHANGED)
             return
         if reg_id in self._changing:
@@ -405,16 +405,20 @@ class Registrations:
         for device in self._registry.expired(now):
             self._expire(device)
 
-    def _expire(self, device: Device) -> None:
+    def end(self, device: Device) -> None:
+        """End a registration that may not be any more; tried again by who asks, if it cannot be now."""
+        self._expire(device, expired=False)
+
+    def _expire(self, device: Device, *, expired: bool = True) -> None:
         if device.ep in self._coming or device.reg_id in self._changing:
             self._registry.sooner(device)
             return
 
         def hold() -> None:
-            self.expired += 1
+            self.expired += expired
             self._remove(device)
 
-        body = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=True, last_up=device.last_up)
+        body = RegistrationDelete(ep=device.ep, server_id=self._server_id, expired=expired, last_up=device.last_up)
         delete = Registration(kind=RegistrationKind.DELETE, body=body)
         try:
             self._state.delete_registration(device.ep)
@@ -468,6 +472,12 @@ def _objects(said: Announcement) -> tuple[object, ...]:
     return said.paths, said.object_versions
 
 
+def _sender(incoming: Incoming) -> tuple[str, int]:
+    """Of whom a message id is: a host and a port, or a life of a device over DTLS, which no restart outlives."""
+    address = incoming.address
+    return (address.life, 0) if isinstance(address, SecurePeer) else host_port(address)
+
+
 def _headers(incoming: Incoming) -> list[tuple[str, bytes]]:
-    host, port = host_port(incoming.address)
+    host, port = _sender(incoming)
     return [(HEADER_MID, incoming.message.mid.to_bytes(2, "big")), (HEADER_PEER, f"{host} {port}".encode())]

@@ -19,8 +19,8 @@ import structlog
 from connectors.health import HealthServer, serve_health
 from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
 from connectors.process_metrics import Component, with_process
-from gateway.access import Access
-from gateway.admission import Admission
+from gateway.access import Access, Changed
+from gateway.admission import Admission, unwelcome
 from gateway.answering import encoded
 from gateway.coap.aiocoap_link import AiocoapLink, Remote
 from gateway.coap.endpoint import Busy, Endpoint, Incoming
@@ -87,15 +87,17 @@ class Gateway:
         try:
             self._endpoint = Endpoint(settings.coap, Busy(), secure=self._secure)
         except BaseException:
-            if self._secure is not None:
-                self._secure.close()
+            self._close_security()
             raise
         try:
             self._state = State.open(settings.state)
             self._stored: StoredState | None = self._state.load()
         except BaseException:
             self._endpoint.close()
+            self._close_security()
             raise
+        #: Devices whose registrations have to end, as the credentials say.
+        self._unwelcome: set[Device] = set()
         self._tasks: asyncio.TaskGroup
         self._parts: Parts | None = None
         self._not_ready: str | None = "the edge Kafka does not answer yet"
@@ -150,10 +152,15 @@ class Gateway:
         finally:
             self._endpoint.close()
             await self._state.close()
-            if self._access is not None:
-                self._access.close()
+            self._close_security()
             if self._health is not None:
                 self._health.close()
+
+    def _close_security(self) -> None:
+        if self._secure is not None:
+            self._secure.close()
+        if self._access is not None:
+            self._access.close()
 
     def _ready(self) -> str | None:
         if self._parts is None:
@@ -185,8 +192,12 @@ class Gateway:
             describe_dtls(metrics, self._secure, self._access)
         uplink.on_fatal = lambda: self._spawn(self._renew(parts))
         self._endpoint.serve(parts)
-        if self._secure is not None:
+        if self._secure is not None and self._access is not None:
             self._secure.serve(self._peer_of)
+            # Those of the state file may be of a time before there were keys.
+            self._unwelcome.update(unwelcome(parts.registry, self._access, Changed(everything=True)))
+        elif keyed := sum(isinstance(device.address, SecurePeer) for device in parts.registry):
+            _log.warning("devices registered over DTLS and cannot be reached without --credentials", devices=keyed)
         uplink.reopen()
         parts.commands.start()
         _log.info(
@@ -204,16 +215,21 @@ class Gateway:
             # Records without a report of their own leave the producer's queue when it is polled.
             uplink.poll()
             parts.registrations.expire()
-            self._end_revoked()
+            self._follow_credentials(parts)
 
-    def _end_revoked(self) -> None:
+    def _follow_credentials(self, parts: Parts) -> None:
+        """End what is not allowed any more: sessions whose keys are gone, and registrations that may not be."""
         if self._access is None or self._secure is None:
             return
-        ended = self._access.ended()
-        if ended.everything:
-            self._secure.revoke_all()
-        elif ended.identities:
-            self._secure.revoke(ended.identities)
+        changed = self._access.changed()
+        if changed:
+            self._secure.revoke(None if changed.everything else changed.ended)
+            self._unwelcome.update(unwelcome(parts.registry, self._access, changed))
+        for device in [one for one in self._unwelcome if parts.registry.registration(one.reg_id) is not one]:
+            self._unwelcome.discard(device)
+        for device in self._unwelcome:
+            # Again and again, until it is durable.
+            parts.registrations.end(device)
 
     def _peer_of(self, identity: str) -> SecurePeer | None:
         """Whose registration a new session goes on with: where the key is for one endpoint alone, that one's."""
@@ -468,7 +484,7 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
 
     access = Access(SqliteCredentials(settings.credentials))
     try:
-        return access, SecureLine(*settings.coaps, access.key)
+        return access, SecureLine(*settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None)
     except BaseException:
         access.close()
         raise

@@ -132,7 +132,10 @@ def open_file(path: FilePath) -> sqlite3.Connection:
         if mark != APPLICATION_ID:
             raise corrupted(path, "it is no gateway state")
         if version > SCHEMA_VERSION:
-            raise StateCorrupted(f"{path} was written by a later version of this program (format {version})")
+            raise StateCorrupted(
+                f"{path} was written by a later version of this program (format {version}): start that one, or move "
+                f"the file away with its -wal file (mv {path}* elsewhere/) to start without it"
+            )
         damage = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if damage != "ok":
             raise corrupted(path, " ".join(damage.split()))

@@ -48,7 +48,8 @@ def set_up(level: LogLevel, *, terminal: bool | None = None) -> None:
         _mask,
     ]
     render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        # Without the values of variables in tracebacks: a key may be one of them.
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if pretty
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )

@@ -53,12 +53,19 @@ def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterat
     os.set_blocking(mouth, False)
     numbers = (signal.SIGINT, signal.SIGTERM)
 
+    def listen() -> None:
+        heard_before = False
+        while heard := os.read(ear, 1):
+            if heard[0] not in numbers:
+                continue
+            if heard_before:
+                # Also where the main thread is in a call into C, and so runs no handler.
+                os._exit(Exit.INTERRUPTED)
+            heard_before = True
+            threading.Thread(target=obey, name="stopping", daemon=True).start()
+        os.close(ear)
+
     def obey() -> None:
-        while (heard := os.read(ear, 1)) and heard[0] not in numbers:
-            pass
-        if not heard:
-            os.close(ear)
-            return
         with contextlib.suppress(RuntimeError):  # its event loop is closed already
             stop()
         time.sleep(grace)
@@ -69,10 +76,12 @@ def stopped_by_signals(stop: Callable[[], None], grace: float = GRACE) -> Iterat
         if told:
             os._exit(Exit.INTERRUPTED)
         told = True
-        # An event loop with handlers of its own takes the place of our file descriptor.
-        os.write(mouth, bytes([number]))
+        # An event loop with handlers of its own may have taken the place of our file descriptor.
+        if (listening := signal.set_wakeup_fd(-1)) != mouth:
+            os.write(mouth, bytes([number]))
+        signal.set_wakeup_fd(listening, warn_on_full_buffer=False)
 
-    threading.Thread(target=obey, name="signals", daemon=True).start()
+    threading.Thread(target=listen, name="signals", daemon=True).start()
     before = {number: signal.signal(number, on_signal) for number in numbers}
     told_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
     try:

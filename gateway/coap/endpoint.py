@@ -261,8 +261,11 @@ class Endpoint:
                 self._take(datagram, peer)
 
     def anew(self, peer: SecurePeer) -> None:
-        """The peer's message ids begin anew."""
+        """The peer's message ids begin anew, and what it asked in the session before is not answered in this one."""
         self._requests.forget_peer(peer)
+        for incoming in [one for one in self._open if one.address is peer]:
+            incoming.answered = True
+            self._open.discard(incoming)
 
     def batch_done(self, received: int) -> None:
         """The waiting datagrams of a socket have been handed out."""
@@ -545,7 +548,9 @@ class Endpoint:
         return exchange
 
     def abandon(self, address: Address) -> None:
-        """The peer is not at ``address`` any more: its open exchanges fail now."""
+        """The peer is not at ``address`` any more: its open exchanges fail now, and its session ends."""
+        if isinstance(address, SecurePeer) and self._secure is not None:
+            self._secure.end(address)
         for exchange in self._exchanges.close_of(address):
             exchange.finish(NoAnswer("the device is at another address now"))
 

@@ -6,6 +6,7 @@ It is what messages, exchanges, registrations and observations are told apart by
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ class SecurePeer:
     ``identity`` is what it has shown; ``udp`` where it was heard last. Equal to itself alone.
     """
 
-    __slots__ = ("identity", "moved_at", "proven", "session", "udp")
+    __slots__ = ("identity", "life", "moved_at", "proven", "session", "udp")
 
     def __init__(self, identity: str, udp: UdpAddress) -> None:
         self.identity = identity
         self.udp = udp
+        #: Another one after each whole handshake, in all processes: message ids are of such a life.
+        self.life = secrets.token_hex(6)
         #: None while there is no session: before the first after the gateway's start, and after the end of one.
         self.session: Session | None = None
         #: True if its address has shown that it can be reached: by a handshake, or by an answer.

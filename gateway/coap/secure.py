@@ -8,6 +8,7 @@ go on; one that shares its key is known by its session only, until it registers.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -25,6 +26,8 @@ _log = structlog.get_logger("headwater.coaps")
 
 #: The longest datagram that is taken: a message, and what DTLS adds (RFC 6347 section 4.1; RFC 9146 section 4).
 _LONGEST = MAX_DATAGRAM + 256
+#: Sessions by one key that is for several endpoints.
+MOST_OF_A_KEY = 10_000
 
 
 class Receiver(Protocol):
@@ -43,10 +46,17 @@ class Receiver(Protocol):
 class SecureLine:
     """One UDP socket with DTLS.
 
-    ``keys`` has the pre-shared key of an identity, and neither raises nor blocks.
+    ``keys`` has the pre-shared key of an identity; ``is_for_one`` says whether it is for one endpoint name alone, so
+    that a new session ends the one before. Neither raises or blocks.
     """
 
-    def __init__(self, host: str, port: int, keys: Callable[[bytes], bytes | None]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        keys: Callable[[bytes], bytes | None],
+        is_for_one: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         """Bind at once.
 
         Raises:
@@ -54,8 +64,12 @@ class SecureLine:
         """
         self._socket = bind(host, port)
         self._server = Server(keys)
+        self._is_for_one = is_for_one
         self._known: Callable[[str], SecurePeer | None] = lambda _: None
         self._peers: dict[Session, SecurePeer] = {}
+        #: Of keys that are for one endpoint, the peer that has a session; of others all sessions, the oldest first.
+        self._alone: dict[str, SecurePeer] = {}
+        self._shared: dict[str, dict[Session, None]] = {}
         self._receiver: Receiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -156,12 +170,26 @@ class SecureLine:
         assert self._receiver is not None
         # The store has only identities that are UTF-8.
         identity = session.identity.decode("utf-8")
-        peer = self._known(identity) or SecurePeer(identity, session.address)
+        peer = self._known(identity) or self._alone.get(identity) or SecurePeer(identity, session.address)
         self._give(session, peer)
         peer.proven = True
+        if self._is_for_one(identity):
+            self._alone[identity] = peer
+        else:
+            self._bound(identity, session)
         self.handshakes["resumed" if resumed else "whole"] += 1
         if not resumed:
+            peer.life = secrets.token_hex(6)
             self._receiver.anew(peer)
+
+    def _bound(self, identity: str, session: Session) -> None:
+        """One key that many devices have takes no more than its share; its longest known goes."""
+        shared = self._shared.setdefault(identity, {})
+        shared[session] = None
+        if len(shared) > MOST_OF_A_KEY:
+            oldest = next(iter(shared))
+            self._transmit(self._server.close(oldest), oldest)
+            self._forget([oldest])
 
     def _give(self, session: Session, peer: SecurePeer) -> None:
         """The peer speaks by this session now."""
@@ -176,8 +204,16 @@ class SecureLine:
     def _forget(self, sessions: Iterable[Session]) -> None:
         for session in sessions:
             peer = self._peers.pop(session, None)
-            if peer is not None and peer.session is session:
+            if peer is None:
+                continue
+            if peer.session is session:
                 peer.session = None
+                if self._alone.get(peer.identity) is peer:
+                    del self._alone[peer.identity]
+            if (shared := self._shared.get(peer.identity)) is not None:
+                shared.pop(session, None)
+                if not shared:
+                    del self._shared[peer.identity]
 
     # Sending
 
@@ -203,23 +239,26 @@ class SecureLine:
 
     # Revocation
 
-    def revoke(self, identities: Iterable[str]) -> None:
-        """End the sessions and handshakes of identities whose keys are no longer good."""
-        for identity in identities:
-            ended = [session for session, peer in self._peers.items() if peer.identity == identity]
-            for send in self._server.revoke(identity.encode("utf-8")):
-                try:
-                    self._socket.sendto(send.datagram, send.address)
-                except OSError as exc:
-                    self.unsent[f"send error {exc.errno}"] += 1
-            self._forget(ended)
-            self.revoked += len(ended)
-            if ended:
-                _log.warning("sessions were ended: their key was removed or changed", identity=identity)
+    def revoke(self, identities: Iterable[str] | None = None) -> None:
+        """End the sessions and handshakes of identities whose keys are no longer good (None: all)."""
+        ended = self._server.revoke(None if identities is None else {one.encode("utf-8") for one in identities})
+        for session, send in ended:
+            self._transmit(send.datagram, session)
+        self._forget(session for session, _ in ended)
+        self.revoked += len(ended)
+        if ended:
+            _log.warning(
+                "sessions were ended: their keys were removed or changed",
+                sessions=len(ended),
+                identity=ended[0][0].identity.decode("utf-8", "replace"),
+            )
 
-    def revoke_all(self) -> None:
-        """End all of them: it is not known any more which keys are still good."""
-        self.revoke({peer.identity for peer in self._peers.values()})
+    def end(self, peer: SecurePeer) -> None:
+        """End the peer's session, if it has one: the device has another by now."""
+        session = peer.session
+        if session is not None:
+            self._transmit(self._server.close(session), session)
+            self._forget([session])
 
     # Timers
 

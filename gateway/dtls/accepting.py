@@ -6,7 +6,7 @@ Owns the half-open handshakes and what may be resumed, not the sessions: a hands
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from gateway.dtls.events import Event, Send
 from gateway.dtls.greeting import Greeter, Refused
@@ -88,10 +88,9 @@ class Acceptor:
         """The session shall not be resumed."""
         self._resumables.forget(session_id)
 
-    def forget_identity(self, identity: bytes) -> None:
-        """The handshakes of an identity come to nothing: its key is no longer good."""
-        for handshake in self._handshakes.of_identity(identity):
-            self._handshakes.remove(handshake)
+    def forget_identities(self, identities: Collection[bytes] | None) -> None:
+        """The handshakes of identities (None: all) come to nothing: their keys are no longer good."""
+        self._handshakes.forget(lambda one: identities is None or one.identity in identities)
 
     # The client's messages in the clear
 

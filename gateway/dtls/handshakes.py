@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from collections.abc import Callable
 
 from gateway.dtls.handshake import Handshake
 from gateway.dtls.session import Address
@@ -41,9 +42,10 @@ class Handshakes:
         """It is over."""
         del self._by_address[handshake.address]
 
-    def of_identity(self, identity: bytes) -> list[Handshake]:
-        """Those that have shown an identity; looks at every handshake."""
-        return [handshake for handshake in self._by_address.values() if handshake.identity == identity]
+    def forget(self, is_over: Callable[[Handshake], bool]) -> None:
+        """Those of which it is true are over; looks at every handshake."""
+        for handshake in [one for one in self._by_address.values() if is_over(one)]:
+            self.remove(handshake)
 
     def wait(self, handshake: Handshake) -> None:
         """Its ``deadline`` is another now."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from gateway.dtls.accepting import Acceptor
 from gateway.dtls.events import Closed, Ending, Established, Event, Moved, Received, Send
@@ -108,10 +108,17 @@ class Server:
         self._sessions.remove(session)
         return _close_notify(session)
 
-    def revoke(self, identity: bytes) -> list[Send]:
-        """End the sessions of an identity whose key is no longer good, and the handshakes that have shown it."""
-        self._acceptor.forget_identity(identity)
-        return [Send(self.close(session), session.address) for session in self._sessions.of_identity(identity)]
+    def revoke(self, identities: Collection[bytes] | None = None) -> list[tuple[Session, Send]]:
+        """End the sessions of identities whose keys are no longer good (None: all), and their handshakes.
+
+        Looks at every session once, so give it all of them together, as a set.
+        """
+        self._acceptor.forget_identities(identities)
+        return [
+            (session, Send(self.close(session), session.address))
+            for session in self._sessions.all()
+            if identities is None or session.identity in identities
+        ]
 
     def deadline(self) -> float | None:
         """When `tick` has something to do next."""

@@ -33,9 +33,9 @@ class Sessions:
         """True if the connection id is taken."""
         return cid in self._by_cid
 
-    def of_identity(self, identity: bytes) -> list[Session]:
-        """All sessions of an identity; looks at every session."""
-        return [session for session in self._by_silence if session.identity == identity]
+    def all(self) -> list[Session]:
+        """Those that are open now."""
+        return list(self._by_silence)
 
     def replaced_by(self, session: Session) -> list[Session]:
         """The open sessions that a new one is in place of: those at its address (RFC 6347 section 4.2.8).

@@ -107,6 +107,9 @@ def gateway(
     by_endpoint = _observe_by_endpoint(ctx)
     for pattern in (*(observe or ()), *(one for patterns in by_endpoint.values() for one in patterns)):
         PathPattern.parse(pattern)
+    given = ctx.get_parameter_source("coaps")
+    if credentials is None and given is not None and given.name == "COMMANDLINE":
+        raise Stop(Exit.USAGE, "--coaps is for devices with keys: say where these are with --credentials FILE")
     if not insecure and credentials is None:
         raise Stop(
             Exit.USAGE, "with --no-insecure devices need keys: headwater credentials add, and --credentials FILE here"

@@ -8,13 +8,14 @@ in the file, as a gateway needs them to speak; so the file is its owner's alone,
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from pathlib import Path
 from typing import Any, Final
 
@@ -45,6 +46,9 @@ class SqliteCredentials:
         """
         self._path = path
         self._lock = threading.RLock()
+        #: The patterns as they were after that change.
+        self._compiled: list[tuple[str, Callable[[str], object]]] = []
+        self._patterns_of: tuple[str, int] | None = None
         if make:
             sqlite_file.make(path)
         self._open()
@@ -95,8 +99,21 @@ class SqliteCredentials:
 
     def of_endpoint(self, endpoint: str) -> tuple[Credential, ...]:
         own = self._rows("WHERE endpoint = ? ORDER BY kind, name", endpoint)
-        patterns = self._rows("WHERE pattern = 1 AND endpoint <> ? ORDER BY endpoint, kind, name", endpoint)
-        return (*own, *(one for one in patterns if fnmatchcase(endpoint, one.endpoint)))
+        fitting = [pattern for pattern, fits in self._patterns() if pattern != endpoint and fits(endpoint)]
+        more = (self._rows("WHERE endpoint = ? ORDER BY kind, name", pattern) for pattern in fitting)
+        return (*own, *(one for found in more for one in found))
+
+    def _patterns(self) -> list[tuple[str, Callable[[str], object]]]:
+        """Every pattern that is there, once, in order, and what tells whether a name fits it."""
+        with self._lock, self._told():
+            known = (self._epoch, self._last())
+            if known != self._patterns_of:
+                rows = self._db.execute(
+                    "SELECT DISTINCT endpoint FROM credentials WHERE pattern = 1 ORDER BY endpoint"
+                ).fetchall()
+                self._compiled = [(row[0], re.compile(translate(row[0])).match) for row in rows]
+                self._patterns_of = known
+            return self._compiled
 
     def find(self, identity: CredentialId) -> Credential | None:
         return next(iter(self._rows("WHERE kind = ? AND name = ?", identity.kind.value, identity.name)), None)
@@ -199,7 +216,7 @@ class SqliteCredentials:
             raise
         except sqlite3.Error as exc:
             raise sqlite_file.in_words(self._path, exc) from exc
-        except InvalidCredential as exc:
+        except (InvalidCredential, ValueError, OverflowError) as exc:
             raise StoreForeign(f"the store of credentials {self._path} is damaged: {exc}") from exc
 
 

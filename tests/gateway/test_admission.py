@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.access import Access, Ended
-from gateway.admission import Admission
+from gateway.access import Access, Changed
+from gateway.admission import Admission, unwelcome
 from gateway.coap.message import Code
 from gateway.coap.peers import SecurePeer, UdpAddress, host_port, udp_address
-from gateway.registration import Refused
+from gateway.registration import Refused, parse_announcement
+from gateway.registry import Device, KafkaPlace
+from schemas.avro.records import Binding
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import CredentialId, Kind, Psk
 from security.credentials.sqlite import SqliteCredentials
@@ -25,6 +27,24 @@ KEY = b"sixteen byte key"
 
 def _psk(endpoint: str, identity: str, key: bytes = KEY) -> Psk:
     return Psk(endpoint=endpoint, created=datetime.now(UTC), identity=identity.encode(), key=KeyBytes(key))
+
+
+def _device(ep: str, address: UdpAddress | SecurePeer) -> Device:
+    return Device(
+        ep=ep,
+        reg_id=ep,
+        address=address,
+        lifetime=60,
+        version="1.1",
+        binding=Binding.U,
+        queue=False,
+        sms=None,
+        announcement=parse_announcement(b"</3/0>"),
+        attributes={},
+        reg_date=0,
+        last_up=0,
+        place=KafkaPlace(key=b"", observations=0, registrations=0, replies=0),
+    )
 
 
 @pytest.fixture
@@ -67,6 +87,32 @@ def test_name_that_has_a_key_does_not_register_in_the_clear(admission: Admission
     assert Admission(None).endpoint(HERE, "press-1") == "press-1"
 
 
+def test_name_that_somebody_has_over_dtls_is_not_taken_in_the_clear_also_when_its_key_is_gone(
+    admission: Admission, store: SqliteCredentials
+) -> None:
+    store.remove([CredentialId(Kind.PSK, "own")])
+    for one in (admission, Admission(None)):
+        with pytest.raises(Refused) as caught:
+            one.endpoint(HERE, "press-1", SecurePeer("own", HERE))
+        assert caught.value.code is Code.FORBIDDEN
+        assert one.endpoint(HERE, "press-1", HERE) == "press-1"
+
+
+def test_registration_is_unwelcome_when_its_key_is_gone_or_its_name_has_one_now(store: SqliteCredentials) -> None:
+    access = Access(store)
+    keyed, pattern = _device("press-1", SecurePeer("own", HERE)), _device("lathe-7", SecurePeer("shared", HERE))
+    plain, other = _device("press-5", HERE), _device("mill-1", HERE)
+    everybody = [keyed, pattern, plain, other]
+    assert unwelcome(everybody, access, Changed(everything=True)) == []
+    # Changed, but still for that name.
+    assert unwelcome(everybody, access, Changed(ended=frozenset({"own", "shared"}))) == []
+    store.put([_psk("press-5", "five"), _psk("mill-*", "mills")], Put.NEW)
+    assert unwelcome(everybody, access, access.changed()) == [plain, other]
+    store.remove([CredentialId(Kind.PSK, "own"), CredentialId(Kind.PSK, "shared")])
+    assert unwelcome(everybody, access, access.changed()) == [keyed, pattern]
+    assert unwelcome(everybody, access, Changed(everything=True)) == everybody
+
+
 def test_registration_is_changed_by_who_may_make_it(admission: Admission) -> None:
     owner, again = SecurePeer("own", HERE), SecurePeer("own", HERE)
     stranger, shared = ("192.0.2.8", 5000), SecurePeer("shared", HERE)
@@ -83,11 +129,11 @@ def test_registration_is_changed_by_who_may_make_it(admission: Admission) -> Non
 
 def test_changes_are_told_once_and_name_what_is_no_longer_good(store: SqliteCredentials) -> None:
     access = Access(store)
-    assert access.ended() == Ended()
+    assert access.changed() == Changed()
     store.put([_psk("press-1", "own", KEY[::-1]), _psk("press-5", "new")], Put.ALL)
     store.remove([CredentialId(Kind.PSK, "shared")])
-    assert access.ended() == Ended(identities=frozenset({"own", "shared"}))
-    assert access.ended() == Ended()
+    assert access.changed() == Changed(ended=frozenset({"own", "shared"}), added=frozenset({"new"}))
+    assert access.changed() == Changed()
     assert (access.key(b"own"), access.key(b"new"), access.key(b"shared")) == (KEY[::-1], KEY, None)
     assert (access.only_endpoint("own"), access.only_endpoint("shared")) == ("press-1", None)
     assert access.key(b"\xff\xfe") is None
@@ -96,13 +142,25 @@ def test_changes_are_told_once_and_name_what_is_no_longer_good(store: SqliteCred
 def test_store_that_fails_lets_nobody_new_in_and_ends_nobody(store: SqliteCredentials, tmp_path: Path) -> None:
     access = Access(store)
     (tmp_path / "credentials.db").chmod(0o644)  # open to others: it is not believed any more
-    assert access.ended() == Ended()
-    assert access.failures == 1
+    assert access.changed() == Changed()
+    assert (access.key(b"own"), access.only_endpoint("own")) == (None, None)
+    with pytest.raises(CredentialStoreError):
+        access.is_secured("press-1")
+    assert access.failures == 4
     (tmp_path / "credentials.db").chmod(0o600)
+    assert access.changed() == Changed()
+    assert access.key(b"own") == KEY
+    (tmp_path / "credentials.db").rename(tmp_path / "away.db")
+    assert access.changed() == Changed()
+    assert access.key(b"own") is None
+
+
+def test_damaged_store_lets_nobody_in(store: SqliteCredentials, tmp_path: Path) -> None:
+    access = Access(store)
     (tmp_path / "credentials.db").write_bytes(b"\0" * 8192)
     assert access.key(b"own") is None
     assert access.only_endpoint("own") is None
-    assert access.failures == 3
+    assert access.failures == 2
     with pytest.raises(CredentialStoreError):
         Admission(access).endpoint(HERE, "press-1")
 

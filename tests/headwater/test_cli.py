@@ -99,6 +99,13 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
     assert f"headwater {command}" in result.output
 
 
+def test_gateway_says_what_keys_its_options_need() -> None:
+    for option in (["--no-insecure"], ["--coaps", "127.0.0.1:5684"]):
+        result = run("gateway", "--id", "g", *option)
+        assert result.exit_code == Exit.USAGE
+        assert "--credentials FILE" in result.output
+
+
 def test_help_shows_what_looks_like_markup() -> None:
     assert '[gateway.endpoints."sensor-*"]' in run("gateway", "--help").stdout
 

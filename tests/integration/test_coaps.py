@@ -193,9 +193,22 @@ def test_session_ends_when_its_key_does(gateway: Gateway, keys: Keys, change: st
         device.until("the end of the session", lambda: device.was_told_to_end)
         with pytest.raises(AssertionError, match="no session"):
             device.connect(patience=5)
+    if change == "removed":
+        # And so does its registration: nobody finds it, its observations or what waits for it.
+        until("the end of its registration", lambda: gateway.registrations(ep)[-1].kind is RegistrationKind.DELETE)
     if change == "changed":
         with SecureDevice(gateway.secure_address, ep, OTHER) as device:
             device.register()
+
+
+def test_registration_in_the_clear_ends_when_its_name_gets_a_key(gateway: Gateway, keys: Keys) -> None:
+    with RawDevice(gateway.address, "press-10") as plain:
+        plain.register()
+        keys.add("press-10")
+        until("its end", lambda: gateway.registrations("press-10")[-1].kind is RegistrationKind.DELETE)
+        assert plain.try_to_register().code == Code.FORBIDDEN
+    with SecureDevice(gateway.secure_address, "press-10", KEY) as device:
+        device.register()
 
 
 def test_registration_and_observation_outlive_a_restart_of_the_gateway(gateway: Gateway, keys: Keys) -> None:
@@ -220,6 +233,20 @@ def test_registration_and_observation_outlive_a_restart_of_the_gateway(gateway: 
         assert device.tell(TEMPERATURE, 4, 9.0)
     until("its values", lambda: _value(gateway, "press-8")[-3:] == [7.0, 8.0, 9.0])
     assert [one.kind for one in gateway.registrations("press-8")].count(RegistrationKind.NEW) == 1
+
+
+def test_started_without_the_keys_nobody_takes_the_name_in_the_clear(
+    kafka: Cluster, keys: Keys, tmp_path: Path
+) -> None:
+    keys.add("press-11")
+    with Gateway("coaps-lost", kafka, tmp_path, credentials=keys.path) as before:
+        before.wait_ready()
+        with SecureDevice(before.secure_address, "press-11", KEY) as device:
+            device.register()
+    with Gateway("coaps-lost", kafka, tmp_path) as after:
+        after.wait_ready()
+        with RawDevice(after.address, "press-11") as stranger:
+            assert stranger.try_to_register().code == Code.FORBIDDEN
 
 
 def test_without_the_plain_port_only_keys_get_in(kafka: Cluster, keys: Keys, tmp_path: Path) -> None:

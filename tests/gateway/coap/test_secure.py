@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
 
+from gateway.coap import secure
 from gateway.coap.endpoint import Endpoint, Incoming
 from gateway.coap.exchanges import NoAnswer
 from gateway.coap.message import MAX_DATAGRAM, Code, Message, Option, Type, build, parse
@@ -27,6 +28,8 @@ class Handler:
         self.requests: list[Incoming] = []
         self.responses: list[Message] = []
         self.answer = (Code.CHANGED, b"ok")
+        #: Where requests are put that are not to be answered at once.
+        self.hold: list[Incoming] | None = None
         self.notified: list[tuple[bytes, Address]] = []
 
     def notify(self, datagram: bytes, address: Address) -> bool:
@@ -42,7 +45,10 @@ class Handler:
 
     def request(self, incoming: Incoming) -> bool:
         self.requests.append(incoming)
-        incoming.reply(self.answer[0], payload=self.answer[1])
+        if self.hold is not None:
+            self.hold.append(incoming)
+        else:
+            incoming.reply(self.answer[0], payload=self.answer[1])
         return True
 
     def batch_done(self) -> None:
@@ -100,8 +106,10 @@ class Device:
 
 
 @asynccontextmanager
-async def _running(handler: Handler, keys: dict[bytes, bytes]) -> AsyncIterator[tuple[Endpoint, SecureLine, Device]]:
-    line = SecureLine("127.0.0.1", 0, keys.get)
+async def _running(
+    handler: Handler, keys: dict[bytes, bytes], is_for_one: Callable[[str], bool] = lambda _: True
+) -> AsyncIterator[tuple[Endpoint, SecureLine, Device]]:
+    line = SecureLine("127.0.0.1", 0, keys.get, is_for_one)
     endpoint = Endpoint(None, handler, secure=line, seed=1)
     endpoint.start(asyncio.get_running_loop())
     device = Device(endpoint.local_address)
@@ -255,5 +263,64 @@ def test_session_that_was_made_before_the_registrations_are_known_goes_on_with_o
             assert handler.requests[1].address is restored
             assert restored.proven
             assert line.server.open_sessions == 1
+
+    asyncio.run(run())
+
+
+def test_key_for_one_name_has_one_session_whether_it_registers_or_not() -> None:
+    async def run() -> None:
+        async with _running(Handler(), {b"dev": KEY}) as (_, line, device):
+            for _ in range(5):
+                await device.connect()
+                device.move()
+            assert line.server.open_sessions == 1
+
+    asyncio.run(run())
+
+
+def test_key_for_many_has_a_bound_and_its_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secure, "MOST_OF_A_KEY", 3)
+
+    async def run() -> None:
+        handler = Handler()
+        keys = {b"dev": KEY, b"other": KEY}
+        async with _running(handler, keys, lambda identity: identity == "other") as (endpoint, line, device):
+            other = Device(line.local_address)
+            other.client = Client(identity=b"other", key=KEY, cid=b"")
+            other.say(*other.client.start())
+            while not other.client.established:
+                await other._hear()
+            await other.ask(_request(1))
+            for _ in range(5):
+                await device.connect()
+                device.move()
+            assert line.server.open_sessions == 4
+            await other.ask(_request(2))
+            await device.ask(_request(3))
+            peer = handler.requests[-1].address
+            # Its device is known to be elsewhere.
+            endpoint.abandon(peer)
+            assert line.server.open_sessions == 3
+            other.close()
+
+    asyncio.run(run())
+
+
+def test_answer_to_what_was_asked_in_a_session_does_not_go_into_the_next() -> None:
+    async def run() -> None:
+        handler = Handler()
+        held: list[Incoming] = []
+        handler.hold = held
+        async with _running(handler, {b"dev": KEY}) as (endpoint, _, device):
+            await device.connect()
+            device.tell(_request(1))
+            async with asyncio.timeout(WAIT_S):
+                while not held:  # noqa: ASYNC110  # the request is on its way through the socket
+                    await asyncio.sleep(0.01)
+            await device.connect()
+            held[0].reply(Code.CREATED, payload=b"answer to the first")
+            assert endpoint.open_requests == 0
+            handler.hold = None
+            assert (await device.ask(_request(1))).payload == b"ok"
 
     asyncio.run(run())

@@ -305,7 +305,8 @@ def test_revoked_identity_is_out_and_stays_out() -> None:
     connect(server, client)
     session = connect(server, other, ELSEWHERE)
     del keys[b"dev"]
-    (notice,) = server.revoke(b"dev")
+    ((ended, notice),) = server.revoke({b"dev"})
+    assert not ended.open
     assert notice.address == HERE
     client.hear(notice.datagram)
     assert client.alerts == [(1, 0)]
@@ -313,6 +314,21 @@ def test_revoked_identity_is_out_and_stays_out() -> None:
     say(server, again, again.start())
     assert not again.established
     assert session.open
+
+
+@pytest.mark.parametrize("identities", [None, {b"dev"}])
+def test_handshake_that_has_shown_a_revoked_identity_comes_to_nothing(identities: set[bytes] | None) -> None:
+    keys = {b"dev": KEY}
+    server = Server(keys.get)
+    client = Client()
+    events = server.receive(verified_hello(server, client), HERE, 0)
+    exchange, *rest = [said for event in of(Send, events) for said in client.hear(event.datagram)]
+    server.receive(exchange, HERE, 0)
+    assert server.open_handshakes == 1
+    keys[b"dev"] = KEY[::-1]
+    assert server.revoke(identities) == []
+    assert server.open_handshakes == 0
+    assert not of(Established, [event for datagram in rest for event in server.receive(datagram, HERE, 0)])
 
 
 def test_silent_session_is_forgotten_and_one_that_is_heard_is_not() -> None:
