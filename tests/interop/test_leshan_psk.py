@@ -153,9 +153,14 @@ def test_device_goes_on_by_itself_after_a_restart_of_the_gateway(factory: Factor
     try:
         device.event("registered")
         device.event("observed", path="/3303/0/5700")
+        # A device is asked one thing after the other: the observation is established when this is answered.
+        assert factory.gateway.ask(device.endpoint, RequestKind.READ, "/3/0/0").rep.code is ResponseCode.CONTENT
         device.set("/3303/0/5700", "21.5")
         factory.gateway.notification(lambda one: one.ep == device.endpoint and temperature(one) == 21.5)
         factory.restart()
+        # Its next request makes another session; it does not register anew.
+        device.say("update")
+        device.event("updated")
         device.set("/3303/0/5700", "22.5")
         factory.gateway.notification(lambda one: one.ep == device.endpoint and temperature(one) == 22.5)
         read = factory.gateway.ask(device.endpoint, RequestKind.READ, "/3303/0/5700")
