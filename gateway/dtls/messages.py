@@ -25,9 +25,11 @@ _WARNING: Final = 1
 
 
 class HandshakeType(IntEnum):
+    HELLO_REQUEST = 0
     CLIENT_HELLO = 1
     SERVER_HELLO = 2
     HELLO_VERIFY_REQUEST = 3
+    SERVER_KEY_EXCHANGE = 12
     SERVER_HELLO_DONE = 14
     CLIENT_KEY_EXCHANGE = 16
     FINISHED = 20
@@ -41,11 +43,13 @@ class Extension(IntEnum):
 
 class Alert(IntEnum):
     CLOSE_NOTIFY = 0
+    BAD_RECORD_MAC = 20
     HANDSHAKE_FAILURE = 40
     ILLEGAL_PARAMETER = 47
     DECRYPT_ERROR = 51
     PROTOCOL_VERSION = 70
     NO_RENEGOTIATION = 100
+    UNKNOWN_PSK_IDENTITY = 115  # RFC 4279
 
 
 class Fragment(NamedTuple):
@@ -92,7 +96,9 @@ def message(type_: int, sequence: int, body: bytes) -> bytes:
     return bytes((type_,)) + length + sequence.to_bytes(2, "big") + b"\0\0\0" + length + body
 
 
-class _Reader:
+class Reader:
+    """Takes a body apart from its beginning; raises Malformed where it is too short."""
+
     __slots__ = ("_at", "_data", "_what")
 
     def __init__(self, data: bytes, what: str) -> None:
@@ -149,7 +155,7 @@ def parse_client_hello(body: bytes) -> ClientHello:
     Raises:
         Malformed: it is none.
     """
-    reader = _Reader(body, "ClientHello")
+    reader = Reader(body, "ClientHello")
     version = reader.take(2)
     random = reader.take(RANDOM_LENGTH)
     session_id = reader.vector(1)
@@ -163,7 +169,7 @@ def parse_client_hello(body: bytes) -> ClientHello:
         raise Malformed("cipher suites length")
     compression = reader.vector(1)
     parameters = body[:cookie_at] + body[after_cookie : reader.at]
-    extensions = _parse_extensions(reader)
+    extensions = parse_extensions(reader)
     return ClientHello(
         version=version,
         random=random,
@@ -176,10 +182,15 @@ def parse_client_hello(body: bytes) -> ClientHello:
     )
 
 
-def _parse_extensions(reader: _Reader) -> dict[int, bytes]:
+def parse_extensions(reader: Reader) -> dict[int, bytes]:
+    """The extensions that end a hello, by type; none if there are none.
+
+    Raises:
+        Malformed: they are not well-formed, or one of ours is not.
+    """
     if not reader.left:
         return {}  # RFC 5246 section 7.4.1.2: detected by what is left
-    block = _Reader(reader.vector(2), "extensions")
+    block = Reader(reader.vector(2), "extensions")
     reader.end()
     extensions: dict[int, bytes] = {}
     while block.left:
@@ -206,12 +217,16 @@ def hello_verify_request(cookie: bytes) -> bytes:
 
 def server_hello(random: bytes, session_id: bytes, suite: int, extensions: dict[int, bytes]) -> bytes:
     """The body of a ServerHello; ``extensions`` in the order in which they are sent."""
+    head = DTLS_1_2 + random + bytes((len(session_id),)) + session_id + suite.to_bytes(2, "big")
+    return head + bytes((NULL_COMPRESSION,)) + extensions_block(extensions)
+
+
+def extensions_block(extensions: dict[int, bytes]) -> bytes:
+    """The end of a hello; nothing without extensions (RFC 5246 section 7.4.1.2)."""
     block = b"".join(
         type_.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value for type_, value in extensions.items()
     )
-    head = DTLS_1_2 + random + bytes((len(session_id),)) + session_id + suite.to_bytes(2, "big")
-    body = head + bytes((NULL_COMPRESSION,))
-    return body + len(block).to_bytes(2, "big") + block if extensions else body
+    return len(block).to_bytes(2, "big") + block if extensions else b""
 
 
 def parse_client_key_exchange(body: bytes) -> bytes:
@@ -220,7 +235,7 @@ def parse_client_key_exchange(body: bytes) -> bytes:
     Raises:
         Malformed: it is none.
     """
-    reader = _Reader(body, "ClientKeyExchange")
+    reader = Reader(body, "ClientKeyExchange")
     identity = reader.vector(2)
     reader.end()
     return identity
