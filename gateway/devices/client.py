@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
+from typing import TYPE_CHECKING
 
 import structlog
 from aiocoap import Context, Message, error
@@ -24,6 +25,10 @@ from schemas.lwm2m.attributes import Attribute, Attributes
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.link import Link, format_links
 from schemas.lwm2m.path import Path
+from security.credentials.kinds import Psk
+
+if TYPE_CHECKING:
+    from gateway.devices.secure import SecureTransport
 
 LIFETIME = Path(1, 0, 1)
 DEFAULT_PMIN = Path(1, 0, 2)
@@ -72,6 +77,8 @@ class DeviceConfig:
     #: The device's own address.
     host: str = "127.0.0.1"
     port: int = 0
+    #: With it the device speaks DTLS with its server, in the clear without.
+    psk: Psk | None = None
 
 
 class State(Enum):
@@ -120,6 +127,7 @@ class Device:
         self._tuning = reliable(config.ack_timeout)
         self._context: Context | None = None
         self._socket: DeviceSocket | None = None
+        self._secure: SecureTransport | None = None
         self._location: tuple[str, ...] = ()
         self._wish = _Wish.NONE
         self._wished = asyncio.Event()
@@ -166,7 +174,11 @@ class Device:
         """
         config = self.config
         self._context, self._socket = await open_context(
-            self._site, host=config.host, port=config.port, on_silence=self._silence
+            self._site,
+            host=config.host,
+            port=config.port,
+            on_silence=self._silence,
+            **({} if config.psk is None else {"layer": self._dtls(config.psk)}),
         )
         self._site.socket = self._socket
         try:
@@ -192,6 +204,27 @@ class Device:
             self._enter(State.STOPPED)
             self._site.forget_observations()
             await self._context.shutdown()
+
+    def _dtls(self, psk: Psk) -> Callable[[DeviceSocket], SecureTransport]:
+        # Not for devices in the clear: it loads the ciphers.
+        from gateway.devices.secure import Patience, SecureTransport
+
+        config = self.config
+
+        def layer(device_socket: DeviceSocket) -> SecureTransport:
+            patience = Patience(
+                flight=config.ack_timeout, first=config.retry_first, longest=config.retry_longest, random=self._random
+            )
+            self._secure = SecureTransport(device_socket, psk, patience, ep=config.endpoint, on_again=self._connected)
+            return self._secure
+
+        return layer
+
+    def _connected(self) -> None:
+        # Where a key is for several devices the server knows by a message only who has the new session; and an answer
+        # that the registration is gone is better had now than at the end of its lifetime.
+        if self.state is State.REGISTERED:
+            self._ask(_Wish.UPDATE)
 
     async def _live(self) -> None:
         while True:
@@ -310,6 +343,8 @@ class Device:
             self._ask(_Wish.UPDATE | _Wish.LIFETIME)
 
     def _silence(self) -> None:
+        if self._secure is not None:
+            self._secure.forget_held()
         # A request that got no answer is handled where it is awaited; this is for notifications: the observations are
         # gone, so the server, when it is back, must be told by a registration that it has to observe anew.
         if not self._busy:

@@ -21,6 +21,7 @@ from gateway.devices.model import Content, Factory, Holding, Model
 from schemas.lwm2m.nodes import Node, Resource, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
+from security.credentials.kinds import Psk
 
 TEMPERATURE = 3303
 HUMIDITY = 3304
@@ -173,11 +174,13 @@ async def run_sensors(
     ack_timeout: float = 2.0,
     tally: Tally | None = None,
     seed: int | None = None,
+    psks: Mapping[str, Psk] | None = None,
 ) -> Tally:
     """Run ``count`` sensors until ``stop`` is set; they then de-register. Returns the tally.
 
     ``server`` is ``HOST:PORT``; each sensor reads every ``period`` seconds, and their starts are spread over one period
-    so that they do not speak all at once. ``seed`` repeats the readings of a run.
+    so that they do not speak all at once. ``seed`` repeats the readings of a run. An endpoint that is in ``psks``
+    speaks DTLS with that key.
 
     Raises:
         ValueError: ``server`` is no HOST:PORT.
@@ -195,5 +198,6 @@ async def run_sensors(
         awake=awake,
         ack_timeout=ack_timeout,
         seed=seed,
+        psks=psks,
     )
     return counted

@@ -133,7 +133,8 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
         """
         self._awake_seconds = seconds
 
-    def _stay_awake(self) -> None:
+    def stay_awake(self) -> None:
+        """In queue mode: something was sent or heard."""
         if self._awake_seconds is None:
             return
         self.listening = True
@@ -157,7 +158,7 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
         if not self.listening:
             self.slept_through += 1
             return
-        self._stay_awake()
+        self.stay_awake()
         try:
             message = Message.decode(data, remote=Peer(addr, self._local))
         except Exception:  # noqa: BLE001  aiocoap's parser raises more than its own errors on mangled options
@@ -183,7 +184,7 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
             watcher = self._watched.pop((remote.address, message.token), None)
             if watcher is not None:
                 self._exchanges[remote.address, message.mid] = watcher
-        self._stay_awake()
+        self.stay_awake()
         self._transport.sendto(message.encode(), remote.address)
 
     async def recognize_remote(self, remote: object) -> bool:
@@ -231,11 +232,17 @@ class _QuietLoss(logging.Filter):
 
 
 async def open_context(
-    site: interfaces.Resource, *, host: str, port: int, on_silence: Callable[[], None]
+    site: interfaces.Resource,
+    *,
+    host: str,
+    port: int,
+    on_silence: Callable[[], None],
+    layer: Callable[[DeviceSocket], asyncio.DatagramProtocol] = lambda device_socket: device_socket,
 ) -> tuple[Context, DeviceSocket]:
     """An aiocoap Context on one UDP socket that serves ``site`` and sends requests, so that a peer sees one address.
 
-    ``on_silence`` is called when a peer did not answer a confirmable message in all its retransmissions.
+    ``on_silence`` is called when a peer did not answer a confirmable message in all its retransmissions. ``layer`` may
+    put something between the socket and the messages: it is the transport of what it is given.
 
     Raises:
         OSError: the address cannot be bound.
@@ -244,7 +251,8 @@ async def open_context(
     context = Context(loop=loop, serversite=site, loggername="headwater.device.coap")
     tokens = DeviceTokens(context)
     messages = MessageManager(tokens)
-    _, device_socket = await loop.create_datagram_endpoint(lambda: DeviceSocket(messages), local_addr=(host, port))
+    device_socket = DeviceSocket(messages)
+    await loop.create_datagram_endpoint(lambda: layer(device_socket), local_addr=(host, port))
 
     def silence() -> None:
         device_socket.give_up()
