@@ -29,6 +29,7 @@ from headwater.commands import (
     processes,
     replay,
     schemas,
+    sensors,
     sinks,
     stations,
     stores,
@@ -94,6 +95,7 @@ def top(
 for family in (
     demo,
     processes,
+    sensors,
     stations,
     sinks,
     analytics,

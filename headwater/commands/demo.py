@@ -49,6 +49,10 @@ def demo(
         float,
         typer.Option("--wan-cut", metavar="SECONDS", min=0, max=86400, help="Cut edge from cloud for so long, midway."),
     ] = 0.0,
+    secure: Annotated[
+        bool,
+        typer.Option("--secure", help="Sensors speak DTLS, each with a fresh key; the gateway takes nothing else."),
+    ] = False,
     period: Annotated[
         float | None,
         typer.Option(
@@ -81,6 +85,7 @@ def demo(
     Examples:
     headwater demo
     headwater demo --for 60 --wan-cut 20
+    headwater demo --secure --for 20 --wan-cut 4
     headwater demo --sensors 50 --period 0.2 --for 60 --output json
     headwater demo city --stations 4
     headwater demo city --metric temperature
@@ -110,6 +115,7 @@ def demo(
         wan_cut=wan_cut,
         directory=dir or Path(".headwater/demo"),
         live=live,
+        secure=secure,
     )
     with Download() as download:
         summary = run_thread_until_stopped(lambda stop: run(told, stop, say, download.progress), grace=GRACE)
@@ -126,7 +132,7 @@ def demo(
 
 def _refuse_options_of_the_other(ctx: typer.Context, which: Which) -> None:
     """Raises Stop where an option was typed that this demo does not have. (Settings may be there for both.)"""
-    others = {"sensors"} if which is Which.CITY else {field.name for field in fields(CityOptions)}
+    others = {"sensors", "secure"} if which is Which.CITY else {field.name for field in fields(CityOptions)}
     for param in ctx.command.params:
         source = ctx.get_parameter_source(str(param.name))
         if param.name in others and source is not None and source.name == "COMMANDLINE":

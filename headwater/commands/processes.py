@@ -1,10 +1,9 @@
-"""The processes of the way beside the sinks: gateway, replicator, virtual sensors. Each runs until told to stop."""
+"""The processes of the way beside the sinks and devices: gateway, replicator. Each runs until told to stop."""
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -14,27 +13,17 @@ from headwater.exits import Exit, Stop
 from headwater.options import (
     CLOUD,
     EDGE,
-    CoapServerOption,
     DefinitionsOption,
     GatewayOption,
-    JournalOption,
     KafkaOption,
     KafkaTlsOption,
-    LifetimeOption,
     MetricsHostOption,
     MetricsKeysOption,
     MetricsOption,
-    QueueOption,
-    SeedOption,
-    SensorVersion,
-    SensorVersionOption,
     addresses,
     gateway_id,
     listening_address,
 )
-
-if TYPE_CHECKING:
-    import asyncio
 
 PANEL = "Processes"
 
@@ -43,7 +32,6 @@ def register(app: typer.Typer) -> None:
     """Add the processes to ``app``."""
     command(app, "gateway", panel=PANEL, logs=True)(gateway)
     command(app, "replicate", panel=PANEL, logs=True)(replicate)
-    command(app, "sensor", panel=PANEL, logs=True)(sensor)
 
 
 def gateway(
@@ -228,53 +216,3 @@ def replicate(
     except ValueError as exc:
         raise Stop(Exit.USAGE, str(exc)) from exc
     lean.start(lean.Process.REPLICATOR, settings)
-
-
-def sensor(
-    endpoint: Annotated[str, typer.Option("--endpoint", metavar="NAME", help="Endpoint name; with --count NAME-1, …")],
-    server: CoapServerOption = "127.0.0.1:5683",
-    count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100_000, help="How many devices.")] = 1,
-    period: Annotated[
-        float, typer.Option("--period", metavar="S", min=0.001, max=86400, help="Seconds between two readings.")
-    ] = 1.0,
-    lifetime: LifetimeOption = 300,
-    version: SensorVersionOption = SensorVersion.V1_1,
-    queue: QueueOption = False,
-    journal: JournalOption = None,
-    seed: SeedOption = None,
-) -> None:
-    """Run virtual LwM2M devices: objects 1, 3, 3303 (two instances) and 3304; their values move.
-
-    \b
-    Examples:
-    headwater sensor --server 127.0.0.1:5683 --endpoint sensor
-    headwater sensor --server gateway:5683 --endpoint sensor --count 50 --period 0.5
-    """
-    from gateway.devices.client import Version
-    from gateway.devices.sensor import Tally, run_sensors
-    from headwater.demo.journal import JournalTally
-    from headwater.running import run_until_stopped
-
-    async def main(stop: asyncio.Event) -> None:
-        tally = Tally() if journal is None else JournalTally(journal)
-        try:
-            await run_sensors(
-                server,
-                endpoint,
-                stop=stop,
-                count=count,
-                period=period,
-                lifetime=lifetime,
-                version=Version(version.value),
-                queue=queue,
-                tally=tally,
-                seed=seed,
-            )
-        finally:
-            if isinstance(tally, JournalTally):
-                tally.close()
-
-    try:
-        run_until_stopped(main)
-    except socket.gaierror as exc:
-        raise Stop(Exit.CANNOT_START, f"--server {server}: {exc.strerror}; is the host's name right?") from exc

@@ -18,12 +18,15 @@ from pathlib import Path
 
 from connectors.kafka import Cluster
 from headwater.demo.children import Children
+from headwater.demo.keys import Keys
 from headwater.demo.link import Link
 from headwater.exits import Exit, Stop
 from headwater.servers import broker, processes
 
 GATEWAY = "demo"
-EDGE_PORT, CLOUD_PORT, COAP_PORT = 9082, 9092, 5683
+#: Of the sensors, as `gateway.devices.fleet.names` numbers them.
+ENDPOINT = "sensor"
+EDGE_PORT, CLOUD_PORT, COAP_PORT, COAPS_PORT = 9082, 9092, 5683, 5684
 _HEAP = "192m"
 
 
@@ -36,6 +39,8 @@ class Places:
     #: The cloud, as the replicator reaches it: through the link.
     cloud_by_link: Cluster
     coap: str
+    #: The keys with which devices speak DTLS there; None where they speak in the clear.
+    keys: Keys | None
     directory: Path
     #: The port of the gateway's health.
     health: int
@@ -54,7 +59,7 @@ class Places:
 
 
 @contextmanager
-def kafkas(directory: Path, children: Children) -> Iterator[tuple[Places, Link]]:
+def kafkas(directory: Path, children: Children, keys: Keys | None) -> Iterator[tuple[Places, Link]]:
     """Both brokers, and the link in front of the cloud's."""
     edge_port, cloud_port = port(EDGE_PORT), port(CLOUD_PORT)
     behind, before = processes.free_port(), processes.free_port()
@@ -75,7 +80,8 @@ def kafkas(directory: Path, children: Children) -> Iterator[tuple[Places, Link]]
                     edge=edge.cluster,
                     cloud=cloud.cluster,
                     cloud_by_link=Cluster(bootstrap=f"127.0.0.1:{before}"),
-                    coap=f"127.0.0.1:{_udp_port(COAP_PORT)}",
+                    coap=f"127.0.0.1:{_udp_port(COAP_PORT if keys is None else COAPS_PORT)}",
+                    keys=keys,
                     directory=directory,
                     health=processes.free_port(),
                 ),
@@ -113,9 +119,12 @@ def _udp_port(wanted: int) -> int:
 
 def start_way(children: Children, places: Places, observe: Sequence[str]) -> None:
     """Start a gateway that observes ``observe`` on every device, and a replicator."""
-    line = f"gateway --id {GATEWAY} --kafka {places.edge.bootstrap} --coap {places.coap} --metrics {places.health}"
+    line = f"gateway --id {GATEWAY} --kafka {places.edge.bootstrap} --metrics {places.health}"
+    reached = ["--coap", places.coap]
+    if places.keys is not None:
+        reached = ["--no-insecure", "--coaps", places.coap, "--credentials", str(places.keys.store)]
     patterns = [word for pattern in observe for word in ("--observe", pattern)]
-    children.start("gateway", [*line.split(), "--state", str(places.directory / "gateway"), *patterns])
+    children.start("gateway", [*line.split(), *reached, "--state", str(places.directory / "gateway"), *patterns])
     line = f"replicate --gateway {GATEWAY} --edge {places.edge.bootstrap} --cloud {places.cloud_by_link.bootstrap}"
     children.start("replicator", line.split())
 
@@ -128,8 +137,11 @@ def start_sqlite(children: Children, places: Places) -> None:
 
 def start_sensors(children: Children, places: Places, *, count: int, period: float) -> None:
     """Start the virtual sensors, in one process."""
-    line = f"sensor --server {places.coap} --endpoint sensor --count {count} --period {period:g}"
-    children.start("sensors", [*line.split(), "--journal", str(places.journal)])
+    line = f"sensor --endpoint {ENDPOINT} --count {count} --period {period:g}"
+    server = ["--server", f"coap://{places.coap}"]
+    if places.keys is not None:
+        server = ["--server", f"coaps://{places.coap}", "--psk-list", str(places.keys.list)]
+    children.start("sensors", [*line.split(), *server, "--journal", str(places.journal)])
 
 
 def ready(health: int) -> bool:
@@ -164,6 +176,7 @@ def to_paste(places: Places, sensors: int) -> list[str]:
     first = "sensor" if sensors == 1 else "sensor-1"
     at = f"--gateway {GATEWAY} --kafka {places.cloud.bootstrap}"
     headwater = command()
+    secure = [] if places.keys is None else [f"{headwater} credentials list --store {places.keys.store}"]
     return [
         f"{headwater} devices {at} --watch",
         f"{headwater} read {first} /3303/0 {at}",
@@ -172,6 +185,7 @@ def to_paste(places: Places, sensors: int) -> list[str]:
         f"{headwater} tail observations {at}",
         f"{headwater} read {first} /3/0 --gateway {GATEWAY} --kafka {places.edge.bootstrap}   # the edge's",
         f"sqlite3 {places.database} 'select ep, path, value from latest'",
+        *secure,
     ]
 
 

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.devices.fleet import names
 from headwater.demo.audit import Verdict, audit
 from headwater.demo.children import Children
 from headwater.demo.cuts import Cuts
 from headwater.demo.link import Link
-from headwater.demo.parts import GATEWAY, Places, all_alive, start_sensors, start_sqlite, to_paste
+from headwater.demo.parts import ENDPOINT, GATEWAY, Places, all_alive, start_sensors, start_sqlite, to_paste
 from headwater.demo.screen import face
 from headwater.demo.traffic import Traffic
 from headwater.demo.view import DemoPicture
@@ -40,6 +41,8 @@ class DemoSettings:
     directory: Path = Path(".headwater/demo")
     #: A live view and keys, on a terminal.
     live: bool = False
+    #: Sensors and gateway speak DTLS, each sensor with a key of its own.
+    secure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +83,9 @@ def run(
         BrokerError: a Kafka could not be started.
     """
     began = time.monotonic()
+    secured = names(ENDPOINT, settings.sensors) if settings.secure else []
     try:
-        with way(settings.directory, OBSERVED, stop, say, progress) as (children, places, link):
+        with way(settings.directory, OBSERVED, stop, say, progress, secured=secured) as (children, places, link):
             start_sqlite(children, places)
             gateway_is_ready(children, places, stop)
             # A device that nobody answers waits longer and longer, so they start last.
@@ -111,7 +115,7 @@ def _flow(
     """Show what flows, and cut the link where asked; returns the seconds that it flowed and that the link was cut."""
     began = time.monotonic()
     cuts = Cuts(link, wan_cut=settings.wan_cut, duration=settings.duration)
-    head = f"gateway {GATEWAY}, {settings.sensors} sensors"
+    head = f"gateway {GATEWAY}, {settings.sensors} sensors" + (" over DTLS" if settings.secure else "")
     with face(live=settings.live, say=say) as screen:
         while not stop.is_set():
             now = time.monotonic() - began

@@ -18,6 +18,7 @@ from typing import TypeVar
 from connectors.kafka import KafkaException, Unreachable, ensure_topics, partition_counts
 from headwater.demo.children import Children
 from headwater.demo.folder import fresh
+from headwater.demo.keys import make_keys
 from headwater.demo.link import Link
 from headwater.demo.parts import GATEWAY, Places, all_alive, kafkas, ready, start_way
 from headwater.exits import Exit, Stop
@@ -38,15 +39,23 @@ class Stopped(Exception):
 
 @contextmanager
 def way(
-    directory: Path, observe: Sequence[str], stop: threading.Event, say: Callable[[str], None], progress: Progress
+    directory: Path,
+    observe: Sequence[str],
+    stop: threading.Event,
+    say: Callable[[str], None],
+    progress: Progress,
+    *,
+    secured: Sequence[str] = (),
 ) -> Iterator[tuple[Children, Places, Link]]:
     """Start both Kafkas, and a gateway that observes ``observe`` and a replicator, which need not be ready yet.
 
     ``say`` takes a line for people, ``progress`` is `headwater.servers.kafka_jars.Progress` for the first download.
+    Where endpoints are ``secured``, each gets a fresh key, and nobody reaches the gateway without one.
 
     Raises:
         Stopped: ``stop`` was set meanwhile.
         Stop: the directory cannot be used.
+        CredentialStoreError: the keys cannot be stored in it.
         BrokerError: a Kafka could not be started.
     """
     with ExitStack() as stack:
@@ -60,7 +69,11 @@ def way(
             raise Stopped from None
         go_on(stop)
         say("starting two Kafkas (edge, cloud) …")
-        places, link = stack.enter_context(kafkas(directory, children))
+        keys = None
+        if secured:
+            keys = make_keys(directory, secured)
+            say(f"made a key for each of {len(secured)} sensors, in {keys.store}; the gateway takes DTLS only")
+        places, link = stack.enter_context(kafkas(directory, children, keys))
         go_on(stop)
         ensure_topics(places.edge, Topics(GATEWAY).partitions())
         start_way(children, places, observe)
