@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import fcntl
 import json
 import os
@@ -78,6 +79,44 @@ def test_commands_that_the_demo_prints_work_and_a_killed_demo_leaves_nothing(dir
         finally:
             demo.kill()
     wait_until(lambda: processes_of(directory) == {}, 30)
+
+
+def test_secure_demo_speaks_dtls_only_and_loses_and_doubles_nothing(directory: Path) -> None:
+    arguments = ["--secure", "--for", "20", "--sensors", "3", "--wan-cut", "4", "--output", "json"]
+    with subprocess.Popen(
+        command(directory, *arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    ) as demo:
+        assert demo.stderr is not None
+        said = []
+        for line in demo.stderr:
+            said.append(line)
+            if "acknowledged" in line:
+                break
+        keys = [row["key"] for row in csv.DictReader((directory / "sensors.csv").read_text().splitlines())]
+        lines = processes_of(directory)
+        [gateway] = [line for line in lines.values() if "gateway" in line]
+        assert "--no-insecure" in gateway
+        assert "--coap" not in gateway
+        assert not any(key in word for key in keys for line in lines.values() for word in line)
+        summary, rest = demo.communicate(timeout=240)
+    assert demo.returncode == 0, rest
+    found = json.loads(summary)
+    assert found["ok"] is True
+    assert (found["lost"], found["doubled"]) == (0, 0)
+    assert found["registrations"] == 3
+    assert found["cloud_notifications"] >= found["notifications"] > 0
+    assert "the gateway takes DTLS only" in "".join(said)
+    assert len(set(keys)) == 3
+    logs = "".join(log.read_text("utf-8", "replace") for log in (directory / "logs").iterdir())
+    assert '"coap": null' in logs
+    assert not any(key in logs + "".join(said) + rest for key in keys)
+    for name in ("sensors.csv", "credentials.db"):
+        assert (directory / name).stat().st_mode & 0o777 == 0o600
+    assert processes_of(directory) == {}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
