@@ -94,6 +94,7 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
         self._local = "device"
         self._watched: dict[tuple[SocketAddress, bytes], Watcher] = {}
         self._exchanges: dict[tuple[SocketAddress, int], Watcher] = {}
+        self._server: SocketAddress = ()
         self._awake_seconds: float | None = None
         self._asleep: asyncio.TimerHandle | None = None
         #: False while a device in queue mode sleeps: what arrives is lost, as with a radio that is off.
@@ -195,11 +196,18 @@ class DeviceSocket(asyncio.DatagramProtocol, interfaces.MessageInterface):  # ty
         return None
 
     async def resolve(self, host: str, port: int) -> Peer:
-        """The Peer of a host name or address. Raises OSError when the name does not resolve."""
+        """The Peer of a host name or address; of several addresses the one that it was before, whatever their order.
+
+        Raises:
+            OSError: the name does not resolve.
+        """
         assert self._transport is not None, "the socket is not open"
         family = self._transport.get_extra_info("socket").family
         found = await asyncio.get_running_loop().getaddrinfo(host, port, family=family, type=socket.SOCK_DGRAM)
-        return Peer(found[0][4], self._local)
+        addresses: list[SocketAddress] = [address for *_, address in found]
+        if self._server not in addresses:
+            self._server = addresses[0]
+        return Peer(self._server, self._local)
 
     async def shutdown(self) -> None:
         self._exchanges.clear()

@@ -111,10 +111,10 @@ class Front(asyncio.DatagramProtocol):
 
 
 @asynccontextmanager
-async def front(keys: dict[bytes, bytes], behind: int) -> AsyncIterator[Front]:
-    """A front on a free port of 127.0.0.1 before the plain server at the port ``behind``."""
+async def front(keys: dict[bytes, bytes], behind: int, host: str = "127.0.0.1") -> AsyncIterator[Front]:
+    """A front on a free port of ``host`` before the plain server at the port ``behind`` of 127.0.0.1."""
     loop = asyncio.get_running_loop()
-    _, made = await loop.create_datagram_endpoint(lambda: Front(keys, behind), local_addr=("127.0.0.1", 0))
+    _, made = await loop.create_datagram_endpoint(lambda: Front(keys, behind), local_addr=(host, 0))
     ticking = asyncio.create_task(made.tick())
     try:
         yield made

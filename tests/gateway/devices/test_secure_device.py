@@ -184,6 +184,43 @@ def test_device_in_queue_mode_sleeps_and_speaks_in_its_session_when_it_wakes() -
     play(scenario)
 
 
+def test_session_is_with_one_of_the_addresses_of_a_name_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        found = 0
+
+        async def turning(host: str, port: int, **_: Any) -> list[Any]:
+            nonlocal found
+            found += 1
+            addresses = [(0, 0, 0, "", ("127.0.0.1", port)), (0, 0, 0, "", ("127.0.0.9", port))]
+            return addresses if found % 2 else addresses[::-1]
+
+        async with running() as rig:
+            monkeypatch.setattr(loop, "getaddrinfo", turning)
+            await rig.registered()
+            for _ in range(4):
+                rig.sensor.device.update()
+                assert (await rig.server.directory.next()).path == ("r1",)
+            assert found >= 4
+            assert rig.front.handshakes == [False]
+            monkeypatch.undo()
+
+    play(scenario)
+
+
+def test_fleet_speaks_over_ipv6() -> None:
+    async def scenario() -> None:
+        async with serve() as server, front({b"id-s": KEY}, server.port, "::1") as before:
+            stop = asyncio.Event()
+            life = asyncio.create_task(run_sensors(f"[::1]:{before.port}", "s", stop=stop, psks={"s": _psk("s")}))
+            assert (await server.directory.next()).query["ep"] == "s"
+            stop.set()
+            await asyncio.wait_for(life, 20)
+            assert before.handshakes == [False]
+
+    play(scenario)
+
+
 def test_fleet_has_a_key_for_each_of_its_devices() -> None:
     async def scenario() -> None:
         psks = {f"s-{n}": _psk(f"s-{n}", bytes([n]) * 16) for n in (1, 2, 3)}
