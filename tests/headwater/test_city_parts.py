@@ -347,6 +347,7 @@ def test_a_city_of_a_single_kind_of_sensor_is_read_every_ten_seconds(
     ("arguments", "words"),
     [
         (["city", "--sensors", "3"], "--sensors is an option of `headwater demo`"),
+        (["city", "--secure"], "--secure is an option of `headwater demo`"),
         (["--stations", "3"], "--stations is an option of `headwater demo city`"),
         (["--add-after", "3"], "--add-after is an option of"),
         (["city", "--without", "mongo"], "--without mongo: the stores are cassandra, redis"),

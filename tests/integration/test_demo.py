@@ -59,9 +59,10 @@ def test_demo_with_a_cut_link_loses_and_doubles_nothing_and_leaves_nothing(direc
     assert processes_of(directory) == {}
 
 
-def test_commands_that_the_demo_prints_work_and_a_killed_demo_leaves_nothing(directory: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--secure"]], ids=["plain", "secure"])
+def test_commands_that_the_demo_prints_work_and_a_killed_demo_leaves_nothing(directory: Path, more: list[str]) -> None:
     with subprocess.Popen(
-        command(directory, "--sensors", "1"), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+        command(directory, "--sensors", "1", *more), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
     ) as demo:
         try:
             assert demo.stdout is not None
