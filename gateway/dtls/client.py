@@ -18,7 +18,17 @@ from gateway.dtls.client_events import Arrived, ClientEvent, Connected, Ended, F
 from gateway.dtls.client_handshake import ClientHandshake, Contradiction, Ticket
 from gateway.dtls.events import Ending
 from gateway.dtls.messages import Alert, HandshakeType, alert, fragments, parse_alert
-from gateway.dtls.records import MOST_PLAINTEXT, ContentType, Malformed, Opened, ReadState, Record, WriteState, split
+from gateway.dtls.records import (
+    MOST_PLAINTEXT,
+    BadRecord,
+    ContentType,
+    Malformed,
+    Opened,
+    ReadState,
+    Record,
+    WriteState,
+    split,
+)
 from gateway.dtls.server import SessionClosed
 from gateway.dtls.settings import Settings
 
@@ -60,6 +70,8 @@ class Client:
         self._random = random
         self._handshake: ClientHandshake | None = None
         self._session: _Session | None = None
+        #: The session before, while a handshake for the next is under way: answers may still come in it.
+        self._before: _Session | None = None
         self._ticket: Ticket | None = None
         #: What was received and dropped, by reason: records, or the rest of a datagram.
         self.dropped: Counter[str] = Counter()
@@ -80,12 +92,13 @@ class Client:
     def connect(self, now: float) -> list[ClientEvent]:
         """Begin a handshake, in place of a session or handshake that there is; ``now`` is monotonic, in seconds.
 
-        It resumes the last session if the server agrees. `Connected` or `Failed` tells the end.
+        It resumes the last session if the server agrees. `Connected` or `Failed` tells the end; until then data of the
+        session before still arrives.
         """
         ticket = self._ticket
         if ticket is not None and now >= ticket.resumable.until:
             ticket = self._ticket = None
-        self._session = None
+        self._before, self._session = self._session or self._before, None
         self._handshake = ClientHandshake(self._identity, self._key, ticket, self._random)
         self._handshake.expires = now + self._settings.handshake_for
         events: list[ClientEvent] = []
@@ -120,7 +133,7 @@ class Client:
 
         The session may still be resumed (RFC 5246 section 7.2.1).
         """
-        session, self._session, self._handshake = self._session, None, None
+        session, self._session, self._before, self._handshake = self._session, None, None, None
         return b"" if session is None else _close_notify(session)
 
     def deadline(self) -> float | None:
@@ -134,7 +147,7 @@ class Client:
         if handshake is None or now < handshake.deadline:
             return events
         if now >= handshake.expires:
-            self._handshake = None
+            self._handshake = self._before = None
             if handshake.hello is not None:
                 # Should the server have taken what we resumed for something else, the next one is a whole handshake.
                 self._ticket = None
@@ -167,6 +180,8 @@ class Client:
             self._take_of_session(self._session, self._session.read.open(record), events)
         elif self._handshake is None:
             raise Malformed("no session")
+        elif self._before is not None and (data := _data_of(self._before, record)) is not None:
+            events.append(Arrived(data))
         elif self._handshake.read is None:
             if not self._handshake.keep_early(record):
                 raise Malformed("protected record before its key")
@@ -200,7 +215,7 @@ class Client:
             if handshake.take_finished(fragment):
                 assert handshake.read is not None
                 assert handshake.write is not None
-                self._handshake = None
+                self._handshake = self._before = None
                 self._session = _Session(handshake, handshake.read, handshake.write)
                 self._ticket = handshake.ticket(now + self._settings.resumable_for)
                 if handshake.resumed:
@@ -250,6 +265,16 @@ class Client:
         handshake.failure, handshake.alert = failure, alert
         handshake.expires = min(handshake.expires, now + self._settings.doubt)
         handshake.deadline = min(handshake.deadline, handshake.expires)
+
+
+def _data_of(session: _Session, record: Record) -> bytes | None:
+    """The application data of a record; None if it holds something else, or is not of this session."""
+    if record.type != ContentType.APPLICATION_DATA:
+        return None
+    try:
+        return session.read.open(record).plaintext
+    except BadRecord:
+        return None
 
 
 def _close_notify(session: _Session) -> bytes:

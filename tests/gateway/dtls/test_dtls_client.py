@@ -180,6 +180,23 @@ def test_server_that_forgot_the_session_gets_a_whole_handshake() -> None:
     assert told(Connected, pair.events) == [Connected(resumed=False), Connected(resumed=False)]
 
 
+def test_data_of_the_session_before_arrives_until_there_is_the_next() -> None:
+    pair = _open(_pair())
+    session = of(Established, pair.served)[0].session
+    late, later = pair.server.send(session, b"late"), pair.server.send(session, b"later")
+    pair.connect()
+    assert pair.client.receive(late, pair.now) == [Arrived(b"late")]
+    assert pair.client.receive(late, pair.now) == []
+    with pytest.raises(SessionClosed):
+        pair.client.send(b"data")
+    pair.run(1.0)
+    assert told(Connected, pair.events)[-1] == Connected(resumed=True)
+    assert pair.client.receive(later, pair.now) == []
+    pair.say(b"up")
+    pair.run(1.0)
+    assert pair.events[-1] == Arrived(b"echo up")
+
+
 def test_session_is_not_offered_after_its_time_nor_after_a_fatal_alert() -> None:
     pair = _open(_pair(resumable_for=3600.0))
     pair.now += 3600.0
