@@ -127,7 +127,7 @@ class Observing:
         self.complete(device)
 
     def _retype(self, device: Device, observation: Observation) -> bool:
-        """True if the device announces another version of the object now, in which the resource has another type."""
+        """True if the resource has another type now: by another version of the object, or another definition of it."""
         resource_type = self._single_type(device, observation.path)
         if resource_type is observation.resource_type:
             return False
@@ -135,8 +135,14 @@ class Observing:
         return True
 
     def _single_type(self, device: Device, path: Path) -> ResourceType | None:
-        version = None if path.object_id is None else device.announcement.object_versions.get(path.object_id)
-        return single_type(path, version, self._definitions)
+        return single_type(path, None, self._definitions.with_versions(device.announcement.object_versions))
+
+    def definitions_changed(self) -> None:
+        """Other definitions are known now: the short path goes by the types of these."""
+        for device in self._registry:
+            for path, observation in device.wanted.items():
+                if self._retype(device, observation) and path in device.observations:
+                    self._table.add(observation, device)
 
     @staticmethod
     def _announced(device: Device, path: Path) -> bool:

@@ -31,6 +31,7 @@ from gateway.commands import Commands
 from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
 from gateway.metrics import GatewayMetrics, describe, describe_dtls
+from gateway.models import LOOK_EVERY, Models
 from gateway.notifications import Notifications
 from gateway.observations import ObservationTable
 from gateway.observing import Declared, Observing
@@ -73,14 +74,12 @@ class Gateway:
             StateError: the state directory cannot be used; the text says why.
             OSError: the CoAP address cannot be bound.
             PathError: a pattern to observe is none.
+            DefinitionError: the folder of models is there and cannot be read.
         """
         self._settings = settings
         self._topics = Topics(settings.gateway)
         self._declared = Declared(settings.observe, settings.observe_by_endpoint)
-        definitions = Definitions.builtin()
-        self._definitions = (
-            definitions if settings.definitions is None else definitions.load_folder(settings.definitions)
-        )
+        self._models = Models(settings.definitions)
         self._access: Access | None
         self._secure: SecureLine | None
         self._access, self._secure = _security(settings)
@@ -174,7 +173,7 @@ class Gateway:
         uplink.start(asyncio.get_running_loop())
         parts = Parts(
             self._settings,
-            self._definitions,
+            self._models.definitions,
             self._declared,
             self._state,
             self._endpoint,
@@ -207,15 +206,29 @@ class Gateway:
             devices=len(parts.registry),
             observations=len(parts.table),
         )
+        watching = self._tasks.create_task(self._watch_models(parts))
+        try:
+            while True:
+                await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+                if not uplink.accepting:
+                    # Devices that asked before it was known that Kafka is away are told now, and come again by
+                    # themselves.
+                    self._endpoint.refuse_open()
+                # Records without a report of their own leave the producer's queue when it is polled.
+                uplink.poll()
+                parts.registrations.expire()
+                self._follow_credentials(parts)
+        finally:
+            watching.cancel()
+
+    async def _watch_models(self, parts: Parts) -> None:
+        async def look() -> None:
+            if await self._models.look():
+                parts.observing.definitions_changed()
+
         while True:
-            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            if not uplink.accepting:
-                # Devices that asked before it was known that Kafka is away are told now, and come again by themselves.
-                self._endpoint.refuse_open()
-            # Records without a report of their own leave the producer's queue when it is polled.
-            uplink.poll()
-            parts.registrations.expire()
-            self._follow_credentials(parts)
+            await _guarded(look())
+            await asyncio.sleep(LOOK_EVERY)
 
     def _follow_credentials(self, parts: Parts) -> None:
         """End what is not allowed any more: sessions whose keys are gone, and registrations that may not be."""
@@ -498,6 +511,6 @@ async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Run a gateway until ``stop`` is set.
 
     Raises:
-        StateError, OSError, PathError, CredentialStoreError: as `Gateway`.
+        StateError, OSError, PathError, CredentialStoreError, DefinitionError: as `Gateway`.
     """
     await Gateway(settings).run(stop)

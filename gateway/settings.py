@@ -18,7 +18,8 @@ class GatewaySettings:
     """Settings of one gateway.
 
     ``observe`` are patterns such as ``/3303/*/5700`` for every device; ``observe_by_endpoint`` has more of them by a
-    glob of endpoint names. ``definitions`` is a folder of OMA LwM2M XML files that adds to the built-in objects.
+    glob of endpoint names. ``definitions`` is a folder of OMA LwM2M XML files that adds to the built-in objects; it is
+    watched, and need not be there yet.
     """
 
     gateway: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from importlib.resources import files
@@ -74,6 +74,9 @@ TYPES: dict[str, ResourceType | None] = {
     "corelnk": ResourceType.STRING,
 }
 
+#: The version of an object whose link in a registration gives none (section 7.2.2).
+DEFAULT_VERSION = "1.0"
+
 _VERSION = re.compile(r"(\d{1,5})\.(\d{1,5})\Z", re.ASCII)
 
 
@@ -84,14 +87,15 @@ def version_key(version: str) -> tuple[int, int] | None:
 
 
 class Definitions:
-    """A set of object definitions, immutable once made.
+    """A set of object definitions, immutable once made; the versions of an object stand in it side by side.
 
-    A look-up without a version takes the newest one. With a version it takes that one, or else the newest of the same
-    major version: minor versions are backwards compatible (section 7.2.2), major versions are not, so a device that
-    announces an unknown major version has an object that no definition knows.
+    A look-up without a version takes the newest one (`with_versions` for what a device means by it). With a version it
+    takes that one, or else the newest of the same major version: minor versions are backwards compatible (section
+    7.2.2), major versions are not, so a device that announces an unknown major version has an object that no definition
+    knows.
     """
 
-    __slots__ = ("_current", "_objects", "_resources", "_views", "problems")
+    __slots__ = ("_current", "_implied", "_objects", "_resources", "_views", "problems")
 
     def __init__(
         self,
@@ -100,15 +104,23 @@ class Definitions:
         problems: tuple[str, ...] = (),
         versions: Mapping[int, str] | None = None,
     ) -> None:
-        """Later ``objects`` replace earlier ones of the same id and version; ``versions`` pins objects to a version."""
+        """Later ``objects`` replace earlier ones of the same id and version.
+
+        With ``versions`` a look-up without one takes what a device means that announced these: see `with_versions`.
+        """
         self._objects: dict[int, dict[str, ObjectDefinition]] = {}
         for definition in objects:
             self._objects.setdefault(definition.id, {})[definition.version] = definition
         #: One sentence for every file that `load_folder` left out, naming the file.
         self.problems = problems
+        # Filled as it is asked for, with every payload.
+        self._implied: dict[int, ObjectDefinition | None] = {}
         self._current: dict[int, ObjectDefinition] = {}
         for object_id in self._objects:
-            found = self._find(object_id, (versions or {}).get(object_id))
+            if versions is not None and object_id not in versions:
+                found = self._of_no_version(object_id)
+            else:
+                found = self._find(object_id, (versions or {}).get(object_id))
             if found is not None:
                 self._current[object_id] = found
         # Flat, because every payload asks here.
@@ -139,21 +151,21 @@ class Definitions:
         return Definitions([*self, *loaded], problems=(*self.problems, *problems))
 
     def with_versions(self, versions: Mapping[int, str]) -> Definitions:
-        """These definitions as a device has them that announced ``versions`` by object id (``</3>;ver=1.0``).
+        """These definitions as a device has them that announced ``versions`` by object id (``</3>;ver=1.1``).
 
-        Versions that are no version (``abc``) or of objects that are not known are ignored. The result is shared:
-        devices that announce the same get the same one.
+        An object to which it gave none, or one that is no version (``abc``), is of `DEFAULT_VERSION`; what that does
+        not define, the next minor version tells that does. The result is shared: devices that announce the same get
+        the same one.
         """
         pinned = []
         for object_id, version in versions.items():
-            current = self._current.get(object_id)
-            if current is None or version_key(version) is None:
+            if object_id not in self._objects or version_key(version) is None:
                 continue
             found = self._find(object_id, version)
-            if found is not current:
+            if found is None or found is not self._of_no_version(object_id):
                 # Without a definition of its major version any version text stands for "unknown": fewer views.
                 pinned.append((object_id, found.version if found else "0.0"))
-        return self._views(tuple(sorted(pinned))) if pinned else self
+        return self._views(tuple(sorted(pinned)))
 
     def object(self, object_id: int, version: str | None = None) -> ObjectDefinition | None:
         """The definition of an object, or None if none knows it in that major version."""
@@ -187,6 +199,26 @@ class Definitions:
             return None
         fitting = [(key, v) for v in known if (key := version_key(v)) and (wanted is None or key[0] == wanted[0])]
         return known[max(fitting)[1]] if fitting else None
+
+    def _of_no_version(self, object_id: int) -> ObjectDefinition | None:
+        if object_id not in self._implied:
+            self._implied[object_id] = self._with_next_minors(self._find(object_id, DEFAULT_VERSION))
+        return self._implied[object_id]
+
+    def _with_next_minors(self, definition: ObjectDefinition | None) -> ObjectDefinition | None:
+        # Minor versions only add. A device of LwM2M 1.1 need not say that its object 3 is of 1.1, as the enabler's
+        # version says so; and many devices leave out what they would have to say.
+        own = version_key(definition.version) if definition is not None else None
+        if definition is None or own is None:
+            return definition
+        known = self._objects[definition.id].values()
+        newer = [
+            (key, other) for other in known if (key := version_key(other.version)) and key[0] == own[0] and key > own
+        ]
+        resources: dict[int, ResourceDefinition] = {}
+        for _, other in sorted(newer, key=lambda pair: pair[0], reverse=True):
+            resources |= other.resources
+        return replace(definition, resources=resources | dict(definition.resources)) if newer else definition
 
     def _view(self, versions: tuple[tuple[int, str], ...]) -> Definitions:
         return Definitions(self, problems=self.problems, versions=dict(versions))

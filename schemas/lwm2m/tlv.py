@@ -193,7 +193,7 @@ def _value(data: bytes, path: Path, definitions: Definitions) -> Resource:
     definition = definitions.of(path.object_id, path.resource_id)  # type: ignore[arg-type]  # depth 3 or 4
     if definition is None or definition.type is None:
         return Resource(path=path, type=ResourceType.OPAQUE, value=data)
-    return Resource(path=path, type=definition.type, value=_READERS[definition.type](data, path, definition))
+    return Resource(path=path, type=definition.type, value=READERS[definition.type](data, path, definition))
 
 
 def _length(data: bytes, path: Path, kind: ResourceType, lengths: str) -> WrongValue:
@@ -252,7 +252,8 @@ def _read_link(data: bytes, path: Path, _: ResourceDefinition) -> ObjectLink:
     return ObjectLink(data[0] << 8 | data[1], data[2] << 8 | data[3])
 
 
-_READERS: dict[ResourceType, Callable[[bytes, Path, ResourceDefinition], Value]] = {
+#: From the bytes of a TLV entry to a node's value.
+READERS: dict[ResourceType, Callable[[bytes, Path, ResourceDefinition], Value]] = {
     ResourceType.STRING: _read_string,
     ResourceType.FLOAT: _read_float,
     ResourceType.INTEGER: _read_integer,

@@ -3,7 +3,14 @@
 import pytest
 
 from schemas.lwm2m.nodes import ResourceType
-from schemas.lwm2m.objects import Definitions, Operation, ResourceDefinition, read_table, version_key
+from schemas.lwm2m.objects import (
+    Definitions,
+    ObjectDefinition,
+    Operation,
+    ResourceDefinition,
+    read_table,
+    version_key,
+)
 from schemas.lwm2m.path import Path
 
 BUILTIN = Definitions.builtin()
@@ -79,12 +86,56 @@ def test_definitions_of_a_device_follow_the_versions_that_it_announced() -> None
     device = BUILTIN.with_versions({0: "1.0", 3: "7.0", 3303: "nonsense", 60000: "1.0"})
     assert device.resource(Path(0, 0, 14)) is None
     assert device.resource(Path(3, 0, 0)) is None
-    assert device.resource(Path(3303, 0, 5700)) is BUILTIN.resource(Path(3303, 0, 5700))
+    assert device.resource(Path(3303, 0, 5700)) == BUILTIN.resource(Path(3303, 0, 5700), "1.0")
+
+
+def _two_versions() -> Definitions:
+    def object_of(version: str, **types: ResourceType) -> ObjectDefinition:
+        resources = {
+            int(name[1:]): ResourceDefinition(
+                id=int(name[1:]), name=name, operations=frozenset(), multiple=False, mandatory=False, type=kind
+            )
+            for name, kind in types.items()
+        }
+        return ObjectDefinition(
+            id=40000, name="Thing", version=version, multiple=False, mandatory=False, resources=resources
+        )
+
+    return Definitions(
+        [
+            object_of("1.0", r0=ResourceType.FLOAT),
+            object_of("1.1", r0=ResourceType.STRING, r1=ResourceType.TIME),
+            object_of("1.2", r1=ResourceType.STRING, r2=ResourceType.OPAQUE),
+            object_of("2.0", r0=ResourceType.INTEGER),
+        ]
+    )
+
+
+def _types(definitions: Definitions) -> list[ResourceType | None]:
+    return [found.type if (found := definitions.of(40000, i)) else None for i in range(3)]
+
+
+def test_without_a_version_an_object_is_of_1_0_and_later_minors_only_add_to_it() -> None:
+    both = _two_versions()
+    # Section 7.2.2: a link without ver= is of version 1.0, whatever newer versions are known.
+    expected = [ResourceType.FLOAT, ResourceType.TIME, ResourceType.OPAQUE]
+    assert _types(both.with_versions({})) == expected
+    assert _types(both.with_versions({40000: "abc"})) == expected
+    assert _types(both.with_versions({40000: "1.0"})) == [ResourceType.FLOAT, None, None]
+    assert _types(both.with_versions({40000: "2.0"})) == [ResourceType.INTEGER, None, None]
+    assert _types(both.with_versions({40000: "2.7"})) == [ResourceType.INTEGER, None, None]
+    assert _types(both.with_versions({40000: "3.0"})) == [None, None, None]
+
+
+def test_without_a_version_an_object_known_in_version_2_only_is_unknown() -> None:
+    newest = Definitions(one for one in _two_versions() if one.version == "2.0")
+    assert _types(newest.with_versions({})) == [None, None, None]
+    assert _types(newest.with_versions({40000: "2.0"})) == [ResourceType.INTEGER, None, None]
 
 
 def test_devices_with_the_same_versions_share_their_definitions() -> None:
     assert BUILTIN.with_versions({0: "1.0", 1: "1.0"}) is BUILTIN.with_versions({1: "1.0", 0: "1.0"})
-    assert BUILTIN.with_versions({0: "1.2"}) is BUILTIN
+    assert BUILTIN.with_versions({}) is BUILTIN.with_versions({60000: "1.0", 3: "nonsense"})
     assert BUILTIN.with_versions({3: "8.0"}) is BUILTIN.with_versions({3: "9.0"})
 
 
