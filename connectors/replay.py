@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from connectors.dead_letters import RawRecord, raw_record
@@ -91,6 +91,8 @@ class Tally:
     #: All before these offsets is in the store, or was refused, or is of another time.
     done: dict[Partition, int]
     stored: int = 0
+    #: Of those that are stored: whose values were decoded afresh.
+    redecoded: int = 0
     refused: int = 0
     #: The first `KEPT_REFUSALS`.
     refusals: list[Refusal] = field(default_factory=list)
@@ -98,15 +100,30 @@ class Tally:
     waits: str | None = None
 
 
-def plan_replay(settings: SinkSettings, *, from_ms: int | None, to_ms: int | None, timeout: float = 10.0) -> Plan:
+#: What becomes of a record on its way into the store: another with the same identity, or None if it is left out.
+Change = Callable[[SinkRecord], SinkRecord | None]
+
+
+def plan_replay(
+    settings: SinkSettings,
+    *,
+    from_ms: int | None,
+    to_ms: int | None,
+    kinds: Collection[TopicKind] | None = None,
+    timeout: float = 10.0,
+) -> Plan:
     """Find out what there is to replay; ``settings`` say the sink, its gateway (or all) and Kafka.
+
+    ``kinds`` are the topics to read of those that the sink stores; None: all.
 
     Raises:
         TopicMissing: there are no topics of that gateway.
         Unreachable: Kafka does not answer. KafkaException: it refuses to.
     """
     client = admin(settings.kafka)
-    places = [(topic, partition) for topic, count in _topics(settings, timeout).items() for partition in range(count)]
+    places = [
+        (topic, partition) for topic, count in _topics(settings, kinds, timeout).items() for partition in range(count)
+    ]
     until = time.monotonic() + timeout
     while True:
         try:
@@ -124,8 +141,8 @@ def plan_replay(settings: SinkSettings, *, from_ms: int | None, to_ms: int | Non
     return Plan(settings=settings, from_ms=from_ms, to_ms=to_ms, spans=spans)
 
 
-def _topics(settings: SinkSettings, timeout: float) -> dict[str, int]:
-    kinds = SINKS[settings.sink].topics
+def _topics(settings: SinkSettings, only: Collection[TopicKind] | None, timeout: float) -> dict[str, int]:
+    kinds = [kind for kind in SINKS[settings.sink].topics if only is None or kind in only]
     if settings.gateway == ALL_GATEWAYS:
         found = {
             name: n for name, n in topic_counts(settings.kafka, timeout=timeout).items() if _is_one_of(name, kinds)
@@ -154,8 +171,11 @@ def replay(
     stop: threading.Event,
     report: Callable[[Tally], None] = lambda _tally: None,
     kind: SinkKind | None = None,
+    change: Change | None = None,
 ) -> Tally:
     """Write what ``plan`` says into the store; returns when it is done, or soon after ``stop`` is set.
+
+    ``change`` makes of each record the one that is written, or None where none is to be.
 
     ``report`` is called after every batch and when the store begins to wait. A store that is down is waited for.
     ``kind`` stands in for the row of `SINKS`.
@@ -166,14 +186,22 @@ def replay(
     """
     sink = (kind or SINKS[plan.settings.sink]).open(plan.settings.options)
     try:
-        return _Replay(plan, sink, stop, report).run()
+        return _Replay(plan, sink, stop, report, change).run()
     finally:
         sink.close()
 
 
 class _Replay:
-    def __init__(self, plan: Plan, sink: Sink, stop: threading.Event, report: Callable[[Tally], None]) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Sink,
+        stop: threading.Event,
+        report: Callable[[Tally], None],
+        change: Change | None,
+    ) -> None:
         self._plan = plan
+        self._change = change
         self._sink = sink
         self._stop = stop
         self._report = report
@@ -272,9 +300,13 @@ class _Replay:
         refused: list[Refusal] = []
         for raw in batch:
             try:
-                records.append(sink_record(raw))
+                record = sink_record(raw)
             except serde.SerdeError as exc:
                 refused.append(_refusal(raw, DECODE, str(exc)))
+                continue
+            changed = record if self._change is None else self._change(record)
+            if changed is not None:
+                records.append(changed)
         backoff = FIRST_BACKOFF_S
         while records:
             try:
@@ -293,6 +325,7 @@ class _Replay:
                 if self._stop.wait(wait):
                     return False
         self.tally.waits = None
+        self.tally.redecoded += sum(record.redecoded for record in records)
         self.tally.refused += len(refused)
         self.tally.refusals.extend(refused[: max(0, KEPT_REFUSALS - len(self.tally.refusals))])
         return True

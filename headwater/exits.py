@@ -47,12 +47,14 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
     from connectors.store_users import InvalidStoreUser, StoreRefused, StoreUnreachable
     from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
+    from schemas.lwm2m.objects import DefinitionError
     from schemas.lwm2m.path import PathError
     from security.errors import ApiKeyError, InvalidCredential, NoSuchCredential, Refused, SecurityError
     from security.identities import InvalidIdentity
 
     table: dict[type[BaseException], Exit] = {
         PathError: Exit.USAGE,
+        DefinitionError: Exit.USAGE,
         SerdeError: Exit.USAGE,
         Unreachable: Exit.UNREACHABLE,
         NoAccessControl: Exit.UNREACHABLE,

@@ -35,19 +35,22 @@ SinkNameArgument = Annotated[
 ]
 
 
+SinkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sink",
+        metavar="NAME",
+        autocompletion=_sink_names,
+        help="The sink's name, or where the file has two of a kind its group.",
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneSink:
     """The options of a command that works with one sink: its name in the file of the sinks, or SQLite's own flags."""
 
-    sink: Annotated[
-        str | None,
-        typer.Option(
-            "--sink",
-            metavar="NAME",
-            autocompletion=_sink_names,
-            help="The sink's name, or where the file has two of a kind its group.",
-        ),
-    ] = None
+    sink: SinkOption = None
     sinks: Annotated[
         Path | None,
         typer.Option("--sinks", metavar="FILE", help="The file of `headwater sink run`; else ./sinks.toml."),

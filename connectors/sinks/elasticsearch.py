@@ -171,6 +171,8 @@ KIND = SinkKind(
     name="elasticsearch",
     open=open_elasticsearch,
     topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.JOINED),
+    # A document is always written as a whole.
+    corrects=True,
     sample_config="""\
 # History and the asset graph in Elasticsearch 7.17 to 9, or OpenSearch.
 [elasticsearch]

@@ -313,6 +313,7 @@ KIND = SinkKind(
     name="influxdb",
     open=open_influxdb,
     topics=(TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.JOINED),
+    corrects=True,
     library="influxdb_client",
     sample_config="""\
 # History in InfluxDB 1.8 or 2.

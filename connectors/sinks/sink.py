@@ -19,7 +19,8 @@ from schemas.avro.topics import TopicKind
 class SinkRecord:
     """One record of a topic, decoded.
 
-    (topic, partition, offset) is its identity: the same record may come again and must then change nothing.
+    (topic, partition, offset) is its identity: the same record may come again and must then change nothing; unless it
+    is ``redecoded``.
     """
 
     topic: str
@@ -32,6 +33,9 @@ class SinkRecord:
     record: Record
     #: The gateway id, from the topic's name.
     gateway: str
+    #: True if its values were read again by a definition that was not known when it was written: a store that
+    #: `SinkKind.corrects` puts them in the place of what it has under this identity.
+    redecoded: bool = False
 
     def header(self, name: str) -> bytes | None:
         """The last value under ``name``, or None."""
@@ -120,6 +124,8 @@ class SinkKind:
     #: Its first line is a comment that says what the store keeps.
     sample_config: str
     start: Start = Start.COMMITTED
+    #: True if a record that is ``redecoded`` replaces what the store has of it.
+    corrects: bool = False
     #: The module that opening it imports, which comes with the extra of the sink's name; None: nothing beyond our own.
     library: str | None = None
 

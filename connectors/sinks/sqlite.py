@@ -24,7 +24,14 @@ from pydantic import AfterValidator, Field
 from connectors.sinks.graph import Event, held_objects, is_newer, object_name
 from connectors.sinks.options import SinkOptions, object_definitions, parse_options
 from connectors.sinks.sink import RejectedRecords, RetryLater, SinkConfigError, SinkKind, SinkRecord
-from connectors.sinks.sqlite_rows import APPLICATION_ID, INSERT_HISTORY, MIGRATIONS, endpoint_columns, history_rows
+from connectors.sinks.sqlite_rows import (
+    APPLICATION_ID,
+    CORRECT_HISTORY,
+    INSERT_HISTORY,
+    MIGRATIONS,
+    endpoint_columns,
+    history_rows,
+)
 from schemas.avro.records import (
     Notification,
     Registration,
@@ -183,22 +190,25 @@ class SqliteSink:
 
     def _apply(self, db: sqlite3.Connection, records: Sequence[SinkRecord]) -> None:
         rows: list[tuple[object, ...]] = []
+        corrections: list[tuple[object, ...]] = []
         graph = False
         for record in records:
             source = self._source(db, record)
             match record.record:
                 case Notification() | Response():
-                    rows.extend(history_rows(record, record.record, source))
+                    into = corrections if record.redecoded else rows
+                    into.extend(history_rows(record, record.record, source))
                 case Registration(body=body):
                     graph = True
                     self._register(db, record, body, source)
                 case other:
                     raise TypeError(f"a {type(other).__name__} is nothing that this store keeps")
-        if rows:
+        if rows or corrections:
             db.executemany(INSERT_HISTORY, rows)
+            db.executemany(CORRECT_HISTORY, corrections)
             if len(self._series) > 100_000:
                 self._series.clear()
-            fresh = {(row[0], row[1], row[2]) for row in rows if row[3] is not None} - self._series
+            fresh = {(row[0], row[1], row[2]) for row in (*rows, *corrections) if row[3] is not None} - self._series
             db.executemany("INSERT INTO series VALUES (?, ?, ?) ON CONFLICT DO NOTHING", fresh)
             self._series |= fresh  # type: ignore[arg-type]  # the first three columns of a row are text
         if graph:
@@ -291,6 +301,7 @@ KIND = SinkKind(
     name="sqlite",
     open=open_sqlite,
     topics=(TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIES, TopicKind.JOINED),
+    corrects=True,
     sample_config="""\
 # History and the asset graph in one SQLite file.
 [sqlite]

@@ -76,6 +76,14 @@ INSERT_HISTORY = """
         ticket, observation_id, late, source, "offset", position)
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
+#: Of a record that is `SinkRecord.redecoded`: the value that is there was read without knowing its type.
+CORRECT_HISTORY = INSERT_HISTORY.replace(
+    "ON CONFLICT DO NOTHING",
+    """ON CONFLICT (source, "offset", gateway_time_ms, position) DO UPDATE SET
+        type = excluded.type, number = excluded.number, text = excluded.text, bool = excluded.bool,
+        blob = excluded.blob""",
+)
+
 
 def endpoint_columns(body: Event) -> dict[str, object]:
     """What an event says about the endpoint, as the columns of its row."""

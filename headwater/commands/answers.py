@@ -82,30 +82,30 @@ def _message(response: Response) -> str:
 
 def _answer_json(exchange: Exchange) -> Mapping[str, Any]:
     """The reply as in its topic, and what helps programs: the values with their names, whether it is an error."""
+    from headwater.known_models import known
     from headwater.output import value_json
     from schemas.avro.records import ReadBody
     from schemas.avro.serde import to_json
     from schemas.lwm2m.nodes import values
-    from schemas.lwm2m.objects import Definitions
 
     response = exchange.response
     answer = to_json(response)
     if isinstance(response.rep.body, ReadBody):
-        definitions = Definitions.builtin()
+        definitions = known()
         answer["values"] = [value_json(definitions, one) for one in values(response.rep.body.content)]
     answer["seconds"] = round(exchange.seconds, 3)
     return answer
 
 
 def _show(response: Response) -> None:
+    from headwater.known_models import known
     from headwater.output import console, table, value_row
     from schemas.avro.records import CreateBody, DiscoverBody, ReadBody
     from schemas.lwm2m.nodes import values
-    from schemas.lwm2m.objects import Definitions
 
     match response.rep.body:
         case ReadBody() as body:
-            definitions = Definitions.builtin()
+            definitions = known()
             rows = [value_row(definitions, one) for one in values(body.content)]
             console().print(table(("path", "name", "value", "unit"), rows))
         case DiscoverBody() as body:
@@ -119,15 +119,15 @@ def _show(response: Response) -> None:
 
 
 def _links(text: str) -> list[tuple[str, str, str]]:
+    from headwater.known_models import known
     from headwater.output import name_of
     from schemas.lwm2m.link import parse_links
-    from schemas.lwm2m.objects import Definitions
     from schemas.lwm2m.path import Path, PathError
 
     rows = []
     for link in parse_links(text):
         try:
-            name = name_of(Definitions.builtin(), Path.parse(link.url))
+            name = name_of(known(), Path.parse(link.url))
         except PathError:
             name = ""
         rows.append((link.url, name, " ".join(f"{key}={value}" for key, value in link.attributes.items())))

@@ -38,6 +38,8 @@ ALSO = {
     "gateway credentials": ("HEADWATER_CREDENTIALS",),
     # The commands of `headwater credentials`; no other one has such an option.
     **{f"{name} store": ("HEADWATER_CREDENTIALS",) for name in ("add", "list", "remove", "import")},
+    # A gateway, and the commands of `headwater models`; no other ones of these names have it.
+    **{f"{name} definitions": ("HEADWATER_DEFINITIONS",) for name in ("gateway", "list", "show", "import")},
 }
 
 

@@ -195,11 +195,11 @@ def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
 def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
     from rich.console import Group
 
+    from headwater.known_models import known
     from headwater.output import name_of, table, value_row
     from headwater.values import moment
-    from schemas.lwm2m.objects import Definitions
 
-    definitions = Definitions.builtin()
+    definitions = known()
     properties = [
         ("endpoint", one.ep),
         ("state", one.state.value),
@@ -255,7 +255,7 @@ def _device_json(one: Device) -> dict[str, Any]:
 
 
 def _value_json(value: LastValue) -> dict[str, Any]:
+    from headwater.known_models import known
     from headwater.output import value_json
-    from schemas.lwm2m.objects import Definitions
 
-    return value_json(Definitions.builtin(), value.resource) | {"timestamp": value.timestamp, "kind": value.kind.value}
+    return value_json(known(), value.resource) | {"timestamp": value.timestamp, "kind": value.kind.value}

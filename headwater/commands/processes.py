@@ -10,10 +10,10 @@ import typer
 from headwater import lean, reach
 from headwater.commands.base import command, settings_file
 from headwater.exits import Exit, Stop
+from headwater.known_models import FOLDER, ModelsOption
 from headwater.options import (
     CLOUD,
     EDGE,
-    DefinitionsOption,
     GatewayOption,
     KafkaOption,
     KafkaTlsOption,
@@ -73,7 +73,7 @@ def gateway(
         list[str] | None,
         typer.Option("--observe", metavar="PATTERN", help="Observe this on every device, such as /3303/*/5700."),
     ] = None,
-    definitions: DefinitionsOption = None,
+    definitions: ModelsOption = None,
     command_timeout: Annotated[
         float, typer.Option("--command-timeout", metavar="S", min=1, help="How long a device may take to answer.")
     ] = 93.0,
@@ -102,6 +102,12 @@ def gateway(
         raise Stop(
             Exit.USAGE, "with --no-insecure devices need keys: headwater credentials add, and --credentials FILE here"
         )
+    if definitions is not None and not definitions.is_dir():
+        raise Stop(
+            Exit.USAGE,
+            f"--definitions {definitions}: there is no such folder; make it (models that are imported into it later "
+            "are taken up), or leave the option out",
+        )
     settings = GatewaySettings(
         gateway=id,
         kafka=reach.cluster(kafka, kafka_tls),
@@ -114,7 +120,7 @@ def gateway(
         metrics_keys=metrics_keys,
         observe=tuple(observe or ()),
         observe_by_endpoint=by_endpoint,
-        definitions=definitions,
+        definitions=definitions or FOLDER,
         command_timeout=command_timeout,
     )
     lean.start(lean.Process.GATEWAY, settings)

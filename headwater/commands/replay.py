@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwater import reach
+from headwater.afresh import AssumeOption, redecoder_of
 from headwater.commands.base import command, complain
 from headwater.exits import Exit, Stop
+from headwater.known_models import folder
 from headwater.options import CLOUD, AnyGatewayOption, KafkaOption, KafkaTlsOption, Output, OutputOption, moment
 from headwater.sink_choice import OneSink, chosen
 
@@ -33,6 +35,13 @@ def replay(
         int | None,
         typer.Option("--to", metavar="TIME", parser=moment, help="Up to this time, without it; else up to now."),
     ] = None,
+    redecode: Annotated[
+        bool,
+        typer.Option(
+            "--redecode", help="Decode values afresh that came before the model of their object was imported."
+        ),
+    ] = False,
+    assume_version: AssumeOption = None,
     gateway: AnyGatewayOption = None,
     kafka: KafkaOption = CLOUD,
     kafka_tls: KafkaTlsOption = None,
@@ -48,11 +57,16 @@ def replay(
     what is in the store already stays as it is, and a replay that was cut short (Ctrl-C, a crash) is run again. What
     cannot be decoded or is refused is counted and shown; it becomes no new dead letter, and the exit code is 1.
 
+    With --redecode, values of objects that were not known when they came are stored as the models of .headwater/models
+    (HEADWATER_DEFINITIONS; with --file --definitions) read them: into an empty store always, and into one that has them
+    as they came where it can correct (sqlite, influxdb, elasticsearch).
+
     \b
     Examples:
     headwater replay --from -2h --sink influxdb --sinks sinks.toml --kafka cloud:9092
     headwater replay --from 2026-03-01T00:00:00Z --to 2026-03-02T00:00:00Z --sink influxdb --gateway rock64
     headwater replay --file rebuilt.db --gateway '*'
+    headwater replay --file rebuilt.db --gateway rock64 --redecode
     """
     from cloud.interrupts import interruptible
     from connectors.replay import left, plan_replay
@@ -68,9 +82,12 @@ def replay(
     settings = chosen(which, gateway, reach.cluster(kafka, kafka_tls))
     plan = interruptible(lambda: plan_replay(settings, from_ms=from_, to_ms=to))
     began = time.monotonic()
+    change = None
+    if redecode:
+        change = redecoder_of(plan, folder(which.definitions), None, assume_version).every
     try:
         with Progress(plan) as progress:
-            tally = run_thread_until_stopped(lambda stop: run_replay(plan, stop, progress.report))
+            tally = run_thread_until_stopped(lambda stop: run_replay(plan, stop, progress.report, change=change))
     except SinkConfigError as exc:
         raise Stop(Exit.USAGE, f"{settings.where}: {exc}" if settings.where else str(exc)) from exc
     seconds = time.monotonic() - began
@@ -104,6 +121,7 @@ def _summary(plan: Plan, tally: Tally, seconds: float) -> dict[str, Any]:
         "to": plan.to_ms,
         "complete": all(tally.done[place] >= span.end for place, span in plan.spans.items()),
         "stored": tally.stored,
+        "redecoded": tally.redecoded,
         "refused": tally.refused,
         "refusals": [
             {"topic": r.topic, "partition": r.partition, "offset": r.offset, "stage": r.stage, "reason": r.reason}
@@ -129,7 +147,9 @@ def _tell(plan: Plan, tally: Tally, seconds: float) -> None:
     whose = "all gateways" if plan.settings.gateway == "*" else plan.settings.gateway
     span = f"from {_moment(plan.from_ms) or 'the beginning'} to {_moment(plan.to_ms) or 'now'}"
     refused = f", {tally.refused} refused" if tally.refused else ""
-    typer.echo(f"{plan.settings.sink}, {whose}, {span}: {tally.stored} records stored{refused} in {seconds:.1f} s")
+    afresh = f" ({tally.redecoded} decoded afresh)" if tally.redecoded else ""
+    stored = f"{tally.stored} records stored{afresh}{refused}"
+    typer.echo(f"{plan.settings.sink}, {whose}, {span}: {stored} in {seconds:.1f} s")
     if tally.refusals:
         rows = [(f"{r.topic} {r.partition}:{r.offset}", r.stage, r.reason) for r in tally.refusals]
         console().print(table(("refused", "stage", "reason"), rows))

@@ -147,6 +147,7 @@ def item_line(item: Item) -> str:
 
 def summary(record: Record) -> str:
     """What a record says, in a few words."""
+    from headwater.known_models import known
     from headwater.output import unit_of
     from headwater.values import shown
     from schemas.avro.records import (
@@ -165,7 +166,6 @@ def summary(record: Record) -> str:
         Statistics,
     )
     from schemas.lwm2m.nodes import values
-    from schemas.lwm2m.objects import Definitions
 
     match record:
         case Key():
@@ -183,7 +183,7 @@ def summary(record: Record) -> str:
         head += f"  ticket {record.ticket}"
     match record.rep.body:
         case ReadBody() as body:
-            definitions = Definitions.builtin()
+            definitions = known()
             told = values(body.content)
             parts = [
                 ("" if str(one.path) == record.path else f"{one.path}=")

@@ -99,13 +99,13 @@ def write(
     headwater write sensor-1 /1/0 '{"1": 300, "6": true}' --gateway rock64
     headwater write sensor-1 /30000/0/1 -4.5 --type float --gateway rock64
     """
+    from headwater.known_models import known
     from headwater.values import Reader
     from schemas.avro.records import RequestKind, WriteMode, WriteRequest
     from schemas.lwm2m.nodes import ResourceType
-    from schemas.lwm2m.objects import Definitions
     from schemas.lwm2m.path import Path
 
-    reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
+    reader = Reader(definitions=known(), type=ResourceType[type.name] if type else None)
     node = reader.node(Path.parse(path), value)
     body = WriteRequest(mode=WriteMode.UPDATE if update else WriteMode.REPLACE, node=node)
     do(RequestKind.WRITE, ep, path, body, where, asking)
@@ -151,13 +151,13 @@ def create(
     headwater create sensor-1 /2/7 0=3303,1=0 --gateway rock64
     headwater create sensor-1 /3303 '{"5601": 1.5, "5602": 2}' --gateway rock64
     """
+    from headwater.known_models import known
     from headwater.values import Reader
     from schemas.avro.records import CreateRequest, RequestKind
     from schemas.lwm2m.nodes import ResourceType
-    from schemas.lwm2m.objects import Definitions
     from schemas.lwm2m.path import Path
 
-    reader = Reader(definitions=Definitions.builtin(), type=ResourceType[type.name] if type else None)
+    reader = Reader(definitions=known(), type=ResourceType[type.name] if type else None)
     instance = reader.new_instance(Path.parse(path), values)
     # The request goes to the object; the id of the new instance is in the body (OMA LwM2M Core 1.1, section 6.3.5).
     do(RequestKind.CREATE, ep, str(instance.path.parent), CreateRequest(instance=instance), where, asking)
