@@ -8,7 +8,7 @@ import pytest
 from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.objects import DefinitionError, Definitions
 from schemas.lwm2m.path import Path
-from schemas.lwm2m.xml_files import MAX_BYTES, read
+from schemas.lwm2m.xml_files import MAX_BYTES, MAX_ELEMENTS, parse, parse_each, read
 
 ROOT = FilePath(__file__).parents[3]
 OWN = ROOT / "tests" / "data" / "oma"
@@ -119,6 +119,10 @@ VALVE = (OWN / "valve.xml").read_text("latin-1")
             "twice",
         ),
         (" " * (MAX_BYTES + 1), "larger"),
+        ("<LWM2M>" + "<a/>" * MAX_ELEMENTS, "more than"),
+        (VALVE.replace("</LWM2M>", VALVE[VALVE.index("<Object") :]), "object 32770 version 1.0 is defined twice"),
+        ("\x00\x01\x02", "no XML"),
+        ("%PDF-1.4", "line 1, column 1: this is no XML"),
     ],
 )
 def test_a_hostile_or_wrong_file_is_refused_in_words(tmp_path: FilePath, text: str, words: str) -> None:
@@ -127,3 +131,74 @@ def test_a_hostile_or_wrong_file_is_refused_in_words(tmp_path: FilePath, text: s
     with pytest.raises(DefinitionError, match=r"bad\.xml") as caught:
         read(file)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (VALVE.replace("Float", "Complex"), "line 10, column "),
+        (VALVE.replace("32770", "ninety"), "line 6, column 5: <ObjectID>"),
+        (VALVE.replace("<ObjectID>32770</ObjectID>", ""), "line 4, column 3: <ObjectID>"),
+        (VALVE.replace("</Resources>", "</Resource>"), "line 11, column 7: this is no XML: mismatched tag"),
+        (LAUGHS, "line 1, column "),
+        ("<html>\n</html>", "line 1, column 1: the outermost element is <html>"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line_and_column(text: str, place: str) -> None:
+    with pytest.raises(DefinitionError) as caught:
+        parse(text.encode("latin-1"), "bad.xml")
+    assert str(caught.value).startswith(f"bad.xml, {place}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252"])
+def test_a_file_is_read_in_the_encoding_that_it_says(encoding: str) -> None:
+    declared = encoding.removesuffix("-sig").replace("latin-1", "ISO-8859-1")
+    text = VALVE.replace("ISO-8859-1", declared.removesuffix("-le").removesuffix("-be")).replace(
+        "<Name>Valve", "<Name>Vanne é"
+    )
+    bom = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    (definition,) = parse(bom + text.encode(encoding), "valve.xml")
+    assert definition.name == "Vanne é"
+
+
+def test_nothing_outside_the_file_is_opened(tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch) -> None:
+    bait = tmp_path / "bait.txt"
+    bait.write_text("secret")
+    text = f"""<!DOCTYPE LWM2M [<!ENTITY % x SYSTEM "file://{bait}"> %x;]>{VALVE}"""
+    with pytest.raises(DefinitionError) as caught:
+        parse(text.encode("latin-1"), "bad.xml")
+    assert "secret" not in str(caught.value)
+    # XInclude is text like any other.
+    include = f'<xi:include xmlns:xi="http://www.w3.org/2001/XInclude" href="file://{bait}" parse="text"/>'
+    (definition,) = parse(VALVE.replace("Valve", f"Valve{include}").encode("latin-1"), "valve.xml")
+    assert definition.name == "Valve"
+
+
+def test_each_object_of_a_file_has_a_file_of_its_own() -> None:
+    boiler = (OWN / "boiler.xml").read_text()
+    more = boiler[boiler.index("<Object ") : boiler.index("</LWM2M>")]
+    both = VALVE.replace("</LWM2M>", more + "</LWM2M>").encode()
+    found = parse_each(both.replace(b"ISO-8859-1", b"utf-8"), "both.xml")
+    assert [(one.id, one.version) for one, _ in found] == [(32770, "1.0"), (32769, "1.2")]
+    assert [parse(data, "alone") for _, data in found] == [[one] for one, _ in found]
+    alone = (OWN / "boiler.xml").read_bytes()
+    assert [data for _, data in parse_each(alone, "boiler.xml")] == [alone]
+
+
+def test_an_object_that_two_files_define_differently_is_told(tmp_path: FilePath) -> None:
+    (tmp_path / "a.xml").write_text(VALVE, "latin-1")
+    (tmp_path / "b.xml").write_text(VALVE, "latin-1")
+    assert Definitions().load_folder(tmp_path).problems == ()
+    (tmp_path / "b.xml").write_text(VALVE.replace("Float", "String"), "latin-1")
+    found = Definitions().load_folder(tmp_path)
+    (problem,) = found.problems
+    assert "a.xml" in problem and "b.xml" in problem
+    valve = found.resource(Path(32770, 0, 0))
+    assert valve is not None and valve.type is ResourceType.STRING
+
+
+def test_truncated_at_every_byte_it_is_an_error_in_words() -> None:
+    data = VALVE.rstrip().encode("latin-1")
+    for end in range(len(data) - 1):
+        with pytest.raises(DefinitionError, match=r"^cut\.xml"):
+            parse(data[:end], "cut.xml")
