@@ -23,6 +23,7 @@ from gateway.coap.peers import Address
 from gateway.device_forms import kafka_place
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest, Method, RefusedRequest
+from gateway.models import LiveDefinitions
 from gateway.observations import Observation, ObservationTable
 from gateway.observing import DECLARED_TICKET, Declared, Observing
 from gateway.registration import parse_announcement
@@ -54,6 +55,7 @@ class Bench:
         self.endpoint = Endpoint(("127.0.0.1", 0), Busy(), seed=1)
         self.table = ObservationTable("gw", decoders_for)
         self.tasks: list[asyncio.Task[None]] = []
+        self.definitions = LiveDefinitions(Definitions.builtin())
         self.observing = Observing(
             server_id="gw",
             declared=Declared(["/3303/*/5700"], {}),
@@ -61,7 +63,7 @@ class Bench:
             table=self.table,
             registry=self.registry,
             state=state,
-            definitions=Definitions.builtin(),
+            definitions=self.definitions,
             publish=self._publish,
             record=self._record,
             in_order=self._in_order,
@@ -362,5 +364,24 @@ def test_refusal_of_a_declared_observation_is_a_reply_and_is_not_asked_again(tmp
             assert await bench.stored() == [] and device.wanted == {}
             bench.observing.complete(device)
             assert bench.tasks == []
+
+    asyncio.run(run())
+
+
+def test_short_path_goes_by_the_definitions_that_are_known_now(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            bench.definitions.take_up(Definitions())
+            bench.register()
+            request = await bench.establish()
+            observation = bench.table.by_token[request.token]
+            assert observation.decoders == {} and observation.compiled is None
+            bench.definitions.take_up(Definitions.builtin())
+            bench.observing.definitions_changed()
+            assert observation.decoders and observation.compiled is not None
+            bench.definitions.take_up(Definitions())
+            bench.observing.definitions_changed()
+            assert observation.decoders == {} and observation.compiled is None
+            assert bench.table.by_token == {request.token: observation}
 
     asyncio.run(run())
