@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from connectors.dead_letters import raw_record
 from connectors.kafka import Cluster, read_to_end
+from connectors.replay import GROUP
 from connectors.sink_records import sink_record
 from connectors.sinks.sink import SinkRecord
 from schemas.avro import serde
@@ -99,7 +100,7 @@ def read_announced(cluster: Cluster, topics: Iterable[str], *, timeout: float = 
     """
     announced = Announced()
     for topic in topics:
-        for message in read_to_end(cluster, [topic], timeout=timeout):
+        for message in read_to_end(cluster, [topic], timeout=timeout, group=GROUP):
             try:
                 record = sink_record(raw_record(message))
             except serde.SerdeError:

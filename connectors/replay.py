@@ -51,6 +51,9 @@ KEPT_REFUSALS = 20
 
 DECODE = "decode"
 
+#: Under which a replay only looks; nobody joins it.
+GROUP = "headwater-replay"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
@@ -216,7 +219,7 @@ class _Replay:
             return self.tally
         reader = consumer(
             self._plan.settings.kafka,
-            "headwater-replay",
+            GROUP,
             enable_partition_eof=True,
             # Bounds what librdkafka holds in front of us, for all partitions together.
             queued_max_messages_kbytes=8192,

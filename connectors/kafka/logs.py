@@ -87,19 +87,21 @@ def read_to_end(
     since_ms: int | None = None,
     newest: int | None = None,
     timeout: float = 10.0,
+    group: str = "headwater-reader",
 ) -> Iterator[Message]:
     """Every record of ``topics`` from ``since_ms`` (epoch ms; None: the beginning) up to the end as it is now.
 
     With ``newest``, at most about so many of each partition, the newest ones.
 
-    A bounded look at the log, without a consumer group. It ends when each partition's present end is reached, and it
-    waits at most ``timeout`` seconds for the next record.
+    A bounded look at the log, without a consumer group; ``group`` is a name that Kafka's client asks for all the same,
+    so it has to be one that the identity may use. It ends when each partition's present end is reached, and it waits at
+    most ``timeout`` seconds for the next record.
 
     Raises:
         Unreachable: the broker went silent before the end was reached.
     """
     counts = partition_counts(cluster, topics, timeout=timeout)
-    reader = consumer(cluster, "headwater-reader", enable_partition_eof=True)
+    reader = consumer(cluster, group, enable_partition_eof=True)
     try:
         wanted = [
             TopicPartition(name, p, OFFSET_BEGINNING if since_ms is None else since_ms)

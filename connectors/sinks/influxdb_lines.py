@@ -85,7 +85,7 @@ class Formatter:
                 fields = f'code="{code}",{_text(value)}'
             else:
                 fields = _FIELDS[type(value)](value)
-                if record.redecoded and not isinstance(value, _TEXTS):
+                if record.redecoded and not fields.startswith("svalue="):
                     # What the point has as text is the value as it came; a field can be emptied, but never removed.
                     fields += ',svalue=""'
             ms = now
@@ -148,9 +148,6 @@ def _float(value: float) -> str:
         return 'svalue="Infinity"' if value > 0 else 'svalue="-Infinity"'
     return f"value={value!r}"
 
-
-#: The values that are in the field ``svalue``.
-_TEXTS = (str, bytes, ObjectLink)
 
 _FIELDS: Mapping[type[Value], Callable[[Any], str]] = {
     float: _float,

@@ -167,6 +167,8 @@ def test_influxdb_empties_the_text_that_came() -> None:
     before, after = formatter.lines(came).text.decode(), formatter.lines(changed).text.decode()
     assert 'svalue="5"' in before
     assert 'value=5.0,svalue=""' in after
+    nan = replace(changed, record=notification(resource(TEMPERATURE, float("nan"))))
+    assert formatter.lines(nan).text.decode().count("svalue=") == 1
     # The same point: the same series at the same time.
     assert before.split(" ")[0] == after.split(" ")[0]
     assert before.split(" ")[-1] == after.split(" ")[-1]

@@ -76,7 +76,8 @@ def test_every_sink_of_readings_takes_what_the_job_join_observes() -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test runs on every store that keeps what it is marked with."""
-    if "name" in metafunc.fixturenames:
+    given = any(mark.args[0] == "name" for mark in metafunc.definition.iter_markers("parametrize"))
+    if "name" in metafunc.fixturenames and not given:
         asked = {mark.args[0] for mark in metafunc.definition.iter_markers("keeps")}
         metafunc.parametrize("name", [name for name, kind in sorted(WAYS.items()) if asked <= kind.keeps])
 
@@ -135,6 +136,33 @@ def test_every_type_of_value_is_kept(sink: Sink, store: Store) -> None:
         "/3303/0/5604": 21.0,
     }
     assert found == {path: store.kept(value) for path, value in sent.items()}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in WAYS if kind_of(name).corrects))
+@pytest.mark.parametrize(
+    ("came", "read"),
+    [
+        ((b"\x41\xac\x00\x00", ResourceType.OPAQUE), (21.5, ResourceType.FLOAT)),
+        (("5", ResourceType.STRING), (5, ResourceType.INTEGER)),
+        (("1", ResourceType.STRING), (True, ResourceType.BOOLEAN)),
+        ((b"text", ResourceType.OPAQUE), ("text", ResourceType.STRING)),
+        ((5, ResourceType.INTEGER), (5_000, ResourceType.TIME)),
+    ],
+)
+def test_what_was_decoded_afresh_is_in_the_place_of_what_came(
+    sink: Sink, store: Store, came: tuple[Value, ResourceType], read: tuple[Value, ResourceType]
+) -> None:
+    other = at(1, notification(resource("/3303/0/5700", 1.0)))
+    again = replace(at(0, notification(resource("/33333/0/1", *read))), redecoded=True)
+    sink.write([at(0, notification(resource("/33333/0/1", *came))), other])
+    before = sorted((ep, path, time) for ep, path, _, time in store.history())
+    for _ in range(2):
+        sink.write([again])
+        assert {path: value for _, path, value, _ in store.history()} == {
+            "/33333/0/1": store.kept(read[0]),
+            "/3303/0/5700": store.kept(1.0),
+        }
+        assert sorted((ep, path, time) for ep, path, _, time in store.history()) == before
 
 
 @history

@@ -14,7 +14,7 @@ from schemas.lwm2m.nodes import ObjectLink, Value
 from security.secrets import Secret
 from tests.influxdb_server import InfluxServer, shared_server
 
-_FIELDS: dict[str, type] = {"value": float, "svalue": str, "bvalue": bool}
+_FIELDS: dict[str, type] = {"value": float, "bvalue": bool, "svalue": str}
 
 
 class InfluxdbStore:
