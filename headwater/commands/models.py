@@ -13,16 +13,14 @@ import typer
 
 from headwater.commands.base import command, complain
 from headwater.commands.models_redecode import Redecoding, redecode_stores
+from headwater.commands.models_shown import facts_of, ordered, resource_facts, step_facts, tell, writes
 from headwater.exits import Exit, Stop
 from headwater.known_models import ModelsOption, folder, known
 from headwater.options import Output, OutputOption
 
 if TYPE_CHECKING:
     from schemas.lwm2m.model_folder import Model, ModelFolder, Step
-    from schemas.lwm2m.objects import Definitions, ObjectDefinition, ResourceDefinition
-
-#: What a built-in object has for its file.
-BUILT_IN = "built in"
+    from schemas.lwm2m.objects import Definitions
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +55,7 @@ def list_(definitions: ModelsOption = None, output: OutputOption = Output.TABLE)
     from headwater.output import console, print_json, table
 
     opened, every = _opened(folder(definitions))
-    rows = [_facts(one, opened, every) for one in _sorted(every)]
+    rows = [facts_of(one, opened, every) for one in ordered(every)]
     if output is Output.JSON:
         print_json(rows)
     else:
@@ -109,7 +107,7 @@ def show(
     announced = {} if version is None else {object_id: version}
     found = every.with_versions(announced).object(object_id)
     if found is None:
-        there = ", ".join(one.version for one in _sorted(every) if one.id == object_id)
+        there = ", ".join(one.version for one in ordered(every) if one.id == object_id)
         what = f"object {object_id}" + (f" version {version or '1.0'}" if there else "")
         raise Stop(
             Exit.USAGE,
@@ -117,10 +115,10 @@ def show(
             + (f"; known: {there} (--version)" if there else "; `headwater models import FILE` brings it in"),
         )
     if output is Output.JSON:
-        resources = [_resource_facts(found.resources[i]) for i in sorted(found.resources)]
-        print_json(_facts(found, opened, every) | {"resources": resources})
+        resources = [resource_facts(found.resources[i]) for i in sorted(found.resources)]
+        print_json(facts_of(found, opened, every) | {"resources": resources})
         return
-    facts = _facts(found, opened, every)
+    facts = facts_of(found, opened, every)
     rows = [(name, str(facts[name])) for name in ("id", "version", "name", "instances", "mandatory", "file")]
     console().print(table(("", ""), rows))
     cells = [
@@ -133,7 +131,7 @@ def show(
             row["type"] or "-",
             row["unit"] or "",
         )
-        for row in (_resource_facts(found.resources[i]) for i in sorted(found.resources))
+        for row in (resource_facts(found.resources[i]) for i in sorted(found.resources))
     ]
     console().print(table(("id", "name", "operations", "instances", "", "type", "unit"), cells))
 
@@ -194,7 +192,7 @@ def import_(
         return steps, [*problems, *(step.why for step in steps if step.outcome is Outcome.REFUSED)]
 
     steps, refused = planned()
-    if not dry_run and (skip_bad or not refused) and _writes(steps):
+    if not dry_run and (skip_bad or not refused) and writes(steps):
         with alone(place):
             # Planned anew: another import may have been first.
             steps, refused = planned()
@@ -202,7 +200,7 @@ def import_(
                 carry_out(steps, place)
     stored = not dry_run and (skip_bad or not refused)
     if output is Output.TABLE:
-        _tell(steps, refused, place, stored=stored, dry_run=dry_run)
+        tell(steps, refused, place, stored=stored, dry_run=dry_run)
     corrected: list[dict[str, Any]] = []
     complete = True
     if stored and redecode:
@@ -213,7 +211,7 @@ def import_(
             {
                 "folder": str(place),
                 "stored": stored,
-                "models": [_step_facts(step) for step in steps],
+                "models": [step_facts(step) for step in steps],
                 "refused": refused,
                 "redecoded": corrected,
             }
@@ -258,12 +256,6 @@ def _read(files: Sequence[Path]) -> tuple[list[Model], list[str]]:
     return models, problems
 
 
-def _writes(steps: Sequence[Step]) -> bool:
-    from schemas.lwm2m.model_folder import Outcome
-
-    return any(step.outcome in (Outcome.ADDED, Outcome.REPLACED) for step in steps)
-
-
 def _opened(place: Path) -> tuple[ModelFolder, Definitions]:
     from schemas.lwm2m.model_folder import ModelFolder
     from schemas.lwm2m.objects import Definitions
@@ -271,68 +263,3 @@ def _opened(place: Path) -> tuple[ModelFolder, Definitions]:
     opened = ModelFolder(place)
     opened.refresh()
     return opened, opened.beside(Definitions.builtin())
-
-
-def _sorted(every: Definitions) -> list[ObjectDefinition]:
-    from schemas.lwm2m.objects import version_key
-
-    return sorted(every, key=lambda one: (one.id, version_key(one.version) or (0, 0)))
-
-
-def _facts(one: ObjectDefinition, opened: ModelFolder, every: Definitions) -> dict[str, Any]:
-    file = opened.files().get((one.id, one.version))
-    default = every.with_versions({}).object(one.id)
-    return {
-        "id": one.id,
-        "version": one.version,
-        "name": one.name,
-        "instances": "multiple" if one.multiple else "single",
-        "mandatory": one.mandatory,
-        "resources": len(one.resources),
-        "default": default is not None and default.version == one.version,
-        "file": BUILT_IN if file is None else str(file),
-    }
-
-
-def _resource_facts(one: ResourceDefinition) -> dict[str, Any]:
-    return {
-        "id": one.id,
-        "name": one.name,
-        "operations": "".join(letter for letter in "RWE" if letter in {each.value for each in one.operations}),
-        "instances": "multiple" if one.multiple else "single",
-        "mandatory": one.mandatory,
-        "type": None if one.type is None else one.type.value,
-        "unsigned": one.unsigned,
-        "unit": one.unit,
-    }
-
-
-def _step_facts(step: Step) -> dict[str, Any]:
-    one = step.model.definition
-    return {
-        "id": one.id,
-        "version": one.version,
-        "name": one.name,
-        "source": step.model.source,
-        "outcome": step.outcome.value,
-        "file": None if step.file is None else str(step.file),
-        "why": step.why or None,
-    }
-
-
-def _tell(steps: Sequence[Step], refused: Sequence[str], place: Path, *, stored: bool, dry_run: bool) -> None:
-    from headwater.terminal import printable
-    from schemas.lwm2m.model_folder import Outcome
-
-    for why in refused:
-        complain(why)
-    for step in steps:
-        if step.outcome is not Outcome.REFUSED:
-            one = step.model.definition
-            typer.echo(printable(f"{step.outcome.value}: object {one.id} version {one.version} ({one.name})"))
-    if dry_run:
-        typer.echo("nothing was imported: --dry-run")
-    elif not stored:
-        typer.echo("nothing was imported, because of what is refused: mend it, or --skip-bad leaves it out")
-    elif _writes(steps):
-        typer.echo(printable(f"in {place}; a gateway that uses this folder takes them up within seconds"))
