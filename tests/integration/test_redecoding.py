@@ -53,8 +53,8 @@ CONTENT = Instance(
 )
 
 VALUES = (
-    'SELECT ep, path, kind, type, value, number, text, bool, blob, gateway_time_ms, "offset", position FROM history'
-    ' ORDER BY ep, kind, path, gateway_time_ms, "offset", position'
+    'SELECT ep, path, kind, type, value, number, text, bool, blob, gateway_time_ms, topic, "offset", position'
+    ' FROM history JOIN sources s ON s.id = source ORDER BY topic, "partition", "offset", position'
 )
 SHORT = "SELECT ep, path, type, value FROM history ORDER BY ep, path, type, value"
 
