@@ -14,8 +14,8 @@ import cbor2
 
 from schemas.lwm2m import fit, tree
 from schemas.lwm2m.errors import MalformedPayload, NotInThisFormat, WrongValue
-from schemas.lwm2m.nodes import Node, ObjectLink, Resource, ResourceType
-from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.nodes import Node, ObjectLink, Resource, ResourceType, Value
+from schemas.lwm2m.objects import Definitions, ResourceDefinition
 from schemas.lwm2m.path import Path
 
 #: An array of maps of values, and a decimal fraction as a value.
@@ -29,14 +29,21 @@ def decode(payload: bytes, path: Path, definitions: Definitions) -> Resource:
         CodecError: the path holds more than one value, the bytes are not exactly one plain CBOR item, or the value does
             not fit the type.
     """
-    definition = tree.single(path, definitions, "CBOR")
-    raw = read_item(payload)
-    kind: ResourceType | None = None
+    return resource(read_item(payload), tree.single(path, definitions, "CBOR"), path)
+
+
+def resource(raw: object, definition: ResourceDefinition | None, path: Path) -> Resource:
+    """The Resource at ``path`` of what `read_item` gave for its value.
+
+    Raises:
+        MalformedPayload: a collection, or null.
+        WrongValue: the value does not fit the type.
+    """
     if type(raw) is _Epoch:
-        raw, kind = raw.seconds, ResourceType.TIME
+        kind = ResourceType.TIME
         if definition is not None and definition.type not in (None, kind):
             raise WrongValue(f"{path} is of type {definition.type.value}, but the value is a time (CBOR tag 1)")
-        return Resource(path=path, type=kind, value=fit.as_time(raw, path))
+        return Resource(path=path, type=kind, value=fit.as_time(raw.seconds, path))
     if not isinstance(raw, int | float | str | bytes):
         raise MalformedPayload(f"{path}: a CBOR value must be a number, text, bytes or a boolean, not {_word(raw)}")
     kind, value = fit.typed(raw, definition, path)
@@ -52,9 +59,14 @@ def encode(node: Node, definitions: Definitions) -> bytes:
     if not isinstance(node, Resource):
         raise NotInThisFormat(f"{node.path}: CBOR carries a single value only; use SenML CBOR")
     kind, value, _ = fit.outgoing(node, definitions)
+    return cbor2.dumps(item(kind, value))
+
+
+def item(kind: ResourceType, value: Value) -> object:
+    """A value as cbor2 writes it: TIME with tag 1, OBJLNK as text."""
     if kind is ResourceType.TIME:
-        return cbor2.dumps(cbor2.CBORTag(1, fit.seconds(value)))  # type: ignore[arg-type]  # a TIME is an int
-    return cbor2.dumps(str(value) if isinstance(value, ObjectLink) else value)
+        return cbor2.CBORTag(1, fit.seconds(value))  # type: ignore[arg-type]  # a TIME is an int
+    return str(value) if isinstance(value, ObjectLink) else value
 
 
 class _Epoch:
@@ -97,7 +109,7 @@ TAGS: Mapping[int, Callable[[Any, bool], Any]] = {
 }
 
 
-def read_item(payload: bytes) -> object:
+def read_item(payload: bytes, max_depth: int = MAX_DEPTH) -> object:
     """The one CBOR item in ``payload``; nothing may follow it.
 
     Raises:
@@ -105,15 +117,15 @@ def read_item(payload: bytes) -> object:
     """
     stream = io.BytesIO(payload)
     try:
-        item: object = cbor2.CBORDecoder(
-            stream, semantic_decoders=TAGS, max_depth=MAX_DEPTH, allow_duplicate_keys=False
+        found: object = cbor2.CBORDecoder(
+            stream, semantic_decoders=TAGS, max_depth=max_depth, allow_duplicate_keys=False
         ).decode()
     except cbor2.CBORDecodeError as exc:
         reason = exc.__cause__ if isinstance(exc.__cause__, MalformedPayload) else exc
         raise MalformedPayload(f"the payload is no valid CBOR: {reason}") from exc
     if stream.tell() != len(payload):
         raise MalformedPayload(f"the CBOR item ends after {stream.tell()} of {len(payload)} bytes")
-    return item
+    return found
 
 
 def _word(raw: object) -> str:

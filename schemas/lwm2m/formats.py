@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
-from schemas.lwm2m import cbor, json_old, link, opaque, senml_cbor, senml_json, text, tlv, tree
+from schemas.lwm2m import cbor, json_old, link, lwm2m_cbor, opaque, senml_cbor, senml_json, text, tlv, tree
 from schemas.lwm2m.errors import (
     CodecError,
     MalformedPayload,
@@ -37,6 +37,8 @@ class ContentFormat(IntEnum):
     JSON_OLD = 1543
     TLV = 11542
     JSON = 11543
+    #: From LwM2M 1.2 on (Core 1.2, section 7.4.7).
+    LWM2M_CBOR = 11544
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,12 @@ FORMATS: Mapping[int, Codec] = {
     ContentFormat.TLV_OLD: _TLV,
     ContentFormat.JSON: _JSON,
     ContentFormat.JSON_OLD: _JSON,
+    ContentFormat.LWM2M_CBOR: Codec(
+        media_type="application/vnd.oma.lwm2m+cbor",
+        decode=lwm2m_cbor.decode,
+        encode=lwm2m_cbor.encode,
+        decode_series=lwm2m_cbor.decode_series,
+    ),
 }
 
 
@@ -107,7 +115,8 @@ def decode_series(
     """One node at ``path`` for each distinct time that the device gave, oldest first; usually one.
 
     ``received_ms`` (epoch milliseconds) is what relative times are relative to; without it they order the nodes but are
-    left out of them. In SenML ``path`` may be the root: the nodes are then Objects, one for each time and object.
+    left out of them. In SenML and LwM2M CBOR ``path`` may be the root: the nodes are then Objects, one for each time and
+    object.
 
     Raises:
         CodecError: as `decode`.

@@ -215,12 +215,33 @@ _JSON = st.recursive(
 )
 
 
+_LEVEL = st.one_of(
+    st.sampled_from([0, 1, 2, 3, 7, 32769, 65536, -1]),
+    st.lists(st.sampled_from([0, 1, 2, 7, 32769]), max_size=5).map(tuple),
+    st.sampled_from([1.0, "3", True, None, b"3"]),
+)
+_LEVELS = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), _TEXT, st.binary(max_size=5)),
+    lambda inner: st.one_of(st.dictionaries(_LEVEL, inner, max_size=4), st.lists(inner, max_size=2)),
+    max_leaves=12,
+)
+
+
+@given(value=st.one_of(_LEVELS, st.dictionaries(_LEVEL, _LEVELS, min_size=1, max_size=3)), path=PATHS)
+@settings(max_examples=300, deadline=None)
+@example(value={32769: {0: {1: 10**400}}}, path=BASE)
+@example(value={(32769, 0): {1: 1}, (32769, 0, 1): 1}, path=BASE)
+def test_any_maps_in_maps_never_fail_otherwise(value: object, path: Path) -> None:
+    _never_fails_otherwise(ContentFormat.LWM2M_CBOR, cbor2.dumps(value), path)
+
+
 @given(value=_JSON, path=PATHS)
 @settings(max_examples=300, deadline=None)
 @example(value=[{-2: "/32769/0/1", 2: 10**400}], path=Path(32769, 0, 1))
 def test_well_formed_json_and_cbor_with_any_content_never_fail_otherwise(value: object, path: Path) -> None:
     _never_fails_otherwise(ContentFormat.SENML_CBOR, cbor2.dumps(value), path)
     _never_fails_otherwise(ContentFormat.CBOR, cbor2.dumps(value), path)
+    _never_fails_otherwise(ContentFormat.LWM2M_CBOR, cbor2.dumps(value), path)
     text = json.dumps(value, default=lambda raw: raw.decode("latin-1")).encode()
     _never_fails_otherwise(ContentFormat.SENML_JSON, text, path)
     _never_fails_otherwise(ContentFormat.JSON, text, path)
