@@ -146,9 +146,15 @@ CONTENT_FORMATS: dict[RequestFormat, ContentFormat] = {
     RequestFormat.CBOR: ContentFormat.CBOR,
 }
 
-#: For a device that names its formats but not the one asked for: what to take instead, first come first served.
+#: For a device that names its formats but not the one asked for: what to take instead, first come first served. SenML
+#: is before LwM2M CBOR, since a device can give the times of its values in it.
 _INSTEAD: dict[ContentFormat, tuple[ContentFormat, ...]] = {
-    ContentFormat.TLV: (ContentFormat.SENML_CBOR, ContentFormat.SENML_JSON, ContentFormat.JSON),
+    ContentFormat.TLV: (
+        ContentFormat.SENML_CBOR,
+        ContentFormat.LWM2M_CBOR,
+        ContentFormat.SENML_JSON,
+        ContentFormat.JSON,
+    ),
     ContentFormat.JSON: (ContentFormat.SENML_JSON,),
 }
 #: The numbers of TLV and JSON before they were registered; some LwM2M 1.0 devices know no others.
