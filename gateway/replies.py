@@ -93,6 +93,8 @@ class _Context:
     path: Path
     device: DeviceView
     definitions: Definitions
+    #: When the response came, epoch milliseconds.
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +115,13 @@ def _content(response: CoapResponse, context: _Context) -> ReadBody:
     if content_format is None:
         content_format = _unstated_format(context)
     try:
-        return ReadBody(content=formats.decode(content_format, response.payload, context.path, context.definitions))
+        # One reply a request: of a history that a device gives, the newest value of each resource.
+        node = formats.decode(
+            content_format, response.payload, context.path, context.definitions, received_ms=context.now_ms
+        )
     except CodecError as exc:
         raise _Unusable(f"the device's answer cannot be read: {exc}") from exc
+    return ReadBody(content=node)
 
 
 def _cancelled(response: CoapResponse, context: _Context) -> ReadBody | None:
@@ -225,6 +231,7 @@ def reply(
             path=path or Path(),
             device=view,
             definitions=definitions.with_versions(view.object_versions),
+            now_ms=now_ms,
         )
         code, body = _answered(response, context)
     else:

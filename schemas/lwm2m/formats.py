@@ -48,8 +48,11 @@ class Codec:
     media_type: str
     decode: Callable[[bytes, Path, Definitions], Node]
     encode: Callable[[Node, Definitions], bytes]
-    #: Where the format carries times: one node a time, given the moment of reception in epoch milliseconds.
+    #: Where the format names its paths: one node a time, or at the root an object, given the moment of reception in
+    #: epoch milliseconds.
     decode_series: Callable[[bytes, Path, Definitions, int | None], list[Node]] | None = None
+    #: Where the format carries times: as ``decode``, given that moment.
+    decode_newest: Callable[[bytes, Path, Definitions, int | None], Node] | None = None
     #: True if it carries one value, never an object, an instance or a multiple resource.
     single_value: bool = False
 
@@ -60,6 +63,7 @@ _JSON = Codec(
     decode=json_old.decode,
     encode=json_old.encode,
     decode_series=json_old.decode_series,
+    decode_newest=json_old.decode,
 )
 
 FORMATS: Mapping[int, Codec] = {
@@ -76,12 +80,14 @@ FORMATS: Mapping[int, Codec] = {
         decode=senml_json.decode,
         encode=senml_json.encode,
         decode_series=senml_json.decode_series,
+        decode_newest=senml_json.decode,
     ),
     ContentFormat.SENML_CBOR: Codec(
         media_type="application/senml+cbor",
         decode=senml_cbor.decode,
         encode=senml_cbor.encode,
         decode_series=senml_cbor.decode_series,
+        decode_newest=senml_cbor.decode,
     ),
     ContentFormat.TLV: _TLV,
     ContentFormat.TLV_OLD: _TLV,
@@ -96,17 +102,23 @@ FORMATS: Mapping[int, Codec] = {
 }
 
 
-def decode(content_format: int, payload: bytes, path: Path, definitions: Definitions) -> Node:
+def decode(
+    content_format: int, payload: bytes, path: Path, definitions: Definitions, received_ms: int | None = None
+) -> Node:
     """The node at ``path``: Object (depth 1), Instance (2), Resource or MultipleResource (3), Resource (4).
 
     Types come from ``definitions`` (`Definitions.with_versions` for a device's object versions); what they do not know
-    is carried as it came. Where the payload has values of several times, the newest of each resource is given, with an
-    absolute time as its timestamp; a history of values is read with `decode_series`.
+    is carried as it came. Where the payload has values of several times, the newest of each resource is given, with its
+    time as its timestamp (a relative one only with ``received_ms``, epoch milliseconds, to which it is relative); a
+    history of values is read with `decode_series`.
 
     Raises:
         CodecError: unknown format, malformed, about another path, or a value that does not fit its type.
     """
-    return _codec(content_format).decode(payload, path, definitions)
+    codec = _codec(content_format)
+    if codec.decode_newest is None:
+        return codec.decode(payload, path, definitions)
+    return codec.decode_newest(payload, path, definitions, received_ms)
 
 
 def decode_series(
@@ -115,8 +127,8 @@ def decode_series(
     """One node at ``path`` for each distinct time that the device gave, oldest first; usually one.
 
     ``received_ms`` (epoch milliseconds) is what relative times are relative to; without it they order the nodes but are
-    left out of them. In SenML and LwM2M CBOR ``path`` may be the root: the nodes are then Objects, one for each time and
-    object.
+    left out of them. In SenML and LwM2M CBOR ``path`` may be the root: the nodes are then Objects, one for each time
+    and object.
 
     Raises:
         CodecError: as `decode`.

@@ -5,7 +5,8 @@ Owns the resolution of base fields, names and times, and the fitting of values. 
 
 Times: a sum of base time and time of 2**28 or more is seconds since 1970; below, it is relative to the moment the
 payload was received (RFC 8428, section 4.5.3). That moment is passed in; without it a relative time is left out of the
-node. A sum of 0 says "now", which is no time of the device's own.
+node. A sum of 0 says "now", which is no time of the device's own. A time before 1970 or after 9999 is an error: it is
+one of another unit, like milliseconds, and no store would know what to do with it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from schemas.lwm2m import fit, tree
-from schemas.lwm2m.errors import MalformedPayload
+from schemas.lwm2m.errors import MalformedPayload, WrongValue
 from schemas.lwm2m.nodes import Node, ObjectLink, Resource, ResourceType, Value, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathError
@@ -21,6 +22,8 @@ from schemas.lwm2m.path import Path, PathError
 #: A record as read: JSON labels to JSON or CBOR scalars.
 Record = Mapping[str, object]
 ABSOLUTE = 2**28
+#: The end of the year 9999, in epoch milliseconds.
+LATEST_MS = 253_402_300_799_999
 #: The longest path has 24 characters; a longer name is refused before it is joined thousands of times.
 MAX_NAME = 64
 VERSION = 10
@@ -39,7 +42,7 @@ def decode(
     """The node at ``path`` (depth 1 to 4); where a resource has values of several times, the newest.
 
     Raises:
-        CodecError: see `resolve`; or ``path`` is the root, which may hold several nodes.
+        CodecError: see `resolve`; a time makes no sense; or ``path`` is the root, which may hold several nodes.
     """
     if path.object_id is None:
         raise MalformedPayload("values of several objects are no single node")
@@ -59,7 +62,7 @@ def decode_series(
     """One node a distinct time, oldest first; at the root, for each time one Object for each object.
 
     Raises:
-        CodecError: see `resolve`.
+        CodecError: see `resolve`; or a time makes no sense.
     """
     by_time: dict[float, list[Resource]] = {}
     for time, value in resolve(records, path, definitions):
@@ -237,6 +240,10 @@ def _stamped(time: float, value: Resource, received_ms: int | None, absolute: fl
         if received_ms is None:
             return value
         timestamp += received_ms
+    if not 0 <= timestamp <= LATEST_MS:
+        raise WrongValue(
+            f"{value.path}: the SenML time {time:g} makes no sense; it is not in seconds since 1970 or now"
+        )
     return Resource(path=value.path, type=value.type, value=value.value, timestamp=timestamp)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -252,6 +253,12 @@ def formats_of(*numbers: int) -> frozenset[int]:
         (RequestFormat.JSON_CODE, "1.1", formats_of(110, 112), 110),
         (RequestFormat.SENML_CBOR, "1.1", None, 112),
         (RequestFormat.SENML_JSON, "1.2", formats_of(112), 110),
+        (RequestFormat.TLV, "1.2", formats_of(11544), 11544),
+        (RequestFormat.TLV, "1.2", formats_of(60, 110, 11544), 11544),
+        # Times of values can be given in SenML.
+        (RequestFormat.TLV, "1.2", formats_of(112, 11544), 112),
+        (RequestFormat.TLV, "1.2", formats_of(11542, 11544), 11542),
+        (RequestFormat.TLV, "1.2", None, 11542),
         (RequestFormat.CBOR, "1.1", None, 60),
         (RequestFormat.TEXT_CODE, "1.1", formats_of(112), 0),
     ],
@@ -268,6 +275,15 @@ def test_write_speaks_what_the_device_has() -> None:
     sent = build(write("/1/0/6", STORING), device, DEFINITIONS)
     assert sent.content_format == 110
     assert b"/1/0/6" in sent.payload
+
+
+def test_write_speaks_lwm2m_cbor_where_the_device_names_it() -> None:
+    device = DeviceView(ep="lamp", version="1.2", content_formats=formats_of(60, 11544))
+    sent = build(write("/1/0/6", STORING), device, DEFINITIONS)
+    assert (sent.content_format, cbor2.loads(sent.payload)) == (11544, {1: {0: {6: False}}})
+    sent = build(request(RequestKind.CREATE, "/1", CreateRequest(instance=SERVER)), device, DEFINITIONS)
+    assert sent.content_format == 11544
+    assert list(cbor2.loads(sent.payload)) == [1]
 
 
 def test_multiple_resource_comes_inside_its_instance() -> None:
@@ -393,6 +409,23 @@ TEMPERATURE_TLV = b"\xe4\x16\x44\x41\xac\x00\x00"
             ReadBody(content=Instance(path=Path(3303, 0), resources=(TEMPERATURE,))),
         ),
         (
+            request(RequestKind.READ, "/3303/0/5700"),
+            CoapResponse(code=0x45, content_format=11544, payload=cbor2.dumps({(3303, 0): {5700: 21.5}})),
+            ResponseCode.CONTENT,
+            ReadBody(content=TEMPERATURE),
+        ),
+        (
+            # A history: the one reply has the newest value, and the device's time of it, half a second ago.
+            request(RequestKind.READ, "/3303/0/5700"),
+            CoapResponse(
+                code=0x45,
+                content_format=112,
+                payload=cbor2.dumps([{-2: "/3303/0/5700", 6: -0.5, 2: 21.5}, {6: -0.75, 2: 20}]),
+            ),
+            ResponseCode.CONTENT,
+            ReadBody(content=replace(TEMPERATURE, timestamp=500)),
+        ),
+        (
             request(RequestKind.OBSERVE, "/3303/0/5700"),
             CoapResponse(code=0x45, content_format=0, payload=b"21.5", observe=3),
             ResponseCode.CONTENT,
@@ -454,6 +487,11 @@ def test_location_below_an_alternate_path_is_a_path_to_ask_for() -> None:
         (request(RequestKind.READ, "/3303/0/5700"), CoapResponse(code=0x45, content_format=11542, payload=b"\xff")),
         (request(RequestKind.READ, "/3303/0/5700"), CoapResponse(code=0x45, content_format=0, payload=b"warm")),
         (request(RequestKind.READ, "/3303/0/5700"), CoapResponse(code=0x45, content_format=9999, payload=b"")),
+        (request(RequestKind.READ, "/3303/0/5700"), CoapResponse(code=0x45, content_format=11544, payload=b"\xa1\xa1")),
+        (
+            request(RequestKind.READ, "/3303/0/5700"),
+            CoapResponse(code=0x45, content_format=110, payload=b'[{"n":"/3303/0/5700","v":1,"t":1700000000000}]'),
+        ),
         (request(RequestKind.READ, "/3/0/0"), CoapResponse(code=0x45, payload=b"\xff\xfe")),
         (request(RequestKind.DISCOVER, "/3"), CoapResponse(code=0x45, content_format=40, payload=b"\xff\xfe")),
         (request(RequestKind.DISCOVER, "/3"), CoapResponse(code=0x45, content_format=11542, payload=b"")),

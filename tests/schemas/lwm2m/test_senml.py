@@ -8,6 +8,7 @@ import pytest
 
 from schemas.lwm2m import senml_cbor, senml_json
 from schemas.lwm2m.errors import CodecError, MalformedPayload, WrongPath, WrongValue
+from schemas.lwm2m.formats import decode
 from schemas.lwm2m.nodes import (
     Instance,
     MultipleResource,
@@ -328,6 +329,34 @@ def test_the_limit_between_relative_and_absolute_time() -> None:
     # RFC 8428, section 4.5.3: 2**28.
     for seconds, expected in ((2**28, 2**28 * 1000), (2**28 - 1, NOW + (2**28 - 1) * 1000)):
         assert _series([{"n": "/3/0/9", "v": 1, "t": seconds}], "/3/0/9", NOW) == [(expected, 1)]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"t": 1_700_000_000_000},  # milliseconds
+        {"bt": 253_402_300_800},  # the year 10000
+        {"t": -NOW // 1000 - 1},  # before 1970
+        {"bt": -1e15, "t": -1e15},
+        {"bt": 9e15},
+    ],
+)
+def test_a_time_that_makes_no_sense_is_refused(record: dict[str, float]) -> None:
+    pack = [{"n": "/3303/0/5700", "v": 1, **record}]
+    with pytest.raises(WrongValue, match="makes no sense"):
+        _series(pack, "/3303/0/5700", NOW)
+
+
+def test_the_newest_of_relative_times_has_its_time() -> None:
+    pack = [{"bn": "/3303/0/5700", "t": -9, "v": 1}, {"t": -5, "v": 2}]
+    for fmt, payload in (
+        (110, json.dumps(pack).encode()),
+        (112, cbor2.dumps([{-2: "/3303/0/5700", 6: -9, 2: 1}, {6: -5, 2: 2}])),
+        (11543, json.dumps({"e": [{"t": -9, "v": 1}, {"t": -5, "v": 2}]}).encode()),
+    ):
+        assert decode(fmt, payload, Path(3303, 0, 5700), BUILTIN, received_ms=NOW) == Resource(
+            path=Path(3303, 0, 5700), type=ResourceType.FLOAT, value=2.0, timestamp=NOW - 5000
+        )
 
 
 def test_the_same_value_at_the_same_time_twice_is_an_error() -> None:
