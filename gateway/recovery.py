@@ -40,6 +40,8 @@ class Recovered:
     window: int
     #: By record key: the message ids of the device's notifications, oldest first.
     mids: dict[bytes, list[bytes]] = field(default_factory=dict)
+    #: By record key and message id: how many records there are of a notification that lacks its last.
+    begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     #: As `Registrations.recorded`.
     requests: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = field(default_factory=dict)
     #: The replies by the header ``request.id``.
@@ -100,9 +102,13 @@ def _requests_behind(cluster: Cluster, topic: str, positions: Positions) -> bool
 def _take_mid(found: Recovered, message: Message) -> None:
     mid = _header(message, HEADER_MID)
     key = message.key()
-    # Of a notification with several records only the last says that it is whole.
-    if mid is None or key is None or _header(message, HEADER_MORE) is not None:
+    if mid is None or key is None:
         return
+    # Of a notification with several records only the last says that it is whole.
+    if _header(message, HEADER_MORE) is not None:
+        found.begun[key, mid] = found.begun.get((key, mid), 0) + 1
+        return
+    found.begun.pop((key, mid), None)
     mids = found.mids.setdefault(key, [])
     mids.append(mid)
     if len(mids) >= 2 * found.window:

@@ -477,6 +477,8 @@ class Parts:
         for device in self.registry:
             for mid in found.mids.get(device.key, ()):
                 device.window.put(mid, self.short_path.recovered)
+        for key, written in found.begun.items():
+            self.short_path.begun[key] = (self.short_path.recovered, written)
         self.registrations.recorded.update(found.requests)
         for request_id, said in found.answered.items():
             self.commands.mark_answered(request_id, said)

@@ -34,6 +34,9 @@ HEADER_MORE = "coap.more"
 #: Set to b"1" on a notification that came after a newer one (RFC 7641 section 3.4).
 HEADER_LATE = "late"
 
+#: Notifications with several records that are remembered.
+MOST_BEGUN = 4096
+
 _ACK = b"\x60\x00"
 _Held = tuple[bytes, bytes, list[tuple[str, bytes]], bytes, Address | None, Device]
 
@@ -73,6 +76,9 @@ class ShortPath:
         self.oldest = 0
         #: (time, batch): batches up to this one began before that time; about one a second.
         self._ages: deque[tuple[float, int]] = deque([(clock(), 0)])
+        #: By record key and message id, of notifications with several records: a mark as in the window, and how many of
+        #: the records are in Kafka or on their way there. One that was cut in the middle goes on there.
+        self.begun: dict[tuple[bytes, bytes], tuple[int, int]] = {}
         #: Queue-mode devices that spoke in this batch.
         self.awake: list[Device] = []
         self.taken = 0
@@ -202,12 +208,16 @@ class ShortPath:
             headers.append((HEADER_LATE, b"1"))
         partition = device.partition
         more = [*headers, (HEADER_MORE, b"1")]
-        for number, value in enumerate(values, start=1):
+        several = len(values) > 1
+        written = self._begun(device, mid, len(values)) if several else 0
+        for number in range(written + 1, len(values) + 1):
+            value = values[number - 1]
             last = number == len(values)
             held = self._held[partition]
-            if held is not None and not self._send(partition, held) and number > 1:
+            if held is not None and not self._send(partition, held) and number > written + 1:
                 # All or nothing: without its last record a notification counts as never come.
                 self._held[partition] = None
+                self.begun[device.key, mid] = (self.batch, number - 2)
                 return False
             self._held[partition] = (
                 device.key,
@@ -217,9 +227,22 @@ class ShortPath:
                 address if last else None,
                 device,
             )
+        if several:
+            # The last may still be refused, when it is sent.
+            self.begun[device.key, mid] = (self.batch, len(values) - 1)
         device.window.put(mid, self.batch)
         self.taken += 1
         return True
+
+    def _begun(self, device: Device, mid: bytes, most: int) -> int:
+        """How many records of a notification that is not whole in Kafka are there already."""
+        if len(self.begun) >= MOST_BEGUN:
+            self.begun = {key: entry for key, entry in self.begun.items() if entry[0] >= self.oldest}
+            while len(self.begun) >= MOST_BEGUN:
+                del self.begun[next(iter(self.begun))]
+        mark, written = self.begun.pop((device.key, mid), (0, 0))
+        # The last one is never there: it says that the notification is whole.
+        return min(written, most - 1) if mark >= self.oldest else 0
 
     @property
     def now_ms(self) -> int:
@@ -295,12 +318,13 @@ class ShortPath:
     def forget_undelivered(self, devices: list[Device]) -> None:
         """After a fatal error of the producer: what was under way is unknown again. Nothing may be under way.
 
-        What is in Kafka all the same is to be read back, and marked `recovered`.
+        What is in Kafka all the same is to be read back, and marked `recovered` (in the windows, and in `begun`).
         """
         for device in devices:
             device.window.drop(self.durable[device.partition] + 1, self.batch)
         for acks in self._acks:
             acks.clear()
+        self.begun.clear()
         self.recovered = self.batch
         self.durable = [self.batch] * len(self.durable)
         self._ages.append((self._clock() + 1.0, self.batch))

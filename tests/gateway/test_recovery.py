@@ -108,8 +108,12 @@ def test_notification_of_which_the_last_record_is_missing_was_never_taken(log: L
     topic = log.topics.observations
     for number in (1, 2):
         log.write(topic, b"a", b"v", [(HEADER_MID, _mid(number)), (HEADER_MORE, b"1")])
+    log.write(topic, b"a", b"v", [(HEADER_MID, _mid(1)), (HEADER_MORE, b"1")])
     log.write(topic, b"a", b"v", [(HEADER_MID, _mid(2))])
-    assert log.recover().mids == {b"a": [_mid(2)]}
+    found = log.recover()
+    assert found.mids == {b"a": [_mid(2)]}
+    # When it comes again, it goes on behind what is there.
+    assert found.begun == {(b"a", _mid(1)): 2}
 
 
 def test_records_that_are_not_ours_are_passed_over(log: Log) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from gateway import short_path
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
@@ -688,8 +689,56 @@ def test_series_is_acknowledged_only_when_all_of_it_is_recorded(room: int, befor
     bench.short.flush()
     bench.uplink.report()
     assert 1 in bench.acked
-    last = [headers for *_, headers in bench.uplink.records if ("coap.mid", b"\x00\x01") in headers]
-    assert sum(("coap.more", b"1") not in headers for headers in last) == 1
+    # Each value once, in their order, and the last of them says that it is the last.
+    series = [(value, headers) for *_, value, headers in bench.uplink.records if ("coap.mid", b"\x00\x01") in headers]
+    assert _values([value for value, _ in series]) == [2.0, 1.0, 0.0]
+    assert [("coap.more", b"1") in headers for _, headers in series] == [True, True, False]
+
+
+@pytest.mark.parametrize("written", range(3))
+def test_series_that_a_killed_gateway_has_begun_goes_on_where_it_was_cut(written: int) -> None:
+    bench = Bench()
+    device = bench.device()
+    bench.observe(device)
+    if written:
+        bench.short.begun[device.key, b"\x00\x01"] = (bench.short.recovered, written)
+    for _ in range(2):
+        bench.take(_series(1, 3))
+        bench.short.flush()
+        bench.uplink.report()
+    assert _values([value for *_, value, _ in bench.uplink.records]) == [2.0, 1.0, 0.0][written:]
+    assert bench.acked == [1, 1]
+
+
+def test_message_id_of_a_series_that_was_cut_is_new_after_the_lifetime_of_an_exchange() -> None:
+    bench = Bench()
+    device = bench.device()
+    bench.observe(device)
+    bench.short.begun[device.key, b"\x00\x01"] = (bench.short.recovered, 2)
+    bench.now += EXCHANGE_LIFETIME + 1
+    bench.take(_series(1, 3))
+    bench.short.flush()
+    assert len(bench.uplink.records) == 3
+
+
+def test_series_that_were_cut_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short_path, "MOST_BEGUN", 4)
+    bench = Bench()
+    bench.observe(bench.device())
+    for mid in range(1, 20):
+        bench.take(_series(mid, 2))
+        bench.short.flush()
+    assert len(bench.short.begun) == 4
+
+
+def _values(records: list[bytes]) -> list[object]:
+    found = []
+    for record in records:
+        notification = serde.decode(record)
+        assert isinstance(notification, Notification) and isinstance(notification.rep.body, ReadBody)
+        assert isinstance(notification.rep.body.content, Resource)
+        found.append(notification.rep.body.content.value)
+    return found
 
 
 @pytest.mark.parametrize("more", [[], [(Option.MAX_AGE, b"\x01")]], ids=["short", "plain"])
