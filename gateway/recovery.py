@@ -16,6 +16,7 @@ from connectors.kafka import Cluster, Message, admin, describe_topics, end_offse
 from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.registrations import HEADER_PEER
+from gateway.sending import HEADER_SEND
 from gateway.short_path import HEADER_MID, HEADER_MORE
 from gateway.state import Positions
 from schemas.avro import serde
@@ -42,6 +43,9 @@ class Recovered:
     mids: dict[bytes, list[bytes]] = field(default_factory=dict)
     #: By record key and message id: how many records there are of a notification that lacks its last.
     begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    #: The same of Sends, by record key and id; and those that are whole.
+    sends_begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
+    sends: set[tuple[bytes, bytes]] = field(default_factory=set)
     #: As `Registrations.recorded`.
     requests: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = field(default_factory=dict)
     #: The replies by the header ``request.id``.
@@ -66,7 +70,7 @@ def recover(
         Unreachable: Kafka does not answer.
     """
     since_ms = now_ms - int(EXCHANGE_LIFETIME * 1000)
-    take = {topics.observations: _take_mid, topics.registrations: _take_request}
+    take = {topics.observations: _take_observation, topics.registrations: _take_request}
     found = Recovered(window=window)
     names = [*take, topics.replies]
     ends = end_offsets(cluster, names)
@@ -97,6 +101,18 @@ def _requests_behind(cluster: Cluster, topic: str, positions: Positions) -> bool
     found = describe_topics(admin(cluster), [topic]).get(topic)
     ends = end_offsets(cluster, [topic])
     return found is not None and any(end > positions.get((found.id, p), 0) for (_, p), end in ends.items())
+
+
+def _take_observation(found: Recovered, message: Message) -> None:
+    key, identity = message.key(), _header(message, HEADER_SEND)
+    if identity is None:
+        _take_mid(found, message)
+    elif identity and key is not None:
+        if _header(message, HEADER_MORE) is not None:
+            found.sends_begun[key, identity] = found.sends_begun.get((key, identity), 0) + 1
+        else:
+            found.sends_begun.pop((key, identity), None)
+            found.sends.add((key, identity))
 
 
 def _take_mid(found: Recovered, message: Message) -> None:

@@ -1,4 +1,4 @@
-"""What aiocoap serves for us: ``/rd`` for uploads that come in blocks, and ``/.well-known/core`` (RFC 6690)."""
+"""What aiocoap serves for us: uploads in blocks to ``/rd`` and ``/dp``, and ``/.well-known/core`` (RFC 6690)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Code, Message, Option, Options, Type, build, uint
 from gateway.coap.peers import Address
 from gateway.registrations import Registrations
+from gateway.sending import PATH, Sends
 
 
-def site(registrations: Registrations) -> resource.Site:
+def site(registrations: Registrations, sends: Sends) -> resource.Site:
     """The resources of the gateway."""
     root = resource.Site()
     # Without aiocoap's link about itself: who is not registered yet gets no answer of more than three requests' size.
@@ -24,6 +25,7 @@ def site(registrations: Registrations) -> resource.Site:
     root.add_resource([".well-known", "core"], core)
     root.add_resource(["rd"], RegistrationResource(registrations))
     root.add_resource(["rd"], BelowRegistrationResource(registrations))
+    root.add_resource([PATH], SendResource(sends))
     return root
 
 
@@ -45,6 +47,23 @@ class RegistrationResource(resource.Resource):  # type: ignore[misc]  # aiocoap 
 
 class BelowRegistrationResource(RegistrationResource, resource.PathCapable):  # type: ignore[misc]  # as above
     """``/rd/ID``: aiocoap keeps what is at a path and what is below it apart."""
+
+
+class SendResource(resource.Resource):  # type: ignore[misc]  # as above
+    """``/dp``, for Sends that aiocoap has put together from blocks."""
+
+    def __init__(self, sends: Sends) -> None:
+        super().__init__()
+        self._sends = sends
+
+    def get_link_description(self) -> None:
+        """Not listed: who is not registered yet gets no answer of more than three requests' size."""
+
+    async def render(self, request: aiocoap.Message) -> aiocoap.Message:
+        whole = Whole(request)
+        self._sends.serve(whole, request.payload, b"")
+        async with asyncio.timeout(EXCHANGE_LIFETIME):
+            return await whole.answer
 
 
 class Whole:

@@ -39,6 +39,7 @@ from gateway.recovery import Recovered, recover
 from gateway.registrations import Registrations
 from gateway.registry import WINDOW, Device, Registry
 from gateway.resources import site
+from gateway.sending import Sends
 from gateway.settings import GatewaySettings
 from gateway.short_path import ShortPath, decoders_for
 from gateway.state import State, StoredState
@@ -363,7 +364,15 @@ class Parts:
             wall_ms=wall_ms,
             new_id=_new_registration_id,
         )
-        aiocoap_link = AiocoapLink(endpoint, site(self.registrations))
+        self.sends = Sends(
+            server_id=gateway,
+            uplink=uplink,
+            registry=self.registry,
+            definitions=definitions,
+            heard=self._heard,
+            wall_ms=wall_ms,
+        )
+        aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
         device_link = DeviceLink(endpoint, aiocoap_link)
         self.commands = Commands(
             server_id=gateway,
@@ -407,7 +416,7 @@ class Parts:
     # Handler
 
     def request(self, incoming: Incoming) -> bool:
-        return self.registrations.request(incoming)
+        return self.registrations.request(incoming) or self.sends.request(incoming)
 
     def reset(self, address: Address, mid: int) -> None:
         """An RST to nothing that is open: nothing of ours goes without an exchange."""
@@ -479,6 +488,7 @@ class Parts:
                 device.window.put(mid, self.short_path.recovered)
         for key, written in found.begun.items():
             self.short_path.begun[key] = (self.short_path.recovered, written)
+        self.sends.remember(found.sends_begun, found.sends)
         self.registrations.recorded.update(found.requests)
         for request_id, said in found.answered.items():
             self.commands.mark_answered(request_id, said)

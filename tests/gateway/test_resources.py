@@ -17,9 +17,11 @@ from gateway.coap.peers import Address
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
 from gateway.resources import site
+from gateway.sending import Sends
 from gateway.state import State
 from gateway.uplink import Uplink
 from schemas.lwm2m.link import parse_links
+from schemas.lwm2m.objects import Definitions
 from tests.memory_uplink import MemoryUplink
 
 WAIT = 20.0
@@ -44,7 +46,16 @@ class Served:
             wall_ms=lambda: 1_000_000,
             new_id=lambda: "id1",
         )
-        self.link = AiocoapLink(self.endpoint, site(self.registrations))
+        self.heard: list[str] = []
+        self.sends = Sends(
+            server_id="gw",
+            uplink=cast(Uplink, self.uplink),
+            registry=self.registry,
+            definitions=Definitions.builtin(),
+            heard=lambda device: self.heard.append(device.ep),
+            wall_ms=lambda: 1_000_000,
+        )
+        self.link = AiocoapLink(self.endpoint, site(self.registrations, self.sends))
         self.endpoint.start(asyncio.get_running_loop())
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -76,7 +87,7 @@ class Served:
         return None
 
     def request(self, incoming: Incoming) -> bool:
-        return self.registrations.request(incoming)
+        return self.registrations.request(incoming) or self.sends.request(incoming)
 
     def batch_done(self) -> None:
         return None

@@ -732,7 +732,7 @@ def test_series_that_were_cut_are_remembered_within_bounds(monkeypatch: pytest.M
 
 
 def _values(records: list[bytes]) -> list[object]:
-    found = []
+    found: list[object] = []
     for record in records:
         notification = serde.decode(record)
         assert isinstance(notification, Notification) and isinstance(notification.rep.body, ReadBody)

@@ -1,0 +1,195 @@
+"""Send: a device tells values by itself (OMA LwM2M Core 1.1, section 6.4.6: ``POST /dp``).
+
+Owns what a Send becomes, one record for each time and object that the device gave, and when it is answered: with 2.04,
+once the edge Kafka has all of them. A Send that comes again after a crash goes on behind the records that are there
+already. It is known by its bytes where all its values have the device's own times, absolute ones, whatever way it
+came: the same values of the same moments are the same. Else it is known by its message id, if it came in one datagram.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.coap.message import Code, Option
+from gateway.registrations import Incoming
+from gateway.registry import Device, Registry
+from gateway.short_path import HEADER_MORE, MOST_BEGUN
+from gateway.uplink import MOST_RECORD_BYTES, Uplink
+from schemas.avro import serde
+from schemas.avro.records import Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
+from schemas.lwm2m.errors import CodecError
+from schemas.lwm2m.formats import ContentFormat, decode_series
+from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, values
+from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.path import Path
+
+_log = structlog.get_logger("headwater.sending")
+
+#: Kafka header of every record of a Send: what it is known by when it comes again.
+HEADER_SEND: Final = "send.id"
+#: The ticket of what nobody asked for.
+SEND_TICKET: Final = "send"
+PATH: Final = "dp"
+_LIFETIME_MS: Final = int(EXCHANGE_LIFETIME * 1000)
+#: Section 6.4.6, and LwM2M CBOR from 1.2 on.
+FORMATS: Final = frozenset({ContentFormat.SENML_JSON, ContentFormat.SENML_CBOR, ContentFormat.LWM2M_CBOR})
+
+
+class Sends:
+    """Serves ``/dp``. ``wall_ms`` is epoch milliseconds; ``heard`` is told each device that sent something."""
+
+    def __init__(
+        self,
+        *,
+        server_id: str,
+        uplink: Uplink,
+        registry: Registry,
+        definitions: Definitions,
+        heard: Callable[[Device], None],
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self._server_id = server_id
+        self._uplink = uplink
+        self._topic = uplink.topics.observations
+        self._registry = registry
+        self._definitions = definitions
+        self._heard = heard
+        self._wall_ms = wall_ms
+        #: By record key and id, how many records are in Kafka already of a Send that was not answered; and until when
+        #: (epoch ms) that is of use.
+        self._begun: dict[tuple[bytes, bytes], tuple[int, int]] = {}
+        #: Sends that were whole in Kafka when it was read back, and perhaps not answered; until when that is of use.
+        self._recorded: set[tuple[bytes, bytes]] = set()
+        self._recorded_until = 0
+        self.taken = 0
+        self.repeated = 0
+        #: By reason: what was answered with an error, and so is not recorded.
+        self.refused: Counter[str] = Counter()
+
+    def remember(self, begun: Mapping[tuple[bytes, bytes], int], recorded: set[tuple[bytes, bytes]]) -> None:
+        """Know what Kafka has already, as read back after a start or a failure of the producer."""
+        self._recorded_until = self._wall_ms() + _LIFETIME_MS
+        self._begun = {key: (written, self._recorded_until) for key, written in begun.items()}
+        self._recorded = set(recorded)
+
+    def request(self, incoming: Incoming) -> bool:
+        """Take a Send that fits one datagram; False for any other request."""
+        message = incoming.message
+        if message.texts(Option.URI_PATH) != [PATH] or message.block(Option.BLOCK1) is not None:
+            return False
+        self.serve(incoming, message.payload, message.mid.to_bytes(2, "big"))
+        return True
+
+    def serve(self, incoming: Incoming, payload: bytes, mid: bytes) -> None:
+        """Answer a request to ``/dp``. ``mid`` tells a copy from another one; empty where it came in blocks."""
+        if self._uplink.refusal() is not None:
+            self._refuse("no Kafka")
+            incoming.busy()
+            return
+        message = incoming.message
+        device = self._registry.at(incoming.address)
+        if message.code != Code.POST:
+            self._error(incoming, Code.METHOD_NOT_ALLOWED, "POST sends")
+        elif device is None:
+            self._error(incoming, Code.NOT_FOUND, "register first")
+        elif message.uint(Option.CONTENT_FORMAT) not in FORMATS:
+            self._error(incoming, Code.UNSUPPORTED_CONTENT_FORMAT, "SenML (110, 112) or LwM2M CBOR (11544) is expected")
+        else:
+            self._heard(device)
+            self._take(incoming, device, payload, mid)
+
+    def _take(self, incoming: Incoming, device: Device, payload: bytes, mid: bytes) -> None:
+        now_ms = self._wall_ms()
+        content_format = incoming.message.uint(Option.CONTENT_FORMAT) or 0
+        definitions = self._definitions.with_versions(device.announcement.object_versions)
+        try:
+            nodes = decode_series(content_format, payload, Path(), definitions, received_ms=now_ms)
+            records = [self._record(device, node, now_ms) for node in nodes]
+        except (CodecError, serde.SerdeError) as exc:
+            self._error(incoming, Code.BAD_REQUEST, str(exc), ep=device.ep)
+            return
+        if not records:
+            self._error(incoming, Code.BAD_REQUEST, "there is no value in it", ep=device.ep)
+            return
+        if max(map(len, records)) > MOST_RECORD_BYTES:
+            self._error(incoming, Code.REQUEST_ENTITY_TOO_LARGE, "that is too large for a record", ep=device.ep)
+            return
+        timed = all(value.timestamp is not None for node in nodes for value in values(node))
+        # What is relative to now is left out without a now.
+        absolute = timed and decode_series(content_format, payload, Path(), definitions) == nodes
+        identity = hashlib.blake2b(payload, digest_size=12).digest() if absolute else mid
+        self._write(incoming, device, records, identity, now_ms)
+
+    def _record(self, device: Device, node: Node, now_ms: int) -> bytes:
+        node = narrowest(node)
+        return serde.encode(
+            Notification(
+                ticket=SEND_TICKET,
+                observation_id="",
+                server_id=self._server_id,
+                ep=device.ep,
+                path=str(node.path),
+                timestamp=now_ms,
+                rep=ResponsePayload(code=ResponseCode.CONTENT, kind=RequestKind.SEND, body=ReadBody(content=node)),
+            )
+        )
+
+    def _write(self, incoming: Incoming, device: Device, records: list[bytes], identity: bytes, now_ms: int) -> None:
+        key = (device.key, identity)
+        if now_ms > self._recorded_until:
+            self._recorded.clear()
+        if identity and key in self._recorded:
+            self._recorded.discard(key)  # the next one with the same bytes is another one
+            self.repeated += 1
+            incoming.reply(Code.CHANGED)
+            return
+
+        def done(durable: bool) -> None:
+            if not durable:
+                incoming.drop()
+                return
+            self.taken += 1
+            incoming.reply(Code.CHANGED)
+
+        # 1. What is there already is not written again. 2. All but the last are vouched for by the last one's report.
+        # 3. The last says that the Send is whole. 4. When it is durable the device gets its answer.
+        headers = [(HEADER_SEND, identity)]
+        more = [*headers, (HEADER_MORE, b"1")]
+        written, until = self._begun.pop(key, (0, 0))
+        written = min(written, len(records) - 1) if now_ms <= until else 0
+        for number, value in enumerate(records[written:], start=written + 1):
+            last = number == len(records)
+            if not self._uplink.send(
+                self._topic, device.partition, device.key, value, headers if last else more, done if last else None
+            ):
+                if identity and number > 1:
+                    if len(self._begun) >= MOST_BEGUN:
+                        self._begun.clear()
+                    self._begun[key] = (number - 1, now_ms + _LIFETIME_MS)
+                self._refuse("no Kafka")
+                incoming.drop()
+                return
+
+    def _error(self, incoming: Incoming, code: Code, words: str, *, ep: str | None = None) -> None:
+        self._refuse(code.name.lower().replace("_", " "))
+        _log.info("a Send was refused", ep=ep, peer=incoming.address, code=code.name, reason=words)
+        incoming.reply(code, payload=words.encode()[:256])
+
+    def _refuse(self, reason: str) -> None:
+        self.refused[reason] += 1
+
+
+def narrowest(node: Node) -> Node:
+    """The lowest node that holds all of ``node``: the resource of an object with one instance and one resource."""
+    while True:
+        match node:
+            case Object(instances=(below,)) | Instance(resources=(below,)) | MultipleResource(instances=(below,)):
+                node = below
+            case _:
+                return node
