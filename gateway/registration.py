@@ -20,7 +20,7 @@ from schemas.lwm2m.path import Path, PathError
 DEFAULT_LIFETIME = 86400
 _LONGEST_LIFETIME = 2**31 - 1
 #: The versions that this server speaks; others get 4.12 (section 6.2.1, table of response codes).
-VERSIONS = ("1.0", "1.1")
+VERSIONS = ("1.0", "1.1", "1.2")
 _LONGEST_NAME = 255
 _BINDINGS = {
     (True, False, False): Binding.U,
