@@ -41,7 +41,7 @@ from schemas.avro.records import (
     WriteRequest,
 )
 from schemas.lwm2m import formats
-from schemas.lwm2m.attributes import ObserveSpecError, check_target, format_spec, parse_spec
+from schemas.lwm2m.attributes import ObserveSpecError, check_target, check_version, format_spec, parse_spec
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource
@@ -134,6 +134,7 @@ def _write_attributes(asked: _Asked) -> CoapRequest:
     try:
         attributes = parse_spec(asked.body.observe_spec)
         check_target(attributes, asked.path, asked.definitions)
+        check_version(attributes, "1.0" if asked.device.is_1_0 else asked.device.version)
     except ObserveSpecError as exc:
         raise RefusedRequest(str(exc)) from exc
     return asked.to(uri_query=tuple(format_spec(attributes).split("&")))

@@ -6,6 +6,7 @@ specification refuses. It keeps no state.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -22,6 +23,7 @@ _LONGEST_LIFETIME = 2**31 - 1
 #: The versions that this server speaks; others get 4.12 (section 6.2.1, table of response codes).
 VERSIONS = ("1.0", "1.1", "1.2")
 _LONGEST_NAME = 255
+_MSISDN = re.compile(r"\+?[0-9]{1,15}", re.ASCII)
 _BINDINGS = {
     (True, False, False): Binding.U,
     (True, False, True): Binding.UQ,
@@ -88,13 +90,13 @@ def parse_parameters(queries: Sequence[str]) -> Parameters:
         raise Refused(Code.BAD_REQUEST, "ep is no endpoint name")
     version = given.pop("lwm2m", None)
     if version is not None and version not in VERSIONS:
-        raise Refused(Code.PRECONDITION_FAILED, f"LwM2M {' and '.join(VERSIONS)} are spoken here")
+        raise Refused(Code.PRECONDITION_FAILED, f"LwM2M {', '.join(VERSIONS)} are spoken here")
     return Parameters(
         ep=ep,
         lifetime=_lifetime(given.pop("lt", None)),
         version=version,
         binding=_binding(given.pop("b", None), given.pop("Q", None)),
-        sms=given.pop("sms", None),
+        sms=_number(given.pop("sms", None)),
         attributes=given,
     )
 
@@ -105,6 +107,13 @@ def _lifetime(text: str | None) -> int | None:
     if not (text.isascii() and text.isdigit()) or len(text) > 10 or not 0 < int(text) <= _LONGEST_LIFETIME:
         raise Refused(Code.BAD_REQUEST, "lt is no number of seconds")
     return int(text)
+
+
+def _number(text: str | None) -> str | None:
+    """The MSISDN at which the device takes SMS (E.164, with or without +)."""
+    if text is not None and _MSISDN.fullmatch(text) is None:
+        raise Refused(Code.BAD_REQUEST, "sms is no telephone number")
+    return text
 
 
 def _binding(text: str | None, queue: str | None) -> Binding | None:

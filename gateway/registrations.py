@@ -187,6 +187,8 @@ class Registrations:
                 )
                 return
         said = parse_announcement(payload)
+        if not said.paths:
+            raise Refused(Code.BAD_REQUEST, "no object is announced")
         if not self._registry.has_room(ep, said, given.attributes):
             self._refuse_for_room(incoming)
             return

@@ -21,7 +21,7 @@ from gateway.devices.model import BadValue, Model, NoSuchPath, NotPermitted, Ref
 from gateway.devices.notify import judge, merged
 from gateway.devices.transport import DeviceSocket, Outcome
 from schemas.lwm2m import formats
-from schemas.lwm2m.attributes import Attributes, ObserveSpecError, check, check_target, parse_spec
+from schemas.lwm2m.attributes import Attributes, ObserveSpecError, check, check_target, check_version, parse_spec
 from schemas.lwm2m.formats import CodecError, ContentFormat
 from schemas.lwm2m.link import Link, format_links
 from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource
@@ -32,6 +32,10 @@ _CODES: Mapping[type[Refused], codes.Code] = {
     NotPermitted: codes.METHOD_NOT_ALLOWED,
     BadValue: codes.BAD_REQUEST,
 }
+
+
+#: The attributes of later versions of LwM2M are refused.
+_NEWEST_ATTRIBUTES = "1.1"
 
 
 class Listener(Protocol):
@@ -190,6 +194,7 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
             raise NoSuchPath(f"{path} is not on this device")
         asked = parse_spec(spec)
         check_target(asked, path, self._model.definitions)
+        check_version(asked, _NEWEST_ATTRIBUTES)
         together = merged(self._attributes.get(path, Attributes()), asked)
         check(together)
         self._attributes[path] = together

@@ -178,15 +178,20 @@ def delete(ep: EndpointArgument, path: PathArgument, where: Where, asking: Askin
 def attributes(
     ep: EndpointArgument,
     path: PathArgument,
-    spec: Annotated[str, typer.Argument(metavar="ATTRIBUTES", help="pmin, pmax, gt, lt, st: 'pmin=1&pmax=10'.")],
+    spec: Annotated[
+        str, typer.Argument(metavar="ATTRIBUTES", help="pmin, pmax, gt, lt, st, epmin, epmax, edge, con, hqmax.")
+    ],
     where: Where,
     asking: Asking,
 ) -> None:
     """Set notification attributes: how often, and on which change, a device tells.
 
+    A name without a value takes the attribute away.
+
     \b
     Examples:
     headwater attributes sensor-1 /3303/0/5700 'pmin=1&pmax=10&st=0.5' --gateway rock64
+    headwater attributes sensor-1 /3303/0/5700 st --gateway rock64
     """
     from schemas.avro.records import RequestKind, WriteAttributesRequest
 

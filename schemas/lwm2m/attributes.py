@@ -1,4 +1,4 @@
-"""Notification attributes: how often a device notifies, and at which values (OMA LwM2M Core 1.1, section 5.1.2).
+"""Notification attributes: when a device notifies, and how (OMA LwM2M Core 1.1, section 5.1.2; 1.2 for the newest).
 
 Owns the observe spec of a Write-Attributes, ``pmin=1&pmax=10&gt=30``, and the rules between the attributes. An
 attribute without a value (``pmax`` or ``pmax=``) takes that attribute away from the device.
@@ -23,7 +23,7 @@ class ObserveSpecError(ValueError):
 
 
 class Attribute(Enum):
-    """Periods in seconds (any target); bounds and step in the unit of a numeric resource."""
+    """Periods in seconds (any target); bounds and step in the unit of a numeric resource; flags are 0 or 1."""
 
     PMIN = "pmin"
     PMAX = "pmax"
@@ -33,9 +33,25 @@ class Attribute(Enum):
     #: Evaluation periods, from LwM2M 1.1 on.
     EPMIN = "epmin"
     EPMAX = "epmax"
+    #: From LwM2M 1.2 on. The edge of a boolean that counts as a change: 0 falling, 1 rising.
+    EDGE = "edge"
+    #: Whether notifications are confirmable, and how many a device keeps while it cannot send (any target).
+    CON = "con"
+    HQMAX = "hqmax"
 
 
 PERIODS = frozenset({Attribute.PMIN, Attribute.PMAX, Attribute.EPMIN, Attribute.EPMAX})
+FLAGS = frozenset({Attribute.EDGE, Attribute.CON})
+#: What belongs to a resource or a resource instance, of these types; the others can be set at any level.
+OF_RESOURCES: Mapping[Attribute, frozenset[ResourceType]] = {
+    **dict.fromkeys((Attribute.GT, Attribute.LT, Attribute.ST), frozenset({ResourceType.INTEGER, ResourceType.FLOAT})),
+    Attribute.EDGE: frozenset({ResourceType.BOOLEAN}),
+}
+#: The version of LwM2M that brought an attribute; the others are of 1.0.
+SINCE: Mapping[Attribute, str] = {
+    **dict.fromkeys((Attribute.EPMIN, Attribute.EPMAX), "1.1"),
+    **dict.fromkeys((Attribute.EDGE, Attribute.CON, Attribute.HQMAX), "1.2"),
+}
 MAX_PERIOD = 2**31 - 1
 
 _WHOLE = re.compile(r"[0-9]{1,10}\Z")
@@ -44,7 +60,7 @@ _DECIMAL = re.compile(r"-?[0-9]{1,30}(?:\.[0-9]{1,30})?\Z")
 
 @dataclass(frozen=True, slots=True)
 class Attributes:
-    """Values by attribute, in the order given: int for periods, float for the others, None to take it away."""
+    """Values by attribute, in the order given: float for gt, lt and st, int for the others, None to take it away."""
 
     values: Mapping[Attribute, int | float | None] = field(default_factory=dict)
 
@@ -139,25 +155,48 @@ def check(attributes: Attributes) -> None:
 
 
 def check_target(attributes: Attributes, path: Path, definitions: Definitions) -> None:
-    """Whether attributes can be written to ``path``: gt, lt and st need a numeric resource (section 5.1.2, table).
+    """Whether attributes can be written to ``path``: some need a resource, of a certain type (section 5.1.2, table).
 
     Raises:
         ObserveSpecError: they cannot; the root has no attributes.
     """
     if path.object_id is None:
         raise ObserveSpecError("attributes need an object, an instance or a resource")
-    bounds = [a for a in attributes.values if a not in PERIODS]
-    if not bounds:
-        return
     definition = definitions.resource(path)
-    if path.resource_id is None:
-        raise ObserveSpecError(f"{path}: {bounds[0].value} belongs to a resource, like {path.object_id}/0/5700")
-    if definition is not None and definition.type not in (None, ResourceType.INTEGER, ResourceType.FLOAT):
-        kind = definition.type.value
-        raise ObserveSpecError(f"{path} is of type {kind}; {bounds[0].value} belongs to a numeric resource")
+    for attribute in attributes.values:
+        types = OF_RESOURCES.get(attribute)
+        if types is None:
+            continue
+        if path.resource_id is None:
+            raise ObserveSpecError(f"{path}: {attribute.value} belongs to a resource, like {path.object_id}/0/5700")
+        if definition is not None and definition.type is not None and definition.type not in types:
+            kind = "boolean" if ResourceType.BOOLEAN in types else "numeric"
+            raise ObserveSpecError(
+                f"{path} is of type {definition.type.value}; {attribute.value} belongs to a {kind} resource"
+            )
+
+
+def check_version(attributes: Attributes, version: str) -> None:
+    """Whether a device of LwM2M ``version`` ("1.0", "1.1", ...) can know the attributes.
+
+    Raises:
+        ObserveSpecError: an attribute came later.
+    """
+    for attribute in attributes.values:
+        since = SINCE.get(attribute)
+        if since is not None and version < since:
+            raise ObserveSpecError(f"{attribute.value} is an attribute of LwM2M {since}; the device speaks {version}")
 
 
 def _value(attribute: Attribute, text: str) -> int | float:
+    if attribute in FLAGS:
+        if text not in ("0", "1"):
+            raise ObserveSpecError(f"{attribute.value}={text[:40]} must be 0 or 1")
+        return int(text)
+    if attribute is Attribute.HQMAX:
+        if not _WHOLE.match(text) or int(text) > MAX_PERIOD:
+            raise ObserveSpecError(f"hqmax={text[:40]} is no whole number from 0 to {MAX_PERIOD}")
+        return int(text)
     if attribute in PERIODS:
         if not _WHOLE.match(text) or int(text) > MAX_PERIOD:
             raise ObserveSpecError(

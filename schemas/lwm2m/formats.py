@@ -37,7 +37,7 @@ class ContentFormat(IntEnum):
     JSON_OLD = 1543
     TLV = 11542
     JSON = 11543
-    #: From LwM2M 1.2 on (Core 1.2, section 7.4.7).
+    #: From LwM2M 1.2 on.
     LWM2M_CBOR = 11544
 
 

@@ -1,4 +1,4 @@
-"""LwM2M CBOR, content format 11544 (OMA LwM2M Core 1.2, section 7.4.7; RFC 8949).
+"""LwM2M CBOR, content format 11544 (OMA LwM2M Core 1.2, section 7.4, "LwM2M CBOR"; RFC 8949).
 
 ``{3: {0: {0: "Open Mobile Alliance", 6: {0: 1, 1: 5}}}}``: maps in maps, from the root down, each key an id or an array
 of the ids of several levels, ``{[3, 0, 0]: "Open Mobile Alliance"}``. Values are those of CBOR (`schemas.lwm2m.cbor`).

@@ -286,6 +286,13 @@ def test_write_speaks_lwm2m_cbor_where_the_device_names_it() -> None:
     assert list(cbor2.loads(sent.payload)) == [1]
 
 
+def test_attributes_of_1_2_go_to_devices_of_1_2() -> None:
+    device = DeviceView(ep="lamp", version="1.2")
+    assert build(attributes("con=1&hqmax=5"), device, DEFINITIONS).uri_query == ("con=1", "hqmax=5")
+    with pytest.raises(RefusedRequest, match=r"epmin is an attribute of LwM2M 1\.1"):
+        build(attributes("epmin=1"), OLD, DEFINITIONS)
+
+
 def test_multiple_resource_comes_inside_its_instance() -> None:
     sources = MultipleResource(
         path=Path(3, 0, 6), type=ResourceType.INTEGER, instances=(resource("/3/0/6/1", ResourceType.INTEGER, 5),)
@@ -343,6 +350,8 @@ NO_BODY = "needs a body of type Avro"
         (attributes("pmin=10&pmax=5"), "pmax"),
         (attributes("gt=1", "/3303/0"), "gt"),
         (attributes(""), "attribute"),
+        (attributes("edge=1", "/3303/0/5700"), "boolean resource"),
+        (attributes("hqmax=5"), "hqmax is an attribute of LwM2M 1.2; the device speaks 1.1"),
     ],
 )
 def test_nonsense_is_refused_in_words(asked: Request, words: str) -> None:

@@ -487,8 +487,12 @@ def test_requests_that_make_no_sense_are_refused_and_recorded_nowhere(tmp_path: 
             cases = [
                 (Request(Code.POST, [], []), LINKS, Code.BAD_REQUEST),
                 (Request(Code.POST, [], ["ep=a", "lt=0"]), LINKS, Code.BAD_REQUEST),
-                (Request(Code.POST, [], ["ep=a", "lwm2m=1.2"]), LINKS, Code.PRECONDITION_FAILED),
+                (Request(Code.POST, [], ["ep=a", "lwm2m=1.3"]), LINKS, Code.PRECONDITION_FAILED),
+                (Request(Code.POST, [], ["ep=a", "sms=call me"]), LINKS, Code.BAD_REQUEST),
                 (Request(Code.POST, [], ["ep=a"]), b"no links", Code.BAD_REQUEST),
+                (Request(Code.POST, [], ["ep=a"]), b"", Code.BAD_REQUEST),
+                (Request(Code.POST, [], ["ep=a"]), b'</>;rt="oma.lwm2m",</sensors>', Code.BAD_REQUEST),
+                (Request(Code.POST, [], ["ep=a"]), b'</lwm2m>;rt="oma.lwm2m",</3/0>', Code.BAD_REQUEST),
                 (Request(Code.POST, ["id1"], ["b=X"]), b"", Code.BAD_REQUEST),
                 (Request(Code.POST, ["id9"], []), b"", Code.NOT_FOUND),
                 (Request(Code.DELETE, ["id9"], []), b"", Code.NOT_FOUND),

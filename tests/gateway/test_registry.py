@@ -304,7 +304,7 @@ def test_id_that_lies_across_two_others_is_not_found() -> None:
 
 def test_devices_are_counted_by_the_version_that_they_speak() -> None:
     registry = Registry()
-    assert registry.by_version == {"1.0": 0, "1.1": 0}
+    assert registry.by_version == {"1.0": 0, "1.1": 0, "1.2": 0}
     registry.add(_device())
     registry.add(_device("b", "r2", address=THERE))
     assert registry.by_version["1.1"] == 2

@@ -251,6 +251,7 @@ def test_a_single_resource_is_read_as_one_value(content_format: int) -> None:
         (codes.PUT, "/1/0/1", b"60", {"content_format": 50}, codes.UNSUPPORTED_CONTENT_FORMAT),
         (codes.PUT, "/1/0", b"\xc1", {"content_format": TLV}, codes.BAD_REQUEST),
         (codes.PUT, "/3303/0/5700?pmin=x", b"", {}, codes.BAD_REQUEST),
+        (codes.PUT, "/3303/0?con=1", b"", {}, codes.BAD_REQUEST),
         (codes.PUT, "/9/0?pmin=1", b"", {}, codes.NOT_FOUND),
         (codes.POST, "/3/0/0", b"", {}, codes.METHOD_NOT_ALLOWED),
         (codes.POST, "/3/0/4", b"\xff", {}, codes.BAD_REQUEST),

@@ -10,6 +10,7 @@ from schemas.lwm2m.attributes import (
     Attributes,
     ObserveSpecError,
     check_target,
+    check_version,
     format_spec,
     parse_spec,
 )
@@ -31,6 +32,26 @@ def test_an_attribute_without_a_value_takes_it_away(text: str) -> None:
     assert found.values == {Attribute.PMAX: None}
     assert found.pmax is None
     assert format_spec(found) == "pmax"
+
+
+def test_attributes_of_1_2_are_read() -> None:
+    found = parse_spec("edge=1&con=0&hqmax=20")
+    assert found.values == {Attribute.EDGE: 1, Attribute.CON: 0, Attribute.HQMAX: 20}
+    assert str(found) == "edge=1&con=0&hqmax=20"
+
+
+@pytest.mark.parametrize(
+    ("spec", "oldest"),
+    [("pmin=1&pmax=2&gt=3&lt=1&st=0.5", "1.0"), ("epmin=1", "1.1"), ("epmax=1", "1.1"), ("edge=0", "1.2"),
+     ("con=1", "1.2"), ("hqmax=1", "1.2"), ("con", "1.2")],
+)  # fmt: skip
+def test_attribute_needs_the_version_that_brought_it(spec: str, oldest: str) -> None:
+    for version in ("1.0", "1.1", "1.2"):
+        if version >= oldest:
+            check_version(parse_spec(spec), version)
+        else:
+            with pytest.raises(ObserveSpecError, match=f"LwM2M {oldest}; the device speaks {version}"):
+                check_version(parse_spec(spec), version)
 
 
 def test_evaluation_periods_are_known() -> None:
@@ -60,6 +81,12 @@ def test_evaluation_periods_are_known() -> None:
         ("epmin=10&epmax=5", "epmax=5"),
         ("lt=30&gt=20", "lt=30 must be below gt=20"),
         ("lt=10&gt=20&st=5", "too large"),
+        ("edge=2", "edge=2 must be 0 or 1"),
+        ("con=true", "0 or 1"),
+        ("con=01", "0 or 1"),
+        ("hqmax=-1", "whole number"),
+        ("hqmax=1.0", "whole number"),
+        (f"hqmax={MAX_PERIOD + 1}", "whole number"),
         ("&".join(["pmin=1"] * 10000), "no such attribute|twice"),
     ],
 )
@@ -70,7 +97,12 @@ def test_a_wrong_spec_is_refused_in_words(text: str, words: str) -> None:
 
 @pytest.mark.parametrize("path", ["/3303", "/3303/0", "/3303/0/5700"])
 def test_periods_can_be_written_anywhere(path: str) -> None:
-    check_target(parse_spec("pmin=1&pmax=10"), Path.parse(path), BUILTIN)
+    check_target(parse_spec("pmin=1&pmax=10&epmin=1&epmax=9&con=1&hqmax=5"), Path.parse(path), BUILTIN)
+
+
+@pytest.mark.parametrize("path", ["/1/0/6", "/60000/0/1", "/60000/0/1/2"])
+def test_edge_can_be_written_to_booleans_and_what_nobody_knows(path: str) -> None:
+    check_target(parse_spec("edge=1"), Path.parse(path), BUILTIN)
 
 
 @pytest.mark.parametrize("path", ["/3303/0/5700", "/3/0/9", "/3/0/7/0", "/60000/0/1"])
@@ -80,7 +112,14 @@ def test_bounds_can_be_written_to_numbers_and_what_nobody_knows(path: str) -> No
 
 @pytest.mark.parametrize(
     ("spec", "path", "words"),
-    [("gt=1", "/3/0/0", "STRING"), ("st=1", "/3303/0", "belongs to a resource"), ("pmin=1", "/", "need an object")],
+    [
+        ("gt=1", "/3/0/0", "STRING"),
+        ("st=1", "/3303/0", "belongs to a resource"),
+        ("pmin=1", "/", "need an object"),
+        ("edge=1", "/3303/0/5700", "boolean resource"),
+        ("edge=1", "/1/0", "belongs to a resource"),
+        ("gt=1", "/1/0/6", "numeric resource"),
+    ],
 )
 def test_attributes_that_do_not_fit_the_target_are_refused(spec: str, path: str, words: str) -> None:
     with pytest.raises(ObserveSpecError, match=words):

@@ -1,4 +1,4 @@
-"""LwM2M CBOR (OMA LwM2M Core 1.2, section 7.4.7): spellings that devices use, and what is refused."""
+"""LwM2M CBOR (OMA LwM2M Core 1.2, section 7.4): spellings that devices use, and what is refused."""
 
 import tracemalloc
 
