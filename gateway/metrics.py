@@ -103,6 +103,8 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     metrics.counters("sends_refused", "Sends not recorded.", "reason", lambda: parts.sends.refused)
     metrics.counter("observations_established", "Observe requests that succeeded.", lambda: parts.observing.established)
     metrics.counter("observations_refused", "Observe requests that a device refused.", lambda: parts.observing.refused)
+    metrics.counter("first_reads", "Answers to what is read at registrations.", lambda: parts.first_reads.answered)
+    metrics.gauge("first_reads_waiting", "Devices of which something is to be read.", lambda: parts.first_reads.devices)
     metrics.gauge("commands_waiting", "Commands without a durable reply.", lambda: commands.unanswered)
     metrics.counters(
         "commands", "Commands that came to their end, by how.", "outcome", lambda: commands.answering.outcomes

@@ -30,6 +30,7 @@ from gateway.command_link import CommandLink
 from gateway.commands import Commands
 from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
+from gateway.first_reads import FirstReads
 from gateway.metrics import GatewayMetrics, describe, describe_dtls
 from gateway.models import LOOK_EVERY, Models
 from gateway.notifications import Notifications
@@ -74,7 +75,7 @@ class Gateway:
             CredentialStoreError: the credentials cannot be read.
             StateError: the state directory cannot be used; the text says why.
             OSError: the CoAP address cannot be bound.
-            PathError: a pattern to observe is none.
+            PathError: a pattern to observe or to read is none.
             DefinitionError: the folder of models is there and cannot be read.
         """
         self._settings = settings
@@ -374,12 +375,13 @@ class Parts:
         )
         aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
         device_link = DeviceLink(endpoint, aiocoap_link)
+        command_link = CommandLink(self.registry, device_link, lambda: self.observing, time.monotonic)
         self.commands = Commands(
             server_id=gateway,
             cluster=settings.kafka,
             state=state,
             definitions=definitions,
-            link=CommandLink(self.registry, device_link, lambda: self.observing, time.monotonic),
+            link=command_link,
             uplink=uplink,
             wall_ms=wall_ms,
             timeout=settings.command_timeout,
@@ -397,6 +399,17 @@ class Parts:
             in_order=self.commands.submit_internal,
             wall_ms=wall_ms,
             clock=time.monotonic,
+        )
+        self.first_reads = FirstReads(
+            server_id=gateway,
+            patterns=settings.read_on_register,
+            link=device_link,
+            registry=self.registry,
+            definitions=definitions,
+            publish=self._publish,
+            in_order=self.commands.submit_internal,
+            awake=command_link.awake,
+            wall_ms=wall_ms,
         )
         self.notifications = Notifications(
             server_id=gateway,
@@ -445,6 +458,7 @@ class Parts:
             self.endpoint.abandon(old.address)
         self.commands.device_registered(device.ep)
         self.observing.registered(device, old)
+        self.first_reads.registered(device, old)
 
     def moving(self, device: Device) -> None:
         self.endpoint.abandon(device.address)
@@ -455,9 +469,11 @@ class Parts:
             self.observing.objects_changed(device)
         else:
             self.observing.complete(device)
+        self.first_reads.complete(device)
 
     def gone(self, device: Device) -> None:
         self.observing.gone(device)
+        self.first_reads.gone(device)
         self.commands.device_gone(device.ep)
 
     # Start
@@ -479,6 +495,7 @@ class Parts:
                 self.observing.restore(owner, observation)
         for device in self.registry:
             self.observing.restored(device)
+            self.first_reads.restored(device)
         self.commands.restore(stored)
 
     def take_back(self, found: Recovered) -> None:

@@ -37,6 +37,8 @@ class GatewaySettings:
     metrics_keys: Path | None = None
     observe: tuple[str, ...] = ()
     observe_by_endpoint: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    #: Patterns of what is read of every device that registers.
+    read_on_register: tuple[str, ...] = ()
     definitions: Path | None = None
     #: Seconds that a device may take to answer a command.
     command_timeout: float = 93.0

@@ -73,6 +73,10 @@ def gateway(
         list[str] | None,
         typer.Option("--observe", metavar="PATTERN", help="Observe this on every device, such as /3303/*/5700."),
     ] = None,
+    read_on_register: Annotated[
+        list[str] | None,
+        typer.Option("--read-on-register", metavar="PATTERN", help="Read this of every device that registers: /3/0."),
+    ] = None,
     definitions: ModelsOption = None,
     command_timeout: Annotated[
         float, typer.Option("--command-timeout", metavar="S", min=1, help="How long a device may take to answer.")
@@ -86,6 +90,7 @@ def gateway(
     \b
     Examples:
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --observe '/3303/*/5700'
+    headwater gateway --id rock64 --kafka 127.0.0.1:9082 --read-on-register /3/0
     headwater gateway --id rock64 --credentials .headwater/credentials.db --no-insecure
     headwater gateway --config /etc/headwater.toml
     """
@@ -93,7 +98,8 @@ def gateway(
     from schemas.lwm2m.path import PathPattern
 
     by_endpoint = _observe_by_endpoint(ctx)
-    for pattern in (*(observe or ()), *(one for patterns in by_endpoint.values() for one in patterns)):
+    declared = (one for patterns in by_endpoint.values() for one in patterns)
+    for pattern in (*(observe or ()), *declared, *(read_on_register or ())):
         PathPattern.parse(pattern)
     given = ctx.get_parameter_source("coaps")
     if credentials is None and given is not None and given.name == "COMMANDLINE":
@@ -120,6 +126,7 @@ def gateway(
         metrics_keys=metrics_keys,
         observe=tuple(observe or ()),
         observe_by_endpoint=by_endpoint,
+        read_on_register=tuple(read_on_register or ()),
         definitions=definitions or FOLDER,
         command_timeout=command_timeout,
     )
