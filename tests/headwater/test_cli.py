@@ -50,6 +50,8 @@ COMMANDS = [
     "discover",
     "write",
     "execute",
+    "trigger-update",
+    "disable",
     "create",
     "delete",
     "attributes",
@@ -80,11 +82,20 @@ VERBS = {
     "discover": ["dev", "/3"],
     "write": ["dev", "/1/0/1", "300"],
     "execute": ["dev", "/3/0/4", "0='a'"],
+    "trigger-update": ["dev"],
+    "disable": ["dev"],
     "create": ["dev", "/3303", "5601=1"],
     "delete": ["dev", "/3303/1"],
     "attributes": ["dev", "/3303/0/5700", "pmin=1&pmax=10"],
 }
-KINDS = {"cancel": "observeCancel", "attributes": "writeAttributes"}
+KINDS = {
+    "cancel": "observeCancel",
+    "attributes": "writeAttributes",
+    "trigger-update": "execute",
+    "disable": "execute",
+}
+#: Where it is not what was given.
+PATHS = {"trigger-update": "/1/0/8", "disable": "/1/0/4"}
 
 
 def run(*arguments: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Any:
@@ -267,7 +278,7 @@ def test_every_option_can_be_set_in_the_environment_by_the_name_of_its_flag() ->
             found = found.commands[word]
         for option in (param for param in found.params if param.param_type_name == "option" and param.name != "help"):
             long = next(flag for flag in option.opts if flag.startswith("--"))
-            name = "_".join(["HEADWATER", *command.split(), *long.strip("-").split("-")]).upper()
+            name = "_".join(["HEADWATER", *command.replace("-", " ").split(), *long.strip("-").split("-")]).upper()
             assert name in option.envvar, (command, long)
 
 
@@ -462,7 +473,7 @@ def test_verb_without_an_answer_is_exit_code_4_and_its_request_is_in_the_topic(
     record = json.loads(sent.stdout)
     assert (record["ep"], record["ticket"]) == ("dev", "mine")
     assert record["payload"]["kind"] == KINDS.get(verb, verb)
-    assert record["payload"]["path"] == VERBS[verb][1]
+    assert record["payload"]["path"] == (PATHS.get(verb) or VERBS[verb][1])
     assert record["expires"] > 1_700_000_000_000
 
 
