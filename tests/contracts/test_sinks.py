@@ -286,6 +286,18 @@ def test_redelivered_numbers_change_nothing(sink: Sink, store: Store, name: str)
     assert sorted(store.history()) == before
 
 
+@history
+def test_values_of_one_message_with_the_devices_own_times_are_a_row_each(sink: Sink, store: Store) -> None:
+    # As a notification or a Send with a history is recorded: one gateway's time, the device's own in each.
+    batch = [
+        at(n, notification(resource("/3303/0/5700", float(n), timestamp=1_600_000_000_000 + 1000 * n), timestamp=5_000))
+        for n in range(50)
+    ]
+    sink.write(batch)
+    sink.write(batch[20:])
+    assert sorted(row[2] for row in store.history()) == [float(n) for n in range(50)]
+
+
 @numbers
 def test_numbers_around_refused_records_are_written(sink: Sink, store: Store) -> None:
     batch = [
