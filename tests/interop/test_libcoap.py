@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import subprocess
@@ -11,8 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from schemas.avro.records import Registration, RegistrationDelete, RegistrationNew, RegistrationUpdate
+from schemas.avro.records import (
+    ReadBody,
+    Registration,
+    RegistrationDelete,
+    RegistrationNew,
+    RegistrationUpdate,
+    RequestKind,
+)
+from schemas.lwm2m.nodes import Resource, ResourceType
+from schemas.lwm2m.path import Path as Lwm2mPath
 from tests.interop.gateway_process import GatewayProcess
+from tests.ports import held_port
 
 pytestmark = [pytest.mark.interop, pytest.mark.kafka]
 
@@ -35,11 +46,11 @@ Send = Callable[..., Answer]
 def send(coap_client: str, gateway: GatewayProcess, tmp_path: Path) -> Send:
     """``send(method, "rd?ep=x", payload, *options)`` runs coap-client once."""
 
-    def run(method: str, target: str, payload: str = "", *options: str) -> Answer:
+    def run(method: str, target: str, payload: str = "", *options: str, content_format: int = 40) -> Answer:
         body: list[str] = []
         if payload:
             (tmp_path / "payload").write_text(payload)
-            body = ["-t", "40", "-f", str(tmp_path / "payload")]
+            body = ["-t", str(content_format), "-f", str(tmp_path / "payload")]
         command = [coap_client, "-v", "6", "-B", "20", "-m", method, *body, *options, f"coap://{gateway.coap}/{target}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         said = done.stdout + done.stderr
@@ -153,6 +164,29 @@ def test_a_registration_with_many_links_comes_in_blocks(
     new = gateway.registration(lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == ep)
     assert isinstance(new.body, RegistrationNew)
     assert [link.url for link in new.body.links] == [f"/3303/{instance}" for instance in range(400)]
+
+
+@pytest.mark.parametrize("block_size", [256, 1024])
+def test_a_send_of_hundreds_of_values_comes_in_blocks(
+    send: Send, gateway: GatewayProcess, ep: str, block_size: int
+) -> None:
+    # The device is known by its address, so it keeps its port.
+    port = ("-p", str(held_port()))
+    assert send("post", f"rd?ep={ep}&lt=60&lwm2m=1.1", LINKS, *port).code == "2.01"
+    pack = [{"bn": "/3303/0/5700", "bt": 1_600_000_000, "v": 0.5}, *({"t": n, "v": n + 0.5} for n in range(1, 300))]
+    answer = send("post", "dp", json.dumps(pack), *port, "-b", str(block_size), content_format=110)
+    assert answer.code == "2.04", answer.text[-2000:]
+    found = gateway.notifications(lambda one: one.ep == ep and one.rep.body == _value(299))
+    mine = [one for one in found if one.ep == ep]
+    assert [one.rep.body for one in mine] == [_value(number) for number in range(300)]
+    assert {one.rep.kind for one in mine} == {RequestKind.SEND}
+    assert send("post", "dp", "[", *port, content_format=110).code == "4.00"
+
+
+def _value(number: int) -> ReadBody:
+    path = Lwm2mPath(3303, 0, 5700)
+    timestamp = 1_600_000_000_000 + 1000 * number
+    return ReadBody(content=Resource(path=path, type=ResourceType.FLOAT, value=number + 0.5, timestamp=timestamp))
 
 
 def test_a_datagram_that_is_lost_is_sent_again_and_registers_once(send: Send, gateway: GatewayProcess, ep: str) -> None:
