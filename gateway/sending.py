@@ -36,6 +36,8 @@ HEADER_SEND: Final = "send.id"
 #: The ticket of what nobody asked for.
 SEND_TICKET: Final = "send"
 PATH: Final = "dp"
+#: Sends that are remembered after they were recorded.
+MOST_RECORDED: Final = 16_384
 _LIFETIME_MS: Final = int(EXCHANGE_LIFETIME * 1000)
 #: Section 6.4.6, and LwM2M CBOR from 1.2 on.
 FORMATS: Final = frozenset({ContentFormat.SENML_JSON, ContentFormat.SENML_CBOR, ContentFormat.LWM2M_CBOR})
@@ -64,9 +66,11 @@ class Sends:
         #: By record key and id, how many records are in Kafka already of a Send that was not answered; and until when
         #: (epoch ms) that is of use.
         self._begun: dict[tuple[bytes, bytes], tuple[int, int]] = {}
-        #: Sends that were whole in Kafka when it was read back, and perhaps not answered; until when that is of use.
-        self._recorded: set[tuple[bytes, bytes]] = set()
-        self._recorded_until = 0
+        #: Sends that are whole in Kafka, as read back or since then, and until when that is of use, the oldest first. A
+        #: device that did not hear the answer, or was told to come again, sends the same once more.
+        self._recorded: dict[tuple[bytes, bytes], int] = {}
+        #: Sends on their way into Kafka.
+        self._coming: set[tuple[bytes, bytes]] = set()
         self.taken = 0
         self.repeated = 0
         #: By reason: what was answered with an error, and so is not recorded.
@@ -74,9 +78,10 @@ class Sends:
 
     def remember(self, begun: Mapping[tuple[bytes, bytes], int], recorded: set[tuple[bytes, bytes]]) -> None:
         """Know what Kafka has already, as read back after a start or a failure of the producer."""
-        self._recorded_until = self._wall_ms() + _LIFETIME_MS
-        self._begun = {key: (written, self._recorded_until) for key, written in begun.items()}
-        self._recorded = set(recorded)
+        until = self._wall_ms() + _LIFETIME_MS
+        self._begun = {key: (written, until) for key, written in begun.items()}
+        for key in recorded:
+            self._put(key, until)
 
     def request(self, incoming: Incoming) -> bool:
         """Take a Send that fits one datagram; False for any other request."""
@@ -142,18 +147,21 @@ class Sends:
 
     def _write(self, incoming: Incoming, device: Device, records: list[bytes], identity: bytes, now_ms: int) -> None:
         key = (device.key, identity)
-        if now_ms > self._recorded_until:
-            self._recorded.clear()
-        if identity and key in self._recorded:
-            self._recorded.discard(key)  # the next one with the same bytes is another one
+        if now_ms <= self._recorded.get(key, 0):
             self.repeated += 1
             incoming.reply(Code.CHANGED)
             return
+        if key in self._coming:
+            incoming.drop()  # what comes of the first is not known yet
+            return
 
         def done(durable: bool) -> None:
+            self._coming.discard(key)
             if not durable:
                 incoming.drop()
                 return
+            if identity:
+                self._put(key, now_ms + _LIFETIME_MS)
             self.taken += 1
             incoming.reply(Code.CHANGED)
 
@@ -175,6 +183,14 @@ class Sends:
                 self._refuse("no Kafka")
                 incoming.drop()
                 return
+        if identity:
+            self._coming.add(key)
+
+    def _put(self, key: tuple[bytes, bytes], until: int) -> None:
+        self._recorded.pop(key, None)
+        self._recorded[key] = until
+        if len(self._recorded) > MOST_RECORDED:
+            del self._recorded[next(iter(self._recorded))]
 
     def _error(self, incoming: Incoming, code: Code, words: str, *, ep: str | None = None) -> None:
         self._refuse(code.name.lower().replace("_", " "))

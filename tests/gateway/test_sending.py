@@ -248,6 +248,43 @@ def test_send_that_meets_a_full_queue_is_recorded_once_when_it_comes_again(paylo
     ) + [False]
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+def test_send_that_was_told_to_come_again_and_was_recorded_all_the_same_is_recorded_once(blocks: bool) -> None:
+    bench = Bench()
+    first = bench.send(series(3), blocks=blocks)
+    # Kafka stalls: whoever waits is answered 5.03, and comes again with another message id before Kafka has the first.
+    first.busy()
+    second = bench.send(series(3), Request(mid=2), blocks=blocks)
+    assert second.answer == "dropped"
+    first.answer = None
+    bench.uplink.report()
+    third = bench.send(series(3), Request(mid=3), blocks=blocks)
+    assert third.answer == Code.CHANGED
+    assert len(bench.rows) == 3 and (bench.sends.taken, bench.sends.repeated) == (1, 1)
+    # And other values of the same moments are others.
+    bench.send(series(3).replace(b"1.0", b"1.5"), Request(mid=4), blocks=blocks)
+    assert len(bench.rows) == 6
+
+
+def test_send_that_was_lost_under_way_is_recorded_when_it_comes_again() -> None:
+    bench = Bench()
+    bench.send(series(3))
+    bench.uplink.report(durable=False)
+    bench.uplink.records.clear()
+    again = bench.send(series(3))
+    bench.uplink.report()
+    assert again.answer == Code.CHANGED and len(bench.rows) == 3
+
+
+def test_sends_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "MOST_RECORDED", 2)
+    bench = Bench()
+    for start in (1.6e9, 1.61e9, 1.62e9, 1.6e9):
+        bench.send(series(1, start=start))
+        bench.uplink.report()
+    assert len(bench.rows) == 4 and bench.sends.repeated == 0
+
+
 def _recovered(bench: Bench) -> Recovered:
     """What a gateway that starts now reads back."""
     found = Recovered(window=64)

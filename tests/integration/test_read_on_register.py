@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from aiocoap import Message
 from aiocoap.numbers.codes import Code
+from typer.testing import CliRunner
 
 from connectors.kafka import Cluster
 from gateway.first_reads import READ_TICKET
+from headwater.cli import app
 from schemas.avro.records import ReadBody, RequestKind, Response, ResponseCode
 from schemas.lwm2m import tlv
 from schemas.lwm2m.nodes import Instance, Resource, ResourceType, values
@@ -68,6 +71,12 @@ def test_each_registration_tells_model_and_firmware_in_a_reply(gateway: Gateway)
         assert (reply.path, reply.rep.kind, reply.rep.code) == ("/3/0", RequestKind.READ, ResponseCode.CONTENT)
         assert isinstance(reply.rep.body, ReadBody)
         assert {one.path.ids[-1]: one.value for one in values(reply.rep.body.content)} == FACTS
+        # Where people look for it.
+        place = ("--gateway", gateway.id, "--kafka", gateway.cluster.bootstrap)
+        shown = CliRunner().invoke(app, ["device", "told", *place, "--output", "json"])
+        assert shown.exit_code == 0, shown.output
+        told = {one["path"]: one["value"] for one in json.loads(shown.stdout)["values"]}
+        assert told == {f"/3/0/{number}": text for number, text in FACTS.items()}
         # An update is no registration.
         device.update()
         device.register()
