@@ -298,6 +298,14 @@ def test_values_of_one_message_with_the_devices_own_times_are_a_row_each(sink: S
     assert sorted(row[2] for row in store.history()) == [float(n) for n in range(50)]
 
 
+@history
+def test_what_a_device_sent_by_itself_is_kept_as_what_was_observed(sink: Sink, store: Store) -> None:
+    sent = notification(resource("/3303/0/5700", 21.5), ticket="send")
+    sent = replace(sent, observation_id="", rep=replace(sent.rep, kind=RequestKind.SEND))
+    sink.write([at(0, sent)])
+    assert [row[:3] for row in store.history()] == [("ep-1", "/3303/0/5700", 21.5)]
+
+
 @numbers
 def test_numbers_around_refused_records_are_written(sink: Sink, store: Store) -> None:
     batch = [

@@ -17,11 +17,13 @@ import org.eclipse.leshan.client.object.Server;
 import org.eclipse.leshan.client.observer.LwM2mClientObserverAdapter;
 import org.eclipse.leshan.client.resource.ObjectsInitializer;
 import org.eclipse.leshan.client.resource.SimpleInstanceEnabler;
+import org.eclipse.leshan.client.send.ManualDataSender;
 import org.eclipse.leshan.client.servers.LwM2mServer;
 import org.eclipse.leshan.core.ResponseCode;
 import org.eclipse.leshan.core.model.ObjectLoader;
 import org.eclipse.leshan.core.model.ObjectModel;
 import org.eclipse.leshan.core.model.StaticModel;
+import org.eclipse.leshan.core.node.LwM2mPath;
 import org.eclipse.leshan.core.node.LwM2mResource;
 import org.eclipse.leshan.core.node.LwM2mSingleResource;
 import org.eclipse.leshan.core.request.ContentFormat;
@@ -41,8 +43,9 @@ import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClien
  * An LwM2M device made of Eclipse Leshan's client, driven by lines.
  *
  * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode, and with a coaps URI the PSK identity
- * and the key in hex. Events go to standard output, one JSON
- * object a line; commands come on standard input: "set PATH VALUE", "update", "deregister", "quit" (also end of input).
+ * and the key in hex. Events go to standard output, one JSON object a line; commands come on standard input:
+ * "set PATH VALUE", "send FORMAT PATH", "collect PATH", "flush FORMAT" (sends what was collected, with its times),
+ * "update", "deregister", "quit" (also end of input).
  */
 public final class LeshanDevice {
 
@@ -193,6 +196,7 @@ public final class LeshanDevice {
         builder.setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder(
                 new CoapClientProtocolProvider(), new CoapsClientProtocolProvider())
                 .setClientAddress(InetAddress.getLoopbackAddress()).build());
+        builder.setDataSenders(new ManualDataSender());
         LeshanClient client = builder.build();
         client.addObserver(new LwM2mClientObserverAdapter() {
             @Override
@@ -235,6 +239,18 @@ public final class LeshanDevice {
                 String[] ids = words[1].split("/");
                 INSTANCES.get("/" + ids[1] + "/" + ids[2]).set(Integer.parseInt(ids[3]), words[2]);
                 event("set", "path", words[1]);
+            } else if (words[0].equals("send")) {
+                LwM2mServer server = client.getRegisteredServers().values().iterator().next();
+                event("sent", "code", client.getSendService().sendData(server, ContentFormat.fromName(words[1]),
+                        List.of(words[2]), 20000).getCode().toString());
+            } else if (words[0].equals("collect")) {
+                client.getSendService().getDataSender(ManualDataSender.DEFAULT_NAME, ManualDataSender.class)
+                        .collectData(List.of(new LwM2mPath(words[1])));
+                event("collected", "path", words[1]);
+            } else if (words[0].equals("flush")) {
+                LwM2mServer server = client.getRegisteredServers().values().iterator().next();
+                client.getSendService().getDataSender(ManualDataSender.DEFAULT_NAME, ManualDataSender.class)
+                        .sendCollectedData(server, ContentFormat.fromName(words[1]), 20000, false);
             } else if (words[0].equals("update")) {
                 client.triggerRegistrationUpdate();
             } else if (words[0].equals("deregister")) {

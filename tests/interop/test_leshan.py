@@ -268,3 +268,42 @@ def test_a_long_value_is_read_and_written_in_blocks(
     )
     assert written.rep.code is ResponseCode.CHANGED, plain(written)
     assert leshan.event("written", path="/3303/0/5750")["value"] == longer
+
+
+every_sendable = pytest.mark.parametrize("name", ["SENML_JSON", "SENML_CBOR"])
+
+
+@every_sendable
+def test_what_the_device_sends_by_itself_is_recorded(gateway: GatewayProcess, leshan: LeshanDevice, name: str) -> None:
+    value = {"SENML_JSON": "41.25", "SENML_CBOR": "42.5"}[name]
+    leshan.set("/3303/1/5700", value)
+    leshan.say(f"send {name} /3303/1/5700")
+    assert leshan.event("sent")["code"] == "CHANGED(204)"
+    sent = gateway.notification(
+        lambda one: one.ep == leshan.endpoint and one.rep.kind is RequestKind.SEND and temperature(one) == float(value)
+    )
+    assert (sent.path, sent.ticket) == ("/3303/1/5700", "send")
+
+
+@every_sendable
+def test_what_the_device_collected_is_recorded_with_its_own_times(
+    gateway: GatewayProcess, leshan: LeshanDevice, name: str
+) -> None:
+    base = {"SENML_JSON": 100, "SENML_CBOR": 200}[name]
+    for number in range(5):
+        leshan.set("/3303/1/5700", str(base + number))
+        leshan.say("collect /3303/1/5700")
+        leshan.event("collected")
+    leshan.say(f"flush {name}")
+    found = gateway.notifications(lambda one: one.rep.kind is RequestKind.SEND and temperature(one) == base + 4)
+    rows = [
+        (one.rep.body.content.value, one.rep.body.content.timestamp)
+        for one in found
+        if one.rep.kind is RequestKind.SEND
+        and isinstance(one.rep.body, ReadBody)
+        and isinstance(one.rep.body.content, Resource)
+        and (temperature(one) or 0) >= base
+    ]
+    assert [value for value, _ in rows] == [float(base + number) for number in range(5)]
+    times = [timestamp or 0 for _, timestamp in rows]
+    assert times == sorted(times) and times[0] > 1_600_000_000_000
