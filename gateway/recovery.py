@@ -43,9 +43,9 @@ class Recovered:
     mids: dict[bytes, list[bytes]] = field(default_factory=dict)
     #: By record key and message id: how many records there are of a notification that lacks its last.
     begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
-    #: The same of Sends, by record key and id; and those that are whole.
+    #: The same of Sends, by record key and id; and those that are whole, oldest first.
     sends_begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
-    sends: set[tuple[bytes, bytes]] = field(default_factory=set)
+    sends: dict[tuple[bytes, bytes], None] = field(default_factory=dict)
     #: As `Registrations.recorded`.
     requests: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = field(default_factory=dict)
     #: The replies by the header ``request.id``.
@@ -112,7 +112,7 @@ def _take_observation(found: Recovered, message: Message) -> None:
             found.sends_begun[key, identity] = found.sends_begun.get((key, identity), 0) + 1
         else:
             found.sends_begun.pop((key, identity), None)
-            found.sends.add((key, identity))
+            found.sends[key, identity] = None
 
 
 def _take_mid(found: Recovered, message: Message) -> None:

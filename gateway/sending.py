@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -76,8 +76,8 @@ class Sends:
         #: By reason: what was answered with an error, and so is not recorded.
         self.refused: Counter[str] = Counter()
 
-    def remember(self, begun: Mapping[tuple[bytes, bytes], int], recorded: set[tuple[bytes, bytes]]) -> None:
-        """Know what Kafka has already, as read back after a start or a failure of the producer."""
+    def remember(self, begun: Mapping[tuple[bytes, bytes], int], recorded: Iterable[tuple[bytes, bytes]]) -> None:
+        """Know what Kafka has already, as read back after a start or a failure of the producer; the oldest first."""
         until = self._wall_ms() + _LIFETIME_MS
         self._begun = {key: (written, until) for key, written in begun.items()}
         for key in recorded:

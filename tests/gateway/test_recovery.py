@@ -12,6 +12,7 @@ from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.recovery import Recovered, recover
 from gateway.registrations import HEADER_PEER
+from gateway.sending import HEADER_SEND
 from gateway.short_path import HEADER_MID, HEADER_MORE, HEADER_OBSERVE
 from gateway.state import Positions
 from schemas.avro import serde
@@ -60,7 +61,7 @@ def log(kafka: Cluster, gateway_id: str) -> Log:
 
 
 def _is_empty(found: Recovered) -> bool:
-    return not (found.mids or found.requests or found.answered)
+    return not (found.mids or found.begun or found.sends or found.sends_begun or found.requests or found.answered)
 
 
 def _mid(number: int) -> bytes:
@@ -114,6 +115,22 @@ def test_notification_of_which_the_last_record_is_missing_was_never_taken(log: L
     assert found.mids == {b"a": [_mid(2)]}
     # When it comes again, it goes on behind what is there.
     assert found.begun == {(b"a", _mid(1)): 2}
+
+
+def test_sends_come_back_by_device_and_id_whole_or_begun(log: Log) -> None:
+    topic = log.topics.observations
+    for key, identity, records in ((b"a", b"one", 3), (b"b", b"one", 1), (b"a", _mid(7), 1)):
+        for number in range(records):
+            more = [(HEADER_MORE, b"1")] if number < records - 1 else []
+            log.write(topic, key, b"v", [(HEADER_SEND, identity), *more])
+    for _ in range(2):
+        log.write(topic, b"a", b"v", [(HEADER_SEND, b"two"), (HEADER_MORE, b"1")])
+    # One that came in blocks and without times is known by nothing.
+    log.write(topic, b"a", b"v", [(HEADER_SEND, b"")])
+    found = log.recover()
+    assert list(found.sends) == [(b"a", b"one"), (b"b", b"one"), (b"a", _mid(7))]
+    assert found.sends_begun == {(b"a", b"two"): 2}
+    assert found.mids == {} and found.begun == {}
 
 
 def test_records_that_are_not_ours_are_passed_over(log: Log) -> None:

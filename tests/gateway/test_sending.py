@@ -294,7 +294,7 @@ def _recovered(bench: Bench) -> Recovered:
             found.sends_begun[identity] = found.sends_begun.get(identity, 0) + 1
         else:
             found.sends_begun.pop(identity, None)
-            found.sends.add(identity)
+            found.sends[identity] = None
     return found
 
 
