@@ -38,6 +38,7 @@ SEND_TICKET: Final = "send"
 PATH: Final = "dp"
 #: Sends that are remembered after they were recorded.
 MOST_RECORDED: Final = 16_384
+_DIGEST_BYTES: Final = 12
 _LIFETIME_MS: Final = int(EXCHANGE_LIFETIME * 1000)
 #: Section 6.4.6, and LwM2M CBOR from 1.2 on.
 FORMATS: Final = frozenset({ContentFormat.SENML_JSON, ContentFormat.SENML_CBOR, ContentFormat.LWM2M_CBOR})
@@ -128,7 +129,7 @@ class Sends:
         timed = all(value.timestamp is not None for node in nodes for value in values(node))
         # What is relative to now is left out without a now.
         absolute = timed and decode_series(content_format, payload, Path(), definitions) == nodes
-        identity = hashlib.blake2b(payload, digest_size=12).digest() if absolute else mid
+        identity = hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest() if absolute else mid
         self._write(incoming, device, records, identity, now_ms)
 
     def _record(self, device: Device, node: Node, now_ms: int) -> bytes:
@@ -160,7 +161,8 @@ class Sends:
             if not durable:
                 incoming.drop()
                 return
-            if identity:
+            if len(identity) == _DIGEST_BYTES:
+                # A message id is for the endpoint to know: a device that starts anew may soon have it again.
                 self._put(key, now_ms + _LIFETIME_MS)
             self.taken += 1
             incoming.reply(Code.CHANGED)

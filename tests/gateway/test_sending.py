@@ -276,6 +276,14 @@ def test_send_that_was_lost_under_way_is_recorded_when_it_comes_again() -> None:
     assert again.answer == Code.CHANGED and len(bench.rows) == 3
 
 
+def test_message_id_that_a_device_has_again_after_a_restart_of_its_own_is_another_send() -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.send(pack({"n": TEMPERATURE, "v": 21.5}))
+        bench.uplink.report()
+    assert len(bench.rows) == 2 and bench.sends.repeated == 0
+
+
 def test_sends_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "MOST_RECORDED", 2)
     bench = Bench()
