@@ -8,8 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.coap.exchanges import Address, NoAnswer
+from gateway.coap.exchanges import NoAnswer
 from gateway.coap.message import Message, Option, Type
+from gateway.coap.peers import Address
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest
 from gateway.first_reads import MOST_READS, READ_TICKET, FirstReads

@@ -13,8 +13,9 @@ import cbor2
 import pytest
 
 from gateway import sending
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, Address
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Code, Message, Option, Options, Type, uint
+from gateway.coap.peers import Address
 from gateway.recovery import Recovered
 from gateway.registration import parse_announcement
 from gateway.registry import Device, KafkaPlace, Registry
