@@ -295,11 +295,15 @@ def test_what_the_device_collected_is_recorded_with_its_own_times(
         leshan.say("collect /3303/1/5700")
         leshan.event("collected")
     leshan.say(f"flush {name}")
-    found = gateway.notifications(lambda one: one.rep.kind is RequestKind.SEND and temperature(one) == base + 4)
+
+    def sent(one: Notification) -> bool:
+        return one.ep == leshan.endpoint and one.rep.kind is RequestKind.SEND
+
+    found = gateway.notifications(lambda one: sent(one) and temperature(one) == base + 4)
     rows = [
         (one.rep.body.content.value, one.rep.body.content.timestamp)
         for one in found
-        if one.rep.kind is RequestKind.SEND
+        if sent(one)
         and isinstance(one.rep.body, ReadBody)
         and isinstance(one.rep.body.content, Resource)
         and (temperature(one) or 0) >= base
