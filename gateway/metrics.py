@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from gateway.access import Access
     from gateway.coap.secure import SecureLine
-    from gateway.server import Parts
+    from gateway.parts import Parts
 
 Number = Callable[[], float]
 Labelled = Callable[[], dict[str, int]]

@@ -1,0 +1,231 @@
+"""The parts of a gateway, wired: what comes from the endpoint goes to the part that it is for, and each hears of others.
+
+Owns which part is told of what, in which order, and what a gateway begins with: the state file, then Kafka.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from gateway.admission import Admission
+from gateway.answering import encoded
+from gateway.coap.aiocoap_link import AiocoapLink
+from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.coap.peers import Address
+from gateway.command_link import CommandLink
+from gateway.commands import Commands
+from gateway.device_forms import kafka_place, restored
+from gateway.device_link import DeviceLink
+from gateway.first_reads import FirstReads
+from gateway.notifications import Notifications
+from gateway.observations import ObservationTable
+from gateway.observing import Declared, Observing
+from gateway.recovery import Recovered
+from gateway.registrations import Registrations
+from gateway.registry import Device, Registry
+from gateway.resources import site
+from gateway.sending import Sends
+from gateway.settings import GatewaySettings
+from gateway.short_path import ShortPath, decoders_for
+from gateway.state import State, StoredState
+from gateway.uplink import Uplink
+from schemas.avro.records import Response
+from schemas.lwm2m.objects import Definitions
+
+
+def wall_ms() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class Parts:
+    """The gateway's parts, wired; the endpoint hands it what comes (`gateway.coap.endpoint.Handler`)."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        definitions: Definitions,
+        declared: Declared,
+        state: State,
+        endpoint: Endpoint,
+        uplink: Uplink,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        admission: Admission,
+    ) -> None:
+        gateway = settings.gateway
+        self.endpoint = endpoint
+        self.uplink = uplink
+        self.state = state
+        self.registry = Registry()
+        self.table = ObservationTable(gateway, decoders_for)
+        self.short_path = ShortPath(uplink, self.table.by_token, clock=time.monotonic)
+        self.short_path.start(endpoint.sendto)
+        self.registrations = Registrations(
+            server_id=gateway,
+            local_address=endpoint.local_address_of,
+            admission=admission,
+            uplink=uplink,
+            state=state,
+            registry=self.registry,
+            listener=self,
+            wall_ms=wall_ms,
+            new_id=_new_registration_id,
+        )
+        self.sends = Sends(
+            server_id=gateway,
+            uplink=uplink,
+            registry=self.registry,
+            definitions=definitions,
+            heard=self._heard,
+            wall_ms=wall_ms,
+        )
+        aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
+        device_link = DeviceLink(endpoint, aiocoap_link)
+        command_link = CommandLink(self.registry, device_link, lambda: self.observing, time.monotonic)
+        self.commands = Commands(
+            server_id=gateway,
+            cluster=settings.kafka,
+            state=state,
+            definitions=definitions,
+            link=command_link,
+            uplink=uplink,
+            wall_ms=wall_ms,
+            timeout=settings.command_timeout,
+        )
+        self.observing = Observing(
+            server_id=gateway,
+            declared=declared,
+            link=device_link,
+            table=self.table,
+            registry=self.registry,
+            state=state,
+            definitions=definitions,
+            publish=self._publish,
+            record=lambda *notification: self.notifications.record(*notification),
+            in_order=self.commands.submit_internal,
+            wall_ms=wall_ms,
+            clock=time.monotonic,
+        )
+        self.first_reads = FirstReads(
+            server_id=gateway,
+            patterns=settings.read_on_register,
+            link=device_link,
+            registry=self.registry,
+            definitions=definitions,
+            publish=self._publish,
+            in_order=self.commands.submit_internal,
+            awake=command_link.awake,
+            wall_ms=wall_ms,
+        )
+        self.notifications = Notifications(
+            server_id=gateway,
+            table=self.table,
+            short_path=self.short_path,
+            uplink=uplink,
+            definitions=definitions,
+            endpoint=endpoint,
+            link=aiocoap_link,
+            spawn=spawn,
+            ended=self.observing.ended,
+        )
+        # The endpoint's handler; the first is called for every 2.05 that comes.
+        self.notify = self.short_path.notify
+        self.response = self.notifications.take
+
+    # Handler
+
+    def request(self, incoming: Incoming) -> bool:
+        return self.registrations.request(incoming) or self.sends.request(incoming)
+
+    def reset(self, address: Address, mid: int) -> None:
+        """An RST to nothing that is open: nothing of ours goes without an exchange."""
+
+    def batch_done(self) -> None:
+        self.short_path.flush()
+        self.uplink.poll()
+        if self.short_path.awake:
+            awake = set(self.short_path.awake)
+            self.short_path.awake.clear()
+            for device in awake:
+                self._heard(device)
+
+    def _heard(self, device: Device) -> None:
+        device.heard = time.monotonic()
+        self.commands.device_awake(device.ep)
+
+    def verified(self, address: Address) -> bool:
+        return self.registry.at(address) is not None
+
+    # Listener of the registrations
+
+    def registered(self, device: Device, old: Device | None) -> None:
+        device.heard = time.monotonic()
+        if old is not None and old.address != device.address:
+            self.endpoint.abandon(old.address)
+        self.commands.device_registered(device.ep)
+        self.observing.registered(device, old)
+        self.first_reads.registered(device, old)
+
+    def moving(self, device: Device) -> None:
+        self.endpoint.abandon(device.address)
+
+    def updated(self, device: Device, *, objects_changed: bool) -> None:
+        self._heard(device)
+        if objects_changed:
+            self.observing.objects_changed(device)
+        else:
+            self.observing.complete(device)
+        self.first_reads.complete(device)
+
+    def gone(self, device: Device) -> None:
+        self.observing.gone(device)
+        self.first_reads.gone(device)
+        self.commands.device_gone(device.ep)
+
+    # Start
+
+    def restore(self, stored: StoredState) -> None:
+        """Take up the registrations, observations and commands of the state file."""
+        now = wall_ms()
+        for row in stored.registrations:
+            device = restored(row, self.uplink)
+            # What a device said while the gateway was down is lost: it gets time to say it again.
+            grace = min(device.lifetime, int(EXCHANGE_LIFETIME)) * 1000
+            device.last_up = max(device.last_up, now + grace - device.lifetime * 1000)
+            self.registry.add(device)
+        for observation in stored.observations:
+            owner = self.registry.device(observation.ep)
+            if owner is None:
+                self.state.delete_observation(observation.token)
+            else:
+                self.observing.restore(owner, observation)
+        for device in self.registry:
+            self.observing.restored(device)
+            self.first_reads.restored(device)
+        self.commands.restore(stored)
+
+    def take_back(self, found: Recovered) -> None:
+        """Know what is in the topics already."""
+        for device in self.registry:
+            for mid in found.mids.get(device.key, ()):
+                device.window.put(mid, self.short_path.recovered)
+        for key, written in found.begun.items():
+            self.short_path.begun[key] = (self.short_path.recovered, written)
+        self.sends.remember(found.sends_begun, found.sends)
+        self.registrations.recorded.update(found.requests)
+        for request_id, said in found.answered.items():
+            self.commands.mark_answered(request_id, said)
+
+    def _publish(self, reply: Response, done: Callable[[bool], None] | None) -> bool:
+        device = self.registry.device(reply.ep)
+        place = kafka_place(reply.ep, self.uplink) if device is None else device.place
+        topic = self.uplink.topics.replies
+        return self.uplink.send(topic, place.replies, place.key, encoded(reply), [], done)
+
+
+def _new_registration_id() -> str:
+    return secrets.token_hex(5)
