@@ -1,4 +1,4 @@
-"""The parts of a gateway, wired: what comes from the endpoint goes to the part that it is for, and each hears of others.
+"""The parts of a gateway, wired: what comes goes to the part that it is for, and each hears of the others.
 
 Owns which part is told of what, in which order, and what a gateway begins with: the state file, then Kafka.
 """

@@ -176,6 +176,8 @@ class RawDevice:
             if not self.listening:
                 continue
             with self._changed:
+                if self._ended:
+                    return
                 for datagram in self._opened(data):
                     try:
                         message = Message.decode(datagram)
@@ -208,8 +210,10 @@ class RawDevice:
                 self.send(response.encode())
 
     def close(self) -> None:
-        self._ended = True
-        self._socket.close()
+        with self._changed:
+            # Nothing is answered any more, so nothing is sent on a socket that is closed.
+            self._ended = True
+            self._socket.close()
 
     def __enter__(self) -> Self:
         return self
