@@ -166,18 +166,19 @@ class RawDevice:
         return [request for request in self.requests if request.code == code]
 
     def _receive(self, mine: socket.socket) -> None:
-        while not self._ended:
+        while True:
+            data = b""
             try:
                 data = mine.recv(65536)
             except TimeoutError:
-                continue
+                pass
             except OSError:
                 return  # closed
-            if not self.listening:
-                continue
             with self._changed:
                 if self._ended:
                     return
+                if not data or not self.listening:
+                    continue
                 for datagram in self._opened(data):
                     try:
                         message = Message.decode(datagram)
