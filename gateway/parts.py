@@ -13,8 +13,9 @@ from typing import Any
 from gateway.admission import Admission
 from gateway.answering import encoded
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.coap.incoming import Incoming
 from gateway.coap.peers import Address
 from gateway.command_link import CommandLink
 from gateway.commands import Commands

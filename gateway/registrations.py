@@ -13,8 +13,8 @@ from typing import Protocol
 import structlog
 
 from gateway.admission import Admission
-from gateway.coap.endpoint import BUSY_MAX_AGE
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.coap.incoming import BUSY_MAX_AGE
 from gateway.coap.message import Code, Message, Option, Options, name
 from gateway.coap.peers import Address, SecurePeer, host_port
 from gateway.device_forms import identity_of, kafka_place, registered, stored

@@ -9,8 +9,8 @@ from aiocoap import resource
 from aiocoap.message import Direction
 
 from gateway.coap.aiocoap_link import Remote
-from gateway.coap.endpoint import BUSY_MAX_AGE
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.coap.incoming import BUSY_MAX_AGE
 from gateway.coap.message import Code, Message, Option, Options, Type, build, uint
 from gateway.coap.peers import Address
 from gateway.registrations import Registrations

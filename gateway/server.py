@@ -20,7 +20,8 @@ from connectors.process_metrics import Component, with_process
 from gateway.access import Access, Changed
 from gateway.admission import Admission, unwelcome
 from gateway.coap.aiocoap_link import Remote
-from gateway.coap.endpoint import Busy, Endpoint
+from gateway.coap.endpoint import Endpoint
+from gateway.coap.incoming import Busy
 from gateway.coap.peers import SecurePeer
 from gateway.metrics import GatewayMetrics, describe, describe_dtls
 from gateway.models import LOOK_EVERY, Models

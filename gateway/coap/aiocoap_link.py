@@ -17,8 +17,9 @@ from aiocoap import interfaces
 from aiocoap.message import Direction
 from aiocoap.tokenmanager import TokenManager
 
-from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, NoAnswer
+from gateway.coap.incoming import Incoming
 from gateway.coap.message import Block, Code, Message, Option, Options, Type, build, parse_any_size
 from gateway.coap.peers import Address, SecurePeer, host_port
 

@@ -17,7 +17,8 @@ import pytest
 from aiocoap import resource
 
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Busy, Endpoint
+from gateway.coap.endpoint import Endpoint
+from gateway.coap.incoming import Busy
 from gateway.coap.message import Code, Message, Option, Options, Type, build, parse, uint
 from gateway.coap.peers import Address
 from gateway.device_forms import kafka_place

@@ -15,7 +15,7 @@ import pytest
 
 from gateway import registry as registry_module
 from gateway.admission import Admission
-from gateway.coap.endpoint import BUSY_MAX_AGE
+from gateway.coap.incoming import BUSY_MAX_AGE
 from gateway.coap.message import Code, Message, Option, Options, Type
 from gateway.coap.peers import Address, UdpAddress
 from gateway.device_forms import restored

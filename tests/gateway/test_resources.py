@@ -11,7 +11,8 @@ from typing import cast
 
 from gateway.admission import Admission
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.endpoint import Endpoint
+from gateway.coap.incoming import Incoming
 from gateway.coap.message import Code, Message, Option, Options, Type, build, parse
 from gateway.coap.peers import Address
 from gateway.registrations import Registrations

@@ -16,8 +16,9 @@ from aiocoap import resource
 
 from gateway.coap import aiocoap_link
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import ExchangeError, NoAnswer, WasReset
+from gateway.coap.incoming import Incoming
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
 from gateway.coap.peers import Address
 

@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.coap import endpoint as endpoint_module
-from gateway.coap.endpoint import BUSY_MAX_AGE, Busy, Endpoint, Incoming
+from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import EXCHANGE_LIFETIME, AcknowledgedResponses, NoAnswer, Stopped, WasReset
+from gateway.coap.incoming import BUSY_MAX_AGE, Busy, Incoming
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
 from gateway.coap.peers import Address
 from gateway.coap.udp import BATCH

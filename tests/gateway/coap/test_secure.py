@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from gateway.coap import secure
-from gateway.coap.endpoint import Endpoint, Incoming
+from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import NoAnswer
+from gateway.coap.incoming import Incoming
 from gateway.coap.message import MAX_DATAGRAM, Code, Message, Option, Type, build, parse
 from gateway.coap.peers import Address, SecurePeer
 from gateway.coap.secure import SecureLine

@@ -1,0 +1,97 @@
+"""What the endpoint hands out and to whom: a request that has to be answered once, and those who take messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.coap.message import Code, Message, Option, Options, uint
+from gateway.coap.peers import Address
+
+if TYPE_CHECKING:
+    from gateway.coap.endpoint import Endpoint
+
+#: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
+BUSY_MAX_AGE = 30
+
+
+class Incoming:
+    """One request that came in and must be answered once."""
+
+    __slots__ = ("_endpoint", "address", "answered", "message", "size")
+
+    def __init__(self, endpoint: Endpoint, message: Message, address: Address, size: int) -> None:
+        self._endpoint = endpoint
+        self.message = message
+        self.address = address
+        self.size = size
+        self.answered = False
+
+    def reply(self, code: int, options: Options | None = None, payload: bytes = b"") -> None:
+        """Answer; a confirmable request is acknowledged by it (piggybacked, RFC 7252 section 5.2.1)."""
+        self._endpoint.answer(self, code, options or [], payload)
+
+    def busy(self) -> None:
+        """Answer 5.03 with Max-Age, and forget the request so that the device may send it again."""
+        self.reply(Code.SERVICE_UNAVAILABLE, [(Option.MAX_AGE, uint(BUSY_MAX_AGE))])
+        self._endpoint.forget(self)
+
+    def drop(self) -> None:
+        """Do not answer: the device will send it again, and it is then worked on anew."""
+        if not self.answered:
+            self.answered = True
+            self._endpoint.dropped(self)
+
+
+class Handler(Protocol):
+    """What the endpoint hands messages to."""
+
+    def notify(self, datagram: bytes, address: Address) -> bool:
+        """The short path: True if the 2.05 response was a notification and has been taken."""
+
+    def response(self, message: Message, address: Address) -> bool:
+        """A response that answers no open exchange; True if it was taken, else the sender gets an RST."""
+
+    def reset(self, address: Address, mid: int) -> None:
+        """An RST or an ACK that belongs to no open exchange came."""
+
+    def request(self, incoming: Incoming) -> bool:
+        """A request; False hands it to aiocoap."""
+
+    def batch_done(self) -> None:
+        """The datagrams that were waiting have been handed out."""
+
+    def verified(self, address: Address) -> bool:
+        """True if the address has shown that it can be reached (it is that of a live registration)."""
+
+
+class Busy:
+    """The handler of a gateway that can take nothing yet: requests get 5.03, the rest is left to come again."""
+
+    def notify(self, datagram: bytes, address: Address) -> bool:
+        return False
+
+    def response(self, message: Message, address: Address) -> bool:
+        return True
+
+    def reset(self, address: Address, mid: int) -> None:
+        return None
+
+    def request(self, incoming: Incoming) -> bool:
+        incoming.busy()
+        return True
+
+    def batch_done(self) -> None:
+        return None
+
+    def verified(self, address: Address) -> bool:
+        return False
+
+
+class Fallback(Protocol):
+    """aiocoap, as the endpoint sees it."""
+
+    def serve(self, incoming: Incoming) -> None:
+        """Answer the request, now or later."""
+
+    def match(self, message: Message, address: Address) -> bool:
+        """True if the response was waited for."""
