@@ -36,9 +36,7 @@ def leshan(gateway: GatewayProcess, leshan_class_path: list[str]) -> Iterator[Le
     """A Leshan device that has registered at the gateway and is observed by it; a module's tests share it."""
     device = LeshanDevice(leshan_class_path, f"leshan-{secrets.token_hex(4)}", gateway.coap)
     try:
-        device.event("registered")
-        device.event("observed", path="/3303/0/5700")
-        device.event("observed", path="/3303/1/5700")
+        device.ready("/3303/0/5700", "/3303/1/5700")
         yield device
     finally:
         device.stop()

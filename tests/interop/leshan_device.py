@@ -167,6 +167,18 @@ class LeshanDevice:
                 return event
             passed.append(event)
 
+    def ready(self, *observed: str) -> None:
+        """Wait until it has registered and each of these paths is observed, in whatever order it tells."""
+        missing = {("registered", ""), *(("observed", path) for path in observed)}
+        deadline = time.monotonic() + SECONDS
+        while missing:
+            try:
+                event = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"it did not tell within {SECONDS:.0f} s: {missing}") from None
+            assert event is not None, "the Leshan device ended"
+            missing.discard((event["event"], event.get("path", "")))
+
     def names(self, seconds: float) -> set[str]:
         """What events come within that time."""
         deadline = time.monotonic() + seconds

@@ -85,8 +85,7 @@ def factory(
 def test_device_does_all_that_it_does_in_the_clear(factory: Factory) -> None:
     device, gateway = factory.device(), factory.gateway
     try:
-        device.event("registered")
-        device.event("observed", path="/3303/0/5700")
+        device.ready("/3303/0/5700")
         new = gateway.registration(lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == device.endpoint)
         assert isinstance(new.body, RegistrationNew)
         assert new.body.reg_port == gateway.coaps_port
@@ -151,8 +150,7 @@ def test_device_with_a_wrong_key_does_not_get_in(factory: Factory) -> None:
 def test_device_goes_on_by_itself_after_a_restart_of_the_gateway(factory: Factory) -> None:
     device = factory.device()
     try:
-        device.event("registered")
-        device.event("observed", path="/3303/0/5700")
+        device.ready("/3303/0/5700")
         # A device is asked one thing after the other: the observation is established when this is answered.
         assert factory.gateway.ask(device.endpoint, RequestKind.READ, "/3/0/0").rep.code is ResponseCode.CONTENT
         device.set("/3303/0/5700", "21.5")

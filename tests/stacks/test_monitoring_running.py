@@ -29,7 +29,7 @@ pytestmark = pytest.mark.kafka
 LABELS = frozenset(
     {
         *("component", "gateway", "version", "python"),
-        *("reason", "outcome", "stage", "lane", "topic", "partition", "sink", "group", "name"),
+        *("reason", "outcome", "stage", "lane", "topic", "partition", "sink", "group", "name", "kind"),
         # Of Python's own metrics, and of certificates.
         *("generation", "implementation", "major", "minor", "patchlevel"),
         *("identity", "file", "source", "status"),
