@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from gateway.coap.alarm import Alarm
 from gateway.coap.exchanges import (
     MAX_TRANSMIT_WAIT,
     AcknowledgedResponses,
@@ -80,8 +81,7 @@ class Endpoint:
         self._exchanges = Exchanges()
         self._requests = RequestLog()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm(self._retransmit)
         #: Requests without an answer yet.
         self._open: set[Incoming] = set()
         self._settling: set[tuple[Address, bytes]] = set()
@@ -131,8 +131,7 @@ class Endpoint:
             return
         self._closed = True
         self.pause()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         for exchange in self._exchanges.close_all():
             exchange.finish(Stopped("the gateway is stopping"))
         if self._socket is not None:
@@ -483,18 +482,10 @@ class Endpoint:
         return self._loop.time() if self._loop is not None else 0.0
 
     def _arm(self) -> None:
-        deadline = self._exchanges.next_deadline()
-        if deadline is None or self._loop is None:
-            return
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._loop.call_at(deadline, self._retransmit)
+        if self._loop is not None:
+            self._alarm.set(self._loop, self._exchanges.next_deadline())
 
     def _retransmit(self) -> None:
-        self._timer = None
         again, failed = self._exchanges.due(self._now())
         for exchange in again:
             self._send(exchange.datagram, exchange.address)

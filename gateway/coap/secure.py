@@ -15,6 +15,7 @@ from typing import Protocol
 
 import structlog
 
+from gateway.coap.alarm import Alarm
 from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.peers import SecurePeer
 from gateway.coap.udp import BATCH, bind, name_of
@@ -72,8 +73,7 @@ class SecureLine:
         self._shared: dict[str, dict[Session, None]] = {}
         self._receiver: Receiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm(self._tick)
         #: Handshakes that were completed, whole and resumed ones.
         self.handshakes: Counter[str] = Counter(whole=0, resumed=0)
         self.moved = 0
@@ -116,11 +116,9 @@ class SecureLine:
         if self._socket.fileno() < 0:
             return
         self.pause()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         for session in list(self._peers):
-            self._transmit(self._server.close(session), session)
-        self._forget(list(self._peers))
+            self._end(session)
         self._socket.close()
 
     # Receiving
@@ -152,10 +150,7 @@ class SecureLine:
                 if (peer := self._peers.get(event.session)) is not None:
                     self._receiver.arrived(event.data, peer)
             elif isinstance(event, Send):
-                try:
-                    self._socket.sendto(event.datagram, event.address)
-                except OSError as exc:
-                    self.unsent[f"send error {exc.errno}"] += 1
+                self._transmit(event)
             elif isinstance(event, Established):
                 self._establish(event.session, resumed=event.resumed)
             elif isinstance(event, Moved):
@@ -187,17 +182,14 @@ class SecureLine:
         shared = self._shared.setdefault(identity, {})
         shared[session] = None
         if len(shared) > MOST_OF_A_KEY:
-            oldest = next(iter(shared))
-            self._transmit(self._server.close(oldest), oldest)
-            self._forget([oldest])
+            self._end(next(iter(shared)))
 
     def _give(self, session: Session, peer: SecurePeer) -> None:
         """The peer speaks by this session now."""
         before = peer.session
         if before is not None and before.open:
             # The device has begun anew elsewhere.
-            self._transmit(self._server.close(before), before)
-            self._forget([before])
+            self._end(before)
         peer.session, peer.udp = session, session.address
         self._peers[session] = peer
 
@@ -228,11 +220,16 @@ class SecureLine:
         except SessionClosed:
             self.unsent["no session"] += 1
         else:
-            self._transmit(protected, session)
+            self._transmit(Send(protected, session.address))
 
-    def _transmit(self, datagram: bytes, session: Session) -> None:
+    def _end(self, session: Session) -> None:
+        """End a session, and tell its peer."""
+        self._transmit(Send(self._server.close(session), session.address))
+        self._forget([session])
+
+    def _transmit(self, send: Send) -> None:
         try:
-            self._socket.sendto(datagram, session.address)
+            self._socket.sendto(send.datagram, send.address)
         except OSError as exc:
             # UDP may lose datagrams; the layers above retransmit.
             self.unsent[f"send error {exc.errno}"] += 1
@@ -242,8 +239,8 @@ class SecureLine:
     def revoke(self, identities: Iterable[str] | None = None) -> None:
         """End the sessions and handshakes of identities whose keys are no longer good (None: all)."""
         ended = self._server.revoke(None if identities is None else {one.encode("utf-8") for one in identities})
-        for session, send in ended:
-            self._transmit(send.datagram, session)
+        for _, send in ended:
+            self._transmit(send)
         self._forget(session for session, _ in ended)
         self.revoked += len(ended)
         if ended:
@@ -255,27 +252,17 @@ class SecureLine:
 
     def end(self, peer: SecurePeer) -> None:
         """End the peer's session, if it has one: the device has another by now."""
-        session = peer.session
-        if session is not None:
-            self._transmit(self._server.close(session), session)
-            self._forget([session])
+        if peer.session is not None:
+            self._end(peer.session)
 
     # Timers
 
     def _arm(self) -> None:
-        deadline = self._server.deadline()
-        if deadline is None or self._loop is None:
-            return
-        if self._timer is not None:
-            if self._timer_at <= deadline:
-                return
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._loop.call_at(deadline, self._tick)
+        if self._loop is not None:
+            self._alarm.set(self._loop, self._server.deadline())
 
     def _tick(self) -> None:
         assert self._loop is not None
-        self._timer = None
         now = self._loop.time()
         self._do(self._server.tick(now), now)
         self._arm()
