@@ -46,18 +46,22 @@ SinkOption = Annotated[
 ]
 
 
+SinksOption = Annotated[
+    Path | None,
+    typer.Option("--sinks", metavar="FILE", help="The file of `headwater sink run`; else ./sinks.toml."),
+]
+SqliteFileOption = Annotated[
+    Path | None, typer.Option("--file", metavar="FILE", help="Of the sink sqlite, without a file of sinks.")
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneSink:
     """The options of a command that works with one sink: its name in the file of the sinks, or SQLite's own flags."""
 
     sink: SinkOption = None
-    sinks: Annotated[
-        Path | None,
-        typer.Option("--sinks", metavar="FILE", help="The file of `headwater sink run`; else ./sinks.toml."),
-    ] = None
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="Of the sink sqlite, without a file of sinks.")
-    ] = None
+    sinks: SinksOption = None
+    file: SqliteFileOption = None
     max_size_mb: Annotated[
         float | None, typer.Option("--max-size-mb", min=0.1, help="Of the sink sqlite, with --file.")
     ] = None

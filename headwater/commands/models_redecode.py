@@ -19,7 +19,7 @@ from headwater.commands.base import complain
 from headwater.commands.replay import Progress
 from headwater.exits import Exit, Stop
 from headwater.options import CLOUD, AnyGatewayOption, KafkaOption, KafkaTlsOption, Output, moment
-from headwater.sink_choice import SINKS_FILE, OneSink, SinkOption, chosen, sinks_of
+from headwater.sink_choice import SINKS_FILE, OneSink, SinkOption, SinksOption, SqliteFileOption, chosen, sinks_of
 
 if TYPE_CHECKING:
     from connectors.redecode import Redecoder
@@ -32,13 +32,8 @@ class Redecoding:
     """The options of ``--redecode``: which stores, whose records, from when on."""
 
     sink: SinkOption = None
-    sinks: Annotated[
-        Path | None,
-        typer.Option("--sinks", metavar="FILE", help="The file of `headwater sink run`; else ./sinks.toml."),
-    ] = None
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="Of the sink sqlite, without a file of sinks.")
-    ] = None
+    sinks: SinksOption = None
+    file: SqliteFileOption = None
     since: Annotated[
         int | None,
         typer.Option("--since", metavar="TIME", parser=moment, help="From this time on; else from the beginning."),
