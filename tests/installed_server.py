@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headwater.servers.installed import installed as installed
+from tests import standing_still
 from tests.kafka_brokers import end_child_with_this_process
 
 #: Patience with a busy machine, in seconds.
@@ -53,11 +53,11 @@ class Server:
     def pause(self) -> None:
         """As a machine that hangs: its port still takes connections, and nothing answers."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        standing_still.stand_still(self.process.pid)
 
     def go_on(self) -> None:
         assert self.process is not None
-        self.process.send_signal(signal.SIGCONT)
+        standing_still.go_on(self.process.pid)
 
     def stop(self) -> None:
         """As people stop it: all is on the disk then."""

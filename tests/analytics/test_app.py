@@ -40,6 +40,7 @@ from schemas.lwm2m.path import Path as LwM2MPath
 from tests.analytics.dict_state import Counts, DictState, Emitted
 from tests.kafka_brokers import BrokerFactory, end_child_with_this_process
 from tests.ports import held_port
+from tests.standing_still import go_on, stand_still
 
 pytestmark = pytest.mark.kafka
 
@@ -322,14 +323,14 @@ def test_what_kafka_deletes_in_front_of_a_slow_job_is_counted(kafka: Cluster, ga
 
     try:
         wait_until(lambda: said(job.port, "readyz")[0] == 200 and told("records") == 10, "the records are not read")
-        os.kill(job.pid, signal.SIGSTOP)
+        stand_still(job.pid)
         # Its client has asked for records, and gets some of these: not those that come when nobody asks any more.
         for at in (100, 600):
             produce(kafka, gateway_id, [("a", at + step, 20.0) for step in range(500)])
         (partition,) = {one.partition() for one in door.read_to_end(kafka, [topics.observations])}
         place = TopicPartition(topics.observations, partition, 1005)
         client.delete_records([place])[place].result(30)
-        os.kill(job.pid, signal.SIGCONT)
+        go_on(job.pid)
         wait_until(lambda: told("lost_records") > 0, "nobody says that records are lost")
         wait_until(lambda: told("records") + told("lost_records") == 1010, "it is not known what became of all")
     finally:

@@ -17,6 +17,7 @@ from headwater.servers.kafka_jars import cache_folder, ensure_jars, java_binary
 from security.authority import Authority
 from security.identities import Identity, Role
 from tests.ports import held_port
+from tests.standing_still import go_on, stand_still
 from tests.way import until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -178,13 +179,7 @@ class _Kafka:
 
     def stand_still(self) -> None:
         """Stop Java in the midst of what it does, and wait until all of it stands."""
-        java = self.java()
-        os.kill(java, signal.SIGSTOP)
-        tasks = Path(f"/proc/{java}/task")
-        until(
-            "Java stands still",
-            lambda: all((task / "stat").read_text().rpartition(")")[2].split()[0] == "T" for task in tasks.iterdir()),
-        )
+        stand_still(self.java())
 
     def java(self) -> int:
         """The process id of Java."""
@@ -244,7 +239,7 @@ def test_kafka_with_certificates_is_healthy_lets_in_whom_it_should_and_ends_with
 
         running.stand_still()
         hanging = running.health()
-        os.kill(running.java(), signal.SIGCONT)
+        go_on(running.java())
         assert (hanging.returncode, "no TLS handshake came back" in hanging.stdout) == (1, True)
 
         running.process.terminate()
