@@ -16,6 +16,7 @@ class SecurityError(Exception):
     │   └── Refused            what is asked for would do harm, or does not fit to what is there
     ├── FolderError            the folder of an identity cannot be used
     ├── SecretError            a secret cannot be read from its file
+    ├── CertificateUnusable    a certificate or its key that was given in a file cannot be used
     ├── Exposed                others on the machine may read or change a key
     ├── ApiKeyError            the file of API keys cannot be used, or what is asked of it makes no sense
     └── CredentialError
@@ -63,6 +64,10 @@ class FolderError(SecurityError):
 
 class SecretError(SecurityError):
     """A secret cannot be read."""
+
+
+class CertificateUnusable(SecurityError):
+    """A certificate or its key that was given in a file cannot be used."""
 
 
 class Exposed(SecurityError):

@@ -20,7 +20,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from security.credentials import sqlite_file
-from security.credentials.kinds import Credential, CredentialId, Kind, Oscore, Psk, Rpk, is_pattern
+from security.credentials.kinds import (
+    X509,
+    CertificateUsage,
+    Credential,
+    CredentialId,
+    Kind,
+    Oscore,
+    Psk,
+    Rpk,
+    is_pattern,
+)
 from security.credentials.rows import from_text, to_text
 from security.credentials.sqlite_file import READ_WAIT_S, WRITE_WAIT_S
 from security.credentials.store import Changes, Done, Outcome, Position, Put
@@ -114,6 +124,12 @@ class SqliteCredentials:
                 self._compiled = [(row[0], re.compile(translate(row[0])).match) for row in rows]
                 self._patterns_of = known
             return self._compiled
+
+    def anchors(self) -> tuple[bytes, ...]:
+        # The id of an anchor has whom it vouches for behind the digest; see `CredentialId`.
+        trusted = CertificateUsage.TRUST_ANCHOR_ASSERTION
+        found = self._rows("WHERE kind = 'x509' AND name LIKE '%/%' ORDER BY name")
+        return tuple({one.certificate: None for one in found if isinstance(one, X509) and one.usage is trusted})
 
     def find(self, identity: CredentialId) -> Credential | None:
         return next(iter(self._rows("WHERE kind = ? AND name = ?", identity.kind.value, identity.name)), None)

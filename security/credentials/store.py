@@ -95,6 +95,11 @@ class CredentialStore(Protocol):
         """All with which one may register as ``endpoint``: those of that name, then those whose pattern fits."""
         ...
 
+    def anchors(self) -> tuple[bytes, ...]:
+        """The certificates (DER) of usage 2, which are trusted to sign those of devices; each once. It looks at all of
+        their kind."""
+        ...
+
     def find(self, identity: CredentialId) -> Credential | None:
         """The credential of this id."""
         ...

@@ -134,6 +134,12 @@ class CredentialStoreContract:
         outcomes = store.put([ANCHOR, replace(ANCHOR, endpoint="y*")], Put.NEW)
         assert [one.done for one in outcomes] == [Done.ADDED, Done.ADDED]
 
+    def test_trusted_signers_are_there_once_each(self, store: CredentialStore) -> None:
+        store.put([OWN, ANCHOR, replace(ANCHOR, endpoint="y*")], Put.NEW)
+        constraint = replace(ANCHOR, certificate=der(4), usage=CertificateUsage.CA_CONSTRAINT)
+        store.put([constraint], Put.NEW)
+        assert store.anchors() == (ANCHOR.certificate,)
+
     def test_a_trial_changes_nothing(self, store: CredentialStore) -> None:
         before = store.position()
         assert [one.done for one in store.put(ALL, Put.TRIAL)] == [Done.ADDED] * len(ALL)
