@@ -1,7 +1,8 @@
 """Who may register as which endpoint (OMA LwM2M Core 1.1, section 6.2.1; Transport 1.1, section 5.1).
 
 Owns the rule: an endpoint that has credentials registers over a session that was made with one of them; a registration
-that was made over a session is changed over such a session alone. A key is for one endpoint name, or a pattern of them.
+that was made over a session is changed over such a session alone. A key is for one endpoint name, or a pattern of them;
+a certificate for the names that it has, as far as the credentials say so.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from gateway.access import Access, Changed
+from gateway.certificate_proof import proof_of
 from gateway.coap.message import Code
 from gateway.coap.peers import Address, SecurePeer
 from gateway.registration import Refused
 from gateway.registry import Device
-from security.credentials.kinds import Psk, is_pattern, may_register
+from security.credentials.kinds import is_pattern
 from security.errors import CredentialStoreError
 
 
@@ -22,7 +24,7 @@ def unwelcome(devices: Iterable[Device], access: Access, changed: Changed) -> li
     """Those whose registrations have to end since the credentials changed: made with a key that is there no more, or in
     the clear under a name that has a key now. While the credentials cannot be read, none."""
     try:
-        names = [found.endpoint for identity in changed.added if (found := access.psk(identity)) is not None]
+        names = [name for identity in changed.added for name in access.endpoints(identity)] + list(changed.certified)
         exact = {name for name in names if not is_pattern(name)}
         patterns = [name for name in names if is_pattern(name)]
         return [
@@ -37,10 +39,10 @@ def unwelcome(devices: Iterable[Device], access: Access, changed: Changed) -> li
 
 def _is_without_its_key(device: Device, access: Access, changed: Changed) -> bool:
     peer = device.address
-    if not isinstance(peer, SecurePeer) or not (changed.everything or peer.identity in changed.ended):
+    if not isinstance(peer, SecurePeer):
         return False
-    credential = access.psk(peer.identity)
-    return credential is None or not may_register(credential, device.ep)
+    is_concerned = changed.certificates if proof_of(peer.identity) is not None else peer.identity in changed.ended
+    return (changed.everything or is_concerned) and not access.may_register(peer.identity, device.ep)
 
 
 def _is_in_the_clear_with_a_key(
@@ -73,13 +75,16 @@ class Admission:
             if isinstance(holder, SecurePeer) or (self._access is not None and self._access.is_secured(ep)):
                 raise Refused(Code.FORBIDDEN, "this endpoint has credentials: it registers over DTLS (coaps)")
             return ep
-        credential = self._credential(peer)
+        what = "key" if proof_of(peer.identity) is None else "certificate"
+        endpoints = frozenset() if self._access is None else self._access.endpoints(peer.identity)
+        if self._access is None or not endpoints:
+            raise Refused(Code.FORBIDDEN, f"the {what} of this session is no longer good")
         if ep is None:
-            if is_pattern(credential.endpoint):
-                raise Refused(Code.BAD_REQUEST, "ep is missing, and this key is for several endpoints")
-            return credential.endpoint
-        if not may_register(credential, ep):
-            raise Refused(Code.FORBIDDEN, "the key of this session is not for this endpoint")
+            if len(endpoints) > 1 or any(map(is_pattern, endpoints)):
+                raise Refused(Code.BAD_REQUEST, f"ep is missing, and this {what} is for several endpoints")
+            return next(iter(endpoints))
+        if not self._access.may_register(peer.identity, ep):
+            raise Refused(Code.FORBIDDEN, f"the {what} of this session is not for this endpoint")
         return ep
 
     def may_change(self, peer: Address, ep: str, owner: Address) -> None:
@@ -92,13 +97,7 @@ class Admission:
         if peer == owner:
             return
         if isinstance(peer, SecurePeer):
-            if not may_register(self._credential(peer), ep):
+            if self._access is None or not self._access.may_register(peer.identity, ep):
                 raise Refused(Code.NOT_FOUND, "no such registration")
         elif isinstance(owner, SecurePeer):
             raise Refused(Code.NOT_FOUND, "no such registration")
-
-    def _credential(self, peer: SecurePeer) -> Psk:
-        credential = None if self._access is None else self._access.psk(peer.identity)
-        if credential is None:
-            raise Refused(Code.FORBIDDEN, "the key of this session is no longer good")
-        return credential

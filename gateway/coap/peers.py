@@ -9,8 +9,11 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
+from gateway.certificate_proof import shown
+
 if TYPE_CHECKING:
     from gateway.dtls.session import Session
+    from gateway.dtls_certificates.session import CertificateSession
 
 #: As a socket gives it; in IPv6 with flow information and scope.
 UdpAddress = tuple[str, int] | tuple[str, int, int, int]
@@ -20,7 +23,8 @@ class SecurePeer:
     """A device with a DTLS session. It stays the same when its address changes, and where its key is for one endpoint
     also from one session to the next.
 
-    ``identity`` is what it has shown; ``udp`` where it was heard last. Equal to itself alone.
+    ``identity`` is what it has shown: that of a pre-shared key, or a proof (`gateway.certificate_proof`); ``udp`` where
+    it was heard last. Equal to itself alone.
     """
 
     __slots__ = ("identity", "life", "moved_at", "proven", "session", "udp")
@@ -31,7 +35,7 @@ class SecurePeer:
         #: Another one after each whole handshake, in all processes: message ids are of such a life.
         self.life = secrets.token_hex(6)
         #: None while there is no session: before the first after the gateway's start, and after the end of one.
-        self.session: Session | None = None
+        self.session: Session | CertificateSession | None = None
         #: True if its address has shown that it can be reached: by a handshake, or by an answer.
         self.proven = False
         #: When ``udp`` changed within a session, in seconds of the event loop's clock.
@@ -39,7 +43,7 @@ class SecurePeer:
 
     def __repr__(self) -> str:
         host, port = host_port(self)
-        return f"{self.identity!r} at {host} port {port}"
+        return f"{shown(self.identity)} at {host} port {port}"
 
 
 Address = UdpAddress | SecurePeer
