@@ -66,6 +66,10 @@ class Acceptor:
         handshake = self._handshakes.at(address)
         return handshake if handshake is not None and handshake.cid == record.cid else None
 
+    def has(self, address: Address) -> bool:
+        """True if there is a handshake with that address."""
+        return self._handshakes.at(address) is not None
+
     def deadline(self) -> float | None:
         """When `tick` has something to do next."""
         return self._handshakes.deadline()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 from gateway.dtls.session import Address, Session
+
+#: The session of a pre-shared key, or that of a certificate (`gateway.dtls_certificates.session`).
+S = TypeVar("S")
 
 
 class Ending(StrEnum):
@@ -16,6 +20,7 @@ class Ending(StrEnum):
     REPLACED = "the peer made another at its address"
     SILENT = "nothing was heard for too long"
     EVICTED = "it was the longest silent one when there were too many"
+    EXPIRED = "the peer's certificate ran out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +32,18 @@ class Send:
 
 
 @dataclass(frozen=True, slots=True)
-class Established:
-    """The peer has shown that it has the key of ``session.identity``."""
+class Established(Generic[S]):
+    """The peer has shown that it has the key that ``session.identity`` says."""
 
-    session: Session
+    session: S
     resumed: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class Received(Generic[S]):
     """Application data of one record, authentic and not here before."""
 
-    session: Session
+    session: S
     data: bytes
 
 
@@ -55,11 +60,11 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Closed:
+class Closed(Generic[S]):
     """The session is over and forgotten; `Server.send` refuses it from now on."""
 
-    session: Session
+    session: S
     ending: Ending
 
 
-Event = Established | Received | Moved | Closed | Send
+Event = Established[Session] | Received[Session] | Moved | Closed[Session] | Send

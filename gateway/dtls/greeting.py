@@ -18,18 +18,37 @@ from gateway.dtls.messages import (
     ClientHello,
     Extension,
     Fragment,
+    HandshakeType,
+    fragments,
     hello_verify_request,
+    parse_client_hello,
 )
-from gateway.dtls.records import DTLS_1_2, Malformed
+from gateway.dtls.records import DTLS_1_2, ContentType, Malformed, split
 from gateway.dtls.resumption import Resumable, Resumables
 from gateway.dtls.session import Address
 from gateway.dtls.suites import Suite, choose
 
 _SESSION_ID_LENGTH = 32
+#: Where a record's content begins, and what a ClientHello in the clear has there and before.
+_BODY = 13
+_HANDSHAKE, _EPOCH_0 = bytes((ContentType.HANDSHAKE,)), b"\0\0"
+_CLIENT_HELLO = bytes((HandshakeType.CLIENT_HELLO,))
 _NO_RENEGOTIATION_BEFORE = b"\0"
 #: The second ClientHello is message 1, in one of the first records. Far from the ends, no series of ours overflows.
 _MOST_MESSAGE_SEQUENCE = 1 << 8
 _MOST_RECORD_SEQUENCE = 1 << 32
+
+
+def suites_offered(datagram: bytes) -> tuple[int, ...] | None:
+    """The suites of the ClientHello in the clear that a datagram begins with; None if it begins with something else."""
+    if datagram[:1] != _HANDSHAKE or datagram[3:5] != _EPOCH_0 or datagram[_BODY : _BODY + 1] != _CLIENT_HELLO:
+        return None
+    try:
+        record = next(split(datagram))
+        fragment = next(fragments(record.fragment))
+        return parse_client_hello(fragment.body).suites
+    except Malformed:
+        return None
 
 
 class Refused(Malformed):

@@ -73,6 +73,14 @@ class Server:
         """How often we said a flight again."""
         return self._retransmitted_flights + self._acceptor.retransmitted_flights
 
+    def has(self, address: Address) -> bool:
+        """True if there is a handshake with that address, or a session that is known by it."""
+        return self._sessions.at(address) is not None or self._acceptor.has(address)
+
+    def at(self, address: Address) -> Session | None:
+        """The session that is known by that address; those with a connection id are not."""
+        return self._sessions.at(address)
+
     # What the owner of the socket calls
 
     def receive(self, datagram: bytes, address: Address, now: float) -> list[Event]:

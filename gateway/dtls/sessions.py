@@ -29,6 +29,10 @@ class Sessions:
         """
         return self._by_cid.get(record.cid) if record.cid else self._by_address.get(address)
 
+    def at(self, address: Address) -> Session | None:
+        """The session that is known by this address."""
+        return self._by_address.get(address)
+
     def has_cid(self, cid: bytes) -> bool:
         """True if the connection id is taken."""
         return cid in self._by_cid

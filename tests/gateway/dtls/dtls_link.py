@@ -40,7 +40,8 @@ def connect(server: Server, client: Client, address: Address = HERE, now: float 
     (established,) = of(Established, events)
     assert established.session.identity == client.identity
     assert established.resumed == client.resumed
-    return established.session
+    session: Session = established.session
+    return session
 
 
 def verified_hello(server: Server, client: Client, address: Address = HERE, now: float = 0) -> bytes:

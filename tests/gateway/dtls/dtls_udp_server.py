@@ -7,20 +7,24 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
-from gateway.dtls.events import Event, Received, Send
+from gateway.dtls.events import Received, Send
 from gateway.dtls.server import Server
+from gateway.dtls_certificates.server import CertificateServer
+
+V = TypeVar("V", Server, CertificateServer)
 
 
-class UdpServer:
+class UdpServer(Generic[V]):
     """Answers each record of application data with the same, after ``echo ``.
 
     ``lose`` is asked for each datagram, with its number in its direction from 0 and whether it comes in.
     """
 
-    def __init__(self, server: Server, lose: Callable[[int, bool], bool] = lambda number, comes_in: False) -> None:
-        self.server = server
-        self.events: list[Event] = []
+    def __init__(self, server: V, lose: Callable[[int, bool], bool] = lambda number, comes_in: False) -> None:
+        self.server: V = server
+        self.events: list[Any] = []
         self._lose = lose
         self._counts = {True: 0, False: 0}
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -29,7 +33,7 @@ class UdpServer:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> UdpServer:
+    def __enter__(self) -> UdpServer[V]:
         self._thread.start()
         return self
 
@@ -49,15 +53,15 @@ class UdpServer:
                     self._do(self.server.receive(datagram, address, time.monotonic()))
             self._do(self.server.tick(time.monotonic()))
 
-    def _do(self, events: list[Event]) -> None:
+    def _do(self, events: list[Any]) -> None:
         for event in events:
             self.events.append(event)
             if isinstance(event, Send):
-                self._send(event.datagram, event.address)
+                self.send(event.datagram, event.address)
             elif isinstance(event, Received):
-                self._send(self.server.send(event.session, b"echo " + event.data), event.session.address)
+                self.send(self.server.send(event.session, b"echo " + event.data), event.session.address)
 
-    def _send(self, datagram: bytes, address: tuple[str, int] | tuple[str, int, int, int]) -> None:
+    def send(self, datagram: bytes, address: tuple[str, int] | tuple[str, int, int, int]) -> None:
         if not self._lost(comes_in=False):
             self._socket.sendto(datagram, address)
 

@@ -41,7 +41,7 @@ def _until(true: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def _exchange(udp: UdpServer, *arguments: str, say: bytes = b"hello\n") -> str:
+def _exchange(udp: UdpServer[Server], *arguments: str, say: bytes = b"hello\n") -> str:
     """A handshake, one line there and back, and the end of the session; what OpenSSL said."""
     before = len(of(Closed, udp.events))
     with _s_client(udp.port, *arguments) as process:

@@ -1,0 +1,1 @@
+"""DTLS with certificates: OpenSSL's handshakes and sessions, without I/O."""
