@@ -73,6 +73,21 @@ def describe_dtls(metrics: GatewayMetrics, line: SecureLine, access: Access) -> 
     metrics.counter(
         "dtls_revoked", "Sessions that were ended as their key was removed or changed.", lambda: line.revoked
     )
+    if (certificates := line.certificates) is not None:
+        metrics.gauge(
+            "dtls_certificate_sessions", "DTLS sessions with certificates.", lambda: certificates.open_sessions
+        )
+        metrics.gauge(
+            "dtls_certificate_handshakes_open",
+            "Handshakes with certificates that are under way.",
+            lambda: certificates.open_handshakes,
+        )
+        metrics.counters(
+            "dtls_certificate_dropped",
+            "What came to nothing on the side of certificates.",
+            "reason",
+            lambda: certificates.dropped,
+        )
     metrics.counter("credentials_unreadable", "Looks into the credentials that failed.", lambda: access.failures)
 
 

@@ -29,13 +29,14 @@ from gateway.observing import Declared
 from gateway.parts import Parts, wall_ms
 from gateway.recovery import recover
 from gateway.registry import WINDOW, Device
-from gateway.settings import GatewaySettings
+from gateway.settings import CertificateFiles, GatewaySettings
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
 from schemas.avro.topics import Topics
 
 if TYPE_CHECKING:
     from gateway.coap.secure import SecureLine
+    from gateway.dtls_certificates.server import CertificateServer
 
 _log = structlog.get_logger("headwater.gateway")
 
@@ -53,6 +54,7 @@ class Gateway:
 
         Raises:
             CredentialStoreError: the credentials cannot be read.
+            SecretError, Exposed, CertificateUnusable: the gateway's certificate or its key cannot be used.
             StateError: the state directory cannot be used; the text says why.
             OSError: the CoAP address cannot be bound.
             PathError: a pattern to observe or to read is none.
@@ -219,6 +221,8 @@ class Gateway:
         changed = self._access.changed()
         if changed:
             self._secure.revoke(None if changed.everything else changed.ended)
+            if changed.certificates or changed.everything:
+                self._secure.look_again(self._access.is_revoked, self._access.anchors())
             self._unwelcome.update(unwelcome(parts.registry, self._access, changed))
         for device in [one for one in self._unwelcome if parts.registry.registration(one.reg_id) is not one]:
             self._unwelcome.discard(device)
@@ -319,18 +323,37 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
     from gateway.coap.secure import SecureLine
     from security.credentials.sqlite import SqliteCredentials
 
-    access = Access(SqliteCredentials(settings.credentials))
+    files = settings.coaps_certificate
+    access = Access(SqliteCredentials(settings.credentials), has_certificates=files is not None)
     try:
-        return access, SecureLine(*settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None)
+        certificates = None if files is None else _certificates(files, access)
+        line = SecureLine(
+            *settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None, certificates=certificates
+        )
     except BaseException:
         access.close()
         raise
+    return access, line
+
+
+def _certificates(files: CertificateFiles, access: Access) -> CertificateServer:
+    """Loaded here alone: pyOpenSSL, and OpenSSL's memory, are for gateways that show a certificate."""
+    from gateway.dtls_certificates.context import CertificateContext, ServerCertificate
+    from gateway.dtls_certificates.server import CertificateServer
+    from gateway.dtls_certificates.settings import Settings
+
+    own = ServerCertificate(files.certificate, files.key, files.authorities)
+    server = CertificateServer(
+        CertificateContext(own, access.admits), access.admits, Settings(most_sessions=files.most_sessions)
+    )
+    server.trust(access.anchors())
+    return server
 
 
 async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Run a gateway until ``stop`` is set.
 
     Raises:
-        StateError, OSError, PathError, CredentialStoreError, DefinitionError: as `Gateway`.
+        StateError, OSError, PathError, SecurityError, DefinitionError: as `Gateway`.
     """
     await Gateway(settings).run(stop)

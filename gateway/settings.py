@@ -11,6 +11,21 @@ from connectors.kafka import Cluster
 DEFAULT_COAP = ("0.0.0.0", 5683)
 DEFAULT_COAPS = ("0.0.0.0", 5684)
 DEFAULT_METRICS_PORT = 9590
+DEFAULT_CERTIFICATE_SESSIONS = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateFiles:
+    """The gateway's own certificate, in PEM: ``certificate`` with what signed it behind, its ``key``, and
+    ``authorities`` that the certificates of usage 0 and 1 have to come from.
+
+    ``most_sessions`` of devices with certificates, some 82 KB each; then the longest silent goes.
+    """
+
+    certificate: Path
+    key: Path
+    authorities: Path | None = None
+    most_sessions: int = DEFAULT_CERTIFICATE_SESSIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +44,8 @@ class GatewaySettings:
     #: Where they speak over DTLS, if there are ``credentials``: the store of them, a file.
     coaps: tuple[str, int] = DEFAULT_COAPS
     credentials: Path | None = None
+    #: What the gateway shows to devices with certificates; None: these are refused.
+    coaps_certificate: CertificateFiles | None = None
     state: Path = Path("state")
     metrics_host: str = "127.0.0.1"
     #: None: no metrics server; 0: any free port.

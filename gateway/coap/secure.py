@@ -1,8 +1,8 @@
 """CoAP over DTLS (RFC 7252 section 9): the second socket of the gateway, and the peers behind its sessions.
 
-Owns the way between `gateway.dtls`, which does no I/O, and the endpoint, which sees peers and plain messages. A peer
-whose key is for one endpoint name alone stays the same over a new handshake, so that its registration and observations
-go on; one that shares its key is known by its session only, until it registers.
+Owns the way between the DTLS servers, which do no I/O (`gateway.coap.sides`), and the endpoint, which sees peers and
+plain messages. A peer whose credential is for one endpoint name alone stays the same over a new handshake, so that its
+registration and observations go on; one that shares its key is known by its session only, until it registers.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from gateway.coap.alarm import Alarm
+from gateway.certificate_proof import shown
 from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.peers import SecurePeer
+from gateway.coap.sides import Sides
 from gateway.coap.udp import BATCH, bind, name_of
-from gateway.dtls.events import Established, Event, Moved, Received, Send
+from gateway.dtls.events import Established, Moved, Received, Send
 from gateway.dtls.server import Server, SessionClosed
-from gateway.dtls.session import Session
+
+if TYPE_CHECKING:
+    from gateway.coap.sides import AnyEvent, AnySession
+    from gateway.dtls_certificates.server import CertificateServer
 
 _log = structlog.get_logger("headwater.coaps")
 
@@ -48,7 +53,8 @@ class SecureLine:
     """One UDP socket with DTLS.
 
     ``keys`` has the pre-shared key of an identity; ``is_for_one`` says whether it is for one endpoint name alone, so
-    that a new session ends the one before. Neither raises or blocks.
+    that a new session ends the one before. Neither raises or blocks. ``certificates`` has the sessions of those who
+    show one; without it they are refused.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class SecureLine:
         port: int,
         keys: Callable[[bytes], bytes | None],
         is_for_one: Callable[[str], bool] = lambda _: True,
+        certificates: CertificateServer | None = None,
     ) -> None:
         """Bind at once.
 
@@ -64,13 +71,13 @@ class SecureLine:
             OSError: the address cannot be bound.
         """
         self._socket = bind(host, port)
-        self._server = Server(keys)
+        self._sides = Sides(Server(keys), certificates)
         self._is_for_one = is_for_one
         self._known: Callable[[str], SecurePeer | None] = lambda _: None
-        self._peers: dict[Session, SecurePeer] = {}
+        self._peers: dict[AnySession, SecurePeer] = {}
         #: Of keys that are for one endpoint, the peer that has a session; of others all sessions, the oldest first.
         self._alone: dict[str, SecurePeer] = {}
-        self._shared: dict[str, dict[Session, None]] = {}
+        self._shared: dict[str, dict[AnySession, None]] = {}
         self._receiver: Receiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._alarm = Alarm(self._tick)
@@ -98,8 +105,13 @@ class SecureLine:
 
     @property
     def server(self) -> Server:
-        """The sessions and handshakes, for metrics."""
-        return self._server
+        """The sessions and handshakes with pre-shared keys, for metrics."""
+        return self._sides.keys
+
+    @property
+    def certificates(self) -> CertificateServer | None:
+        """Those with certificates."""
+        return self._sides.certificates
 
     def start(self, loop: asyncio.AbstractEventLoop, receiver: Receiver) -> None:
         """Begin to receive."""
@@ -132,7 +144,7 @@ class SecureLine:
             for _ in range(BATCH):
                 datagram, address = self._socket.recvfrom(_LONGEST + 1)
                 taken += 1
-                self._do(self._server.receive(datagram, address, now), now)
+                self._do(self._sides.receive(datagram, address, now), now)
         except BlockingIOError:
             pass
         except OSError as exc:
@@ -142,7 +154,7 @@ class SecureLine:
             self._receiver.batch_done(taken)
             self._arm()
 
-    def _do(self, events: Iterable[Event], now: float) -> None:
+    def _do(self, events: Iterable[AnyEvent], now: float) -> None:
         assert self._receiver is not None
         for event in events:
             if isinstance(event, Received):
@@ -161,8 +173,11 @@ class SecureLine:
             else:
                 self._forget([event.session])
 
-    def _establish(self, session: Session, *, resumed: bool) -> None:
+    def _establish(self, session: AnySession, *, resumed: bool) -> None:
         assert self._receiver is not None
+        if (replaced := self._sides.replaced_by(session)) is not None:
+            self._sides.close(replaced)
+            self._forget([replaced])
         # The store has only identities that are UTF-8.
         identity = session.identity.decode("utf-8")
         peer = self._known(identity) or self._alone.get(identity) or SecurePeer(identity, session.address)
@@ -177,14 +192,14 @@ class SecureLine:
             peer.life = secrets.token_hex(6)
             self._receiver.anew(peer)
 
-    def _bound(self, identity: str, session: Session) -> None:
+    def _bound(self, identity: str, session: AnySession) -> None:
         """One key that many devices have takes no more than its share; its longest known goes."""
         shared = self._shared.setdefault(identity, {})
         shared[session] = None
         if len(shared) > MOST_OF_A_KEY:
             self._end(next(iter(shared)))
 
-    def _give(self, session: Session, peer: SecurePeer) -> None:
+    def _give(self, session: AnySession, peer: SecurePeer) -> None:
         """The peer speaks by this session now."""
         before = peer.session
         if before is not None and before.open:
@@ -193,7 +208,7 @@ class SecureLine:
         peer.session, peer.udp = session, session.address
         self._peers[session] = peer
 
-    def _forget(self, sessions: Iterable[Session]) -> None:
+    def _forget(self, sessions: Iterable[AnySession]) -> None:
         for session in sessions:
             peer = self._peers.pop(session, None)
             if peer is None:
@@ -216,15 +231,15 @@ class SecureLine:
             self.unsent["no session"] += 1
             return
         try:
-            protected = self._server.send(session, datagram)
+            protected = self._sides.send(session, datagram)
         except SessionClosed:
             self.unsent["no session"] += 1
         else:
             self._transmit(Send(protected, session.address))
 
-    def _end(self, session: Session) -> None:
+    def _end(self, session: AnySession) -> None:
         """End a session, and tell its peer."""
-        self._transmit(Send(self._server.close(session), session.address))
+        self._transmit(Send(self._sides.close(session), session.address))
         self._forget([session])
 
     def _transmit(self, send: Send) -> None:
@@ -238,16 +253,20 @@ class SecureLine:
 
     def revoke(self, identities: Iterable[str] | None = None) -> None:
         """End the sessions and handshakes of identities whose keys are no longer good (None: all)."""
-        ended = self._server.revoke(None if identities is None else {one.encode("utf-8") for one in identities})
+        self._ended(
+            self._sides.keys.revoke(None if identities is None else {one.encode("utf-8") for one in identities})
+        )
+
+    def _ended(self, ended: Sequence[tuple[AnySession, Send]]) -> None:
         for _, send in ended:
             self._transmit(send)
         self._forget(session for session, _ in ended)
         self.revoked += len(ended)
         if ended:
             _log.warning(
-                "sessions were ended: their keys were removed or changed",
+                "sessions were ended: their credentials were removed or changed",
                 sessions=len(ended),
-                identity=ended[0][0].identity.decode("utf-8", "replace"),
+                identity=shown(ended[0][0].identity.decode("utf-8", "replace")),
             )
 
     def end(self, peer: SecurePeer) -> None:
@@ -255,14 +274,21 @@ class SecureLine:
         if peer.session is not None:
             self._end(peer.session)
 
+    def look_again(self, is_revoked: Callable[[str], bool], anchors: Sequence[bytes]) -> None:
+        """End the sessions with certificates whose identity ``is_revoked``, and believe from now on what ``anchors``
+        (DER) signed."""
+        if (certificates := self._sides.certificates) is not None:
+            certificates.trust(anchors)
+            self._ended(certificates.revoke(is_revoked))
+
     # Timers
 
     def _arm(self) -> None:
         if self._loop is not None:
-            self._alarm.set(self._loop, self._server.deadline())
+            self._alarm.set(self._loop, self._sides.deadline())
 
     def _tick(self) -> None:
         assert self._loop is not None
         now = self._loop.time()
-        self._do(self._server.tick(now), now)
+        self._do(self._sides.tick(now), now)
         self._arm()

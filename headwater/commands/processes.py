@@ -62,6 +62,22 @@ def gateway(
             "--coaps", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it over DTLS."
         ),
     ] = "0.0.0.0:5684",
+    coaps_cert: Annotated[
+        Path | None,
+        typer.Option("--coaps-cert", metavar="FILE", help="Its certificate (PEM), for devices with certificates."),
+    ] = None,
+    coaps_key: Annotated[
+        Path | None,
+        typer.Option("--coaps-key", metavar="FILE", help="The key of --coaps-cert (PEM, EC), its owner's alone."),
+    ] = None,
+    coaps_ca: Annotated[
+        Path | None,
+        typer.Option("--coaps-ca", metavar="FILE", help="Authorities (PEM) of devices' certificates of usage 0 and 1."),
+    ] = None,
+    coaps_cert_sessions: Annotated[
+        int,
+        typer.Option("--coaps-cert-sessions", metavar="N", min=1, help="Most sessions with certificates; 82 KB each."),
+    ] = 1000,
     state: Annotated[
         Path | None,
         typer.Option("--state", metavar="DIR", help="Its durable state; .headwater/GW/state when left out."),
@@ -92,9 +108,10 @@ def gateway(
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --observe '/3303/*/5700'
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --read-on-register /3/0
     headwater gateway --id rock64 --credentials .headwater/credentials.db --no-insecure
+    headwater gateway --id rock64 --credentials credentials.db --coaps-cert gateway.pem --coaps-key gateway.key
     headwater gateway --config /etc/headwater.toml
     """
-    from gateway.settings import GatewaySettings
+    from gateway.settings import CertificateFiles, GatewaySettings
     from schemas.lwm2m.path import PathPattern
 
     by_endpoint = _observe_by_endpoint(ctx)
@@ -104,6 +121,16 @@ def gateway(
     given = ctx.get_parameter_source("coaps")
     if credentials is None and given is not None and given.name == "COMMANDLINE":
         raise Stop(Exit.USAGE, "--coaps is for devices with keys: say where these are with --credentials FILE")
+    if (coaps_cert is None) != (coaps_key is None):
+        raise Stop(Exit.USAGE, "--coaps-cert FILE and --coaps-key FILE belong together: give both, or none")
+    if coaps_cert is None and coaps_ca is not None:
+        raise Stop(Exit.USAGE, "--coaps-ca is for devices with certificates: give --coaps-cert and --coaps-key too")
+    if coaps_cert is not None and credentials is None:
+        raise Stop(
+            Exit.USAGE,
+            "--coaps-cert is for devices with certificates: say which these are with headwater credentials add --x509, "
+            "and --credentials FILE here",
+        )
     if not insecure and credentials is None:
         raise Stop(
             Exit.USAGE, "with --no-insecure devices need keys: headwater credentials add, and --credentials FILE here"
@@ -120,6 +147,11 @@ def gateway(
         coap=_pair(coap) if insecure else None,
         coaps=_pair(coaps),
         credentials=credentials,
+        coaps_certificate=None
+        if coaps_cert is None or coaps_key is None
+        else CertificateFiles(
+            certificate=coaps_cert, key=coaps_key, authorities=coaps_ca, most_sessions=coaps_cert_sessions
+        ),
         state=state or Path(".headwater") / id / "state",
         metrics_host=metrics_host,
         metrics_port=metrics,

@@ -120,6 +120,21 @@ def test_gateway_says_what_keys_its_options_need() -> None:
         assert "--credentials FILE" in result.output
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--coaps-cert", "a.pem"], "belong together"),
+        (["--coaps-key", "a.key"], "belong together"),
+        (["--coaps-ca", "ca.pem"], "give --coaps-cert and --coaps-key too"),
+        (["--coaps-cert", "a.pem", "--coaps-key", "a.key"], "--credentials FILE"),
+    ],
+)
+def test_gateway_says_what_belongs_to_its_certificate(options: list[str], says: str) -> None:
+    result = run("gateway", "--id", "g", *options)
+    assert result.exit_code == Exit.USAGE
+    assert says in " ".join(result.output.split())
+
+
 def test_help_shows_what_looks_like_markup() -> None:
     assert '[gateway.endpoints."sensor-*"]' in run("gateway", "--help").stdout
 
