@@ -43,7 +43,7 @@ import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClien
  * An LwM2M device made of Eclipse Leshan's client, driven by lines.
  *
  * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode, and with a coaps URI the PSK identity
- * and the key in hex. Events go to standard output, one JSON object a line; commands come on standard input:
+ * and the key in hex, or in hex its certificate, its private key (PKCS#8) and the server's certificate. Events go to standard output, one JSON object a line; commands come on standard input:
  * "set PATH VALUE", "send FORMAT PATH", "collect PATH", "flush FORMAT" (sends what was collected, with its times),
  * "update", "deregister", "quit" (also end of input).
  */
@@ -150,6 +150,21 @@ public final class LeshanDevice {
         return values;
     }
 
+    private static Security security(String[] args) {
+        switch (args.length) {
+        case 4:
+            return Security.noSec(args[1], 123);
+        case 6:
+            return Security.psk(args[1], 123, args[4].getBytes(StandardCharsets.UTF_8), bytes(args[5]));
+        default:
+            return Security.x509(args[1], 123, bytes(args[4]), bytes(args[5]), bytes(args[6]));
+        }
+    }
+
+    private static byte[] bytes(String hex) {
+        return Hex.decodeHex(hex.toCharArray());
+    }
+
     public static void main(String[] args) throws Exception {
         List<ObjectModel> models = new ArrayList<>(ObjectLoader.loadDefault());
         models.addAll(ObjectLoader.loadDdfFile(
@@ -168,9 +183,7 @@ public final class LeshanDevice {
         device.put(6, sources);
 
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
-        objects.setInstancesForObject(0, args.length > 4
-                ? Security.psk(args[1], 123, args[4].getBytes(StandardCharsets.UTF_8), Hex.decodeHex(args[5].toCharArray()))
-                : Security.noSec(args[1], 123));
+        objects.setInstancesForObject(0, security(args));
         objects.setInstancesForObject(1, new Server(123, Long.parseLong(args[2])));
         objects.setFactoryForObject(3, (model, id, taken) -> new Watched(3, 0, device));
         objects.setInstancesForObject(3, new Watched(3, 0, device));

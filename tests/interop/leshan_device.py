@@ -122,16 +122,21 @@ class LeshanDevice:
         lifetime: int = 300,
         queue_mode: bool = False,
         psk: tuple[str, bytes] | None = None,
+        x509: tuple[bytes, bytes, bytes] | None = None,
     ):
-        """``psk``: the identity and the key of a device that speaks over DTLS."""
+        """A device that speaks over DTLS has one of these. ``psk``: its identity and its key; ``x509``: in DER its
+        certificate, its private key, and the certificate of the server."""
+        proof = () if x509 is None else tuple(one.hex() for one in x509)
+        if psk is not None:
+            proof = (psk[0], psk[1].hex())
         self.endpoint = endpoint
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._process = subprocess.Popen(
             [
                 *(str(java_binary()), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx96m"),
                 *("-cp", os.pathsep.join(class_path), "LeshanDevice"),
-                *(endpoint, f"{'coap' if psk is None else 'coaps'}://{server}", str(lifetime), str(queue_mode).lower()),
-                *(() if psk is None else (psk[0], psk[1].hex())),
+                *(endpoint, f"{'coaps' if proof else 'coap'}://{server}", str(lifetime), str(queue_mode).lower()),
+                *proof,
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
