@@ -1,4 +1,4 @@
-"""OpenSSL as the gateway uses it: its certificate, its suites, and whom it believes. The one importer of pyOpenSSL.
+"""OpenSSL as the gateway uses it: its certificate, its suites, and whom it believes.
 
 Through pyOpenSSL's public interface alone. Reads the files that it is told once.
 """
