@@ -108,16 +108,18 @@ def with_process(
     ready: Ready,
     *,
     tls: Iterable[Path | None] = (),
+    certificates: Iterable[Path | None] = (),
 ) -> CollectorRegistry:
     """A registry that shows ``registry``, and beside it what is common to all processes.
 
     ``gateways``: whom the process serves, ``*`` for all of them; ``ready``: as `connectors.health` asks it; ``tls``:
-    the folders of the identities with which it speaks TLS, whose expiry is shown.
+    the folders of the identities with which it speaks TLS, whose expiry is shown, and ``certificates``: other files of
+    such.
     """
     shown = CollectorRegistry(auto_describe=False)
     shown.register(ProcessMetrics(component, gateways, ready))
     if registry is not REGISTRY:
         ProcessCollector(registry=shown)
-    watch_expiry(shown, tls)
+    watch_expiry(shown, tls, certificates)
     shown.register(_Shown(registry, {}))
     return shown

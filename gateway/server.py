@@ -112,6 +112,7 @@ class Gateway:
         sys.setswitchinterval(0.002)
         self._endpoint.start(loop)
         metrics = GatewayMetrics(self._settings.gateway)
+        files = self._settings.coaps_certificate
         if self._settings.metrics_port is not None:
             self._health = serve_health(
                 self._settings.metrics_port,
@@ -123,6 +124,7 @@ class Gateway:
                     (self._settings.gateway,),
                     self._ready,
                     tls=(self._settings.kafka.tls,),
+                    certificates=() if files is None else (files.certificate, files.authorities),
                 ),
                 ready=self._ready,
             )

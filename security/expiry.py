@@ -25,21 +25,25 @@ NAME = "headwater_certificate_not_after_timestamp_seconds"
 _LABELS = ("identity", "file", "source")
 
 
-def watch_expiry(registry: CollectorRegistry, folders: Iterable[Path | None]) -> None:
-    """Show of each identity's folder when its certificate and its authorities run out. None, or twice the same folder,
-    is fine; so is a folder whose files come later.
+def watch_expiry(
+    registry: CollectorRegistry, folders: Iterable[Path | None], files: Iterable[Path | None] = ()
+) -> None:
+    """Show of each identity's folder when its certificate and its authorities run out, and of other ``files`` with
+    certificates (PEM). None, or twice the same one, is fine; so are files that come later.
 
     Raises:
         ValueError: the registry shows some already; one call takes all folders of a process.
     """
-    found = tuple(dict.fromkeys(folder.absolute() for folder in folders if folder is not None))
+    own = {folder.absolute() for folder in folders if folder is not None}
+    found = [file for folder in sorted(own) for file in _files(folder)]
+    found += [file.absolute() for file in files if file is not None]
     if found:
-        registry.register(_Expiry(found))
+        registry.register(_Expiry(tuple(dict.fromkeys(found))))
 
 
 class _Expiry(Collector):
-    def __init__(self, folders: tuple[Path, ...]) -> None:
-        self._files = tuple(file for folder in folders for file in _files(folder))
+    def __init__(self, files: tuple[Path, ...]) -> None:
+        self._files = files
         self._loaded = [(certificate, file) for file in self._files for certificate in _read(file) or ()]
 
     def describe(self) -> Iterator[Metric]:

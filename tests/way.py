@@ -192,11 +192,14 @@ class Gateway(Part):
     def wait_ready(self) -> None:
         until(f"the gateway is ready; it said:\n{self.said()}", lambda: self.is_ready)
 
+    def metrics(self) -> str:
+        """All that it shows, as Prometheus reads it."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
     def metric(self, name: str, **labels: str) -> float:
         """The value of ``headwater_gateway_NAME``; 0 for labels that were not counted yet."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as answer:
-            text = answer.read().decode()
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(self.metrics()):
             for sample in family.samples:
                 told = {key: value for key, value in sample.labels.items() if key != "gateway"}
                 if sample.name == f"headwater_gateway_{name}" and told == labels:

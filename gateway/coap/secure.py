@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from gateway.coap.alarm import Alarm
 from gateway.certificate_proof import shown
+from gateway.coap.alarm import Alarm
 from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.peers import SecurePeer
 from gateway.coap.sides import Sides

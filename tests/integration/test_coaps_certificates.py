@@ -96,6 +96,7 @@ def test_device_registers_is_observed_and_asked_over_its_session(gateway: Gatewa
         gateway.request("press-1", "t-press-1", RequestKind.READ, "/3303/0/5700")
         assert gateway.reply("t-press-1").rep.code is ResponseCode.CONTENT
         assert gateway.metric("dtls_certificate_sessions") == 1
+        assert f'not_after_timestamp_seconds{{file="{plant.certificate}",identity="gateway"' in gateway.metrics()
     new = gateway.registrations("press-1")[0].body
     assert isinstance(new, RegistrationNew)
     assert (new.port, new.reg_port) == (port, gateway.coaps_port)

@@ -91,6 +91,17 @@ def test_what_cannot_be_read_is_told_and_breaks_no_scrape(authority: Authority, 
     assert ("gateway:rock64", "cert.pem", "loaded") in shown(registry)
 
 
+def test_other_files_are_shown_beside_the_folders(authority: Authority, tmp_path: Path) -> None:
+    made = authority.ensure(GATEWAY, days=10)
+    own = tmp_path / "coaps.pem"
+    own.write_bytes((authority.ensure(Identity.parse("gateway:pine"), days=20).folder / "cert.pem").read_bytes())
+    registry = CollectorRegistry()
+    watch_expiry(registry, [made.folder], [own, None, tmp_path / "later.pem"])
+    assert ("gateway:rock64", "cert.pem", "disk") in shown(registry)
+    assert shown(registry)["gateway:pine", "coaps.pem", "disk"] > made.not_after.timestamp()
+    assert unreadable(registry)[str(tmp_path / "later.pem")] == 1
+
+
 def test_a_process_without_tls_shows_nothing() -> None:
     registry = CollectorRegistry()
     watch_expiry(registry, [None, None])
