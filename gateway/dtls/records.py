@@ -103,8 +103,9 @@ def split(datagram: bytes) -> Iterator[Record]:
         if start > end:
             raise Malformed("truncated record header")
         version = datagram[at + 1 : at + 3]
-        # A first ClientHello comes as DTLS 1.0 from some (RFC 6347 section 4.2.1), and only what is plain can be one.
-        if version != DTLS_1_2 and (version != DTLS_1_0 or datagram[at + 3 : at + 5] != b"\0\0"):
+        # The record of a first ClientHello may say any version of the series (RFC 5246 appendix E.1), 1.0, or fe 00 as
+        # Mbed TLS does; and only what is plain can be one.
+        if version != DTLS_1_2 and (version[0] != DTLS_1_2[0] or datagram[at + 3 : at + 5] != b"\0\0"):
             raise Malformed("record version")
         stop = start + (datagram[before_length] << 8 | datagram[before_length + 1])
         if stop > end:

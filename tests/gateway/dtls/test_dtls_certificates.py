@@ -15,6 +15,7 @@ import pytest
 from gateway.access import Access
 from gateway.certificate_proof import proof_of
 from gateway.dtls.events import Closed, Ending, Established, Received, Send
+from gateway.dtls.greeting import suites_offered
 from gateway.dtls.messages import HandshakeType
 from gateway.dtls_certificates.context import CertificateContext, ServerCertificate
 from gateway.dtls_certificates.server import CertificateServer
@@ -23,7 +24,7 @@ from security.credentials.kinds import X509, CertificateUsage
 from security.credentials.sqlite import SqliteCredentials
 from security.credentials.store import Put
 from tests.certificates import Holder, issue
-from tests.gateway.dtls.dtls_link import of
+from tests.gateway.dtls.dtls_link import HERE, of
 from tests.gateway.dtls.dtls_udp_server import UdpServer
 
 pytestmark = pytest.mark.interop
@@ -291,6 +292,18 @@ def test_nothing_is_kept_before_the_cookie_and_nothing_is_amplified(site: Site) 
         assert len(answer.datagram) <= len(hello)
         assert answer.datagram[13] == HandshakeType.HELLO_VERIFY_REQUEST
     assert (server.open_handshakes, server.open_sessions, server.deadline()) == (0, 0, None)
+
+
+def test_record_of_a_client_hello_may_say_any_version(site: Site) -> None:
+    server, hello = site.server(), _hello(site)
+    as_mbed_tls_says = hello[:1] + b"\xfe\x00" + hello[3:]
+    assert suites_offered(as_mbed_tls_says) == suites_offered(hello) is not None
+    (request,) = server.receive(as_mbed_tls_says, HERE, 0.0)
+    assert isinstance(request, Send)
+    second = _with_cookie(as_mbed_tls_says, request.datagram[-16:])
+    (answer, *_) = server.receive(second, HERE, 0.0)
+    assert isinstance(answer, Send)
+    assert answer.datagram[13] == HandshakeType.SERVER_HELLO
 
 
 def _with_cookie(hello: bytes, cookie: bytes) -> bytes:

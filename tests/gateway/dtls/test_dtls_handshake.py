@@ -8,6 +8,7 @@ import pytest
 
 from gateway.dtls.cookies import PERIOD
 from gateway.dtls.events import Closed, Established, Received, Send
+from gateway.dtls.greeting import suites_offered
 from gateway.dtls.server import Server
 from gateway.dtls.settings import Settings
 from tests.gateway.dtls.dtls_client import CCM, CCM_8, GCM, Client
@@ -42,6 +43,21 @@ def test_our_preferred_suite_is_chosen() -> None:
 
 def test_client_of_dtls_1_3_gets_1_2() -> None:
     connect(_server(), Client(version=b"\xfe\xfc"))
+
+
+@pytest.mark.parametrize("version", [b"\xfe\xff", b"\xfe\x00"], ids=["DTLS 1.0", "Mbed TLS 2"])
+def test_records_of_client_hellos_may_say_any_version(version: bytes) -> None:
+    server, client = _server(), Client()
+
+    def as_said(datagrams: list[bytes]) -> list[bytes]:
+        return [one[:1] + version + one[3:] for one in datagrams]
+
+    (hello,) = as_said(client.start())
+    assert suites_offered(hello) is not None
+    (request,) = of(Send, server.receive(hello, HERE, 0))
+    say(server, client, as_said(client.hear(request.datagram)))
+    assert client.established
+    assert not server.dropped
 
 
 @pytest.mark.parametrize(
