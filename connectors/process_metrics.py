@@ -36,6 +36,7 @@ class Component(Enum):
     SINK = "sink"
     ANALYTICS = "analytics"
     SCHEMAS = "schemas"
+    BOOTSTRAP = "bootstrap"
 
 
 @cache

@@ -1,0 +1,34 @@
+"""What a bootstrap process is told: parsed once by the command, opens nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.bootstrap.profile import Config
+
+DEFAULT_COAP = ("0.0.0.0", 5693)
+DEFAULT_COAPS = ("0.0.0.0", 5694)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootstrapSettings:
+    """Settings of one bootstrap server."""
+
+    config: Config
+    #: Where devices speak in the clear; None: nowhere.
+    coap: tuple[str, int] | None = None
+    #: Where they speak over DTLS, if there are ``credentials``: the store of the keys for this, a file.
+    coaps: tuple[str, int] = DEFAULT_COAPS
+    credentials: Path | None = None
+    #: The file with the trace of the runs, and with what was made for whom.
+    state: Path = Path("bootstrap.db")
+    #: Seconds that a device may take for a step.
+    step_timeout: float = 93.0
+    #: Runs at once; further devices are asked to come again.
+    most_runs: int = 200
+    metrics_host: str = "127.0.0.1"
+    #: None: no metrics server; 0: any free port.
+    metrics_port: int | None = None
+    #: A file of API keys; then /metrics is for their holders only.
+    metrics_keys: Path | None = None
