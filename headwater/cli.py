@@ -18,6 +18,7 @@ from headwater.commands import (
     acl,
     analytics,
     apikeys,
+    bootstrap,
     certs,
     credentials,
     deadletters,
@@ -96,6 +97,7 @@ def top(
 for family in (
     demo,
     processes,
+    bootstrap,
     sensors,
     stations,
     sinks,

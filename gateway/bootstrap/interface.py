@@ -149,5 +149,3 @@ class PackResource(resource.Resource):  # type: ignore[misc]  # aiocoap publishe
             _log.warning("a pack cannot be given now", reason=str(exc))
             return aiocoap.Message(code=aiocoap.SERVICE_UNAVAILABLE, max_age=BUSY_MAX_AGE)
         return aiocoap.Message(code=aiocoap.CONTENT, content_format=int(content_format), payload=payload)
-
-

@@ -108,9 +108,7 @@ class Issuer:
             CredentialStoreError: a store cannot be written. The new keys are good, and old ones may be too.
             BootstrapFileError: the ledger cannot be written; likewise.
         """
-        given = {
-            Given(str(one.account.store), one.credential.id) for one in materials if one.credential is not None
-        }
+        given = {Given(str(one.account.store), one.credential.id) for one in materials if one.credential is not None}
         old = self._ledger.taken(ep, given)
         removed = 0
         for name in {one.store for one in old}:
@@ -137,7 +135,5 @@ def _private(made: Made) -> KeyBytes | None:
 
     key = serialization.load_pem_private_key(made.secret.reveal().encode("ascii"), None)
     return KeyBytes(
-        key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )

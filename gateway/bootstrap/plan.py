@@ -161,7 +161,7 @@ class Plan:
             node = formats.decode(response.content_format or 0, response.payload, path, self._definitions)
         except CodecError as exc:
             return f"which cannot be read: {exc}"
-        return ", ".join(f"{one.path} = {one.value}" for one in values(node)) or "nothing"
+        return ", ".join(f"{one.path} = {one.value!r}" for one in values(node)) or "nothing"
 
     def _said(self, response: CoapResponse) -> str:
         """The words of an error (RFC 7252 section 5.5.2)."""

@@ -190,9 +190,7 @@ class Runs:
         Raises:
             CredentialError, BootstrapFileError: the keys cannot be made or stored.
         """
-        number = await asyncio.to_thread(
-            self._trace.begin, asked.ep, asked.address, asked.identity, asked.profile.name
-        )
+        number = await asyncio.to_thread(self._trace.begin, asked.ep, asked.address, asked.identity, asked.profile.name)
         try:
             materials = await asyncio.to_thread(self._issuer.prepare, asked.ep, asked.profile.accounts)
             await asyncio.to_thread(self._trace.step, number, 0, "pack", "given")

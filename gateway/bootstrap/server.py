@@ -76,9 +76,7 @@ class BootstrapServer:
         from security.credentials.sqlite import SqliteCredentials
 
         access = self._access = Access(SqliteCredentials(self._settings.credentials))
-        self._secure = SecureLine(
-            *self._settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None
-        )
+        self._secure = SecureLine(*self._settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None)
 
     def _close(self) -> None:
         if self._secure is not None:

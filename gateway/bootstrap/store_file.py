@@ -64,7 +64,7 @@ class BootstrapFile:
             mode = path.stat().st_mode
         except FileNotFoundError:
             raise BootstrapFileError(
-                f"there is no file {path}; headwater bootstrap serve makes it, at the place of its --state"
+                f"there is no file {path}; headwater bootstrap serve makes it, at the place of its --trace"
             ) from None
         except OSError as exc:
             raise BootstrapFileError(f"{path}: {exc.strerror or exc}") from exc

@@ -85,7 +85,8 @@ class Trace:
         """
         with self._file.transaction() as db:
             number = db.execute(
-                "INSERT INTO runs (ep, address, identity, profile, began_ms, outcome, why) VALUES (?, ?, ?, ?, ?, ?, '')",
+                "INSERT INTO runs (ep, address, identity, profile, began_ms, outcome, why) "
+                "VALUES (?, ?, ?, ?, ?, ?, '')",
                 (ep, address, identity, profile, self._now_ms(), Outcome.RUNNING.value),
             ).lastrowid
             assert number is not None

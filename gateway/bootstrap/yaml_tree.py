@@ -109,8 +109,7 @@ def read(text: str, file: str) -> Value:
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                mark = event.start_mark
-                raise ConfigError(f"{file}, line {mark.line + 1}: write it out: *{event.anchor} is not taken here")
+                raise Value(event, file).wrong(f"write it out: *{event.anchor} is not taken here")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark

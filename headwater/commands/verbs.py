@@ -149,6 +149,17 @@ def trigger_update(ep: EndpointArgument, where: Where, asking: Asking, *, instan
     _execute_of_server(ep, instance, 8, where, asking)
 
 
+def trigger_bootstrap(ep: EndpointArgument, where: Where, asking: Asking, *, instance: _InstanceOption = 0) -> None:
+    """Have a device ask its bootstrap server anew: it executes the Bootstrap-Request Trigger, /1/N/9 (LwM2M 1.1).
+
+    \b
+    Examples:
+    headwater trigger-bootstrap sensor-1 --gateway rock64
+    headwater bootstrap log sensor-1
+    """
+    _execute_of_server(ep, instance, 9, where, asking)
+
+
 def disable(ep: EndpointArgument, where: Where, asking: Asking, *, instance: _InstanceOption = 0) -> None:
     """Have a device leave, and register anew after its Disable Timeout: it executes Disable, /1/N/4.
 
@@ -285,6 +296,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "write": write,
     "execute": execute,
     "trigger-update": trigger_update,
+    "trigger-bootstrap": trigger_bootstrap,
     "disable": disable,
     "create": create,
     "delete": delete,

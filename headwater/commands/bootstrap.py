@@ -1,0 +1,314 @@
+"""``headwater bootstrap``: the server that gives devices their servers and keys, its configuration, and its trace."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from headwater.commands.base import command
+from headwater.exits import Exit, Stop
+from headwater.options import (
+    MetricsHostOption,
+    MetricsKeysOption,
+    MetricsOption,
+    Output,
+    OutputOption,
+    endpoint_name,
+    listening_address,
+)
+
+if TYPE_CHECKING:
+    from gateway.bootstrap.profile import Config, Profile
+    from gateway.bootstrap.trace import TracedRun
+
+_TRACE = Path(".headwater/bootstrap.db")
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")]
+TraceOption = Annotated[
+    Path, typer.Option("--trace", metavar="FILE", help="What it did, and for whom it made keys; never a key.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to ``app``."""
+    group = typer.Typer(
+        help="Bootstrap: gives devices their servers and fresh keys of their own.", no_args_is_help=True
+    )
+    command(group, "serve", group="bootstrap", logs=True)(serve)
+    command(group, "check", group="bootstrap")(check)
+    command(group, "log", group="bootstrap")(log)
+    app.add_typer(group, name="bootstrap", rich_help_panel="Processes")
+
+
+def serve(
+    file: ConfigArgument,
+    credentials: Annotated[
+        Path | None,
+        typer.Option(
+            "--credentials",
+            metavar="FILE",
+            help="The keys with which devices may be bootstrapped, for DTLS; headwater credentials makes them.",
+        ),
+    ] = None,
+    coaps: Annotated[
+        str,
+        typer.Option(
+            "--coaps", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it over DTLS."
+        ),
+    ] = "0.0.0.0:5694",
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Also give keys in the clear, at --coap, to whoever asks: for the network of a factory alone.",
+        ),
+    ] = False,
+    coap: Annotated[
+        str,
+        typer.Option(
+            "--coap", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it with --insecure."
+        ),
+    ] = "0.0.0.0:5693",
+    trace: TraceOption = _TRACE,
+    step_timeout: Annotated[
+        float,
+        typer.Option("--step-timeout", metavar="S", min=1, max=600, help="How long a device may take for a step."),
+    ] = 93.0,
+    most_runs: Annotated[
+        int, typer.Option("--most-runs", metavar="N", min=1, max=10000, help="Devices at once; others come again.")
+    ] = 200,
+    metrics: MetricsOption = None,
+    metrics_host: MetricsHostOption = "127.0.0.1",
+    metrics_keys: MetricsKeysOption = None,
+) -> None:
+    """Run a bootstrap server: a device that asks it gets its servers, with a key made for it alone.
+
+    The key is in the store of the server (the one of headwater gateway --credentials) before the device has it. What it
+    had before is good until it said that it is done. A device may only be bootstrapped under the names that its key for
+    this server is for.
+
+    \b
+    Examples:
+    headwater credentials add 'press-*' --psk --identity factory --store bootstrap-keys.db > factory.key
+    headwater bootstrap serve bootstrap.yaml --credentials bootstrap-keys.db
+    headwater bootstrap log press-7
+    \b
+    bootstrap.yaml:
+    default:
+      servers:
+        - uri: coaps://gateway.example:5684
+          short_id: 123
+          security: psk
+          store: .headwater/credentials.db
+    """
+    from gateway.bootstrap.settings import BootstrapSettings
+
+    if credentials is None and not insecure:
+        raise Stop(
+            Exit.USAGE,
+            "say with which keys devices are bootstrapped: headwater credentials add ENDPOINT --psk --store FILE, and "
+            "--credentials FILE here; or --insecure, in the network of a factory",
+        )
+    settings = BootstrapSettings(
+        config=_load(file),
+        coap=_pair(coap) if insecure else None,
+        coaps=_pair(coaps),
+        credentials=credentials,
+        state=trace,
+        step_timeout=step_timeout,
+        most_runs=most_runs,
+        metrics_host=metrics_host,
+        metrics_port=metrics,
+        metrics_keys=metrics_keys,
+    )
+    _run(settings)
+
+
+def _run(settings: Any) -> None:
+    from gateway.bootstrap.server import run
+    from gateway.bootstrap.store_file import BootstrapFileError
+    from headwater.running import run_until_stopped
+
+    try:
+        run_until_stopped(lambda stop: run(settings, stop))
+    except BootstrapFileError as exc:
+        raise Stop(Exit.CANNOT_START, str(exc)) from exc
+    except OSError as exc:
+        raise Stop(
+            Exit.CANNOT_START,
+            f"the bootstrap server cannot start: {exc.strerror or exc}; if a port is taken, choose others with --coap, "
+            "--coaps and --metrics",
+        ) from exc
+
+
+def _pair(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _load(path: Path) -> Config:
+    try:
+        from gateway.bootstrap.config import load
+        from gateway.bootstrap.yaml_tree import ConfigError
+    except ModuleNotFoundError as exc:
+        if exc.name != "yaml":
+            raise
+        raise Stop(Exit.CANNOT_START, "headwater bootstrap needs PyYAML: pip install 'headwater[bootstrap]'") from exc
+    try:
+        return load(path)
+    except ConfigError as exc:
+        raise Stop(Exit.USAGE, str(exc)) from exc
+
+
+def check(
+    file: ConfigArgument,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option("--endpoint", metavar="EP", parser=endpoint_name, help="Show what this device would get."),
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Check a configuration, and show what devices would get. It makes no key and changes nothing.
+
+    An error says the line and the column. A device takes the profile of its very name, else of the first pattern that
+    it fits, else the default; without one it is refused.
+
+    \b
+    Examples:
+    headwater bootstrap check bootstrap.yaml
+    headwater bootstrap check bootstrap.yaml --endpoint press-7 --endpoint lamp-1
+    """
+    from headwater.output import console, print_json, table
+
+    loaded = _load(file)
+    if endpoint:
+        chosen = [(ep, loaded.of(ep)) for ep in endpoint]
+    else:
+        chosen = [(None, profile) for profile in loaded.profiles]
+    if output is Output.JSON:
+        print_json([_profile_json(ep, profile) for ep, profile in chosen])
+    else:
+        rows = [row for ep, profile in chosen for row in _profile_rows(ep, profile)]
+        console().print(table(("endpoint", "profile", "server", "gets"), rows))
+    if any(profile is None for _, profile in chosen):
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _profile_json(ep: str | None, profile: Profile | None) -> dict[str, Any]:
+    shown: dict[str, Any] = {} if ep is None else {"endpoint": ep}
+    if profile is None:
+        return {**shown, "profile": None}
+    return {
+        **shown,
+        "profile": profile.name,
+        "delete": [str(path) for path in profile.delete],
+        "read": [str(path) for path in profile.read],
+        "discover": profile.discover,
+        "servers": [
+            {
+                "uri": one.uri,
+                "shortId": one.short_id,
+                "security": one.mode.value,
+                "store": None if one.store is None else str(one.store),
+                "lifetime": one.lifetime,
+                "binding": one.binding,
+            }
+            for one in profile.accounts
+        ],
+        "acl": [
+            {
+                "object": one.object_id,
+                "instance": one.instance_id,
+                "owner": one.owner,
+                "rights": {str(server): right.value for server, right in one.rights.items()},
+            }
+            for one in profile.acls
+        ],
+    }
+
+
+def _profile_rows(ep: str | None, profile: Profile | None) -> list[tuple[str, str, str, str]]:
+    if profile is None:
+        return [(ep or "", "none", "", "it is refused: no profile fits, and there is no default")]
+    rows = [
+        (
+            ep or "",
+            profile.name,
+            one.uri,
+            f"short id {one.short_id}, lifetime {one.lifetime} s, {one.binding}; "
+            + ("no security" if one.store is None else f"a fresh {one.mode.value} credential, in {one.store}"),
+        )
+        for one in profile.accounts
+    ]
+    rows.append((ep or "", profile.name, "", f"deleted first: {', '.join(map(str, profile.delete)) or 'nothing'}"))
+    if profile.acls:
+        rows.append((ep or "", profile.name, "", f"{len(profile.acls)} access control instances"))
+    return rows
+
+
+def log(
+    endpoint: Annotated[
+        str | None, typer.Argument(metavar="[EP]", parser=endpoint_name, help="Only the runs of this device.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, max=20000, help="The newest N runs.")] = 20,
+    trace: TraceOption = _TRACE,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show what became of bootstrap runs: when, from where, each step, what the device answered, why it failed.
+
+    There is no key in it. Of a device the last 20 runs are kept, of all 20,000.
+
+    \b
+    Examples:
+    headwater bootstrap log press-7
+    headwater bootstrap log --output json | jq '.[] | select(.outcome == "failed")'
+    """
+    from gateway.bootstrap.store_file import BootstrapFile, BootstrapFileError
+    from gateway.bootstrap.trace import Trace
+    from headwater.output import print_json
+
+    try:
+        kept = BootstrapFile(trace)
+        try:
+            runs = Trace(kept, lambda: 0).runs(endpoint, limit)
+        finally:
+            kept.close()
+    except BootstrapFileError as exc:
+        raise Stop(Exit.CANNOT_START, str(exc)) from exc
+    if output is Output.JSON:
+        print_json([_run_json(one) for one in runs])
+        return
+    for one in reversed(runs):
+        _print_run(one)
+    if not runs:
+        typer.echo("no run" if endpoint is None else f"no run of {endpoint}")
+
+
+def _run_json(run: TracedRun) -> dict[str, Any]:
+    return {
+        "run": run.number,
+        "endpoint": run.ep,
+        "address": run.address,
+        "identity": run.identity,
+        "profile": run.profile or None,
+        "began": run.began_ms,
+        "ended": run.ended_ms,
+        "outcome": run.outcome.value,
+        "why": run.why or None,
+        "steps": [{"at": one.at_ms, "step": one.step, "answer": one.answer} for one in run.steps],
+    }
+
+
+def _print_run(run: TracedRun) -> None:
+    from headwater.output import console, table
+
+    began = datetime.fromtimestamp(run.began_ms / 1000, UTC)
+    who = "in the clear" if run.identity is None else f"as {run.identity}"
+    rows = [(f"{(one.at_ms - run.began_ms) / 1000:.3f}", one.step, one.answer) for one in run.steps]
+    why = f": {run.why}" if run.why else ""
+    rows.append(("", run.outcome.value + why, ""))
+    title = f"{run.ep} from {run.address} {who}, {began:%Y-%m-%d %H:%M:%S} UTC, profile {run.profile or 'none'}"
+    console().print(table(("s", "step", "answer"), rows, title=title))
