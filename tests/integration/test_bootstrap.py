@@ -1,0 +1,262 @@
+"""Devices at a bootstrap server that runs as a process: what they get, and what is left of runs that fail."""
+
+from __future__ import annotations
+
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aiocoap import Message
+from aiocoap.numbers.codes import Code
+
+from schemas.lwm2m import formats, senml_cbor
+from schemas.lwm2m.nodes import Value, values
+from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.path import Path as LwM2mPath
+from tests.bootstrap_process import WITH_KEY, Answers, BootstrapProcess
+from tests.raw_device import RawDevice
+from tests.secure_device import SecureDevice, new_store
+
+KEY = b"a factory's key."
+CONFIG = WITH_KEY.format(port=5684)
+Server = Callable[..., BootstrapProcess]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Starts one; over DTLS with a key for each of these endpoints, or in the clear."""
+    running: list[BootstrapProcess] = []
+
+    def start(config: str = CONFIG, *more: str, keys: tuple[str, ...] = ()) -> BootstrapProcess:
+        store = new_store(tmp_path / "keys.db", dict.fromkeys(keys, KEY)) if keys else None
+        running.append(BootstrapProcess(tmp_path, config, *more, credentials=store))
+        return running[0]
+
+    yield start
+    for one in running:
+        if one.process.poll() is None:
+            assert one.stop() == 0, one.said()
+        assert "Traceback" not in one.said(), one.said()
+
+
+def ask(device: RawDevice, *more: str) -> Message:
+    return device.ask(Code.POST, ("bs",), (f"ep={device.ep}", *more))
+
+
+def got(answers: Answers, path: str, content_format: int = 11542) -> dict[str, Value]:
+    node = formats.decode(content_format, answers.written[path], LwM2mPath.parse(path), Definitions.builtin())
+    return {str(one.path): one.value for one in values(node)}
+
+
+def test_device_gets_its_server_and_a_key_of_its_own_in_order(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers()
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        assert ask(device).code == Code.CHANGED
+        run = running.ended("press-7")
+    assert answers.asked == ["GET /0", "DELETE /0", "DELETE /1", "PUT /0/1", "PUT /1/0", "POST /bs"]
+    [(identity, key)] = running.keys("press-7").items()
+    security, account = got(answers, "/0/1"), got(answers, "/1/0")
+    assert (security["/0/1/0"], security["/0/1/1"], security["/0/1/2"]) == ("coaps://127.0.0.1:5684", False, 0)
+    assert (security["/0/1/3"], security["/0/1/5"], security["/0/1/10"]) == (identity.encode(), key, 123)
+    assert (account["/1/0/0"], account["/1/0/1"], account["/1/0/7"]) == (123, 300, "U")
+    assert (run["outcome"], run["identity"]) == ("done", "press-7")
+    assert [one["step"] for one in run["steps"]][:3] == ["discover /0", "delete /0", "delete /1"]
+    kept = running.trace.read_bytes() + running.trace.with_name("bootstrap.db-wal").read_bytes()
+    assert key not in kept
+    assert key.hex().encode() not in kept
+    assert key.hex() not in running.said()
+    assert stat.S_IMODE(running.trace.stat().st_mode) == 0o600
+    shown = running.get("metrics") or ""
+    assert 'headwater_bootstrap_runs_total{outcome="done"} 1.0' in shown
+
+
+def test_security_is_written_beside_the_account_here_wherever_that_is(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers(own=1)
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        ask(device)
+        running.ended("press-7")
+    assert "PUT /0/0" in answers.asked
+
+
+def test_a_second_run_gives_another_key_and_the_old_one_goes_with_its_end(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers()
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        ask(device)
+        running.ended("press-7")
+        first = running.keys("press-7")
+        ask(device)
+        running.ended("press-7", 2)
+    second = running.keys("press-7")
+    assert len(first) == len(second) == 1
+    assert first.keys().isdisjoint(second)
+
+
+def test_a_device_that_answers_with_an_error_keeps_its_old_key_and_gets_the_same_new_one_next(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers()
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        ask(device)
+        running.ended("press-7")
+        old = running.keys("press-7")
+        refusal = Message(code=Code.BAD_REQUEST, payload=b"no room")
+        answers.instead = {"PUT /1/0": refusal}
+        ask(device)
+        run = running.ended("press-7", 2)
+        assert (run["outcome"], run["why"]) == ("failed", "write /1/0: the device answered 4.00: no room")
+        both = running.keys("press-7")
+        assert old.items() < both.items()
+        assert len(both) == 2
+        answers.instead = {}
+        ask(device)
+        assert running.ended("press-7", 3)["outcome"] == "done"
+    assert dict(both.items() - old.items()) == running.keys("press-7")
+
+
+def test_words_of_a_device_that_repeat_the_key_are_left_out(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers()
+
+    def answer(request: Message) -> Message | None:
+        if request.code == Code.PUT:
+            key = got_key(request.payload)
+            return Message(code=Code.BAD_REQUEST, payload=f"what is {key.hex().upper()}?".encode())
+        return answers(request)
+
+    def got_key(payload: bytes) -> bytes:
+        node = formats.decode(11542, payload, LwM2mPath.parse("/0/1"), Definitions.builtin())
+        return next(bytes(one.value) for one in values(node) if str(one.path) == "/0/1/5" and type(one.value) is bytes)
+
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answer
+        ask(device)
+        run = running.ended("press-7")
+    assert "a key is in them" in run["why"]
+
+
+def test_a_device_that_falls_silent_is_given_up_and_the_trace_says_where(server: Server) -> None:
+    running, answers = server(CONFIG, "--step-timeout", "3", keys=("press-7",)), Answers(instead={"DELETE /1": None})
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        ask(device)
+        run = running.ended("press-7")
+    assert run["outcome"] == "failed"
+    assert run["why"].startswith("delete /1: the device did not answer")
+    assert run["steps"][-1]["step"] == "delete /1"
+
+
+def test_a_device_that_begins_again_replaces_its_run(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers(instead={"DELETE /0": None})
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        ask(device)
+        device.until("the second step", lambda: "DELETE /0" in answers.asked)
+        answers.instead = {}
+        ask(device)
+        assert running.ended("press-7", 2)["outcome"] == "done"
+    assert running.runs("press-7")[1]["outcome"] == "replaced"
+
+
+def test_a_key_is_for_its_own_name_alone(server: Server) -> None:
+    running = server(keys=("press-7", "press-8"))
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        assert device.ask(Code.POST, ("bs",), ("ep=press-8",)).code == Code.FORBIDDEN
+    with pytest.raises(AssertionError, match="no session"):
+        SecureDevice(running.coaps, "press-7", b"not the right one", patience=5)
+    assert running.runs("press-8") == []
+
+
+def test_whoever_no_profile_fits_is_refused_and_in_the_trace(server: Server) -> None:
+    config = CONFIG.replace("default:", "endpoints:\n lamp-1:")
+    running = server(config, keys=("press-7",))
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        assert ask(device).code == Code.BAD_REQUEST
+        run = running.ended("press-7")
+    assert (run["outcome"], run["why"]) == ("refused", "nothing is configured for this endpoint")
+
+
+def test_preferred_format_is_written_and_others_are_refused(server: Server) -> None:
+    running, answers = server(), Answers()
+    with RawDevice(running.coap, "press-7", answer=answers) as device:
+        assert ask(device, "pct=50").code == Code.UNSUPPORTED_CONTENT_FORMAT
+        ask(device, "pct=112")
+        assert running.ended("press-7")["outcome"] == "done"
+    assert answers.formats == {112}
+    assert got(answers, "/0/1", 112)["/0/1/10"] == 123
+
+
+def test_a_device_that_cannot_discover_and_takes_no_tlv(server: Server) -> None:
+    running = server()
+    answers = Answers(instead={"GET /0": Message(code=Code.METHOD_NOT_ALLOWED)})
+
+    def answer(request: Message) -> Message | None:
+        if request.code == Code.PUT and request.opt.content_format == 11542:
+            return Message(code=Code.UNSUPPORTED_CONTENT_FORMAT)
+        return answers(request)
+
+    with RawDevice(running.coap, "press-7", answer=answer) as device:
+        ask(device)
+        assert running.ended("press-7")["outcome"] == "done"
+    assert answers.formats == {112}
+    assert "PUT /0/1" in answers.asked
+
+
+def test_a_pack_has_all_in_one_and_the_same_key_each_time(server: Server) -> None:
+    running = server(keys=("press-7",))
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        packs = [device.ask(Code.GET, ("bspack",), ("ep=press-7",)) for _ in range(2)]
+    assert [int(one.opt.content_format) for one in packs] == [112, 112]
+    found = {}
+    for node in senml_cbor.decode_series(packs[0].payload, LwM2mPath(), Definitions.builtin()):
+        found |= {str(one.path): one.value for one in values(node)}
+    [(identity, key)] = running.keys("press-7").items()
+    assert (found["/0/1/3"], found["/0/1/5"], found["/1/0/1"]) == (identity.encode(), key, 300)
+    assert packs[0].payload == packs[1].payload
+
+
+def test_no_pack_is_given_in_the_clear(server: Server) -> None:
+    running = server()
+    with RawDevice(running.coap, "press-7") as device:
+        assert device.ask(Code.GET, ("bspack",), ("ep=press-7",)).code == Code.UNAUTHORIZED
+    assert not running.store.exists()
+
+
+def test_kill_in_the_middle_leaves_both_keys_and_the_next_run_goes_on(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers()
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        ask(device)
+        running.ended("press-7")
+        old = running.keys("press-7")
+        answers.instead = {"PUT /1/0": None}
+        answers.asked.clear()
+        ask(device)
+        device.until("the write", lambda: "PUT /1/0" in answers.asked)
+        running.kill()
+        both = running.keys("press-7")
+        assert old.items() < both.items()
+        running.start()
+        assert running.runs("press-7")[0]["outcome"] == "interrupted"
+        answers.instead = {}
+        device.connect()
+        ask(device)
+        assert running.ended("press-7", 3)["outcome"] == "done"
+    assert running.keys("press-7") == dict(both.items() - old.items())
+
+
+def test_told_to_stop_it_lets_runs_end(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers()
+
+    def slowly(request: Message) -> Message | None:
+        time.sleep(0.2)
+        return answers(request)
+
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = slowly
+        ask(device)
+        assert running.stop() == 0
+        assert answers.finished
+    assert running.runs("press-7")[0]["outcome"] == "done"
