@@ -26,6 +26,7 @@ import org.eclipse.leshan.core.model.StaticModel;
 import org.eclipse.leshan.core.node.LwM2mPath;
 import org.eclipse.leshan.core.node.LwM2mResource;
 import org.eclipse.leshan.core.node.LwM2mSingleResource;
+import org.eclipse.leshan.core.request.BootstrapRequest;
 import org.eclipse.leshan.core.request.ContentFormat;
 import org.eclipse.leshan.core.request.DeregisterRequest;
 import org.eclipse.leshan.core.request.RegisterRequest;
@@ -43,7 +44,7 @@ import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClien
  * An LwM2M device made of Eclipse Leshan's client, driven by lines.
  *
  * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode, and with a coaps URI the PSK identity
- * and the key in hex, or in hex its certificate, its private key (PKCS#8) and the server's certificate. Events go to standard output, one JSON object a line; commands come on standard input:
+ * and the key in hex, or in hex its certificate, its private key (PKCS#8) and the server's certificate. With "bootstrap" in the place of true or false the server is one for bootstrap, reached in the clear or with identity and key. Events go to standard output, one JSON object a line; commands come on standard input:
  * "set PATH VALUE", "send FORMAT PATH", "collect PATH", "flush FORMAT" (sends what was collected, with its times),
  * "update", "deregister", "quit" (also end of input).
  */
@@ -150,7 +151,15 @@ public final class LeshanDevice {
         return values;
     }
 
+    private static boolean isBootstrap(String[] args) {
+        return args[3].equals("bootstrap");
+    }
+
     private static Security security(String[] args) {
+        if (isBootstrap(args)) {
+            return args.length == 4 ? Security.noSecBootstrap(args[1])
+                    : Security.pskBootstrap(args[1], args[4].getBytes(StandardCharsets.UTF_8), bytes(args[5]));
+        }
         switch (args.length) {
         case 4:
             return Security.noSec(args[1], 123);
@@ -184,7 +193,11 @@ public final class LeshanDevice {
 
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
         objects.setInstancesForObject(0, security(args));
-        objects.setInstancesForObject(1, new Server(123, Long.parseLong(args[2])));
+        if (isBootstrap(args)) {
+            objects.setClassForObject(1, Server.class);
+        } else {
+            objects.setInstancesForObject(1, new Server(123, Long.parseLong(args[2])));
+        }
         objects.setFactoryForObject(3, (model, id, taken) -> new Watched(3, 0, device));
         objects.setInstancesForObject(3, new Watched(3, 0, device));
         objects.setFactoryForObject(3303, (model, id, taken) -> {
@@ -212,6 +225,22 @@ public final class LeshanDevice {
         builder.setDataSenders(new ManualDataSender());
         LeshanClient client = builder.build();
         client.addObserver(new LwM2mClientObserverAdapter() {
+            @Override
+            public void onBootstrapSuccess(LwM2mServer server, BootstrapRequest request) {
+                event("bootstrapped");
+            }
+
+            @Override
+            public void onBootstrapFailure(LwM2mServer server, BootstrapRequest request, ResponseCode code,
+                    String message, Exception cause) {
+                event("not bootstrapped", "code", String.valueOf(code), "message", String.valueOf(message));
+            }
+
+            @Override
+            public void onBootstrapTimeout(LwM2mServer server, BootstrapRequest request) {
+                event("bootstrap timeout");
+            }
+
             @Override
             public void onRegistrationSuccess(LwM2mServer server, RegisterRequest request, String id) {
                 event("registered", "id", id);

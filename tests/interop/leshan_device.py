@@ -123,9 +123,11 @@ class LeshanDevice:
         queue_mode: bool = False,
         psk: tuple[str, bytes] | None = None,
         x509: tuple[bytes, bytes, bytes] | None = None,
+        bootstrap: bool = False,
     ):
         """A device that speaks over DTLS has one of these. ``psk``: its identity and its key; ``x509``: in DER its
-        certificate, its private key, and the certificate of the server."""
+        certificate, its private key, and the certificate of the server. ``bootstrap``: the server is one that tells it
+        its servers, reached with ``psk`` or in the clear."""
         proof = () if x509 is None else tuple(one.hex() for one in x509)
         if psk is not None:
             proof = (psk[0], psk[1].hex())
@@ -135,8 +137,8 @@ class LeshanDevice:
             [
                 *(str(java_binary()), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx96m"),
                 *("-cp", os.pathsep.join(class_path), "LeshanDevice"),
-                *(endpoint, f"{'coaps' if proof else 'coap'}://{server}", str(lifetime), str(queue_mode).lower()),
-                *proof,
+                *(endpoint, f"{'coaps' if proof else 'coap'}://{server}", str(lifetime)),
+                *("bootstrap" if bootstrap else str(queue_mode).lower(), *proof),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -90,13 +90,25 @@ default:
         (f"default: {{servers: [{SERVER}, {SERVER}]}}", "line 1", "that of another server"),
         ("default: {servers: [{uri: 'coap://gw', short_id: 1, security: psk, store: k}]}", "line 1", "coaps://HOST"),
         ("default: {servers: [{uri: 'coaps://gw', short_id: 1, security: psk}]}", "line 1", "store is missing"),
-        ("default: {servers: [{uri: 'coaps://gw', short_id: 0, security: psk, store: k}]}", "line 1", "from 1 to 65534"),
-        ("default: {servers: [{uri: 'coap://gw', short_id: 1, security: ssl}]}", "line 1", "psk, x509, oscore and none"),
+        (
+            "default: {servers: [{uri: 'coaps://gw', short_id: 0, security: psk, store: k}]}",
+            "line 1",
+            "from 1 to 65534",
+        ),
+        (
+            "default: {servers: [{uri: 'coap://gw', short_id: 1, security: ssl}]}",
+            "line 1",
+            "psk, x509, oscore and none",
+        ),
         (f"default: {{servers: [{SERVER}], read: [/0]}}", "line 1", "objects 1 and 2 alone"),
         (f"default: {{servers: [{SERVER}], delete: [/1/0/1]}}", "line 1", "an object such as /1"),
         (f"default: {{servers: [{SERVER}], acl: [{{object: 3, instance: 0, owner: 9}}]}}", "line 1", "no server here"),
         (f"default: &a {{servers: [{SERVER}]}}\nendpoints: {{x: *a}}", "line 2, column 16", "write it out"),
-        (f"default: {{servers: [{SERVER}]}}\ndefault: {{servers: [{SERVER}]}}", "line 2, column 1", "stands there twice"),
+        (
+            f"default: {{servers: [{SERVER}]}}\ndefault: {{servers: [{SERVER}]}}",
+            "line 2, column 1",
+            "stands there twice",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(text: str, place: str, words: str) -> None:
