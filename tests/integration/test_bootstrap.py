@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiocoap import Message
 from aiocoap.numbers.codes import Code
+from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.lwm2m import formats, senml_cbor
 from schemas.lwm2m.nodes import Value, values
@@ -18,6 +19,7 @@ from schemas.lwm2m.path import Path as LwM2mPath
 from tests.bootstrap_process import WITH_KEY, Answers, BootstrapProcess
 from tests.raw_device import RawDevice
 from tests.secure_device import SecureDevice, new_store
+from tests.stacks.metrics_page import page_rows
 
 KEY = b"a factory's key."
 CONFIG = WITH_KEY.format(port=5684)
@@ -69,8 +71,7 @@ def test_device_gets_its_server_and_a_key_of_its_own_in_order(server: Server) ->
     assert key.hex().encode() not in kept
     assert key.hex() not in running.said()
     assert stat.S_IMODE(running.trace.stat().st_mode) == 0o600
-    shown = running.get("metrics") or ""
-    assert 'headwater_bootstrap_runs_total{outcome="done"} 1.0' in shown
+    assert 'headwater_bootstrap_runs_total{outcome="done"} 1.0' in (running.get("metrics") or "")
 
 
 def test_security_is_written_beside_the_account_here_wherever_that_is(server: Server) -> None:
@@ -260,3 +261,17 @@ def test_told_to_stop_it_lets_runs_end(server: Server) -> None:
         assert running.stop() == 0
         assert answers.finished
     assert running.runs("press-7")[0]["outcome"] == "done"
+
+
+def test_the_page_of_metrics_has_all_that_it_shows(server: Server) -> None:
+    found = list(text_string_to_metric_families(server(keys=("press-7",)).get("metrics") or ""))
+    shown = {
+        one.name + ("_total" if one.type == "counter" else ""): one
+        for one in found
+        if one.name.startswith("headwater_")
+    }
+    rows = {name: row for name, row in page_rows().items() if "bootstrap" in row.processes}
+    assert set(shown) == set(rows)
+    for name, family in shown.items():
+        assert rows[name].type == family.type, name
+        assert {label for sample in family.samples for label in sample.labels} <= rows[name].labels, name
