@@ -184,10 +184,9 @@ def check(
     from headwater.output import console, print_json, table
 
     loaded = _load(file)
-    if endpoint:
-        chosen = [(ep, loaded.of(ep)) for ep in endpoint]
-    else:
-        chosen = [(None, profile) for profile in loaded.profiles]
+    chosen: list[tuple[str | None, Profile | None]] = (
+        [(ep, loaded.of(ep)) for ep in endpoint] if endpoint else [(None, profile) for profile in loaded.profiles]
+    )
     if output is Output.JSON:
         print_json([_profile_json(ep, profile) for ep, profile in chosen])
     else:
@@ -304,6 +303,7 @@ def _run_json(run: TracedRun) -> dict[str, Any]:
 
 def _print_run(run: TracedRun) -> None:
     from headwater.output import console, table
+    from headwater.terminal import printable
 
     began = datetime.fromtimestamp(run.began_ms / 1000, UTC)
     who = "in the clear" if run.identity is None else f"as {run.identity}"
@@ -311,4 +311,5 @@ def _print_run(run: TracedRun) -> None:
     why = f": {run.why}" if run.why else ""
     rows.append(("", run.outcome.value + why, ""))
     title = f"{run.ep} from {run.address} {who}, {began:%Y-%m-%d %H:%M:%S} UTC, profile {run.profile or 'none'}"
-    console().print(table(("s", "step", "answer"), rows, title=title))
+    typer.echo(printable(title))
+    console().print(table(("s", "step", "answer"), rows))

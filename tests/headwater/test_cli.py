@@ -97,10 +97,11 @@ KINDS = {
     "cancel": "observeCancel",
     "attributes": "writeAttributes",
     "trigger-update": "execute",
+    "trigger-bootstrap": "execute",
     "disable": "execute",
 }
 #: Where it is not what was given.
-PATHS = {"trigger-update": "/1/0/8", "disable": "/1/0/4"}
+PATHS = {"trigger-update": "/1/0/8", "trigger-bootstrap": "/1/0/9", "disable": "/1/0/4"}
 
 
 def run(*arguments: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Any:

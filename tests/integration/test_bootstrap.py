@@ -210,7 +210,7 @@ def test_a_pack_has_all_in_one_and_the_same_key_each_time(server: Server) -> Non
     with SecureDevice(running.coaps, "press-7", KEY) as device:
         packs = [device.ask(Code.GET, ("bspack",), ("ep=press-7",)) for _ in range(2)]
     assert [int(one.opt.content_format) for one in packs] == [112, 112]
-    found = {}
+    found: dict[str, Value] = {}
     for node in senml_cbor.decode_series(packs[0].payload, LwM2mPath(), Definitions.builtin()):
         found |= {str(one.path): one.value for one in values(node)}
     [(identity, key)] = running.keys("press-7").items()

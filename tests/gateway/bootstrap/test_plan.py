@@ -39,12 +39,12 @@ def plan(
     return Plan(profile, materials, Definitions.builtin(), wanted), profile
 
 
-def course(plan: Plan, links: bytes = b"</0/0>,</0/1>;ssid=1", **instead: CoapResponse) -> tuple[list[str], Answered]:
+def course(plan: Plan, **instead: CoapResponse) -> tuple[list[str], Answered]:
     """Every step and the last answer."""
     steps, last = [], Answered(words="")
     while (step := plan.next) is not None and not last.failed:
         steps.append(str(step))
-        payload = links if step.kind.value == "discover" else b""
+        payload = b"</0/0>,</0/1>;ssid=1" if step.kind.value == "discover" else b""
         last = plan.take(instead.get(step.kind.value, CoapResponse(code=GOOD[step.kind.value], payload=payload)))
     return steps, last
 
