@@ -111,11 +111,11 @@ class Runs:
             await asyncio.wait(running)
 
     async def _run(self, incoming: Incoming, asked: Asked, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            before.cancel()
-            await asyncio.wait([before])
         outcome, why, number = Outcome.FAILED, "", None
         try:
+            if before is not None:
+                before.cancel()
+                await asyncio.wait([before])
             number = await asyncio.to_thread(
                 self._trace.begin, asked.ep, asked.address, asked.identity, asked.profile.name
             )

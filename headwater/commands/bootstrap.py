@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headwater.commands.base import command
+from headwater.commands.bootstrap_shown import print_run, profile_json, profile_rows, run_json
 from headwater.exits import Exit, Stop
 from headwater.options import (
     MetricsHostOption,
@@ -22,7 +22,6 @@ from headwater.options import (
 
 if TYPE_CHECKING:
     from gateway.bootstrap.profile import Config, Profile
-    from gateway.bootstrap.trace import TracedRun
 
 _TRACE = Path(".headwater/bootstrap.db")
 
@@ -188,64 +187,12 @@ def check(
         [(ep, loaded.of(ep)) for ep in endpoint] if endpoint else [(None, profile) for profile in loaded.profiles]
     )
     if output is Output.JSON:
-        print_json([_profile_json(ep, profile) for ep, profile in chosen])
+        print_json([profile_json(ep, profile) for ep, profile in chosen])
     else:
-        rows = [row for ep, profile in chosen for row in _profile_rows(ep, profile)]
+        rows = [row for ep, profile in chosen for row in profile_rows(ep, profile)]
         console().print(table(("endpoint", "profile", "server", "gets"), rows))
     if any(profile is None for _, profile in chosen):
         raise typer.Exit(Exit.REFUSED)
-
-
-def _profile_json(ep: str | None, profile: Profile | None) -> dict[str, Any]:
-    shown: dict[str, Any] = {} if ep is None else {"endpoint": ep}
-    if profile is None:
-        return {**shown, "profile": None}
-    return {
-        **shown,
-        "profile": profile.name,
-        "delete": [str(path) for path in profile.delete],
-        "read": [str(path) for path in profile.read],
-        "discover": profile.discover,
-        "servers": [
-            {
-                "uri": one.uri,
-                "shortId": one.short_id,
-                "security": one.mode.value,
-                "store": None if one.store is None else str(one.store),
-                "lifetime": one.lifetime,
-                "binding": one.binding,
-            }
-            for one in profile.accounts
-        ],
-        "acl": [
-            {
-                "object": one.object_id,
-                "instance": one.instance_id,
-                "owner": one.owner,
-                "rights": {str(server): right.value for server, right in one.rights.items()},
-            }
-            for one in profile.acls
-        ],
-    }
-
-
-def _profile_rows(ep: str | None, profile: Profile | None) -> list[tuple[str, str, str, str]]:
-    if profile is None:
-        return [(ep or "", "none", "", "it is refused: no profile fits, and there is no default")]
-    rows = [
-        (
-            ep or "",
-            profile.name,
-            one.uri,
-            f"short id {one.short_id}, lifetime {one.lifetime} s, {one.binding}; "
-            + ("no security" if one.store is None else f"a fresh {one.mode.value} credential, in {one.store}"),
-        )
-        for one in profile.accounts
-    ]
-    rows.append((ep or "", profile.name, "", f"deleted first: {', '.join(map(str, profile.delete)) or 'nothing'}"))
-    if profile.acls:
-        rows.append((ep or "", profile.name, "", f"{len(profile.acls)} access control instances"))
-    return rows
 
 
 def log(
@@ -278,38 +225,9 @@ def log(
     except BootstrapFileError as exc:
         raise Stop(Exit.CANNOT_START, str(exc)) from exc
     if output is Output.JSON:
-        print_json([_run_json(one) for one in runs])
+        print_json([run_json(one) for one in runs])
         return
     for one in reversed(runs):
-        _print_run(one)
+        print_run(one)
     if not runs:
         typer.echo("no run" if endpoint is None else f"no run of {endpoint}")
-
-
-def _run_json(run: TracedRun) -> dict[str, Any]:
-    return {
-        "run": run.number,
-        "endpoint": run.ep,
-        "address": run.address,
-        "identity": run.identity,
-        "profile": run.profile or None,
-        "began": run.began_ms,
-        "ended": run.ended_ms,
-        "outcome": run.outcome.value,
-        "why": run.why or None,
-        "steps": [{"at": one.at_ms, "step": one.step, "answer": one.answer} for one in run.steps],
-    }
-
-
-def _print_run(run: TracedRun) -> None:
-    from headwater.output import console, table
-    from headwater.terminal import printable
-
-    began = datetime.fromtimestamp(run.began_ms / 1000, UTC)
-    who = "in the clear" if run.identity is None else f"as {run.identity}"
-    rows = [(f"{(one.at_ms - run.began_ms) / 1000:.3f}", one.step, one.answer) for one in run.steps]
-    why = f": {run.why}" if run.why else ""
-    rows.append(("", run.outcome.value + why, ""))
-    title = f"{run.ep} from {run.address} {who}, {began:%Y-%m-%d %H:%M:%S} UTC, profile {run.profile or 'none'}"
-    typer.echo(printable(title))
-    console().print(table(("s", "step", "answer"), rows))

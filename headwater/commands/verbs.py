@@ -11,6 +11,7 @@ import typer
 
 from headwater.commands.answers import do, from_now, send
 from headwater.commands.base import command
+from headwater.commands.server_verbs import disable, trigger_bootstrap, trigger_update
 from headwater.exits import Exit, Stop
 from headwater.options import Asking, EndpointArgument, PathArgument, ValueType, Where
 
@@ -131,52 +132,6 @@ def execute(
 
     body = ExecuteRequest(parameters=arguments)
     do(RequestKind.EXECUTE, ep, path, body, where, asking)
-
-
-#: Of the LwM2M Server object: each of its instances is a server that the device knows.
-_InstanceOption = Annotated[
-    int, typer.Option("--instance", metavar="N", min=0, max=65534, help="The instance of object 1 that is this server.")
-]
-
-
-def trigger_update(ep: EndpointArgument, where: Where, asking: Asking, *, instance: _InstanceOption = 0) -> None:
-    """Have a device send a registration update now: it executes the Registration Update Trigger, /1/N/8.
-
-    \b
-    Examples:
-    headwater trigger-update sensor-1 --gateway rock64
-    """
-    _execute_of_server(ep, instance, 8, where, asking)
-
-
-def trigger_bootstrap(ep: EndpointArgument, where: Where, asking: Asking, *, instance: _InstanceOption = 0) -> None:
-    """Have a device ask its bootstrap server anew: it executes the Bootstrap-Request Trigger, /1/N/9 (LwM2M 1.1).
-
-    \b
-    Examples:
-    headwater trigger-bootstrap sensor-1 --gateway rock64
-    headwater bootstrap log sensor-1
-    """
-    _execute_of_server(ep, instance, 9, where, asking)
-
-
-def disable(ep: EndpointArgument, where: Where, asking: Asking, *, instance: _InstanceOption = 0) -> None:
-    """Have a device leave, and register anew after its Disable Timeout: it executes Disable, /1/N/4.
-
-    The timeout is /1/N/5, in seconds; a device that has none takes a day.
-
-    \b
-    Examples:
-    headwater write sensor-1 /1/0/5 600 --gateway rock64
-    headwater disable sensor-1 --gateway rock64
-    """
-    _execute_of_server(ep, instance, 4, where, asking)
-
-
-def _execute_of_server(ep: str, instance: int, resource: int, where: Where, asking: Asking) -> None:
-    from schemas.avro.records import ExecuteRequest, RequestKind
-
-    do(RequestKind.EXECUTE, ep, f"/1/{instance}/{resource}", ExecuteRequest(parameters=""), where, asking)
 
 
 def create(
