@@ -326,7 +326,8 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
     from security.credentials.sqlite import SqliteCredentials
 
     files = settings.coaps_certificate
-    access = Access(SqliteCredentials(settings.credentials), has_certificates=files is not None)
+    store = SqliteCredentials(settings.credentials, make=settings.make_credentials)
+    access = Access(store, has_certificates=files is not None)
     try:
         certificates = None if files is None else _certificates(files, access)
         line = SecureLine(

@@ -44,6 +44,8 @@ class GatewaySettings:
     #: Where they speak over DTLS, if there are ``credentials``: the store of them, a file.
     coaps: tuple[str, int] = DEFAULT_COAPS
     credentials: Path | None = None
+    #: Whether an empty store is made where there is none.
+    make_credentials: bool = False
     #: What the gateway shows to devices with certificates; None: these are refused.
     coaps_certificate: CertificateFiles | None = None
     state: Path = Path("state")

@@ -1,4 +1,4 @@
-"""A gateway or a replicator that has let go of its command line, for machines with little memory.
+"""A gateway, a replicator or a bootstrap server that has let go of its command line, for machines with little memory.
 
 Owns the change over: with ``HEADWATER_LEAN=1`` (as the image sets it) a process that the command has read and checked
 the settings of begins anew under the same process id, with nothing loaded but what it runs. What only a command line
@@ -22,6 +22,7 @@ from headwater.terminal import printable
 
 if TYPE_CHECKING:
     from connectors.replicator import ReplicatorSettings
+    from gateway.bootstrap.settings import BootstrapSettings
     from gateway.settings import GatewaySettings
 
 #: "1": begin anew.
@@ -35,9 +36,10 @@ class Process(Enum):
 
     GATEWAY = "gateway"
     REPLICATOR = "replicator"
+    BOOTSTRAP = "bootstrap"
 
 
-def start(process: Process, settings: GatewaySettings | ReplicatorSettings) -> None:
+def start(process: Process, settings: GatewaySettings | ReplicatorSettings | BootstrapSettings) -> None:
     """Run it until it is told to stop, in this process or, with `LEAN`, in what this process becomes.
 
     Raises:
@@ -100,7 +102,28 @@ def _replicator(settings: ReplicatorSettings) -> None:
         raise Stop(Exit.USAGE, str(exc)) from exc
 
 
-_RUN: dict[Process, Callable[..., None]] = {Process.GATEWAY: _gateway, Process.REPLICATOR: _replicator}
+def _bootstrap(settings: BootstrapSettings) -> None:
+    from gateway.bootstrap.server import run
+    from gateway.bootstrap.store_file import BootstrapFileError
+    from headwater.running import run_until_stopped
+
+    try:
+        run_until_stopped(lambda stop: run(settings, stop))
+    except BootstrapFileError as exc:
+        raise Stop(Exit.CANNOT_START, str(exc)) from exc
+    except OSError as exc:
+        raise Stop(
+            Exit.CANNOT_START,
+            f"the bootstrap server cannot start: {exc.strerror or exc}; if a port is taken, choose others with --coap, "
+            "--coaps and --metrics",
+        ) from exc
+
+
+_RUN: dict[Process, Callable[..., None]] = {
+    Process.GATEWAY: _gateway,
+    Process.REPLICATOR: _replicator,
+    Process.BOOTSTRAP: _bootstrap,
+}
 
 
 def main() -> int:

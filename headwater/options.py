@@ -139,6 +139,10 @@ AnyGatewayOption = Annotated[
         "--gateway", metavar="GW", parser=gateway_or_all, help="The gateway's id, '*' for all; else as in the file."
     ),
 ]
+MakeCredentialsOption = Annotated[
+    bool,
+    typer.Option("--make-credentials", help="Make --credentials, empty, if it is not there; keys may come later."),
+]
 MetricsOption = Annotated[
     int | None,
     typer.Option("--metrics", metavar="PORT", min=0, max=65535, help="Serve /metrics, /healthz and /readyz there."),

@@ -15,9 +15,9 @@ import structlog
 from aiocoap import resource
 
 from gateway.admission import Admission
+from gateway.bootstrap.config_file import ConfigFile
 from gateway.bootstrap.objects import instances
 from gateway.bootstrap.plan import PREFERRED
-from gateway.bootstrap.profile import Config
 from gateway.bootstrap.runs import Asked, Runs
 from gateway.bootstrap.store_file import BootstrapFileError
 from gateway.coap.aiocoap_link import Remote
@@ -43,7 +43,7 @@ class Interface:
 
     def __init__(
         self,
-        config: Config,
+        config: ConfigFile,
         admission: Admission,
         runs: Runs,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -104,7 +104,7 @@ class Interface:
             content_format = next((one for one in PREFERRED if str(one.value) == preferred), None)
             if content_format is None:
                 raise Refused(Code.UNSUPPORTED_CONTENT_FORMAT, "pct is no format that is spoken here")
-        profile = self._config.of(ep)
+        profile = self._config.now.of(ep)
         if profile is None:
             words = "nothing is configured for this endpoint"
             if isinstance(peer, SecurePeer):

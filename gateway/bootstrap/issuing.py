@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from threading import Lock
 
 from gateway.bootstrap.ledger import Given, Ledger
 from gateway.bootstrap.profile import Account, Mode
@@ -59,6 +60,8 @@ class Issuer:
         self._ledger = ledger
         self._now = now
         self._random = random
+        # A run that was replaced goes on in its thread: what it makes, the next one is to find whole.
+        self._lock = Lock()
 
     def prepare(self, ep: str, accounts: Sequence[Account]) -> tuple[Material, ...]:
         """Steps 1 and 2, for each server of a device, in order.
@@ -67,7 +70,8 @@ class Issuer:
             CredentialError: a store cannot be written, or no credential can be made for such a name.
             BootstrapFileError: the ledger cannot be written.
         """
-        return tuple(self._material(ep, account) for account in accounts)
+        with self._lock:
+            return tuple(self._material(ep, account) for account in accounts)
 
     def _material(self, ep: str, account: Account) -> Material:
         if account.store is None:
@@ -109,12 +113,13 @@ class Issuer:
             BootstrapFileError: the ledger cannot be written; likewise.
         """
         given = {Given(str(one.account.store), one.credential.id) for one in materials if one.credential is not None}
-        old = self._ledger.taken(ep, given)
         removed = 0
-        for name in {one.store for one in old}:
-            mine = [one for one in old if one.store == name]
-            removed += self._remove(name, mine)
-            self._ledger.forget(mine)
+        with self._lock:
+            old = self._ledger.taken(ep, given)
+            for name in {one.store for one in old}:
+                mine = [one for one in old if one.store == name]
+                removed += self._remove(name, mine)
+                self._ledger.forget(mine)
         return removed
 
     def _remove(self, name: str, old: Sequence[Given]) -> int:

@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
+    from gateway.bootstrap.config_file import ConfigFile
     from gateway.bootstrap.interface import Interface
     from gateway.bootstrap.runs import Runs
     from gateway.coap.endpoint import Endpoint
@@ -19,12 +20,20 @@ if TYPE_CHECKING:
 class BootstrapMetrics(Collector):
     """What the parts have counted."""
 
-    def __init__(self, runs: Runs, interface: Interface, endpoint: Endpoint, secure: SecureLine | None) -> None:
-        self._runs, self._interface, self._endpoint, self._secure = runs, interface, endpoint, secure
+    def __init__(
+        self, config: ConfigFile, runs: Runs, interface: Interface, endpoint: Endpoint, secure: SecureLine | None
+    ) -> None:
+        self._config, self._runs, self._interface = config, runs, interface
+        self._endpoint, self._secure = endpoint, secure
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "headwater_bootstrap_configuration_wrong",
+            "1 while the configuration's file is wrong, and what was read before it is served.",
+            value=int(self._config.wrong),
+        )
         yield GaugeMetricFamily("headwater_bootstrap_running", "Runs that are under way.", value=len(self._runs))
         yield _by("runs", "Runs that came to their end, by how.", "outcome", self._runs.ended)
         yield _by("refused", "Bootstrap requests that were refused, by code.", "code", self._interface.refusals)

@@ -75,7 +75,8 @@ class BootstrapServer:
         from gateway.coap.secure import SecureLine
         from security.credentials.sqlite import SqliteCredentials
 
-        access = self._access = Access(SqliteCredentials(self._settings.credentials))
+        store = SqliteCredentials(self._settings.credentials, make=self._settings.make_credentials)
+        access = self._access = Access(store)
         self._secure = SecureLine(*self._settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None)
 
     def _close(self) -> None:
@@ -131,7 +132,7 @@ class BootstrapServer:
             )
             interface = Interface(self._settings.config, Admission(self._access), runs, self._spawn)
             root.add_resource(["bspack"], PackResource(interface))
-            metrics = BootstrapMetrics(runs, interface, self._endpoint, self._secure)
+            metrics = BootstrapMetrics(self._settings.config, runs, interface, self._endpoint, self._secure)
             if self._settings.metrics_port is not None:
                 self._health = serve_health(
                     self._settings.metrics_port,
@@ -148,9 +149,12 @@ class BootstrapServer:
                 coap=None if self._settings.coap is None else Remote(self.coap_address).hostinfo,
                 coaps=None if self._secure is None else Remote(self._secure.local_address).hostinfo,
             )
-            following = self._tasks.create_task(self._follow_credentials())
+            following = [
+                self._tasks.create_task(work) for work in (self._follow_credentials(), self._follow_configuration())
+            ]
             await stop.wait()
-            following.cancel()
+            for task in following:
+                task.cancel()
             self._not_ready = "the bootstrap server is stopping"
             # Devices are still heard, as they have to answer.
             await runs.drained(_DRAIN_SECONDS)
@@ -164,6 +168,12 @@ class BootstrapServer:
             changed = self._access.changed()
             if changed:
                 self._secure.revoke(None if changed.everything else changed.ended)
+
+    async def _follow_configuration(self) -> None:
+        """Serve what the file says now. Runs that are under way keep what they began with."""
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            await asyncio.to_thread(self._settings.config.look)
 
 
 def _now_ms() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.bootstrap.profile import Config
+from gateway.bootstrap.config_file import ConfigFile
 
 DEFAULT_COAP = ("0.0.0.0", 5693)
 DEFAULT_COAPS = ("0.0.0.0", 5694)
@@ -15,12 +15,14 @@ DEFAULT_COAPS = ("0.0.0.0", 5694)
 class BootstrapSettings:
     """Settings of one bootstrap server."""
 
-    config: Config
+    config: ConfigFile
     #: Where devices speak in the clear; None: nowhere.
     coap: tuple[str, int] | None = None
     #: Where they speak over DTLS, if there are ``credentials``: the store of the keys for this, a file.
     coaps: tuple[str, int] = DEFAULT_COAPS
     credentials: Path | None = None
+    #: Whether an empty store is made where there is none.
+    make_credentials: bool = False
     #: The file with the trace of the runs, and with what was made for whom.
     state: Path = Path("bootstrap.db")
     #: Seconds that a device may take for a step.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headwater import lean
 from headwater.commands.base import command
 from headwater.commands.bootstrap_shown import print_run, profile_json, profile_rows, run_json
 from headwater.exits import Exit, Stop
 from headwater.options import (
+    MakeCredentialsOption,
     MetricsHostOption,
     MetricsKeysOption,
     MetricsOption,
@@ -21,7 +23,8 @@ from headwater.options import (
 )
 
 if TYPE_CHECKING:
-    from gateway.bootstrap.profile import Config, Profile
+    from gateway.bootstrap.config_file import ConfigFile
+    from gateway.bootstrap.profile import Profile
 
 _TRACE = Path(".headwater/bootstrap.db")
 
@@ -52,6 +55,7 @@ def serve(
             help="The keys with which devices may be bootstrapped, for DTLS; headwater credentials makes them.",
         ),
     ] = None,
+    make_credentials: MakeCredentialsOption = False,
     coaps: Annotated[
         str,
         typer.Option(
@@ -105,6 +109,8 @@ def serve(
     """
     from gateway.bootstrap.settings import BootstrapSettings
 
+    if credentials is None and make_credentials:
+        raise Stop(Exit.USAGE, "--make-credentials: say which file with --credentials FILE")
     if credentials is None and not insecure:
         raise Stop(
             Exit.USAGE,
@@ -116,6 +122,7 @@ def serve(
         coap=_pair(coap) if insecure else None,
         coaps=_pair(coaps),
         credentials=credentials,
+        make_credentials=make_credentials,
         state=trace,
         step_timeout=step_timeout,
         most_runs=most_runs,
@@ -123,24 +130,7 @@ def serve(
         metrics_port=metrics,
         metrics_keys=metrics_keys,
     )
-    _run(settings)
-
-
-def _run(settings: Any) -> None:
-    from gateway.bootstrap.server import run
-    from gateway.bootstrap.store_file import BootstrapFileError
-    from headwater.running import run_until_stopped
-
-    try:
-        run_until_stopped(lambda stop: run(settings, stop))
-    except BootstrapFileError as exc:
-        raise Stop(Exit.CANNOT_START, str(exc)) from exc
-    except OSError as exc:
-        raise Stop(
-            Exit.CANNOT_START,
-            f"the bootstrap server cannot start: {exc.strerror or exc}; if a port is taken, choose others with --coap, "
-            "--coaps and --metrics",
-        ) from exc
+    lean.start(lean.Process.BOOTSTRAP, settings)
 
 
 def _pair(address: str) -> tuple[str, int]:
@@ -148,16 +138,16 @@ def _pair(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _load(path: Path) -> Config:
+def _load(path: Path) -> ConfigFile:
     try:
-        from gateway.bootstrap.config import load
+        from gateway.bootstrap.config_file import ConfigFile
         from gateway.bootstrap.yaml_tree import ConfigError
     except ModuleNotFoundError as exc:
         if exc.name != "yaml":
             raise
         raise Stop(Exit.CANNOT_START, "headwater bootstrap needs PyYAML: pip install 'headwater[bootstrap]'") from exc
     try:
-        return load(path)
+        return ConfigFile(path)
     except ConfigError as exc:
         raise Stop(Exit.USAGE, str(exc)) from exc
 
@@ -182,7 +172,7 @@ def check(
     """
     from headwater.output import console, print_json, table
 
-    loaded = _load(file)
+    loaded = _load(file).now
     chosen: list[tuple[str | None, Profile | None]] = (
         [(ep, loaded.of(ep)) for ep in endpoint] if endpoint else [(None, profile) for profile in loaded.profiles]
     )

@@ -17,6 +17,7 @@ from headwater.options import (
     GatewayOption,
     KafkaOption,
     KafkaTlsOption,
+    MakeCredentialsOption,
     MetricsHostOption,
     MetricsKeysOption,
     MetricsOption,
@@ -56,6 +57,7 @@ def gateway(
             help="The devices' keys, for DTLS; headwater credentials makes them. (HEADWATER_CREDENTIALS)",
         ),
     ] = None,
+    make_credentials: MakeCredentialsOption = False,
     coaps: Annotated[
         str,
         typer.Option(
@@ -121,6 +123,8 @@ def gateway(
     given = ctx.get_parameter_source("coaps")
     if credentials is None and given is not None and given.name == "COMMANDLINE":
         raise Stop(Exit.USAGE, "--coaps is for devices with keys: say where these are with --credentials FILE")
+    if make_credentials and credentials is None:
+        raise Stop(Exit.USAGE, "--make-credentials: say which file with --credentials FILE")
     if (coaps_cert is None) != (coaps_key is None):
         raise Stop(Exit.USAGE, "--coaps-cert FILE and --coaps-key FILE belong together: give both, or none")
     if coaps_cert is None and coaps_ca is not None:
@@ -147,6 +151,7 @@ def gateway(
         coap=_pair(coap) if insecure else None,
         coaps=_pair(coaps),
         credentials=credentials,
+        make_credentials=make_credentials,
         coaps_certificate=None
         if coaps_cert is None or coaps_key is None
         else CertificateFiles(

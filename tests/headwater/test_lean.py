@@ -1,4 +1,4 @@
-"""``HEADWATER_LEAN=1``: a gateway or replicator that begins anew without its command line, and is the same to all."""
+"""``HEADWATER_LEAN=1``: a process that begins anew without its command line, and is the same to all."""
 
 from __future__ import annotations
 
@@ -70,6 +70,28 @@ def test_it_goes_on_under_its_own_number_with_the_words_that_it_was_given(tmp_pa
         assert "librdkafka" in mapped
         assert "_pydantic_core" not in mapped
         assert "cryptography" not in mapped
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=WAIT_S) == Exit.OK
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files in memory are Linux's")
+def test_bootstrap_server_loads_what_reads_its_configuration_only_when_that_changes(tmp_path: Path) -> None:
+    port, file, log = held_port(), tmp_path / "bootstrap.yaml", tmp_path / "b.db"
+    profile = "servers: [{uri: 'coap://gw', short_id: 1, security: none}]"
+    file.write_text(f"default: {{{profile}}}")
+    words = ("--insecure", "--coap", f"127.0.0.1:{held_port()}", "--trace", str(log), "--metrics", str(port))
+    with running("bootstrap", "serve", str(file), *words) as process:
+        assert 'component="bootstrap"' in until_it_serves(process, port)
+        line = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+        assert line[1:6] == ["-P", "-m", "headwater.lean", "bootstrap", "serve"]
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        for unwanted in ("_pydantic_core", "librdkafka", "yaml"):
+            assert unwanted not in mapped
+        file.write_text("default: x")
+        until = time.monotonic() + WAIT_S
+        while "headwater_bootstrap_configuration_wrong 1.0" not in until_it_serves(process, port):
+            assert time.monotonic() < until
+            time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=WAIT_S) == Exit.OK
 

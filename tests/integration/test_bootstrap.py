@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,17 @@ from schemas.lwm2m import formats, senml_cbor
 from schemas.lwm2m.nodes import Value, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path as LwM2mPath
+from security.credentials.key_bytes import KeyBytes
+from security.credentials.kinds import Psk
+from security.credentials.sqlite import SqliteCredentials
+from security.credentials.store import Put
 from tests.bootstrap_process import WITH_KEY, Answers, BootstrapProcess
 from tests.raw_device import RawDevice
 from tests.secure_device import SecureDevice, new_store
 from tests.stacks.metrics_page import page_rows
 
 KEY = b"a factory's key."
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = WITH_KEY.format(port=5684)
 Server = Callable[..., BootstrapProcess]
 
@@ -246,6 +252,40 @@ def test_kill_in_the_middle_leaves_both_keys_and_the_next_run_goes_on(server: Se
         ask(device)
         assert running.ended("press-7", 3)["outcome"] == "done"
     assert running.keys("press-7") == dict(both.items() - old.items())
+
+
+def test_a_changed_configuration_holds_for_the_next_run_and_a_wrong_one_changes_nothing(server: Server) -> None:
+    running, answers = server(keys=("press-7",)), Answers()
+    file = running.folder / "bootstrap.yaml"
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = answers
+        ask(device)
+        assert running.ended("press-7")["outcome"] == "done"
+        assert got(answers, "/1/0")["/1/0/1"] == 300
+        file.write_text(CONFIG.replace("lifetime: 300", "lifetime: soon"))
+        wrong = "headwater_bootstrap_configuration_wrong"
+        device.until("the wrong one is seen", lambda: f"{wrong} 1.0" in (running.get("metrics") or ""))
+        assert "line 8, column" in running.said()
+        ask(device)
+        assert running.ended("press-7", 2)["outcome"] == "done"
+        assert got(answers, "/1/0")["/1/0/1"] == 300
+        file.write_text(CONFIG.replace("lifetime: 300", "lifetime: 7200"))
+        device.until("the new one is served", lambda: f"{wrong} 0.0" in (running.get("metrics") or ""))
+        ask(device)
+        assert running.ended("press-7", 3)["outcome"] == "done"
+    assert got(answers, "/1/0")["/1/0/1"] == 7200
+
+
+def test_keys_may_come_after_the_start(server: Server, tmp_path: Path) -> None:
+    keys = tmp_path / "later" / "keys.db"
+    running = server(CONFIG, "--credentials", str(keys), "--make-credentials")
+    store = SqliteCredentials(keys)
+    store.put([Psk(endpoint="press-7", created=NOW, identity=b"press-7", key=KeyBytes(KEY))], Put.NEW)
+    store.close()
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        device.answer = Answers()
+        assert ask(device).code == Code.CHANGED
+        assert running.ended("press-7")["outcome"] == "done"
 
 
 def test_told_to_stop_it_lets_runs_end(server: Server) -> None:

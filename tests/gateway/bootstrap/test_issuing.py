@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -55,6 +57,29 @@ def test_stored_before_it_is_given_and_the_old_one_goes_after_the_end(
     assert stored(tmp_path) == {second[0].credential}
     # Twice is as once.
     assert issuer.finished("press-7", second) == 0
+
+
+def test_run_that_was_replaced_while_it_made_its_key_and_the_next_one_come_to_the_same(tmp_path: Path) -> None:
+    held, release = Event(), Event()
+
+    def random(count: int) -> bytes:
+        if not held.is_set():
+            held.set()
+            assert release.wait(60)
+        return secrets.token_bytes(count)
+
+    file = BootstrapFile(tmp_path / "b.db", make=True)
+    issuer, wanted = Issuer(Ledger(file, lambda: 1), lambda: NOW, random), [account(tmp_path, Mode.PSK)]
+    with ThreadPoolExecutor() as threads:
+        replaced = threads.submit(issuer.prepare, "press-7", wanted)
+        assert held.wait(60)
+        next_one = threads.submit(issuer.prepare, "press-7", wanted)
+        # Long enough for it to make a key of its own, if it did not wait.
+        wait([next_one], timeout=1)
+        release.set()
+        assert replaced.result(60)[0].credential == next_one.result(60)[0].credential
+    file.close()
+    assert len(stored(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("mode", [Mode.PSK, Mode.OSCORE])
