@@ -133,12 +133,13 @@ class BootstrapServer:
             interface = Interface(self._settings.config, Admission(self._access), runs, self._spawn)
             root.add_resource(["bspack"], PackResource(interface))
             metrics = BootstrapMetrics(self._settings.config, runs, interface, self._endpoint, self._secure)
+            gateway = self._settings.gateway or "*"
             if self._settings.metrics_port is not None:
                 self._health = serve_health(
                     self._settings.metrics_port,
                     host=self._settings.metrics_host,
                     keys=self._settings.metrics_keys,
-                    registry=with_process(metrics.registry, Component.BOOTSTRAP, ("*",), self._ready),
+                    registry=with_process(metrics.registry, Component.BOOTSTRAP, (gateway,), self._ready),
                     ready=self._ready,
                 )
             self._endpoint.serve(interface)

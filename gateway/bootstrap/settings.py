@@ -29,6 +29,8 @@ class BootstrapSettings:
     step_timeout: float = 93.0
     #: Runs at once; further devices are asked to come again.
     most_runs: int = 200
+    #: Whose it is, for its metrics; None: nobody's alone.
+    gateway: str | None = None
     metrics_host: str = "127.0.0.1"
     #: None: no metrics server; 0: any free port.
     metrics_port: int | None = None

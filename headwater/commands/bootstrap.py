@@ -19,6 +19,7 @@ from headwater.options import (
     Output,
     OutputOption,
     endpoint_name,
+    gateway_id,
     listening_address,
 )
 
@@ -83,6 +84,10 @@ def serve(
     most_runs: Annotated[
         int, typer.Option("--most-runs", metavar="N", min=1, max=10000, help="Devices at once; others come again.")
     ] = 200,
+    gateway: Annotated[
+        str | None,
+        typer.Option("--gateway", metavar="GW", parser=gateway_id, help="Beside which gateway it is, for its metrics."),
+    ] = None,
     metrics: MetricsOption = None,
     metrics_host: MetricsHostOption = "127.0.0.1",
     metrics_keys: MetricsKeysOption = None,
@@ -126,6 +131,7 @@ def serve(
         state=trace,
         step_timeout=step_timeout,
         most_runs=most_runs,
+        gateway=gateway,
         metrics_host=metrics_host,
         metrics_port=metrics,
         metrics_keys=metrics_keys,

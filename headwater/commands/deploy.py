@@ -190,10 +190,12 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
         fleet = _based(load(file), file.absolute().parent, stacks)
         profiles = {one.profile: f"gateways.{name}.profile" for name, one in reversed([*fleet.gateways.items()])}
         profiles |= {fleet.cloud.profile: "cloud.profile"}
-        jobs = [job for one in fleet.gateways.values() for job in one.analytics.values() if job and job.options]
-        files = stack_files(
-            fleet.stacks or Path("stacks"), STACKS, profiles, [job.options for job in jobs if job.options]
-        )
+        more = [job.options for one in fleet.gateways.values() for job in one.analytics.values() if job and job.options]
+        for gateway in fleet.gateways.values():
+            if gateway.bootstrap is not None:
+                _check_bootstrap(gateway.bootstrap.config)
+                more.append(gateway.bootstrap.config)
+        files = stack_files(fleet.stacks or Path("stacks"), STACKS, profiles, more)
     except ModuleNotFoundError as exc:
         raise Stop(Exit.CANNOT_START, "YAML cannot be read here: pip install 'headwater[deploy]'") from exc
     except (FleetError, StackFileError) as exc:
@@ -211,6 +213,20 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
         tell=_tell,
         timeout=timeout,
     )
+
+
+def _check_bootstrap(config: Path) -> None:
+    """
+    Raises:
+        Stop: a bootstrap server would not start with it.
+    """
+    from gateway.bootstrap.config import load
+    from gateway.bootstrap.yaml_tree import ConfigError
+
+    try:
+        load(config)
+    except ConfigError as exc:
+        raise Stop(Exit.USAGE, str(exc)) from exc
 
 
 #: The stack files that a fleet may use.
@@ -232,7 +248,9 @@ def _based(fleet: Fleet, folder: Path, stacks: Path | None) -> Fleet:
                     if isinstance(given, Job) and given.options
                     else given
                     for job, given in gateway.analytics.items()
-                }
+                },
+                "bootstrap": gateway.bootstrap
+                and gateway.bootstrap.model_copy(update={"config": folder / gateway.bootstrap.config}),
             }
         )
         for name, gateway in fleet.gateways.items()

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from headwater.deploy.fleet import Fleet, Gateway, Job, Retention, User, stack_word
+from headwater.deploy.fleet import Bootstrap, Fleet, Gateway, Job, Retention, User, stack_word
 from headwater.deploy.material import WEBHOOK, Material, base
 from headwater.deploy.stackfile import Stack, StackFileError, digest, merge, resolve, variables_of
 from security.fleet import of_cloud, of_edge
@@ -228,14 +228,17 @@ class _Maker:
         }
 
     def _gateway(self, name: str, gateway: Gateway) -> dict[str, str]:
-        broker = Identity(Role.BROKER, name)
+        broker, ports = Identity(Role.BROKER, name), gateway.ports
         return {
             **self._files.profiles[gateway.profile],
             **_retention("EDGE", gateway.retention),
             **self._common(gateway.version or self._fleet.version),
             "GATEWAY": name,
             "NODE_LABEL": self._label[name],
-            "COAP_PORT": str(gateway.coap_port),
+            "COAP_PORT": str(ports["coap_port"]),
+            "COAPS_PORT": str(ports["coaps_port"]),
+            "COAP_INSECURE": _word(gateway.insecure),
+            **_bootstrap(gateway.bootstrap),
             "OBSERVE": " ".join(gateway.observe),
             "BANDWIDTH": gateway.bandwidth or "",
             "REPLICATORS": "1" if gateway.replicator == "edge" else "0",
@@ -322,6 +325,22 @@ def _owner(fleet: Fleet, identity: Identity) -> str:
             return "all_sink"
         case role:
             return f"{identity.name}_{role.value}"
+
+
+def _bootstrap(wanted: Bootstrap | None) -> dict[str, str]:
+    if wanted is None:
+        return {"BOOTSTRAPS": "0"}
+    return {
+        "BOOTSTRAPS": "1",
+        "BOOTSTRAP_CONFIG": str(wanted.config),
+        "BOOTSTRAP_COAP_PORT": str(wanted.coap_port),
+        "BOOTSTRAP_COAPS_PORT": str(wanted.coaps_port),
+        "BOOTSTRAP_INSECURE": _word(wanted.insecure),
+    }
+
+
+def _word(given: bool) -> str:
+    return "true" if given else "false"
 
 
 def _retention(side: str, retention: Retention) -> dict[str, str]:

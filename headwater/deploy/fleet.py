@@ -151,12 +151,26 @@ class Cloud(_Part):
     settings: Settings = Field(default_factory=dict)
 
 
+class Bootstrap(_Part):
+    """The bootstrap server of a gateway. ``config`` is a file as docs/bootstrap.md has it, relative to the fleet's
+    file; with ``insecure`` whoever asks at ``coap_port`` gets a key."""
+
+    config: Path
+    coap_port: Port = 5693
+    coaps_port: Port = 5694
+    insecure: bool = False
+
+
 class Gateway(_Part):
-    """One gateway; ``profile`` is a file in stacks/settings, mostly its architecture."""
+    """One gateway; ``profile`` is a file in stacks/settings, mostly its architecture. With ``insecure`` devices may
+    speak in the clear, at ``coap_port``; ``coaps_port`` is the next one if it is None."""
 
     node: NodeName
     profile: Profile
     coap_port: Port = 5683
+    coaps_port: Port | None = None
+    insecure: bool = False
+    bootstrap: Bootstrap | None = None
     observe: tuple[Pattern, ...] = ()
     retention: Retention = Retention()
     replicator: Literal["edge", "cloud"] = "edge"
@@ -165,6 +179,17 @@ class Gateway(_Part):
     analytics: Mapping[JobName, Job | None] = Field(default_factory=dict)
     version: str | None = None
     settings: Settings = Field(default_factory=dict)
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """What is published over UDP on its node, by the field that says it."""
+        found = {"coap_port": self.coap_port, "coaps_port": self.coaps_port or self.coap_port + 1}
+        if self.bootstrap is not None:
+            found |= {
+                "bootstrap.coap_port": self.bootstrap.coap_port,
+                "bootstrap.coaps_port": self.bootstrap.coaps_port,
+            }
+        return found
 
 
 class User(_Part):
@@ -208,15 +233,16 @@ class Fleet(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Fleet:
-        ports: dict[tuple[str, int], str] = {}
+        ports: dict[tuple[str, int], tuple[str, str]] = {}
         stacks: dict[str, str] = {}
         for name, gateway in self.gateways.items():
-            other = ports.setdefault((gateway.node, gateway.coap_port), name)
-            if other != name:
-                raise ValueError(
-                    f"gateways {other} and {name} are on the same node {gateway.node} with the same port "
-                    f"{gateway.coap_port}/udp: give one of them another coap_port"
-                )
+            for field, port in gateway.ports.items():
+                other, its = ports.setdefault((gateway.node, port), (name, field))
+                if (other, its) != (name, field):
+                    raise ValueError(
+                        f"two servers on the node {gateway.node} have the port {port}/udp, {its} of {other} and "
+                        f"{field} of {name}: give one of them another {field}"
+                    )
             other = stacks.setdefault(stack_word(name), name)
             if other != name:
                 raise ValueError(

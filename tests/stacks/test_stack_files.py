@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from gateway.bootstrap.config import load
+from gateway.bootstrap.settings import BootstrapSettings
+from gateway.settings import GatewaySettings
+from headwater import lean
+from headwater.cli import app
 from headwater.deploy.stackfile import FLEET, REVISION, RUNS, StackFileError, interpolate, read, settings, variables_of
 from tests.stacks.docker_host import need_docker
 
@@ -126,7 +132,8 @@ def test_ports_are_published_on_the_node_itself_so_that_the_sender_s_address_sur
 ) -> None:
     for port in service.get("ports", ()):
         assert port["mode"] == "host"
-    assert bool(service.get("ports")) == ((stack, name) in {("gateway", "gateway"), ("cloud", "grafana")})
+    published = {("gateway", "gateway"), ("gateway", "bootstrap"), ("cloud", "grafana")}
+    assert bool(service.get("ports")) == ((stack, name) in published)
 
 
 @each_service
@@ -178,6 +185,50 @@ def test_configs_are_files_of_the_checkout_and_change_their_name_with_what_is_in
         assert set(content.get("configs") or {}) == used, stack
 
 
+def test_gateway_is_closed_to_devices_in_the_clear_and_gives_nobody_keys_unless_it_is_told_to() -> None:
+    (gateway,) = (service for stack, name, service in SERVICES if (stack, name) == ("gateway", "gateway"))
+    (bootstrap,) = (service for stack, name, service in SERVICES if (stack, name) == ("gateway", "bootstrap"))
+    assert gateway["environment"]["HEADWATER_GATEWAY_INSECURE"] == "false"
+    assert bootstrap["environment"]["HEADWATER_BOOTSTRAP_SERVE_INSECURE"] == "false"
+    assert int(bootstrap["deploy"]["replicas"]) == 0
+
+
+def test_gateway_and_its_bootstrap_server_have_the_devices_keys_in_one_volume_on_one_node() -> None:
+    found = {name: service for stack, name, service in SERVICES if stack == "gateway"}
+    volume = "credentials:/var/lib/credentials"
+    assert [name for name, service in found.items() if volume in service.get("volumes", ())] == ["gateway", "bootstrap"]
+    assert found["gateway"]["deploy"]["placement"] == found["bootstrap"]["deploy"]["placement"]
+    (store,) = {one for one in found["gateway"]["command"] if one.startswith("--credentials=")}
+    assert store == f"--credentials={found['gateway']['environment']['HEADWATER_CREDENTIALS']}"
+    config = load(FOLDER / "gateway" / "bootstrap.yaml")
+    written = {str(account.store) for profile in config.profiles for account in profile.accounts}
+    assert written == {store.partition("=")[2]}
+    # The image has the folder, its user's alone, so that a new volume there is too.
+    assert "/var/lib/credentials;" in (FOLDER / "images" / "headwater" / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("name", ["gateway", "bootstrap"])
+def test_command_of_a_service_is_one_that_headwater_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(lean, "start", lambda process, settings: started.append(settings))
+    (service,) = (one for stack, key, one in SERVICES if (stack, key) == ("gateway", name))
+    config = str(FOLDER / "gateway" / "bootstrap.yaml")
+    words = [word.replace("/etc/headwater/bootstrap.yaml", config) for word in service["command"]]
+    words = [word for word in words if not word.startswith("--kafka-tls=")]
+    for open_to_all in (False, True):
+        environment = {
+            key: str(open_to_all).lower() if key.endswith("_INSECURE") else value
+            for key, value in service["environment"].items()
+        }
+        done = CliRunner().invoke(app, words, env=environment)
+        assert done.exit_code == 0, done.output
+        settings = started.pop()
+        assert isinstance(settings, (BootstrapSettings, GatewaySettings))
+        assert (settings.coap is not None) == open_to_all
+        assert settings.credentials is not None
+        assert settings.make_credentials
+
+
 def test_every_dashboard_and_every_rule_is_deployed() -> None:
     cloud, monitoring = read(FOLDER / "cloud.yml"), read(FOLDER / "monitoring.yml")
     boards = {path.name for path in (FOLDER / "grafana" / "dashboards").glob("*.json")}
@@ -219,7 +270,8 @@ def test_edge_of_the_lowmem_profile_reserves_no_more_than_300_mb() -> None:
     reserved = [
         _bytes(service["deploy"]["resources"]["reservations"]["memory"])
         for stack, name, service in _services("lowmem")
-        if stack == "gateway" and name != "setup"
+        # A bootstrap server is there only where one is asked for.
+        if stack == "gateway" and name != "setup" and int(service["deploy"].get("replicas", 1))
     ]
     assert sum(reserved) <= 300 * 2**20
 

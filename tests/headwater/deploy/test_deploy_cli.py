@@ -35,6 +35,21 @@ def test_a_profile_that_is_not_there_is_told_with_the_field_that_names_it(
     assert "there are: amd64, arm32v7" in done.output
 
 
+def test_configuration_of_a_bootstrap_server_is_looked_at_before_anything_is_done(tmp_path: Path) -> None:
+    file, config = tmp_path / "fleet.yaml", tmp_path / "bootstrap.yaml"
+    file.write_text(
+        "cloud: {node: big}\ngateways: {rock64: {node: a, profile: lowmem, bootstrap: {config: bootstrap.yaml}}}\n"
+    )
+    words = ["deploy", "plan", str(file), "--stacks", str(STACKS)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == Exit.USAGE
+    assert done.output.startswith(f"error: {config} cannot be read")
+    config.write_text("default: {servers: []}\n")
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == Exit.USAGE
+    assert done.output.startswith(f"error: {config}, line 1, column 20: a device needs a server at least")
+
+
 def test_a_problem_that_the_plan_showed_is_not_told_again(capsys: pytest.CaptureFixture[str]) -> None:
     known = Problem(place="rock64", text="there is no node 'rock64'")
     late = Problem(place="tinker", text="stack gw-tinker: refused")

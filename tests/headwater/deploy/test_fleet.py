@@ -84,6 +84,11 @@ def test_observe_patterns_are_checked_and_begin_with_a_slash(tmp_path: Path) -> 
             "give one of them another coap_port",
         ),
         (
+            SMALLEST + "gateways: {a: {node: n, profile: lowmem, coaps_port: 5693, bootstrap: {config: b.yaml}}}\n",
+            "coaps_port of a and bootstrap.coap_port of a: give one of them another",
+        ),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, bootstrap: {}}}\n", "bootstrap.config: is missing"),
+        (
             SMALLEST + "gateways: {a.b: {node: n, profile: lowmem}, a-b: {node: m, profile: lowmem}}\n",
             "would have the same stack gw-a-b",
         ),

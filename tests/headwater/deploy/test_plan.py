@@ -308,16 +308,43 @@ def test_places_that_share_a_node_get_a_label_each() -> None:
     by_name = {stack.name: stack.variables for stack in wanted.stacks}
     assert by_name["gw-a"]["NODE_LABEL"] == "type.a"
     assert by_name["gw-a"]["CLOUD_LABEL"] == "type"
-    assert by_name["gw-b"]["COAP_PORT"] == "5783"
+    assert (by_name["gw-b"]["COAP_PORT"], by_name["gw-b"]["COAPS_PORT"]) == ("5783", "5784")
 
 
 def test_place_that_goes_from_a_shared_node_touches_no_other_there() -> None:
-    both = {name: {"node": "big", "profile": "lowmem", "coap_port": port} for name, port in (("a", 1), ("b", 2))}
+    both = {name: {"node": "big", "profile": "lowmem", "coap_port": port} for name, port in (("a", 1), ("b", 3))}
     fleet, less = _fleet(gateways=both), _fleet(gateways={"b": both["b"]})
     material = _material(fleet)
     found = plan(desired(less, material, FILES), _deployed(_wanted(fleet), NODES[:1]), material)
     assert [one.name for one in found.actions if one.kind is Kind.LABEL] == ["big type.a"]
     assert _names(found, Kind.STACK, Verb.CHANGE) == ["cloud"]
+
+
+def test_gateway_is_closed_and_has_no_bootstrap_server_unless_the_file_says_so() -> None:
+    gateways = {
+        "rock64": {"node": "rock64", "profile": "arm64v8"},
+        "pine64": {
+            "node": "pine64",
+            "profile": "arm64v8",
+            "insecure": True,
+            "bootstrap": {"config": STACK_FOLDER / "gateway" / "bootstrap.yaml", "coaps_port": 7000},
+        },
+    }
+    stacks = {stack.name: stack for stack in _wanted(_fleet(gateways=gateways)).stacks}
+    closed, opened = stacks["gw-rock64"], stacks["gw-pine64"]
+    assert closed.stack.services["bootstrap"].replicas == 0
+    assert closed.variables["COAP_INSECURE"] == "false"
+    assert opened.stack.services["bootstrap"].replicas == 1
+    assert {name: opened.variables[name] for name in opened.variables if "COAP" in name} == {
+        "COAP_PORT": "5683",
+        "COAPS_PORT": "5684",
+        "COAP_INSECURE": "true",
+        "BOOTSTRAP_COAP_PORT": "5693",
+        "BOOTSTRAP_COAPS_PORT": "7000",
+    }
+    assert opened.variables["BOOTSTRAP_INSECURE"] == "false"
+    (config,) = opened.stack.configs
+    assert config.startswith("pine64_bootstrap_")
 
 
 def test_labels_are_taken_away_after_the_stacks_that_they_placed() -> None:
