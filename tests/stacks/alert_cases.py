@@ -117,6 +117,29 @@ CASES = (
         fires="22m",
     ),
     Case(
+        alert="BootstrapDown",
+        series={
+            f'headwater_build_info{{component="bootstrap", {_GW}}}': _UP,
+            'headwater_build_info{component="bootstrap", gateway="other"}': "1x2000",
+            f'headwater_build_info{{component="gateway", {_GW}}}': "1x39 _x400",
+        },
+        quiet=("9m", "11m30s"),
+        fires="13m",
+    ),
+    Case(
+        alert="BootstrapFails",
+        # Three fail; elsewhere two do, and many are done.
+        series={
+            f'headwater_build_info{{job="bootstrap", instance="b", component="bootstrap", {_GW}}}': "1x2000",
+            'headwater_bootstrap_runs_total{job="bootstrap", instance="b", outcome="failed"}': "0x40 1x4 2x4 3x400",
+            'headwater_build_info{job="bootstrap", instance="c", component="bootstrap", gateway="other"}': "1x2000",
+            'headwater_bootstrap_runs_total{job="bootstrap", instance="c", outcome="failed"}': "0x40 2x400",
+            'headwater_bootstrap_runs_total{job="bootstrap", instance="c", outcome="done"}': "0+1x2000",
+        },
+        quiet=("10m", "12m", "50m"),
+        fires="13m30s",
+    ),
+    Case(
         alert="DeadLetters",
         # Each of the three that write them, once.
         series={

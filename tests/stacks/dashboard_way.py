@@ -19,6 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 import yaml
+from aiocoap.numbers.codes import Code
 
 from connectors.kafka import Cluster, KafkaException, Unreachable, partition_counts, topic_counts
 from headwater.servers import broker
@@ -26,6 +27,7 @@ from headwater.servers.installed import fetch_jars, installed
 from schemas.avro import serde
 from schemas.avro.records import ExecuteRequest, Request, RequestKind, RequestPayload
 from tests import influxdb_server
+from tests.bootstrap_process import WITH_KEY, Answers, BootstrapProcess
 from tests.cadvisor_server import cadvisor
 from tests.identities import Issuer
 from tests.installed_server import ANSWER_S, Server
@@ -47,6 +49,8 @@ SCRAPE_S, SELDOM_S = 2, 4
 WATCHED_S = 16
 #: A device with a key, and its key.
 SECURED, KEY = "sensor.c+1", b"sixteen byte key"
+#: A device that is told its servers.
+BOOTSTRAPPED = "sensor.d+1"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -136,6 +140,7 @@ class System:
 
     sources: Sources
     gateway: Gateway
+    bootstrap: BootstrapProcess
     cloud: Cluster
     devices: tuple[str, ...]
     scraper: Scraper
@@ -186,6 +191,14 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
         gateway = Gateway("gw-rock.64", edge.cluster, parts, observe=observe, credentials=keys)
         stack.enter_context(gateway)
         gateway.wait_ready()
+        (parts / "bootstrap").mkdir()
+        bootstrap = BootstrapProcess(
+            parts / "bootstrap",
+            WITH_KEY.format(port=gateway.secure_address[1]),
+            *("--gateway", gateway.id),
+            credentials=new_store(parts / "bootstrap" / "keys.db", {BOOTSTRAPPED: KEY}),
+        )
+        stack.callback(bootstrap.kill)
         ports = {job: held_port() for job in ("replicator", "sink", "analytics", "guarded")}
         line = f"replicate --gateway {gateway.id} --edge {edge.cluster.bootstrap} --cloud {cloud.cluster.bootstrap}"
         stack.enter_context(Part("replicator", parts, *line.split(), "--metrics", str(ports["replicator"])))
@@ -209,6 +222,7 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
         targets = {
             "kafka": [edge_metrics, cloud_metrics, guarded_metrics],
             "gateway": [gateway.metrics_port],
+            "bootstrap": [bootstrap.metrics[1]],
             "replicator": [ports["replicator"]],
             "sink": [ports["sink"], ports["guarded"]],
             "analytics": [ports["analytics"]],
@@ -234,6 +248,7 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
                 prometheus=scraper.url, influxdb=store.server.url, database=store.database, token=store.server.token
             ),
             gateway=gateway,
+            bootstrap=bootstrap,
             cloud=cloud.cluster,
             devices=("sensor.a+1", "sensor.b+1"),
             scraper=scraper,
@@ -284,6 +299,14 @@ def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> 
         device.register()
     with contextlib.suppress(AssertionError):
         SecureDevice(gateway.secure_address, SECURED, KEY[::-1], patience=5.0)
+    # Two that ask for their servers, one of them under another's name; and one with a wrong key.
+    with SecureDevice(made.bootstrap.coaps, BOOTSTRAPPED, KEY) as device:
+        device.answer = Answers()
+        device.ask(Code.POST, ("bs",), ("ep=somebody-else",))
+        device.ask(Code.POST, ("bs",), (f"ep={BOOTSTRAPPED}",))
+        assert made.bootstrap.ended(BOOTSTRAPPED)["outcome"] == "done"
+    with contextlib.suppress(AssertionError):
+        SecureDevice(made.bootstrap.coaps, BOOTSTRAPPED, KEY[::-1], patience=5.0)
     produce(gateway.cluster, gateway.topics.requests, b"no request")
     produce(made.cloud, gateway.topics.observations, b"no notification")
     for who in (anna, nobody):

@@ -22,6 +22,7 @@ from connectors.kafka import topic_counts
 from headwater.demo.link import Link
 from headwater.servers import broker
 from tests.alertmanager_server import alertmanager
+from tests.bootstrap_process import WITH_KEY, BootstrapProcess
 from tests.identities import Issuer
 from tests.installed_server import ANSWER_S, Server
 from tests.kafka_brokers import KafkaBroker, new_broker
@@ -221,6 +222,15 @@ def watched(folder: Path) -> Iterator[Watched]:
         ours["schemas"] = held_port()
         line_of_schemas = f"schemas serve --no-auth --port {held_port()} --metrics {ours['schemas']}"
         stack.enter_context(Part("schemas", parts, *line_of_schemas.split()))
+        (parts / "bootstrap").mkdir()
+        bootstrap = BootstrapProcess(
+            parts / "bootstrap",
+            WITH_KEY.format(port=gateway.secure_address[1]),
+            *("--gateway", gateway.id),
+            credentials=new_store(parts / "bootstrap" / "keys.db", {}),
+        )
+        stack.callback(bootstrap.kill)
+        ours["bootstrap"] = bootstrap.metrics[1]
         ageing, ageing_port = _ageing_gateway(parts, edge)
         stack.enter_context(ageing)
         sensors = Sensors(gateway.address, parts, "--count", "3", "--period", "0.5", endpoint="watched")

@@ -32,7 +32,7 @@ LABELS = frozenset(
         *("reason", "outcome", "stage", "lane", "topic", "partition", "sink", "group", "name", "kind"),
         # Of Python's own metrics, and of certificates.
         *("generation", "implementation", "major", "minor", "patchlevel"),
-        *("identity", "file", "source", "status"),
+        *("identity", "file", "source", "status", "code"),
     }
 )
 #: What a metric may be measured in, at the end of its name (before `_total`): base units, or things that are counted.
@@ -73,7 +73,7 @@ def families(way: Watched) -> dict[str, list[Metric]]:
 
 def test_every_target_is_up_and_no_scrape_fails(way: Watched) -> None:
     jobs = {
-        *("gateway", "replicator", "sink", "analytics", "schemas"),
+        *("gateway", "bootstrap", "replicator", "sink", "analytics", "schemas"),
         *("kafka", "node", "prometheus", "alertmanager"),
     }
     until("all targets are up", way.prometheus.scrapes_all)

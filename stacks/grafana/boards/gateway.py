@@ -11,6 +11,13 @@ def _rate(name: str, by: str = "") -> str:
     return f"sum by ({', '.join(filter(None, ('gateway', by)))}) (rate({name}{_G}[$__rate_interval]))"
 
 
+def _bootstrap(asked: str, by: str = "") -> str:
+    """Of the bootstrap servers, which say by their build whose they are."""
+    build = 'headwater_build_info{component="bootstrap", gateway=~"$gateway"}'
+    labels = ", ".join(filter(None, ("gateway", by)))
+    return f"sum by ({labels}) ({asked} * on (job, instance) group_left (gateway) {build})"
+
+
 def _of_process(metric: str) -> str:
     """A metric of the process that is a gateway: processes are told apart by their scrape's job and instance."""
     build = 'headwater_build_info{component="gateway", gateway=~"$gateway"}'
@@ -140,6 +147,36 @@ BOARD = Board(
                     "ops",
                     prom(_rate("headwater_gateway_dtls_unsent_total", "reason"), "{{gateway}} {{reason}}"),
                     prom(_rate("headwater_gateway_credentials_unreadable_total"), "{{gateway}} credentials unreadable"),
+                ),
+            ],
+        ),
+        (
+            "Bootstrap",
+            [
+                series(
+                    "Bootstrap runs, by how they ended",
+                    "Done: the device has its servers and a new key. Failed: it keeps what it had, and comes again. "
+                    "Empty where the gateway has no bootstrap server.",
+                    "ops",
+                    prom(
+                        _bootstrap("rate(headwater_bootstrap_runs_total[$__rate_interval])", "outcome"),
+                        "{{gateway}} {{outcome}}",
+                    ),
+                ),
+                series(
+                    "Bootstrap: under way, and who asked in vain",
+                    "Under way; refused requests by code, and DTLS records dropped by reason, such as a wrong key, per "
+                    "second: each appears once it has happened.",
+                    "short",
+                    prom(_bootstrap("headwater_bootstrap_running"), "{{gateway}} under way"),
+                    prom(
+                        _bootstrap("rate(headwater_bootstrap_refused_total[$__rate_interval])", "code"),
+                        "{{gateway}} refused: {{code}}",
+                    ),
+                    prom(
+                        _bootstrap("rate(headwater_bootstrap_dtls_dropped_total[$__rate_interval])", "reason"),
+                        "{{gateway}} dropped: {{reason}}",
+                    ),
                 ),
             ],
         ),
