@@ -38,7 +38,8 @@ def polite(request: Message) -> Message:
 class RawDevice:
     """``server`` is the gateway's address. The context ends its thread and its socket."""
 
-    #: Where it binds; 0: any.
+    #: Where it binds; port 0: any.
+    bound_host = "127.0.0.1"
     bound_to = 0
 
     def __init__(self, server: tuple[str, int], ep: str, *, answer: Answer = polite, first_mid: int = 1) -> None:
@@ -71,7 +72,7 @@ class RawDevice:
     def _open(self) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
-        self._socket.bind(("127.0.0.1", self.bound_to))
+        self._socket.bind((self.bound_host, self.bound_to))
         self._socket.settimeout(0.1)
         threading.Thread(target=self._receive, args=(self._socket,), daemon=True).start()
 

@@ -5,7 +5,9 @@ The tests are in the order of a fleet's life and share one: what each does to it
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,7 @@ from schemas.avro.records import Notification, Response
 from schemas.avro.topics import Topics
 from tests.stacks.boxes import HERE, Box
 from tests.stacks.docker_host import DockerError
-from tests.stacks.fleet import Fleet
+from tests.stacks.fleet import REPOSITORY, Fleet, script
 from tests.stacks.lab import FIRST, NEXT, lab
 from tests.way import Sensors, until
 
@@ -30,6 +32,16 @@ CLOUD_KAFKA = "kafka-cloud:9092"
 DEVICES = 2
 #: Nothing that a test waits for may take longer, in seconds.
 PATIENCE = 600.0
+#: As docs/deploy.md has it.
+BOOTSTRAP = """\
+patterns:
+  "press-*":
+    servers:
+      - uri: coaps://{gateway}:5684
+        short_id: 123
+        security: psk
+        store: /var/lib/credentials/credentials.db
+"""
 
 
 class Devices(Sensors):
@@ -93,15 +105,20 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         join = ("swarm", "join", "--token", token, f"{cloud.address}:2377")
         with ThreadPoolExecutor() as at_once:
             list(at_once.map(lambda box: box.docker(*join), (box for box in made.boxes.values() if box is not cloud)))
+        folder = tmp_path_factory.mktemp("fleet")
+        (folder / "bootstrap.yaml").write_text(BOOTSTRAP.format(gateway=made.boxes["rock64"].address))
         yield Fleet(
-            folder=tmp_path_factory.mktemp("fleet"),
+            folder=folder,
             cloud=cloud,
             boxes=made.boxes,
             images=made.images,
             version=FIRST,
             gateways=["rock64", "tinker"],
-            # One of them has its replicator at the cloud, and a job.
-            more={"tinker": {"replicator": "cloud", "analytics": {"max-temperature": None}}},
+            # One of them has a bootstrap server, the other its replicator at the cloud, and a job.
+            more={
+                "rock64": {"bootstrap": {"config": "bootstrap.yaml"}},
+                "tinker": {"replicator": "cloud", "analytics": {"max-temperature": None}},
+            },
         )
 
 
@@ -150,6 +167,19 @@ def test_command_goes_down_and_its_reply_comes_back(way: Way) -> None:
     assert "1234" in way.fleet.client("read", device, "/1/0/1", "--gateway", "tinker")
 
 
+def test_device_that_was_bootstrapped_gets_in_at_the_gateway_with_the_key_that_it_was_given(way: Way) -> None:
+    box = way.fleet.boxes["rock64"]
+    bootstrap = box.container("gw-rock64_bootstrap")
+    key = box.docker("exec", bootstrap, "headwater", "credentials", "add", "press-7", "--psk").split()[-1]
+    at = (HERE, f"{box.address}:5694", f"{box.address}:5684")
+    words = box.network.command(sys.executable, "-m", "tests.stacks.bootstrapped", *at, "press-7", key)
+    script(*words, environment={"PYTHONPATH": str(REPOSITORY)}, cwd=way.folder)
+    gateway = box.container("gw-rock64_gateway")
+    assert "press-7" in box.docker("exec", gateway, "headwater", "credentials", "list", "--output", "json")
+    log = ("exec", bootstrap, "headwater", "bootstrap", "log", "press-7", "--output", "json")
+    until("the run is done", lambda: json.loads(box.docker(*log))[0]["outcome"] == "done", PATIENCE)
+
+
 def test_prometheus_sees_every_target_of_the_fleet(way: Way) -> None:
     def down() -> list[str]:
         active = way.fleet.prometheus("/api/v1/targets?state=active")["activeTargets"]
@@ -161,7 +191,7 @@ def test_prometheus_sees_every_target_of_the_fleet(way: Way) -> None:
         return {one["labels"]["job"] for one in active}
 
     until("every target up", lambda: not down(), PATIENCE)
-    assert jobs() >= {"prometheus", "gateway", "replicator", "sink", "kafka"}, jobs()
+    assert jobs() >= {"prometheus", "gateway", "bootstrap", "replicator", "sink", "kafka"}, jobs()
 
     def devices() -> float:
         found = way.fleet.prometheus("/api/v1/query?query=sum(headwater_gateway_devices)")["result"]
