@@ -14,7 +14,6 @@ from analytics.sql_values import Scalar
 from schemas.avro.records import (
     Key,
     Notification,
-    ReadBody,
     Record,
     Registration,
     RegistrationDelete,
@@ -22,8 +21,9 @@ from schemas.avro.records import (
     RegistrationUpdate,
     Request,
     Response,
+    values_told,
 )
-from schemas.lwm2m.nodes import ObjectLink, Resource, Value, values
+from schemas.lwm2m.nodes import ObjectLink, Resource, Value
 from schemas.lwm2m.path import Path, PathError
 
 _NOTHING: dict[str, Scalar] = dict.fromkeys(FIELDS)
@@ -44,8 +44,7 @@ def rows(record: Record, *, topic: str, partition: int, offset: int, late: bool)
                 "code": record.rep.code.value,
                 "observationId": record.observation_id if isinstance(record, Notification) else None,
             }
-            body = record.rep.body
-            found = values(body.content) if isinstance(body, ReadBody) else []
+            found = values_told(record.rep.body)
             for one in found:
                 yield _value(dict(row), one, suffixed(record.path, one.path))
             if not found:

@@ -19,7 +19,6 @@ from schemas.avro.records import (
     Binding,
     Link,
     Notification,
-    ReadBody,
     Record,
     Registration,
     RegistrationDelete,
@@ -28,9 +27,10 @@ from schemas.avro.records import (
     RequestKind,
     Response,
     ResponseCode,
+    values_told,
 )
 from schemas.avro.topics import Topics
-from schemas.lwm2m.nodes import Resource, values
+from schemas.lwm2m.nodes import Resource
 from schemas.lwm2m.path import Path, PathError
 
 
@@ -143,7 +143,7 @@ def registered(before: Device | None, registration: Registration) -> Device:
 
 def taught(record: Notification | Response) -> list[LastValue]:
     """The values that a notification or reply tells; only CONTENT tells any."""
-    if record.rep.code is not ResponseCode.CONTENT or not isinstance(record.rep.body, ReadBody):
+    if record.rep.code is not ResponseCode.CONTENT:
         return []
     return [
         LastValue(
@@ -152,7 +152,7 @@ def taught(record: Notification | Response) -> list[LastValue]:
             timestamp=record.timestamp if resource.timestamp is None else resource.timestamp,
             kind=record.rep.kind,
         )
-        for resource in values(record.rep.body.content)
+        for resource in values_told(record.rep.body)
     ]
 
 

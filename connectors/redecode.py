@@ -18,6 +18,7 @@ from connectors.sink_records import sink_record
 from connectors.sinks.sink import SinkRecord
 from schemas.avro import serde
 from schemas.avro.records import (
+    CompositeBody,
     Link,
     Notification,
     ReadBody,
@@ -25,9 +26,11 @@ from schemas.avro.records import (
     RegistrationNew,
     RegistrationUpdate,
     Response,
+    ResponseBody,
 )
 from schemas.avro.topics import TopicKind
 from schemas.lwm2m.afresh import afresh
+from schemas.lwm2m.nodes import values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathError
 
@@ -150,11 +153,7 @@ class Redecoder:
     def every(self, record: SinkRecord) -> SinkRecord:
         """The record decoded afresh; itself where that changes nothing."""
         said = record.record
-        if not isinstance(said, Notification | Response) or not isinstance(said.rep.body, ReadBody):
-            return record
-        content = said.rep.body.content
-        object_id = content.path.object_id
-        if object_id is None or (self._objects is not None and object_id not in self._objects):
+        if not isinstance(said, Notification | Response) or not self._tells(said.rep.body):
             return record
         self.found.seen += 1
         versions = self._announced.at(record.gateway, said.ep, said.timestamp)
@@ -163,11 +162,34 @@ class Redecoder:
         if versions is None:
             self.found.unannounced += 1
             return record
-        again = afresh(content, self._definitions.with_versions(versions), self._misfit)
-        if again is content:
+        body = self._again(said.rep.body, self._definitions.with_versions(versions))
+        if body is said.rep.body:
             return record
-        body = replace(said.rep.body, content=again)
         return replace(record, record=replace(said, rep=replace(said.rep, body=body)), redecoded=True)
+
+    def _chosen(self, path: Path) -> bool:
+        return path.object_id is not None and (self._objects is None or path.object_id in self._objects)
+
+    def _tells(self, body: ResponseBody | None) -> bool:
+        """True if it has values of objects that are to be decoded afresh."""
+        if isinstance(body, CompositeBody):
+            return any(self._chosen(one.path) for one in body.resources)
+        return isinstance(body, ReadBody) and self._chosen(body.content.path)
+
+    def _again(self, body: ResponseBody | None, definitions: Definitions) -> ResponseBody | None:
+        """``body`` decoded afresh; itself where that changes nothing."""
+        if isinstance(body, CompositeBody):
+            resources = tuple(
+                [
+                    value
+                    for one in body.resources
+                    for value in (values(afresh(one, definitions, self._misfit)) if self._chosen(one.path) else [one])
+                ]
+            )
+            return body if resources == body.resources else replace(body, resources=resources)
+        assert isinstance(body, ReadBody)
+        content = afresh(body.content, definitions, self._misfit)
+        return body if content is body.content else replace(body, content=content)
 
     def _misfit(self, why: str) -> None:
         self.found.misfits += 1

@@ -67,8 +67,13 @@ class DeviceView:
 
     @property
     def is_1_0(self) -> bool:
-        """True for LwM2M 1.0: no SenML, no resource instances as targets."""
+        """True for LwM2M 1.0: no SenML, no resource instances as targets, no composite operations."""
         return self.version.strip() in ("", "1", "1.0")
+
+    @property
+    def is_before_1_2(self) -> bool:
+        """True for LwM2M 1.0 and 1.1: no LwM2M CBOR."""
+        return self.is_1_0 or self.version.strip() == "1.1"
 
 
 # Failures: why there is no response of the device. Each becomes a reply by the table in `gateway.replies`.
@@ -144,6 +149,7 @@ CONTENT_FORMATS: dict[RequestFormat, ContentFormat] = {
     RequestFormat.SENML_JSON: ContentFormat.SENML_JSON,
     RequestFormat.SENML_CBOR: ContentFormat.SENML_CBOR,
     RequestFormat.CBOR: ContentFormat.CBOR,
+    RequestFormat.LWM2M_CBOR: ContentFormat.LWM2M_CBOR,
 }
 
 #: For a device that names its formats but not the one asked for: what to take instead, first come first served. SenML
@@ -171,20 +177,20 @@ def choose_format(asked: RequestFormat, device: DeviceView) -> ContentFormat:
     to.
 
     Raises:
-        RefusedRequest: SenML for a device of LwM2M 1.0 that does not announce it.
+        RefusedRequest: SenML for a device of LwM2M 1.0, or LwM2M CBOR for one of 1.1, that does not announce it.
     """
     wanted = CONTENT_FORMATS[asked]
-    named = device.content_formats
-    if named is None:
-        named = frozenset()
-    elif wanted not in named:
+    named = device.content_formats or frozenset()
+    too_new = device.is_1_0 if wanted in _SENML else wanted is ContentFormat.LWM2M_CBOR and device.is_before_1_2
+    if too_new and wanted not in named:
+        raise RefusedRequest(
+            f"{device.ep} speaks LwM2M {'1.0' if device.is_1_0 else '1.1'}, which has no {asked.value}; "
+            "ask for TLV and the gateway chooses what fits"
+        )
+    if device.content_formats is not None and wanted not in named:
         old = _OLD_NUMBERS.get(wanted)
         if old is not None and not named.isdisjoint(_OLD_NUMBERS.values()):
             return old
         if not device.is_1_0:
             return next((other for other in _INSTEAD.get(wanted, ()) if other in named), wanted)
-    if wanted in _SENML and device.is_1_0 and wanted not in named:
-        raise RefusedRequest(
-            f"{device.ep} speaks LwM2M 1.0, which has no {asked.value}; ask for TLV and the gateway chooses what fits"
-        )
     return wanted

@@ -32,6 +32,7 @@ from gateway.replies import reply
 from schemas.avro.records import (
     CreateRequest,
     ExecuteRequest,
+    FileRequest,
     Request,
     RequestBody,
     RequestFormat,
@@ -235,6 +236,8 @@ def build(request: Request, device: DeviceView, definitions: Definitions) -> Coa
         raise RefusedRequest(f"{path}: the id {MAX_ID} is reserved")
     if path.depth == 4 and device.is_1_0:
         raise RefusedRequest(f"{device.ep} speaks LwM2M 1.0, in which a resource instance like {path} is no target")
+    if isinstance(payload.body, FileRequest):
+        raise RefusedRequest(f"the value for {path} is to be a file, and this gateway has no files yet")
     if operation.body is not None and not isinstance(payload.body, operation.body):
         raise RefusedRequest(f"{payload.kind.value} needs a body of type Avro{operation.body.__name__}")
     return operation.make(

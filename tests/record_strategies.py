@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from schemas.avro.analytics_records import Aggregate, Alert, AlertState, EnrichedReading, Statistics
 from schemas.avro.records import (
     Binding,
+    CompositeBody,
     CreateBody,
     CreateRequest,
     DiscoverBody,
     ExecuteRequest,
+    FileRequest,
     GenericBody,
     Key,
     Link,
@@ -32,6 +34,7 @@ from schemas.avro.records import (
     ResponseCode,
     ResponsePayload,
     WriteAttributesRequest,
+    WriteCompositeRequest,
     WriteMode,
     WriteRequest,
 )
@@ -96,6 +99,10 @@ def nodes(draw: st.DrawFn, *, writable: bool = False) -> Any:
     return draw(st.one_of(choices if writable else [*choices, a_multiple(path.parent)]))
 
 
+#: Of resources and resource instances anywhere on a device.
+several = st.lists((st.builds(Path, ids, ids, ids) | st.builds(Path, ids, ids, ids, ids)).flatmap(a_value), max_size=4)
+
+
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     body = draw(
@@ -104,6 +111,13 @@ def requests(draw: st.DrawFn) -> Request:
         | st.builds(WriteAttributesRequest, observe_spec=texts)
         | st.builds(WriteRequest, mode=st.sampled_from(WriteMode), node=nodes(writable=True))
         | st.builds(CreateRequest, instance=st.builds(Path, ids, ids).flatmap(an_instance))
+        | st.builds(WriteCompositeRequest, resources=several.map(tuple))
+        | st.builds(
+            FileRequest,
+            sha256=st.from_regex("[0-9a-f]{64}", fullmatch=True),
+            size=st.integers(0, 2**63 - 1),
+            name=texts,
+        )
     )
     path = str(Path(draw(ids)))
     if isinstance(body, WriteRequest):
@@ -133,11 +147,13 @@ def replies(draw: st.DrawFn) -> Response | Notification:
         | st.builds(DiscoverBody, object_links=texts)
         | st.builds(CreateBody, location=texts)
         | st.builds(GenericBody, message=texts)
+        | st.builds(CompositeBody, resources=several.map(tuple))
     )
     # Only an instance without resources needs the record's path; any other record may have any text there.
     rep = ResponsePayload(code=draw(st.sampled_from(ResponseCode)), kind=draw(st.sampled_from(RequestKind)), body=body)
     path = str(body.content.path) if isinstance(body, ReadBody) else draw(texts)
-    if draw(st.booleans()):
+    # One notification is of one node; the nodes of a composite one are a record each.
+    if isinstance(body, CompositeBody) or draw(st.booleans()):
         return Response(
             ticket=draw(texts), server_id=draw(texts), ep=draw(texts), path=path, timestamp=draw(longs), rep=rep
         )

@@ -14,11 +14,11 @@ from schemas.avro.records import (
     DiscoverBody,
     GenericBody,
     Notification,
-    ReadBody,
     Response,
     ResponseBody,
+    values_told,
 )
-from schemas.lwm2m.nodes import Value, values
+from schemas.lwm2m.nodes import Value
 
 
 class Point(NamedTuple):
@@ -57,23 +57,22 @@ def points(record: SinkRecord, said: Notification | Response) -> Iterator[Point]
     kind, code = said.rep.kind.value, said.rep.code.value
     body = said.rep.body
     position = -1
-    if isinstance(body, ReadBody):
-        for position, one in enumerate(values(body.content)):
-            yield Point(
-                server,
-                ep,
-                str(one.path),
-                one.type.value,
-                one.value,
-                one.timestamp,
-                now,
-                kind,
-                code,
-                ticket,
-                observation,
-                late,
-                position,
-            )
+    for position, one in enumerate(values_told(body)):
+        yield Point(
+            server,
+            ep,
+            str(one.path),
+            one.type.value,
+            one.value,
+            one.timestamp,
+            now,
+            kind,
+            code,
+            ticket,
+            observation,
+            late,
+            position,
+        )
     if position < 0:
         # No value but words, or not even these: what happened is still kept.
         yield Point(server, ep, said.path, None, _words(body), None, now, kind, code, ticket, observation, late, 0)

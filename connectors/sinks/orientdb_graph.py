@@ -16,7 +16,7 @@ from urllib.parse import quote
 from connectors.sinks.graph import Event, endpoint_properties, held_objects, is_newer, links_json
 from connectors.sinks.history import points
 from connectors.sinks.sink import SinkRecord
-from schemas.avro.records import Notification, ReadBody, RegistrationDelete, RegistrationNew, Response
+from schemas.avro.records import CompositeBody, Notification, ReadBody, RegistrationDelete, RegistrationNew, Response
 
 #: Class to property to type of the vertices, in the contract's names; what is ours beyond them comes last.
 VERTICES: Mapping[str, Mapping[str, str]] = {
@@ -169,7 +169,11 @@ def attribute_name(name: str) -> str:
 def facts(record: SinkRecord, said: Notification | Response) -> Facts | None:
     """What ``said`` tells about the device itself; None if nothing. Late notifications tell nothing."""
     body = said.rep.body
-    if not isinstance(body, ReadBody) or body.content.path.object_id not in (None, 3) or record.header("late") == b"1":
+    if isinstance(body, ReadBody):
+        told = body.content.path.object_id in (None, 3)
+    else:
+        told = isinstance(body, CompositeBody)
+    if not told or record.header("late") == b"1":
         return None
     values = {
         DEVICE_PROPERTIES[point.path]: point.value

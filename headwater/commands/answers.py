@@ -84,15 +84,14 @@ def _answer_json(exchange: Exchange) -> Mapping[str, Any]:
     """The reply as in its topic, and what helps programs: the values with their names, whether it is an error."""
     from headwater.known_models import known
     from headwater.output import value_json
-    from schemas.avro.records import ReadBody
+    from schemas.avro.records import CompositeBody, ReadBody, values_told
     from schemas.avro.serde import to_json
-    from schemas.lwm2m.nodes import values
 
     response = exchange.response
     answer = to_json(response)
-    if isinstance(response.rep.body, ReadBody):
+    if isinstance(response.rep.body, ReadBody | CompositeBody):
         definitions = known()
-        answer["values"] = [value_json(definitions, one) for one in values(response.rep.body.content)]
+        answer["values"] = [value_json(definitions, one) for one in values_told(response.rep.body)]
     answer["seconds"] = round(exchange.seconds, 3)
     return answer
 
@@ -100,13 +99,12 @@ def _answer_json(exchange: Exchange) -> Mapping[str, Any]:
 def _show(response: Response) -> None:
     from headwater.known_models import known
     from headwater.output import console, table, value_row
-    from schemas.avro.records import CreateBody, DiscoverBody, ReadBody
-    from schemas.lwm2m.nodes import values
+    from schemas.avro.records import CompositeBody, CreateBody, DiscoverBody, ReadBody, values_told
 
     match response.rep.body:
-        case ReadBody() as body:
+        case ReadBody() | CompositeBody() as body:
             definitions = known()
-            rows = [value_row(definitions, one) for one in values(body.content)]
+            rows = [value_row(definitions, one) for one in values_told(body)]
             console().print(table(("path", "name", "value", "unit"), rows))
         case DiscoverBody() as body:
             console().print(table(("path", "name", "attributes"), _links(body.object_links)))

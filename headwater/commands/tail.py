@@ -153,6 +153,7 @@ def summary(record: Record) -> str:
     from schemas.avro.records import (
         Aggregate,
         Alert,
+        CompositeBody,
         CreateBody,
         DiscoverBody,
         EnrichedReading,
@@ -164,8 +165,8 @@ def summary(record: Record) -> str:
         Request,
         Response,
         Statistics,
+        values_told,
     )
-    from schemas.lwm2m.nodes import values
 
     match record:
         case Key():
@@ -182,9 +183,9 @@ def summary(record: Record) -> str:
     if isinstance(record, Response):
         head += f"  ticket {record.ticket}"
     match record.rep.body:
-        case ReadBody() as body:
+        case ReadBody() | CompositeBody() as body:
             definitions = known()
-            told = values(body.content)
+            told = values_told(body)
             parts = [
                 ("" if str(one.path) == record.path else f"{one.path}=")
                 + f"{shown(one)} {unit_of(definitions, one.path)}".rstrip()

@@ -19,9 +19,8 @@ from cloud.feed import item
 from connectors.kafka import Cluster, end_offsets, read_to_end
 from headwater.demo.journal import Entry, read_journal
 from headwater.values import plain
-from schemas.avro.records import Notification, ReadBody, Record, Registration, RegistrationKind, Response
+from schemas.avro.records import Notification, Record, Registration, RegistrationKind, Response, values_told
 from schemas.avro.topics import Topics
-from schemas.lwm2m.nodes import values
 
 #: The headers under which a gateway notes a notification's CoAP message id and Observe number, as unsigned integers.
 HEADER_MID, HEADER_OBSERVE = "coap.mid", "coap.observe"
@@ -44,9 +43,9 @@ class Stored:
     def told(self) -> tuple[tuple[str, Any], ...]:
         """The values of a notification or reply by path, sorted; empty for anything else."""
         record = self.record
-        if not isinstance(record, (Notification, Response)) or not isinstance(record.rep.body, ReadBody):
+        if not isinstance(record, (Notification, Response)):
             return ()
-        return tuple(sorted((str(one.path), plain(one)) for one in values(record.rep.body.content)))
+        return tuple(sorted((str(one.path), plain(one)) for one in values_told(record.rep.body)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Flat and by hand, because the gateway's command loop and the sinks go through here for every record. Makes no bytes.
 Branches of unions are ``(name, value)``; ``None`` is null. Fields of version 2 are always there; a writer of
-version 1 does not look at them.
+version 1 does not look at them. Version 3 has more bodies and one more content format, and no field more.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 from schemas.avro.errors import InvalidRecord, MalformedRecord
 from schemas.avro.records import (
     Binding,
+    CompositeBody,
     CreateBody,
     CreateRequest,
     DiscoverBody,
     ExecuteRequest,
+    FileRequest,
     GenericBody,
     Key,
     Link,
@@ -37,6 +39,7 @@ from schemas.avro.records import (
     ResponseCode,
     ResponsePayload,
     WriteAttributesRequest,
+    WriteCompositeRequest,
     WriteMode,
     WriteRequest,
 )
@@ -48,6 +51,8 @@ from schemas.avro.resources import (
     instance_from_avro,
     node_from_avro,
     node_to_avro,
+    resource_fields,
+    resource_from_avro,
 )
 from schemas.lwm2m.nodes import MultipleResource
 
@@ -58,10 +63,13 @@ CREATE_REQUEST = f"{NAMESPACE}.request.AvroCreateRequest"
 EXECUTE_REQUEST = f"{NAMESPACE}.request.AvroExecuteRequest"
 ATTRIBUTES_REQUEST = f"{NAMESPACE}.request.AvroWriteAttributesRequest"
 WRITE_REQUEST = f"{NAMESPACE}.request.AvroWriteRequest"
+WRITE_COMPOSITE_REQUEST = f"{NAMESPACE}.request.AvroWriteCompositeRequest"
+FILE_REQUEST = f"{NAMESPACE}.request.AvroFileRequest"
 READ_BODY = f"{NAMESPACE}.response.AvroReadResponseBody"
 DISCOVER_BODY = f"{NAMESPACE}.response.AvroDiscoverResponse"
 CREATE_BODY = f"{NAMESPACE}.response.AvroCreateResponse"
 GENERIC_BODY = f"{NAMESPACE}.response.AvroGenericResponse"
+COMPOSITE_BODY = f"{NAMESPACE}.response.AvroCompositeResponse"
 
 _KINDS_OF_2 = frozenset(
     {
@@ -165,6 +173,11 @@ _BODY_OF_REQUEST: dict[type, Callable[[Any], tuple[str, Fields]]] = {
     ExecuteRequest: lambda body: (EXECUTE_REQUEST, {"parameters": body.parameters}),
     WriteAttributesRequest: lambda body: (ATTRIBUTES_REQUEST, {"observeSpec": body.observe_spec}),
     WriteRequest: lambda body: (WRITE_REQUEST, {"mode": body.mode._value_, "node": node_to_avro(body.node)}),
+    WriteCompositeRequest: lambda body: (
+        WRITE_COMPOSITE_REQUEST,
+        {"resources": [resource_fields(one) for one in body.resources]},
+    ),
+    FileRequest: lambda body: (FILE_REQUEST, {"sha256": body.sha256, "size": body.size, "name": body.name}),
 }
 
 
@@ -205,6 +218,7 @@ _BODY_OF_RESPONSE: dict[type, Callable[[Any], tuple[str, Fields]]] = {
     DiscoverBody: lambda body: (DISCOVER_BODY, {"objectLinks": body.object_links}),
     CreateBody: lambda body: (CREATE_BODY, {"location": body.location}),
     GenericBody: lambda body: (GENERIC_BODY, {"message": body.message}),
+    CompositeBody: lambda body: (COMPOSITE_BODY, {"resources": [resource_fields(one) for one in body.resources]}),
 }
 
 
@@ -219,6 +233,10 @@ def _int(value: int, field: str) -> int:
 
 def request_version(record: Request) -> int:
     payload = record.payload
+    if payload.content_format is RequestFormat.LWM2M_CBOR or isinstance(
+        payload.body, (WriteCompositeRequest, FileRequest)
+    ):
+        return 3
     if (
         record.expires is not None
         or payload.paths
@@ -236,6 +254,8 @@ def request_version(record: Request) -> int:
 
 def reply_version(record: Response | Notification) -> int:
     payload = record.rep
+    if type(payload.body) is CompositeBody:
+        return 3
     if payload.kind._value_ in _KINDS_OF_2:
         return 2
     body = payload.body
@@ -341,6 +361,10 @@ _REQUEST_BODY: dict[str, Callable[[Fields, str], RequestBody]] = {
     EXECUTE_REQUEST: lambda fields, path: ExecuteRequest(parameters=fields["parameters"]),
     ATTRIBUTES_REQUEST: lambda fields, path: WriteAttributesRequest(observe_spec=fields["observeSpec"]),
     WRITE_REQUEST: _write_request,
+    WRITE_COMPOSITE_REQUEST: lambda fields, path: WriteCompositeRequest(
+        resources=tuple([resource_from_avro(one) for one in fields["resources"]])
+    ),
+    FILE_REQUEST: lambda fields, path: FileRequest(sha256=fields["sha256"], size=fields["size"], name=fields["name"]),
 }
 
 
@@ -381,6 +405,9 @@ _RESPONSE_BODY: dict[str, Callable[[Fields, str], ResponseBody]] = {
     DISCOVER_BODY: lambda fields, path: DiscoverBody(object_links=fields["objectLinks"]),
     CREATE_BODY: lambda fields, path: CreateBody(location=fields["location"]),
     GENERIC_BODY: lambda fields, path: GenericBody(message=fields["message"]),
+    COMPOSITE_BODY: lambda fields, path: CompositeBody(
+        resources=tuple([resource_from_avro(one) for one in fields["resources"]])
+    ),
 }
 
 _REGISTRATION_KINDS = {one.value: one for one in RegistrationKind}

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from enum import Enum
 
 from schemas.avro.analytics_records import Aggregate, Alert, AnalyticsRecord, EnrichedReading, Statistics
-from schemas.lwm2m.nodes import Instance, MultipleResource, Object, Resource
+from schemas.lwm2m.nodes import Instance, MultipleResource, Object, Resource, values
 
 __all__ = [
     "Aggregate",
     "Alert",
     "AnalyticsRecord",
     "Binding",
+    "CompositeBody",
     "CreateBody",
     "CreateRequest",
     "DiscoverBody",
     "EnrichedReading",
     "ExecuteRequest",
+    "FileRequest",
     "GenericBody",
     "Key",
     "Link",
@@ -44,8 +46,10 @@ __all__ = [
     "ResponsePayload",
     "Statistics",
     "WriteAttributesRequest",
+    "WriteCompositeRequest",
     "WriteMode",
     "WriteRequest",
+    "values_told",
 ]
 
 
@@ -150,7 +154,7 @@ class RequestKind(Enum):
 
 
 class RequestFormat(Enum):
-    """AvroContentFormat; those from SENML_JSON on are of version 2 of the schema."""
+    """AvroContentFormat; those from SENML_JSON on are of version 2 of the schema, LWM2M_CBOR is of version 3."""
 
     TLV = "TLV"
     JSON_CODE = "JSON_CODE"
@@ -160,6 +164,7 @@ class RequestFormat(Enum):
     SENML_JSON = "SENML_JSON"
     SENML_CBOR = "SENML_CBOR"
     CBOR = "CBOR"
+    LWM2M_CBOR = "LWM2M_CBOR"
 
 
 class WriteMode(Enum):
@@ -188,7 +193,28 @@ class WriteRequest:
     node: Object | Instance | Resource
 
 
-RequestBody = CreateRequest | ExecuteRequest | WriteAttributesRequest | WriteRequest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteCompositeRequest:
+    """Version 3: what a composite write sets, resources (path depth 3) and resource instances (4), in any order."""
+
+    resources: tuple[Resource, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRequest:
+    """Version 3: the body of a write whose value is a file's bytes, which the gateway gets by their digest.
+
+    ``sha256`` is 64 lower-case hexadecimal digits, ``size`` in bytes, ``name`` for people.
+    """
+
+    sha256: str
+    size: int
+    name: str
+
+
+RequestBody = (
+    CreateRequest | ExecuteRequest | WriteAttributesRequest | WriteRequest | WriteCompositeRequest | FileRequest
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +286,21 @@ class GenericBody:
     message: str
 
 
-ResponseBody = ReadBody | DiscoverBody | CreateBody | GenericBody
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompositeBody:
+    """AvroCompositeResponse, of version 3: the values that a composite read found, by ascending path."""
+
+    resources: tuple[Resource, ...]
+
+
+ResponseBody = ReadBody | DiscoverBody | CreateBody | GenericBody | CompositeBody
+
+
+def values_told(body: ResponseBody | None) -> list[Resource]:
+    """Every single value that a reply or a notification holds, in order; none where it holds words or nothing."""
+    if isinstance(body, ReadBody):
+        return values(body.content)
+    return list(body.resources) if isinstance(body, CompositeBody) else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ since a misspelt ``expires`` would otherwise be a command that never expires. Wr
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,7 @@ _MODES = [one.value for one in WriteMode]
 _TYPES = [one.value for one in ResourceType]
 _LONG_MAX = 2**63 - 1
 _FIELDS_OF_2 = frozenset({"timestamp", "paths", "expires"})
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 _MISSING: Any = object()
 
@@ -42,7 +44,9 @@ def request_from_json(source: str | bytes | Mapping[str, Any]) -> Request:
     kind = payload.at("kind").symbol(_KINDS)
     # The record has the paths beside the payload; people look for them beside the path.
     paths = [_path(one) for one in (payload if "paths" in payload.value else request).at("paths", []).items()]
-    path = _path(payload.at("path", "/" if paths else _MISSING))
+    # Composite operations have their paths beside it, and each resource that is written has its own.
+    composite = paths or kind == RequestKind.WRITE_COMPOSITE.value
+    path = _path(payload.at("path", "/" if composite else _MISSING))
     expires = request.at("expires", None).branch("long")
     fields = {
         # Informative only: the topic says which gateway is meant.
@@ -175,7 +179,8 @@ def _body(place: _Place, kind: str, path: str) -> tuple[str, Fields] | None:
         raise place.refuse("null or an object")
     name, inner = _named(place, _BODIES)
     if name is None:
-        name = _BODY_OF_KIND.get(kind)
+        of_file = kind == RequestKind.WRITE.value and "sha256" in place.value
+        name = conversions.FILE_REQUEST if of_file else _BODY_OF_KIND.get(kind)
     if name is None:
         raise place.refuse(f"null or one of {', '.join(map(_short, _BODIES))}")
     return name, _BODIES[name](inner, path)
@@ -207,11 +212,30 @@ def _write(place: _Place, path: str) -> Fields:
     return {"mode": place.at("mode", "REPLACE").symbol(_MODES), "node": (name, _NODES[name](inner, path))}
 
 
+def _write_composite(place: _Place, path: str) -> Fields:
+    place.only("resources")
+    return {"resources": [_resource_with_path(one) for one in place.at("resources").items()]}
+
+
+def _file(place: _Place, path: str) -> Fields:
+    place.only("sha256", "size", "name")
+    digest = place.at("sha256")
+    if not _SHA256.fullmatch(digest.text()):
+        raise digest.refuse("the SHA-256 of the file as 64 lower-case hexadecimal digits")
+    return {
+        "sha256": digest.text(),
+        "size": place.at("size").integer(0, _LONG_MAX),
+        "name": place.at("name", "").text(),
+    }
+
+
 _BODIES: dict[str, Callable[[_Place, str], Fields]] = {
     conversions.CREATE_REQUEST: _create,
     conversions.EXECUTE_REQUEST: _execute,
     conversions.ATTRIBUTES_REQUEST: _attributes,
     conversions.WRITE_REQUEST: _write,
+    conversions.WRITE_COMPOSITE_REQUEST: _write_composite,
+    conversions.FILE_REQUEST: _file,
 }
 
 _BODY_OF_KIND = {
@@ -219,6 +243,7 @@ _BODY_OF_KIND = {
     RequestKind.EXECUTE.value: conversions.EXECUTE_REQUEST,
     RequestKind.WRITE_ATTRIBUTES.value: conversions.ATTRIBUTES_REQUEST,
     RequestKind.WRITE.value: conversions.WRITE_REQUEST,
+    RequestKind.WRITE_COMPOSITE.value: conversions.WRITE_COMPOSITE_REQUEST,
 }
 
 
@@ -264,6 +289,14 @@ def _resource_below(place: _Place, instance: str) -> Fields:
     place.only(*_RESOURCE_FIELDS)
     if instance and not place.value.get("path"):
         return _resource(place, f"{instance}/{_id(place.at('id'))}")
+    return _resource(place, "")
+
+
+def _resource_with_path(place: _Place) -> Fields:
+    place.only(*_RESOURCE_FIELDS)
+    where = place.at("path")
+    if Path.parse(_path(where)).depth < 3:
+        raise where.refuse("the path of a resource (/3/0/14) or of an instance of one (/3/0/6/1)")
     return _resource(place, "")
 
 

@@ -46,7 +46,7 @@ def node_to_avro(node: Node) -> tuple[str, Fields]:
         InvalidRecord: a value does not fit its type, or an id is missing from a path.
     """
     if type(node) is Resource:
-        return RESOURCE, _resource_fields(node)
+        return RESOURCE, resource_fields(node)
     if type(node) is Instance:
         return INSTANCE, instance_fields(node)
     if type(node) is MultipleResource:
@@ -66,7 +66,7 @@ def instance_fields(node: Instance) -> Fields:
     return {
         "id": _id(node.path, node.path.instance_id),
         "kind": "INSTANCE",
-        "resources": [_resource_fields(one) for one in node.resources if type(one) is Resource],
+        "resources": [resource_fields(one) for one in node.resources if type(one) is Resource],
         "multipleResources": ("array", multiple) if multiple else None,
     }
 
@@ -82,7 +82,8 @@ def has_timestamp(node: Node) -> bool:
     return False
 
 
-def _resource_fields(node: Resource) -> Fields:
+def resource_fields(node: Resource) -> Fields:
+    """AvroResource: a resource, or an instance of one."""
     path = node.path
     try:
         value = _TO_AVRO[node.type](node.value)
@@ -108,7 +109,7 @@ def _multiple_fields(node: MultipleResource) -> Fields:
         "kind": "MULTIPLE_RESOURCE",
         "type": node.type._value_,
         "resources": {
-            str(_id(one.path, one.path.resource_instance_id)): _resource_fields(one) for one in node.instances
+            str(_id(one.path, one.path.resource_instance_id)): resource_fields(one) for one in node.instances
         },
     }
 
@@ -195,6 +196,11 @@ def instance_from_avro(fields: Fields, record_path: str) -> Instance:
     if where.object_id is None:
         raise MalformedRecord(f"instance {fields['id']} of the record of {record_path!r}: nothing tells its object")
     return _instance(fields, Path(where.object_id))
+
+
+def resource_from_avro(fields: Fields) -> Resource:
+    """A resource, or an instance of one, that says its whole path itself."""
+    return _resource(fields, "/")
 
 
 def _object(fields: Fields, record_path: str) -> Object:

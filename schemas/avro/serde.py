@@ -78,14 +78,14 @@ _ROWS: dict[type, _Row] = {
         to_fields=conversions.request_fields,
         from_fields=conversions.request_record,
         version=conversions.request_version,
-        versions=(1, 2),
+        versions=(1, 2, 3),
     ),
     Response: _Row(
         record="response.AvroResponse",
         to_fields=conversions.response_fields,
         from_fields=conversions.response_record,
         version=conversions.reply_version,
-        versions=(1, 2),
+        versions=(1, 2, 3),
     ),
     Notification: _Row(
         record="response.AvroResponseObserve",

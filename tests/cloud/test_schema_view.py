@@ -136,7 +136,7 @@ def test_confluents_serializer_writes_what_we_read_with_the_latest_version(clien
         "payload": {"kind": "read", "path": "/3/0/0", "contentFormat": "TLV", "body": None},
     }
     data = write(request, context("iot.rock64.management.req"))
-    assert data[:5] == SCHEMAS[7].frame
+    assert data[:5] == SCHEMAS[13].frame
     assert serde.to_json(serde.decode(data))["ticket"] == "t1"
     key = write({"ep": "sensor-1"}, context("iot.rock64.management.req", MessageField.KEY))
     assert serde.decode(key) == Key(ep="sensor-1")

@@ -10,6 +10,7 @@ from connectors.sinks import SinkRecord
 from connectors.sinks.influxdb_lines import Formatter, PointTime
 from connectors.sinks.sqlite import open_sqlite
 from schemas.avro.records import (
+    CompositeBody,
     GenericBody,
     Link,
     Notification,
@@ -18,6 +19,7 @@ from schemas.avro.records import (
     RegistrationKind,
     RegistrationNew,
     RegistrationUpdate,
+    Response,
 )
 from schemas.lwm2m.nodes import Resource, ResourceType, Value
 from schemas.lwm2m.objects import Definitions
@@ -133,6 +135,26 @@ def test_only_the_objects_that_are_asked_for_and_only_values_are_read_again() ->
     changed = redecoder.only_changed(answer)
     assert changed is not None and changed.redecoded
     assert (changed.topic, changed.offset) == (answer.topic, answer.offset)
+
+
+def test_each_value_of_a_composite_read_is_read_again() -> None:
+    announced = at_times((100, "1.2"))
+    came = (
+        resource("/32769/1/1", "7", ResourceType.STRING),
+        resource(TEMPERATURE, "5", ResourceType.STRING),
+        resource("/65001/0/1", b"raw", ResourceType.OPAQUE),
+    )
+    one = replace(raw(5.0, ResourceType.FLOAT), record=reply(CompositeBody(resources=came), path="/"))
+    again = Redecoder(DEFINITIONS, announced).every(one)
+    assert again.redecoded and isinstance(again.record, Response)
+    assert again.record.rep.body == CompositeBody(
+        resources=(resource("/32769/1/1", 7.0), resource(TEMPERATURE, 5.0), came[2])
+    )
+    assert Redecoder(DEFINITIONS, announced).only_changed(replace(again, redecoded=False)) is None
+    others = Redecoder(DEFINITIONS, announced, objects=frozenset({65001, 3}))
+    assert (others.only_changed(one), others.found.seen) == (None, 1)
+    nothing = Redecoder(DEFINITIONS, announced, objects=frozenset({3}))
+    assert (nothing.only_changed(one), nothing.found.seen) == (None, 0)
 
 
 def test_misfits_are_counted_and_the_record_stays() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from connectors.sinks import SINKS, RejectedRecords, Sink, SinkConfigError, SinkKind
 from schemas.avro.records import (
+    CompositeBody,
     CreateBody,
     DiscoverBody,
     GenericBody,
@@ -188,6 +189,27 @@ def test_objects_instances_and_multiple_resources_become_one_row_each(sink: Sink
             ("ep-1", "/3/0/6/1", 5, 2_000),
         ],
         key=str,
+    )
+
+
+@history
+def test_each_value_of_a_composite_read_becomes_one_row(sink: Sink, store: Store) -> None:
+    read = CompositeBody(
+        resources=(
+            resource("/3/0/0", "ACME", ResourceType.STRING),
+            resource("/3/0/7/1", 3_300, ResourceType.INTEGER),
+            resource("/3303/0/5700", 21.5, timestamp=5_000),
+        )
+    )
+    nothing = reply(CompositeBody(resources=()), path="/", kind=RequestKind.READ_COMPOSITE, timestamp=2_000)
+    sink.write([at(0, reply(read, path="/", kind=RequestKind.READ_COMPOSITE)), at(1, nothing)])
+    found = sorted((ep, path, value) for ep, path, value, _ in store.history() if value is not None)
+    assert found == sorted(
+        [
+            ("ep-1", "/3/0/0", store.kept("ACME")),
+            ("ep-1", "/3/0/7/1", store.kept(3_300)),
+            ("ep-1", "/3303/0/5700", store.kept(21.5)),
+        ]
     )
 
 

@@ -35,6 +35,7 @@ from schemas.avro.records import (
     CreateRequest,
     DiscoverBody,
     ExecuteRequest,
+    FileRequest,
     GenericBody,
     ReadBody,
     Request,
@@ -223,6 +224,22 @@ def test_table_is_tested_whole() -> None:
 def test_kind_without_a_row_is_refused(kind: RequestKind) -> None:
     with pytest.raises(RefusedRequest, match=f"{kind.value} is not supported"):
         build(request(kind, "/3"), NEW, DEFINITIONS)
+
+
+def test_a_file_is_refused_while_the_gateway_has_none() -> None:
+    body = FileRequest(sha256="0a" * 32, size=3, name="v2.bin")
+    with pytest.raises(RefusedRequest, match="the value for /5/0/0 is to be a file, and this gateway has no files yet"):
+        build(request(RequestKind.WRITE, "/5/0/0", body), NEW, DEFINITIONS)
+
+
+@pytest.mark.parametrize(("version", "named"), [("1.0", None), ("1.1", None), ("1.1", frozenset({110, 112}))])
+def test_lwm2m_cbor_is_of_1_2(version: str, named: frozenset[int] | None) -> None:
+    asked = request(RequestKind.READ, "/3/0", None, RequestFormat.LWM2M_CBOR)
+    device = DeviceView(ep="lamp", version=version, content_formats=named)
+    with pytest.raises(RefusedRequest, match=f"speaks LwM2M {version}, which has no LWM2M_CBOR"):
+        build(asked, device, DEFINITIONS)
+    for able in (replace(device, version="1.2"), replace(device, content_formats=formats_of(11544))):
+        assert build(asked, able, DEFINITIONS).accept == 11544
 
 
 def test_alternate_path_goes_in_front() -> None:

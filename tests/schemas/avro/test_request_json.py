@@ -13,12 +13,14 @@ from schemas.avro.errors import InvalidRequest
 from schemas.avro.records import (
     CreateRequest,
     ExecuteRequest,
+    FileRequest,
     Request,
     RequestBody,
     RequestFormat,
     RequestKind,
     RequestPayload,
     WriteAttributesRequest,
+    WriteCompositeRequest,
     WriteMode,
     WriteRequest,
 )
@@ -200,6 +202,72 @@ def test_create_and_attributes_are_read() -> None:
     assert body_of(
         kind="writeAttributes", body={"AvroWriteAttributesRequest": {"observeSpec": "pmin=1"}}
     ) == WriteAttributesRequest(observe_spec="pmin=1")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"resources": [{"path": "/3/0/14", "value": "+02"}, {"path": "/1/0/1", "value": 60, "type": "INTEGER"}]},
+        {
+            "AvroWriteCompositeRequest": {
+                "resources": [
+                    {
+                        "id": 14,
+                        "path": "/3/0/14",
+                        "kind": "SINGLE_RESOURCE",
+                        "type": "STRING",
+                        "value": {"string": "+02"},
+                    },
+                    {"path": "/1/0/1", "value": {"long": 60}},
+                ]
+            }
+        },
+    ],
+)
+def test_a_composite_write_names_each_resource_by_its_path(body: dict[str, Any]) -> None:
+    body = json.loads(json.dumps(body).replace('"value": "+02"}', '"value": "+02", "type": "STRING"}'))
+    source = {"ep": "EP", "ticket": "t", "payload": {"kind": "writeComposite", "body": body}}
+    request = request_from_json(source)
+    assert request.payload == RequestPayload(
+        kind=RequestKind.WRITE_COMPOSITE,
+        path="/",
+        body=WriteCompositeRequest(
+            resources=(
+                Resource(path=Path(3, 0, 14), type=ResourceType.STRING, value="+02"),
+                Resource(path=Path(1, 0, 1), type=ResourceType.INTEGER, value=60),
+            )
+        ),
+    )
+    assert request_from_json(json.dumps(request_to_json(request))) == request == decode(encode(request))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_file_may_be_the_value_of_a_write(named: bool) -> None:
+    body: dict[str, Any] = {"sha256": "0a" * 32, "size": 300_000, "name": "v2.bin"}
+    payload = {"kind": "write", "path": "/5/0/0", "body": {"AvroFileRequest": body} if named else body}
+    request = request_from_json({"ep": "EP", "ticket": "t", "payload": payload})
+    assert request.payload.body == FileRequest(sha256="0a" * 32, size=300_000, name="v2.bin")
+    assert request_from_json(json.dumps(request_to_json(request))) == request == decode(encode(request))
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        (
+            "writeComposite",
+            {"resources": [{"path": "/3/0", "value": 1}]},
+            r"resources\[0\].path: the path of a resource",
+        ),
+        ("writeComposite", {"resources": [{"id": 14, "value": 1}]}, r"resources\[0\].path: text is expected, missing"),
+        ("writeComposite", {"nodes": []}, "payload.body.nodes: no such field; there are resources"),
+        ("write", {"sha256": "0A" * 32, "size": 1}, "payload.body.sha256: the SHA-256 of the file as 64"),
+        ("write", {"sha256": "0a" * 32, "size": -1}, "payload.body.size: an integer"),
+        ("write", {"sha256": "0a" * 32, "size": 1, "url": "x"}, "payload.body.url: no such field"),
+    ],
+)
+def test_bodies_of_version_3_are_refused_with_their_place(kind: str, body: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        request_from_json({"ep": "EP", "ticket": "t", "payload": {"kind": kind, "path": "/5/0/0", "body": body}})
 
 
 @pytest.mark.parametrize("inside", [True, False])

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 import schemas.avro
 from schemas.avro.errors import InvalidRecord, MalformedRecord, NotFramed, SerdeError, UnknownSchemaId
 from schemas.avro.records import (
+    CompositeBody,
     CreateRequest,
+    FileRequest,
     GenericBody,
     Key,
     Link,
@@ -36,6 +38,7 @@ from schemas.avro.records import (
     Response,
     ResponseCode,
     ResponsePayload,
+    WriteCompositeRequest,
     WriteMode,
     WriteRequest,
 )
@@ -101,7 +104,7 @@ def id_of(data: bytes) -> int:
     return int.from_bytes(data[1:5], "big")
 
 
-#: Records that version 1 carries, with the id that each gets, and what of version 2 makes them take the other.
+#: Records that version 1 carries, with the id that each gets, and what of versions 2 and 3 makes them take another.
 VERSIONS: list[tuple[Record, int]] = [
     (Key(ep="EP"), 1),
     (notification(FLOAT), 3),
@@ -161,6 +164,22 @@ VERSIONS: list[tuple[Record, int]] = [
         ),
         8,
     ),
+    (request(content_format=RequestFormat.LWM2M_CBOR), 13),
+    (request(kind=RequestKind.WRITE_COMPOSITE, path="/", body=WriteCompositeRequest(resources=(FLOAT,))), 13),
+    (request(kind=RequestKind.WRITE, path="/5/0/0", body=FileRequest(sha256="0" * 64, size=9, name="f")), 13),
+    (
+        Response(
+            ticket="t",
+            server_id="s",
+            ep="e",
+            path="/",
+            timestamp=1,
+            rep=ResponsePayload(
+                code=ResponseCode.CONTENT, kind=RequestKind.READ_COMPOSITE, body=CompositeBody(resources=(FLOAT,))
+            ),
+        ),
+        14,
+    ),
 ]
 
 
@@ -170,6 +189,14 @@ def test_oldest_version_that_carries_the_record_is_written(record: Record, schem
     assert data[0] == 0
     assert id_of(data) == schema_id
     assert decode(data) == record
+
+
+def test_a_notification_is_of_one_node() -> None:
+    told = replace(notification(FLOAT), rep=ResponsePayload(
+        code=ResponseCode.CONTENT, kind=RequestKind.OBSERVE_COMPOSITE, body=CompositeBody(resources=(FLOAT,))
+    ))  # fmt: skip
+    with pytest.raises(InvalidRecord):
+        encode(told)
 
 
 def test_bytes_of_a_notification_are_these() -> None:
