@@ -9,10 +9,7 @@ from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.message import Message, Option, Options, uint
 from gateway.coap.peers import Address
-from gateway.exchange import CoapRequest, CoapResponse, Method
-
-#: Larger payloads go in blocks (RFC 7959): 1024 is the largest block, and a datagram then stays below 1,280 bytes.
-MOST_IN_ONE_DATAGRAM = 1024
+from gateway.exchange import MOST_IN_ONE_DATAGRAM, CoapRequest, CoapResponse, Method
 
 
 class DeviceLink:
@@ -49,10 +46,10 @@ class DeviceLink:
             address, request.method, options, request.payload, token=token, timeout=timeout, defer=defer
         )
         block = first.block(Option.BLOCK2)
-        # Only a GET may be asked again; no other operation of LwM2M has an answer that needs blocks.
-        if block is None or not block.more or request.method is not Method.GET:
+        # Only a GET or a FETCH may be asked again; no other operation of LwM2M has an answer that needs blocks.
+        if block is None or not block.more or request.method not in (Method.GET, Method.FETCH):
             return first
-        # The rest is fetched by a plain GET of its own (RFC 7959 section 2.6: without Observe).
+        # The whole is fetched by a plain request of its own (RFC 7959 section 2.6: without Observe).
         plain = [option for option in options if option[0] != Option.OBSERVE]
         whole = await self._link.transfer(address, request.method, plain, request.payload, timeout=timeout)
         observe = [option for option in first.options if option[0] == Option.OBSERVE]

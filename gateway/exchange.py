@@ -11,16 +11,24 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from schemas.avro.records import RequestFormat, ResponseCode
+from schemas.lwm2m import composite
 from schemas.lwm2m.formats import ContentFormat
+from schemas.lwm2m.path import Path
+
+#: Larger payloads go in blocks (RFC 7959): 1024 is the largest block, and a datagram then stays below 1,280 bytes.
+MOST_IN_ONE_DATAGRAM = 1024
 
 
 class Method(IntEnum):
-    """CoAP method codes (RFC 7252, section 12.1.1)."""
+    """CoAP method codes (RFC 7252, section 12.1.1; RFC 8132, section 6)."""
 
     GET = 1
     POST = 2
     PUT = 3
     DELETE = 4
+    #: RFC 8132.
+    FETCH = 5
+    IPATCH = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +44,8 @@ class CoapRequest:
     #: 0 to observe, 1 to cancel (RFC 7641, section 2).
     observe: int | None = None
     payload: bytes = b""
+    #: What a composite request reads, observes or stops observing, as its payload says; none lies within another.
+    paths: tuple[Path, ...] = ()
     #: False when asking twice may do it twice (execute, create): interrupted, it is answered "outcome unknown".
     repeatable: bool = True
 
@@ -194,3 +204,29 @@ def choose_format(asked: RequestFormat, device: DeviceView) -> ContentFormat:
         if not device.is_1_0:
             return next((other for other in _INSTEAD.get(wanted, ()) if other in named), wanted)
     return wanted
+
+
+def choose_composite_format(asked: RequestFormat, device: DeviceView) -> ContentFormat:
+    """The content format of a composite operation with ``device``, as `choose_format`.
+
+    TLV, which has no place for paths, gives way to the best format that the device names, SenML CBOR where it names
+    none of them.
+
+    Raises:
+        RefusedRequest: a device of LwM2M 1.0, a format that has no composite operations, or LwM2M CBOR for a device of
+            1.1 that does not announce it.
+    """
+    if device.is_1_0:
+        raise RefusedRequest(
+            f"{device.ep} speaks LwM2M 1.0, which has no composite operations; ask for each path by itself"
+        )
+    if asked is not RequestFormat.TLV:
+        chosen = choose_format(asked, device)
+        if chosen in composite.FORMATS:
+            return chosen
+        raise RefusedRequest(
+            f"composite operations are carried in SENML_CBOR, SENML_JSON or LWM2M_CBOR, not in {asked.value}; "
+            "ask for TLV and the gateway chooses what fits"
+        )
+    named = device.content_formats or frozenset()
+    return next((one for one in composite.FORMATS if one in named), ContentFormat.SENML_CBOR)

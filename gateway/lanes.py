@@ -80,10 +80,13 @@ class DeviceLink(Protocol):
         """Send and wait for the response."""
 
     async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
-        """As `request`, and take the notifications that follow."""
+        """As `request`, and take the notifications that follow; of ``request.paths`` where it is composite."""
 
     async def cancel(self, ep: str, path: Path, request: CoapRequest, timeout: float) -> CoapResponse:
-        """Stop the notifications of ``path``; the response is made up where no message was needed."""
+        """Stop the notifications of ``path``, or of ``request.paths`` where it is composite.
+
+        The response is made up where no message was needed.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,10 +360,10 @@ class Lanes:
     async def _exchange(self, request: Request, coap: CoapRequest) -> CoapResponse:
         timeout = self._limits.answer
         match request.payload.kind:
-            case RequestKind.OBSERVE:
+            case RequestKind.OBSERVE | RequestKind.OBSERVE_COMPOSITE:
                 path = Path.parse(request.payload.path)
                 return await self._link.observe(request.ep, path, request.ticket, coap, timeout)
-            case RequestKind.OBSERVE_CANCEL:
+            case RequestKind.OBSERVE_CANCEL | RequestKind.OBSERVE_COMPOSITE_CANCEL:
                 return await self._link.cancel(request.ep, Path.parse(request.payload.path), coap, timeout)
             case _:
                 return await self._link.request(request.ep, coap, timeout)

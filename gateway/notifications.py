@@ -16,7 +16,7 @@ import structlog
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import ExchangeError
-from gateway.coap.message import Message, Option, Options, Type, name, uint
+from gateway.coap.message import Code, Message, Option, Options, Type, name, uint
 from gateway.coap.peers import Address
 from gateway.observations import Observation, ObservationTable
 from gateway.registry import Device
@@ -33,6 +33,7 @@ from schemas.avro.records import (
     ResponseCode,
     ResponsePayload,
 )
+from schemas.lwm2m import composite
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat, decode_series
 from schemas.lwm2m.nodes import Node
@@ -129,33 +130,30 @@ class Notifications:
         )
         # RFC 7641 section 4.2: an error, or a success without Observe, is the last word of an observation.
         if taken and (observe is None or not _is_success(message.code)):
-            _log.info(
-                "the device ended an observation", ep=device.ep, path=str(observation.path), code=name(message.code)
-            )
+            _log.info("the device ended an observation", ep=device.ep, path=observation.target, code=name(message.code))
             self._ended(observation)
 
     def encode(self, observation: Observation, message: Message, payload: bytes, now_ms: int) -> list[bytes]:
         """The records of one notification, as bytes; one for each time stamp that the device gave.
 
+        Of a composite one a record for each path that it tells something of, as if each were observed by itself; one
+        without a body where it tells of nothing, as when all that was observed is gone.
+
         Raises:
             CodecError: the payload is not what its content format says.
             SerdeError: a value does not fit the record.
         """
+        path = str(observation.path)
+        told: list[tuple[str, ResponseBody | None]]
         if _is_success(message.code):
-            content_format = message.uint(Option.CONTENT_FORMAT)
-            nodes = decode_series(
-                ContentFormat.TEXT if content_format is None else content_format,
-                payload,
-                observation.path,
-                self._definitions.with_versions(observation.device.announcement.object_versions),
-                received_ms=now_ms,
-            )
-            bodies: list[ResponseBody] = [_read_body(node) for node in nodes]
+            nodes = self._nodes(observation, message.uint(Option.CONTENT_FORMAT), payload, now_ms)
+            told = [(str(node.path), ReadBody(content=node)) for node in nodes] or [(path, None)]
             code = ResponseCode.CONTENT
         else:
             code = CODES.get(message.code, ResponseCode.UNKNOWN)
             words = payload[:1024].decode(errors="replace")
-            bodies = [GenericBody(message=f"{name(message.code)} {words}".strip())]
+            told = [(path, GenericBody(message=f"{name(message.code)} {words}".strip()))]
+        kind = RequestKind.OBSERVE_COMPOSITE if observation.paths else RequestKind.OBSERVE
         return [
             serde.encode(
                 Notification(
@@ -163,24 +161,35 @@ class Notifications:
                     observation_id=observation.observation_id,
                     server_id=self._server_id,
                     ep=observation.device.ep,
-                    path=str(observation.path),
+                    path=where,
                     timestamp=now_ms,
-                    rep=ResponsePayload(code=code, kind=RequestKind.OBSERVE, body=body),
+                    rep=ResponsePayload(code=code, kind=kind, body=body),
                 )
             )
-            for body in bodies
+            for where, body in told
         ]
+
+    def _nodes(self, observation: Observation, content_format: int | None, payload: bytes, now_ms: int) -> list[Node]:
+        definitions = self._definitions.with_versions(observation.device.announcement.object_versions)
+        if not observation.paths:
+            if content_format is None:
+                content_format = ContentFormat.TEXT
+            return decode_series(content_format, payload, observation.path, definitions, received_ms=now_ms)
+        if content_format is None:
+            content_format = observation.content_format
+        return composite.decode_nodes(
+            ContentFormat.TEXT if content_format is None else content_format,
+            payload,
+            observation.paths,
+            definitions,
+            received_ms=now_ms,
+        )
 
     async def _fetch(self, observation: Observation, message: Message, address: Address) -> None:
         """The rest of a block-wise notification (RFC 7959 section 2.6), then as if it had come at once."""
         try:
-            options: Options = [
-                (Option.URI_PATH, part.encode()) for part in observation.device.uri_path(observation.path)
-            ]
-            content_format = message.uint(Option.CONTENT_FORMAT)
-            if content_format is not None:
-                options.append((Option.ACCEPT, uint(content_format)))
-            whole = await self._link.transfer(address, 1, options, timeout=_FETCH_TIMEOUT)
+            code, options, asked = _request_again(observation, message.uint(Option.CONTENT_FORMAT))
+            whole = await self._link.transfer(address, code, options, asked, timeout=_FETCH_TIMEOUT)
         except ExchangeError as exc:
             self.dropped["blocks not complete"] += 1
             _log.info("the blocks of a notification did not come", ep=observation.device.ep, reason=str(exc))
@@ -202,7 +211,7 @@ class Notifications:
         headers = [
             ("error", reason[:1024].encode()),
             ("stage", b"gateway:decode"),
-            ("path", str(observation.path).encode()),
+            ("path", observation.target.encode()),
             ("content-format", str(message.uint(Option.CONTENT_FORMAT)).encode()),
         ]
 
@@ -219,8 +228,15 @@ class Notifications:
             self._burying.add((message.token, mid))
 
 
-def _read_body(node: Node) -> ReadBody:
-    return ReadBody(content=node)
+def _request_again(observation: Observation, content_format: int | None) -> tuple[int, Options, bytes]:
+    """The code, the options and the payload of a request for the whole of what is observed."""
+    options: Options = [(Option.URI_PATH, part.encode()) for part in observation.device.uri_path(observation.path)]
+    if not observation.paths:
+        accept = [] if content_format is None else [(Option.ACCEPT, uint(content_format))]
+        return Code.GET, options + accept, b""
+    chosen = content_format if content_format in composite.FORMATS else ContentFormat.SENML_CBOR
+    options += [(Option.CONTENT_FORMAT, uint(chosen)), (Option.ACCEPT, uint(chosen))]
+    return Code.FETCH, options, composite.encode_paths(chosen, observation.paths)
 
 
 def _is_success(code: int) -> bool:

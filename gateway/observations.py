@@ -37,7 +37,9 @@ class Observation:
         "number",
         "observation_id",
         "path",
+        "paths",
         "resource_type",
+        "target",
         "ticket",
         "token",
     )
@@ -52,9 +54,14 @@ class Observation:
         content_format: int | None,
         created_ms: int,
         resource_type: ResourceType | None,
+        paths: tuple[Path, ...] = (),
     ) -> None:
         self.token = token
         self.path = path
+        #: Of a composite observation, whose path is the root: what it is of; none lies within another.
+        self.paths = paths
+        #: What tells it from the device's others.
+        self.target = target_of(path, paths)
         self.ticket = ticket
         self.observation_id = token.hex()
         #: True if an operator's pattern asked for it, False if a request did.
@@ -102,7 +109,7 @@ class ObservationTable:
     def add(self, observation: Observation, device: Device) -> None:
         """Take notifications with the observation's token from now on, for ``device``."""
         observation.device = device
-        device.observations[str(observation.path)] = observation
+        device.observations[observation.target] = observation
         if observation.resource_type is not None:
             observation.decoders = self._decoders(observation.path, observation.resource_type)
             if observation.decoders and observation.compiled is None:
@@ -123,8 +130,23 @@ class ObservationTable:
     def remove(self, observation: Observation, device: Device) -> None:
         """Forget an observation of ``device``, also one that was never established."""
         self.by_token.pop(observation.token, None)
-        if device.observations.get(str(observation.path)) is observation:
-            del device.observations[str(observation.path)]
+        if device.observations.get(observation.target) is observation:
+            del device.observations[observation.target]
+
+
+def target_of(path: Path, paths: tuple[Path, ...]) -> str:
+    """``/3303/0/5700``, or of a composite observation the root and its paths: ``/ /3/0/0 /3303``."""
+    return " ".join(map(str, (path, *paths)))
+
+
+def parse_target(text: str) -> tuple[Path, tuple[Path, ...]]:
+    """What `target_of` made a text of.
+
+    Raises:
+        PathError: it is none.
+    """
+    path, *paths = map(Path.parse, text.split(" "))
+    return path, tuple(paths)
 
 
 def single_type(path: Path, version: str | None, definitions: Definitions) -> ResourceType | None:

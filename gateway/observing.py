@@ -10,6 +10,7 @@ nobody else asks again for an answer that got lost, an observation counts as est
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,13 +20,13 @@ from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Message, Option, Type
 from gateway.coap.peers import Address
 from gateway.device_link import DeviceLink, to_response
-from gateway.exchange import CoapRequest, CoapResponse, RefusedRequest
-from gateway.observations import Observation, ObservationTable, single_type
+from gateway.exchange import CONTENT_FORMATS, CoapRequest, CoapResponse, RefusedRequest
+from gateway.observations import Observation, ObservationTable, parse_target, single_type, target_of
 from gateway.operations import build
 from gateway.registry import Device, Registry
 from gateway.replies import reply
 from gateway.state import State, StateError, StoredObservation
-from schemas.avro.records import Request, RequestKind, RequestPayload, Response
+from schemas.avro.records import Request, RequestFormat, RequestKind, RequestPayload, Response
 from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathPattern
@@ -38,6 +39,9 @@ OBSERVE_TIMEOUT = 93.0
 _CANCEL_TIMEOUT = 20.0
 #: Patterns give at most so many observations of one device: one may announce thousands of instances.
 MOST_DECLARED = 1000
+
+#: What a content format is called in a request.
+_FORMATS: Mapping[int | None, RequestFormat] = {number: name for name, number in CONTENT_FORMATS.items()}
 
 Publish = Callable[[Response, Callable[[bool], None] | None], bool]
 Record = Callable[[Observation, Message, Address], None]
@@ -104,8 +108,8 @@ class Observing:
         kept = {} if old is None else old.wanted
         for observation in kept.values():
             self._table.suspend(observation)
-            if not observation.declared and self._announced(device, observation.path):
-                device.wanted[str(observation.path)] = observation
+            if not observation.declared and self._announced(device, observation):
+                device.wanted[observation.target] = observation
         self._want_declared(device, kept)
         for path, observation in kept.items():
             if path not in device.wanted:
@@ -117,7 +121,7 @@ class Observing:
     def objects_changed(self, device: Device) -> None:
         """An update announced other objects."""
         for path, observation in list(device.wanted.items()):
-            if not self._announced(device, observation.path):
+            if not self._announced(device, observation):
                 del device.wanted[path]
                 self._table.remove(observation, device)
                 self._forget(observation.token)
@@ -145,8 +149,12 @@ class Observing:
                     self._table.add(observation, device)
 
     @staticmethod
-    def _announced(device: Device, path: Path) -> bool:
-        return any(known.contains(path) or path.contains(known) for known in device.announcement.paths)
+    def _announced(device: Device, observation: Observation) -> bool:
+        # Of a composite observation something may be missing (OMA LwM2M Core 1.1, section 6.4.4).
+        asked = observation.paths or (observation.path,)
+        return any(
+            known.contains(path) or path.contains(known) for known in device.announcement.paths for path in asked
+        )
 
     def _want_declared(self, device: Device, kept: Mapping[str, Observation]) -> None:
         paths = self._declared.paths(device.ep, device.announcement.paths)
@@ -159,7 +167,9 @@ class Observing:
             if text not in device.wanted:
                 device.wanted[text] = kept.get(text) or self._new(device, path, DECLARED_TICKET, declared=True)
 
-    def _new(self, device: Device, path: Path, ticket: str, *, declared: bool) -> Observation:
+    def _new(
+        self, device: Device, path: Path, ticket: str, *, declared: bool, paths: tuple[Path, ...] = ()
+    ) -> Observation:
         return Observation(
             token=self._link.new_token(),
             path=path,
@@ -168,6 +178,7 @@ class Observing:
             content_format=None,
             created_ms=self._wall_ms(),
             resource_type=self._single_type(device, path),
+            paths=paths,
         )
 
     def complete(self, device: Device) -> None:
@@ -189,18 +200,20 @@ class Observing:
 
     async def _ask(self, device: Device, observation: Observation) -> bool:
         """Observe, and publish the answer; False if the device is silent, so that asking on would be in vain."""
-        payload = RequestPayload(kind=RequestKind.OBSERVE, path=str(observation.path))
-        request = Request(server_id=self._server_id, ep=device.ep, ticket=observation.ticket, payload=payload)
+        kind = RequestKind.OBSERVE_COMPOSITE if observation.paths else RequestKind.OBSERVE
+        request = self._request(device, observation, kind)
         view = device.view()
         try:
             coap = build(request, view, self._definitions)
             message = await self._observe(device, observation, coap, OBSERVE_TIMEOUT)
         except RefusedRequest as exc:
-            _log.warning("a declared observation is impossible", ep=device.ep, path=payload.path, reason=str(exc))
-            device.wanted.pop(payload.path, None)
+            _log.warning("an observation is impossible", ep=device.ep, path=observation.target, reason=str(exc))
+            device.wanted.pop(observation.target, None)
             return True
         except ExchangeError as exc:
-            _log.info("the device did not answer an observe request", ep=device.ep, path=payload.path, reason=str(exc))
+            _log.info(
+                "the device did not answer an observe request", ep=device.ep, path=observation.target, reason=str(exc)
+            )
             return False
         answer = reply(
             request,
@@ -213,13 +226,28 @@ class Observing:
         self._keep_once_durable(device, observation, answer)
         return True
 
+    def _request(self, device: Device, observation: Observation, kind: RequestKind) -> Request:
+        """A request of the gateway's own about an observation; a composite one in the format that it has."""
+        asked = _FORMATS.get(observation.content_format, RequestFormat.TLV) if observation.paths else RequestFormat.TLV
+        return Request(
+            server_id=self._server_id,
+            ep=device.ep,
+            ticket=observation.ticket,
+            payload=RequestPayload(
+                kind=kind,
+                path=str(observation.path),
+                content_format=asked,
+                paths=tuple(map(str, observation.paths)),
+            ),
+        )
+
     def _keep_once_durable(self, device: Device, observation: Observation, answer: Response) -> None:
         """Publish the answer to an observe request of our own.
 
         Only when it is durable the observation is stored as established: a gateway that starts again, or lost the
         answer with its producer, asks again at the device's next update. Notifications are taken meanwhile.
         """
-        path = str(observation.path)
+        path = observation.target
 
         def done(durable: bool) -> None:
             if self._registry.device(device.ep) is not device or device.observations.get(path) is not observation:
@@ -244,7 +272,7 @@ class Observing:
             observation.content_format = message.uint(Option.CONTENT_FORMAT)
             observation.created_ms = self._wall_ms()
             self._table.add(observation, device)
-            device.wanted[str(observation.path)] = observation
+            device.wanted[observation.target] = observation
             self.established += 1
             if own:
                 # What came as a message of its own may be a notification that overtook the answer: it is recorded
@@ -254,8 +282,8 @@ class Observing:
             if message.type == Type.CON:
                 self._link.acknowledge(address, message)
             # Refused, or answered without Observe: it will not notify (RFC 7641 section 3.1).
-            if device.wanted.get(str(observation.path)) is observation:
-                del device.wanted[str(observation.path)]
+            if device.wanted.get(observation.target) is observation:
+                del device.wanted[observation.target]
             self._forget(observation.token)
             self.refused += 1
         return message
@@ -268,10 +296,10 @@ class Observing:
         Raises:
             ExchangeError: the device did not answer.
         """
-        before = device.wanted.get(str(path))
-        observation = self._new(device, path, ticket, declared=False)
+        observation = self._new(device, path, ticket, declared=False, paths=coap.paths)
+        before = device.wanted.get(observation.target)
         message = await self._observe(device, observation, coap, timeout)
-        if device.observations.get(str(path)) is observation:
+        if device.observations.get(observation.target) is observation:
             self._remember(observation)
             if before is not None:
                 # Another token now; the next message with the old one is answered with RST, which ends it.
@@ -285,9 +313,15 @@ class Observing:
         Raises:
             RefusedRequest: nothing is observed there.
         """
-        observation = device.wanted.pop(str(path), None) or device.observations.get(str(path))
+        target = target_of(path, coap.paths)
+        observation = device.wanted.pop(target, None) or device.observations.get(target)
         if observation is None:
-            raise RefusedRequest(f"{path} of {device.ep} is not observed, so there is nothing to cancel")
+            raise RefusedRequest(_nothing_to_cancel(device, path, coap.paths))
+        if observation.paths and observation.content_format not in (None, coap.content_format):
+            # The device knows the observation by the request that began it.
+            again = self._request(device, observation, RequestKind.OBSERVE_COMPOSITE_CANCEL)
+            with suppress(RefusedRequest):
+                coap = build(again, device.view(), self._definitions)
         self._table.remove(observation, device)
         self._forget(observation.token)
         address = device.address
@@ -297,7 +331,7 @@ class Observing:
             )
         except ExchangeError as exc:
             # It is cancelled all the same: a notification that still comes is answered with RST.
-            _log.info("the device did not answer a cancellation", ep=device.ep, path=str(path), reason=str(exc))
+            _log.info("the device did not answer a cancellation", ep=device.ep, path=target, reason=str(exc))
             return CoapResponse(code=_DELETED)
         if message.type != Type.ACK and message.uint(Option.OBSERVE) is not None:
             # A last notification, that crossed the cancellation.
@@ -315,7 +349,7 @@ class Observing:
         device = observation.device
         self._table.remove(observation, device)
         if not observation.declared:
-            device.wanted.pop(str(observation.path), None)
+            device.wanted.pop(observation.target, None)
         self._forget(observation.token)
 
     def gone(self, device: Device) -> None:
@@ -335,7 +369,7 @@ class Observing:
         One from before the device's registration is asked for again: the gateway ended before the device had answered,
         or before the answer was durable.
         """
-        path = Path.parse(row.path)
+        path, paths = parse_target(row.path)
         observation = Observation(
             token=row.token,
             path=path,
@@ -344,6 +378,7 @@ class Observing:
             content_format=row.content_format,
             created_ms=row.created_ms,
             resource_type=self._single_type(device, path),
+            paths=paths,
         )
         self._table.add(observation, device)
         device.wanted[row.path] = observation
@@ -360,7 +395,7 @@ class Observing:
                 StoredObservation(
                     token=observation.token,
                     ep=observation.device.ep,
-                    path=str(observation.path),
+                    path=observation.target,
                     ticket=observation.ticket,
                     observation_id=observation.observation_id,
                     content_format=observation.content_format,
@@ -376,6 +411,15 @@ class Observing:
             self._state.delete_observation(token)
         except StateError as exc:
             _log.warning("an ended observation stays stored", reason=str(exc))
+
+
+def _nothing_to_cancel(device: Device, path: Path, paths: tuple[Path, ...]) -> str:
+    if not paths:
+        return f"{path} of {device.ep} is not observed, so there is nothing to cancel"
+    words = ", ".join(map(str, paths))
+    others = [", ".join(map(str, one.paths)) for one in device.wanted.values() if one.paths]
+    hint = f"; cancel just what was observed together: {'; or '.join(others[:3])}" if others else ""
+    return f"{words} of {device.ep} are not observed together, so there is nothing to cancel{hint}"
 
 
 _DELETED = 0x42

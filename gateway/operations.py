@@ -7,11 +7,13 @@ before it costs a message; what only the device can know (whether a resource is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.exchange import (
+    MOST_IN_ONE_DATAGRAM,
     CoapRequest,
     CoapResponse,
     DeviceReset,
@@ -26,6 +28,7 @@ from gateway.exchange import (
     Refused,
     RefusedRequest,
     TimedOut,
+    choose_composite_format,
     choose_format,
 )
 from gateway.replies import reply
@@ -38,10 +41,11 @@ from schemas.avro.records import (
     RequestFormat,
     RequestKind,
     WriteAttributesRequest,
+    WriteCompositeRequest,
     WriteMode,
     WriteRequest,
 )
-from schemas.lwm2m import formats
+from schemas.lwm2m import composite, formats
 from schemas.lwm2m.attributes import ObserveSpecError, check_target, check_version, format_spec, parse_spec
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
@@ -79,6 +83,8 @@ class _Asked:
     body: Any
     content_format: RequestFormat
     path: Path
+    #: Of a composite operation, as they came.
+    paths: tuple[str, ...]
     device: DeviceView
     definitions: Definitions
 
@@ -95,7 +101,7 @@ class Operation:
     """One row: how an operation goes over the wire."""
 
     method: Method
-    #: The depths of its targets (1 object, 2 instance, 3 resource, 4 resource instance), and how the words name them.
+    #: The depths of its targets (0 root, 1 object, 2 instance, 3 resource, 4 resource instance), and their name.
     depths: tuple[int, ...]
     targets: str
     make: Callable[[_Asked], CoapRequest]
@@ -177,9 +183,75 @@ def _create(asked: _Asked) -> CoapRequest:
     return asked.to(content_format=content_format, payload=payload)
 
 
-_ANY = "an object, an object instance, a resource or a resource instance"
+def _read_composite(asked: _Asked) -> CoapRequest:
+    return _fetch(asked)
 
-#: Every operation with its row. Composite kinds are not here: `build` refuses what has no row.
+
+def _observe_composite(asked: _Asked) -> CoapRequest:
+    return _in_one_datagram(_fetch(asked, observe=0))
+
+
+def _cancel_composite(asked: _Asked) -> CoapRequest:
+    return _in_one_datagram(_fetch(asked, observe=1))
+
+
+def _fetch(asked: _Asked, observe: int | None = None) -> CoapRequest:
+    paths = _composite_paths(asked)
+    chosen = choose_composite_format(asked.content_format, asked.device)
+    try:
+        payload = composite.encode_paths(chosen, paths)
+    except CodecError as exc:
+        raise RefusedRequest(str(exc)) from exc
+    return asked.to(accept=chosen, content_format=chosen, payload=payload, paths=paths, observe=observe)
+
+
+def _in_one_datagram(request: CoapRequest) -> CoapRequest:
+    # A request with Observe has the token of its notifications, which a transfer in blocks would not keep.
+    if len(request.payload) > MOST_IN_ONE_DATAGRAM:
+        raise RefusedRequest(
+            f"{len(request.paths)} paths take {len(request.payload)} bytes, and what is observed together must be "
+            f"named in {MOST_IN_ONE_DATAGRAM}; observe some of them by a request of their own"
+        )
+    return request
+
+
+def _composite_paths(asked: _Asked) -> tuple[Path, ...]:
+    try:
+        paths = composite.covering(map(Path.parse, asked.paths))
+    except PathError as exc:
+        raise RefusedRequest(str(exc)) from exc
+    if not paths:
+        raise RefusedRequest("a composite operation needs its targets in `paths`, and there are none")
+    reserved = next((path for path in paths if MAX_ID in path.ids), None)
+    if reserved is not None:
+        raise RefusedRequest(f"{reserved}: the id {MAX_ID} is reserved")
+    return paths
+
+
+def _write_composite(asked: _Asked) -> CoapRequest:
+    resources = asked.body.resources
+    chosen = choose_composite_format(asked.content_format, asked.device)
+    if asked.paths:
+        raise RefusedRequest("writeComposite has its paths in the resources of its body, not in `paths`")
+    if not resources:
+        raise RefusedRequest("there is no value in the body")
+    written = Counter(one.path for one in resources)
+    for path, times in written.items():
+        if MAX_ID in path.ids:
+            raise RefusedRequest(f"{path}: the id {MAX_ID} is reserved")
+        if times > 1 or path.parent in written:
+            raise RefusedRequest(f"{path} is to be written twice")
+    try:
+        payload = composite.encode_values(chosen, resources, asked.definitions)
+    except CodecError as exc:
+        raise RefusedRequest(str(exc)) from exc
+    return asked.to(content_format=chosen, payload=payload)
+
+
+_ANY = "an object, an object instance, a resource or a resource instance"
+_ROOT = "the root / (its targets are in `paths`)"
+
+#: Every operation with its row; `build` refuses what has none.
 OPERATIONS: dict[RequestKind, Operation] = {
     RequestKind.READ: Operation(method=Method.GET, depths=(1, 2, 3, 4), targets=_ANY, make=_read),
     RequestKind.WRITE: Operation(
@@ -208,6 +280,18 @@ OPERATIONS: dict[RequestKind, Operation] = {
         make=_create,
         body=CreateRequest,
         repeatable=False,
+    ),
+    RequestKind.READ_COMPOSITE: Operation(method=Method.FETCH, depths=(0,), targets=_ROOT, make=_read_composite),
+    RequestKind.WRITE_COMPOSITE: Operation(
+        method=Method.IPATCH,
+        depths=(0,),
+        targets="the root / (each resource in the body has its own path)",
+        make=_write_composite,
+        body=WriteCompositeRequest,
+    ),
+    RequestKind.OBSERVE_COMPOSITE: Operation(method=Method.FETCH, depths=(0,), targets=_ROOT, make=_observe_composite),
+    RequestKind.OBSERVE_COMPOSITE_CANCEL: Operation(
+        method=Method.FETCH, depths=(0,), targets=_ROOT, make=_cancel_composite
     ),
 }
 
@@ -246,6 +330,7 @@ def build(request: Request, device: DeviceView, definitions: Definitions) -> Coa
             body=payload.body,
             content_format=payload.content_format,
             path=path,
+            paths=payload.paths,
             device=device,
             definitions=definitions.with_versions(device.object_versions),
         )

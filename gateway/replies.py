@@ -23,9 +23,11 @@ from gateway.exchange import (
     Refused,
     RefusedRequest,
     TimedOut,
+    choose_composite_format,
     choose_format,
 )
 from schemas.avro.records import (
+    CompositeBody,
     CreateBody,
     CreateRequest,
     DiscoverBody,
@@ -37,8 +39,9 @@ from schemas.avro.records import (
     ResponseBody,
     ResponseCode,
     ResponsePayload,
+    WriteCompositeRequest,
 )
-from schemas.lwm2m import formats
+from schemas.lwm2m import composite, formats
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.nodes import ResourceType
@@ -47,6 +50,8 @@ from schemas.lwm2m.path import MAX_ID, Path, PathError
 
 #: How much of a device's own words (RFC 7252, section 5.5.2: diagnostic payload) goes into a reply, in bytes.
 MAX_DIAGNOSTIC: Final = 1024
+#: So many paths of a composite request are in the words about it.
+_MOST_NAMED: Final = 8
 
 #: The reply code by CoAP code; every other code is UNKNOWN, with the code in the words.
 CODES: dict[int, ResponseCode] = {
@@ -96,6 +101,17 @@ class _Context:
     #: When the response came, epoch milliseconds.
     now_ms: int
 
+    @property
+    def targets(self) -> str:
+        """What the request was about, for people: its path, or the paths of a composite one."""
+        payload = self.request.payload
+        paths = list(payload.paths)
+        if isinstance(payload.body, WriteCompositeRequest):
+            paths = [str(one.path) for one in payload.body.resources]
+        if not paths:
+            return str(self.path)
+        return ", ".join(paths[:_MOST_NAMED]) + (f" and {len(paths) - _MOST_NAMED} more" * (len(paths) > _MOST_NAMED))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -127,6 +143,25 @@ def _content(response: CoapResponse, context: _Context) -> ReadBody:
 def _cancelled(response: CoapResponse, context: _Context) -> ReadBody | None:
     # A cancellation by GET brings the value once more; one that needed no message brings nothing.
     return _content(response, context) if response.payload else None
+
+
+def _contents(response: CoapResponse, context: _Context) -> CompositeBody:
+    content_format, request = response.content_format, context.request.payload
+    try:
+        if content_format is None:
+            content_format = choose_composite_format(request.content_format, context.device)
+        paths = composite.covering(map(Path.parse, request.paths))
+        found = composite.decode_values(
+            content_format, response.payload, paths, context.definitions, received_ms=context.now_ms
+        )
+    except (CodecError, RefusedRequest) as exc:
+        raise _Unusable(f"the device's answer cannot be read: {exc}") from exc
+    # What the device does not have it leaves out (OMA LwM2M Core 1.1, section 6.3.8).
+    return CompositeBody(resources=tuple(found))
+
+
+def _all_cancelled(response: CoapResponse, context: _Context) -> CompositeBody | None:
+    return _contents(response, context) if response.payload else None
 
 
 def _links(response: CoapResponse, context: _Context) -> DiscoverBody:
@@ -164,6 +199,12 @@ ANSWERS: dict[RequestKind, Answer] = {
     RequestKind.DELETE: Answer(verb="delete", success=(ResponseCode.DELETED,), body=_nothing),
     RequestKind.DISCOVER: Answer(verb="discover", success=(ResponseCode.CONTENT,), body=_links),
     RequestKind.CREATE: Answer(verb="create below", success=(ResponseCode.CREATED,), body=_location),
+    RequestKind.READ_COMPOSITE: Answer(verb="read", success=(ResponseCode.CONTENT,), body=_contents),
+    RequestKind.WRITE_COMPOSITE: Answer(verb="write", success=(ResponseCode.CHANGED,), body=_nothing),
+    RequestKind.OBSERVE_COMPOSITE: Answer(verb="observe", success=(ResponseCode.CONTENT,), body=_contents),
+    RequestKind.OBSERVE_COMPOSITE_CANCEL: Answer(
+        verb="stop observing", success=(ResponseCode.CONTENT, ResponseCode.DELETED), body=_all_cancelled
+    ),
 }
 _OTHER = Answer(verb="do this to", success=(), body=_nothing)
 
@@ -259,9 +300,9 @@ def _answered(response: CoapResponse, context: _Context) -> tuple[ResponseCode, 
     dotted = f"{response.code >> 5}.{response.code & 31:02}"
     said = _diagnostic(response)
     if code in ERROR_WORDS:
-        words = ERROR_WORDS[code].format(path=context.path, verb=answer.verb)
+        words = ERROR_WORDS[code].format(path=context.targets, verb=answer.verb)
     else:
-        words = f"the device answered with {dotted}, which is no answer to a request to {answer.verb} {context.path}"
+        words = f"the device answered with {dotted}, which is no answer to a request to {answer.verb} {context.targets}"
         code = ResponseCode.UNKNOWN
     return code, GenericBody(message=f"{words} ({dotted})" + (f"; it says: {said}" if said else ""))
 

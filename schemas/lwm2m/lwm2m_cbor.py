@@ -61,6 +61,21 @@ def encode(node: Node | Iterable[Node], definitions: Definitions) -> bytes:
     return cbor2.dumps(root)
 
 
+def encode_paths(paths: Iterable[Path]) -> bytes:
+    """The map of a request to read ``paths``, of which none lies within another: a null at each.
+
+    Raises:
+        NotInThisFormat: the root is one of them, which no key names.
+    """
+    root: _Map = {}
+    for path in paths:
+        if not path.ids:
+            raise NotInThisFormat("LwM2M CBOR cannot name the root /; use SENML_CBOR or SENML_JSON")
+        *above, last = path.ids
+        _map_at(root, above, path)[last] = None
+    return cbor2.dumps(root)
+
+
 def _put(root: _Map, node: Node, definitions: Definitions) -> None:
     match node:
         case Resource():

@@ -76,13 +76,14 @@ class GatewayProcess:
         body: RequestBody | None = None,
         *,
         content_format: RequestFormat = RequestFormat.TLV,
+        paths: tuple[str, ...] = (),
     ) -> Response:
         """Send one request through the request topic and return its one reply."""
         request = Request(
             server_id=self.gateway_id,
             ep=ep,
             ticket=new_ticket(),
-            payload=RequestPayload(kind=kind, path=path, content_format=content_format, body=body),
+            payload=RequestPayload(kind=kind, path=path, content_format=content_format, body=body, paths=paths),
         )
         return ask(self.cluster, self.gateway_id, request, timeout=SECONDS).response
 
