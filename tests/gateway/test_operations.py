@@ -56,13 +56,12 @@ from schemas.lwm2m.path import MAX_ID, Path
 DEFINITIONS = Definitions.builtin()
 OLD = DeviceView(ep="lamp", version="1.0")
 NEW = DeviceView(ep="lamp", version="1.1", content_formats=frozenset({60, 110, 112, 11542, 11543}))
-COMPOSITE = [
+COMPOSITE = {
     RequestKind.READ_COMPOSITE,
     RequestKind.WRITE_COMPOSITE,
     RequestKind.OBSERVE_COMPOSITE,
     RequestKind.OBSERVE_COMPOSITE_CANCEL,
-    RequestKind.SEND,
-]
+}
 
 
 def request(
@@ -216,14 +215,14 @@ def test_operation_goes_out_as_the_specification_says(asked: Request, sent: Coap
 
 
 def test_table_is_tested_whole() -> None:
-    assert {row[1].payload.kind for row in TABLE} == set(OPERATIONS) == set(ANSWERS)
-    assert set(OPERATIONS) | set(COMPOSITE) == set(RequestKind)
+    assert set(OPERATIONS) == set(ANSWERS) == set(RequestKind) - {RequestKind.SEND}
+    # Those have tests of their own.
+    assert {row[1].payload.kind for row in TABLE} == set(OPERATIONS) - COMPOSITE
 
 
-@pytest.mark.parametrize("kind", COMPOSITE)
-def test_kind_without_a_row_is_refused(kind: RequestKind) -> None:
-    with pytest.raises(RefusedRequest, match=f"{kind.value} is not supported"):
-        build(request(kind, "/3"), NEW, DEFINITIONS)
+def test_kind_without_a_row_is_refused() -> None:
+    with pytest.raises(RefusedRequest, match="send is not supported"):
+        build(request(RequestKind.SEND, "/3"), NEW, DEFINITIONS)
 
 
 def test_a_file_is_refused_while_the_gateway_has_none() -> None:
