@@ -214,9 +214,10 @@ class Gateway(Part):
         path: str,
         body: RequestBody | None = None,
         expires: int | None = None,
+        paths: tuple[str, ...] = (),
     ) -> None:
         """Put a request into the topic, and wait for nothing but Kafka."""
-        payload = RequestPayload(kind=kind, path=path, body=body)
+        payload = RequestPayload(kind=kind, path=path, body=body, paths=paths)
         produce(
             self.cluster,
             self.topics.requests,
