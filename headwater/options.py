@@ -35,6 +35,19 @@ class ValueType(Enum):
     OBJLNK = "objlnk"
 
 
+class ContentFormat(Enum):
+    """`schemas.avro.records.RequestFormat` as people type it, as `ValueType`."""
+
+    TLV = "tlv"
+    JSON_CODE = "json"
+    TEXT_CODE = "text"
+    OPAQUE_CODE = "opaque"
+    SENML_JSON = "senml-json"
+    SENML_CBOR = "senml-cbor"
+    CBOR = "cbor"
+    LWM2M_CBOR = "lwm2m-cbor"
+
+
 class SensorVersion(Enum):
     V1_0 = "1.0"
     V1_1 = "1.1"
@@ -195,6 +208,17 @@ EndpointArgument = Annotated[
 ]
 PathArgument = Annotated[
     str, typer.Argument(metavar="PATH", parser=lwm2m_path, help="An LwM2M path, such as /3303/0/5700.")
+]
+
+PathsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="PATH", parser=lwm2m_path, help="LwM2M paths, such as /3303/0/5700; several are one operation."
+    ),
+]
+FormatOption = Annotated[
+    ContentFormat | None,
+    typer.Option("--format", help="The content format to speak with the device; left out, one that fits it is chosen."),
 ]
 
 #: The contract's places of the two Kafkas, as seen from their own machine.

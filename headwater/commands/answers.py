@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from headwater.commands.base import complain
 from headwater.exits import Exit, Stop
-from headwater.options import Asking, Output, Where
+from headwater.options import Asking, ContentFormat, Output, Where
 from headwater.terminal import printable
 
 if TYPE_CHECKING:
@@ -30,16 +30,23 @@ def do(
     body: RequestBody | None,
     where: Where,
     asking: Asking,
+    *,
+    paths: Sequence[str] = (),
+    form: ContentFormat | None = None,
 ) -> None:
-    """Make the request of one verb, send it and show its answer; ends with exit code 1 where the answer is an error."""
-    from cloud.requests import new_ticket
-    from schemas.avro.records import Request, RequestPayload
+    """Make the request of one verb, send it and show its answer; ends with exit code 1 where the answer is an error.
 
+    ``paths`` are the targets of a composite operation, whose ``path`` is the root.
+    """
+    from cloud.requests import new_ticket
+    from schemas.avro.records import Request, RequestFormat, RequestPayload
+
+    content_format = RequestFormat.TLV if form is None else RequestFormat[form.name]
     request = Request(
         server_id=where.gateway,
         ep=ep,
         ticket=asking.ticket or new_ticket(),
-        payload=RequestPayload(kind=kind, path=path, body=body),
+        payload=RequestPayload(kind=kind, path=path, content_format=content_format, body=body, paths=tuple(paths)),
         expires=None if asking.expires is None else from_now(asking.expires),
     )
     send(request, where, asking)
@@ -70,7 +77,8 @@ def send(request: Request, where: Where, asking: Asking) -> None:
         _show(response)
     if not good:
         words = _message(response)
-        complain(f"{request.ep} {request.payload.path}: {response.rep.code.value}" + (f": {words}" if words else ""))
+        targets = " ".join(request.payload.paths) or request.payload.path
+        complain(f"{request.ep} {targets}: {response.rep.code.value}" + (f": {words}" if words else ""))
         raise typer.Exit(Exit.REFUSED)
 
 

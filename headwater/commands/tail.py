@@ -16,7 +16,7 @@ from headwater.terminal import printable
 
 if TYPE_CHECKING:
     from cloud.feed import Item
-    from schemas.avro.records import AnalyticsRecord, Record
+    from schemas.avro.records import AnalyticsRecord, Record, Request
 
 
 def register(app: typer.Typer) -> None:
@@ -174,7 +174,7 @@ def summary(record: Record) -> str:
         case Registration():
             return f"{record.body.ep}  {record.kind.value.lower()} registration"
         case Request():
-            return f"{record.ep}  {record.payload.kind.value} {record.payload.path}  ticket {record.ticket}"
+            return f"{record.ep}  {record.payload.kind.value} {_targets(record)}  ticket {record.ticket}"
         case Aggregate() | Statistics() | EnrichedReading() | Alert():
             return result_words(record)
         case Notification() | Response():
@@ -231,3 +231,14 @@ def result_words(record: AnalyticsRecord) -> str:
             return f"{record.ep}  {record.path}  {record.value:g}, z-score {record.z_score:.2f}{flag}"
         case Alert():
             return f"{record.ep}  {record.path}  {record.state.value.lower()} {record.severity}  {record.summary}"
+
+
+def _targets(request: Request) -> str:
+    """The path of a request, or the paths of a composite one."""
+    from schemas.avro.records import WriteCompositeRequest
+
+    payload = request.payload
+    paths = list(payload.paths)
+    if isinstance(payload.body, WriteCompositeRequest):
+        paths = [str(one.path) for one in payload.body.resources]
+    return " ".join(paths[:8]) + (f" … ({len(paths)} paths)" if len(paths) > 8 else "") or payload.path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path as FilePath
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,20 @@ from headwater.commands.answers import do, from_now, send
 from headwater.commands.base import command
 from headwater.commands.server_verbs import disable, trigger_bootstrap, trigger_update
 from headwater.exits import Exit, Stop
-from headwater.options import Asking, EndpointArgument, PathArgument, ValueType, Where
+from headwater.options import (
+    Asking,
+    ContentFormat,
+    EndpointArgument,
+    FormatOption,
+    PathArgument,
+    PathsArgument,
+    ValueType,
+    Where,
+    lwm2m_path,
+)
+
+if TYPE_CHECKING:
+    from schemas.avro.records import RequestKind
 
 PANEL = "Devices"
 
@@ -24,42 +37,73 @@ def register(app: typer.Typer) -> None:
         command(app, name, panel=PANEL, dashes=name in ("write", "create"))(function)
 
 
-def read(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
+def read(
+    ep: EndpointArgument, paths: PathsArgument, where: Where, asking: Asking, *, form: FormatOption = None
+) -> None:
     """Read an object, an instance, a resource or a resource instance of a device.
+
+    Several paths are read in one message (Read-Composite, LwM2M 1.1), and so is / with all that a device has; what the
+    device does not have of them is left out.
 
     \b
     Examples:
     headwater read sensor-1 /3303/0/5700 --gateway rock64 --kafka cloud:9092
     headwater read sensor-1 /3 --gateway rock64 --output json
+    headwater read sensor-1 /3/0/0 /3303/0/5700 /1/0/1 --gateway rock64
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.READ, ep, path, None, where, asking)
+    _on(RequestKind.READ, RequestKind.READ_COMPOSITE, ep, paths, where, asking, form)
 
 
-def observe(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
+def observe(
+    ep: EndpointArgument, paths: PathsArgument, where: Where, asking: Asking, *, form: FormatOption = None
+) -> None:
     """Observe: the device tells every change from now on, into the topic iot.GW.observations.
+
+    Several paths are observed together (Observe-Composite, LwM2M 1.1): one observation, and a record for each path that
+    a notification tells of.
 
     \b
     Examples:
     headwater observe sensor-1 /3303/0/5700 --gateway rock64
+    headwater observe sensor-1 /3303/0/5700 /3304/0/5700 --gateway rock64
     headwater tail observations --gateway rock64
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.OBSERVE, ep, path, None, where, asking)
+    _on(RequestKind.OBSERVE, RequestKind.OBSERVE_COMPOSITE, ep, paths, where, asking, form)
 
 
-def cancel(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
-    """Cancel the observation of a path.
+def cancel(
+    ep: EndpointArgument, paths: PathsArgument, where: Where, asking: Asking, *, form: FormatOption = None
+) -> None:
+    """Cancel the observation of a path; or of several that are observed together, which must be just these.
 
     \b
     Examples:
     headwater cancel sensor-1 /3303/0/5700 --gateway rock64
+    headwater cancel sensor-1 /3303/0/5700 /3304/0/5700 --gateway rock64
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.OBSERVE_CANCEL, ep, path, None, where, asking)
+    _on(RequestKind.OBSERVE_CANCEL, RequestKind.OBSERVE_COMPOSITE_CANCEL, ep, paths, where, asking, form)
+
+
+def _on(
+    plain: RequestKind,
+    composite: RequestKind,
+    ep: str,
+    paths: list[str],
+    where: Where,
+    asking: Asking,
+    form: ContentFormat | None,
+) -> None:
+    """The operation on one path, or its composite one on several; only that has the root as a target."""
+    if len(paths) == 1 and paths != ["/"]:
+        do(plain, ep, paths[0], None, where, asking, form=form)
+    else:
+        do(composite, ep, "/", None, where, asking, paths=paths, form=form)
 
 
 def discover(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
@@ -79,6 +123,9 @@ def write(
     path: PathArgument,
     value: Annotated[str, typer.Argument(metavar="VALUE", help="The value; ID=VALUE,… or JSON for an instance.")],
     where: Where,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="PATH VALUE", help="More, to be written in the same message.")
+    ] = None,
     *,
     update: Annotated[
         bool, typer.Option("--update", help="Of an instance, leave resources alone that are not given (else: replace).")
@@ -86,9 +133,13 @@ def write(
     type: Annotated[
         ValueType | None, typer.Option("--type", help="The type of the value, where no definition knows it.")
     ] = None,
+    form: FormatOption = None,
     asking: Asking,
 ) -> None:
     """Write a resource, a resource instance or an object instance.
+
+    Several are written in one message (Write-Composite, LwM2M 1.1), all or none of them; of instances it writes the
+    resources that are given and leaves the others alone.
 
     The type of a value comes from the object's definition. Times are ISO 8601 with zone, or seconds since 1970;
     bytes are hex (00ff), base64:AP8= or @FILE; links are 3303:0.
@@ -99,17 +150,25 @@ def write(
     headwater write sensor-1 /1/0 1=300,6=true --update --gateway rock64
     headwater write sensor-1 /1/0 '{"1": 300, "6": true}' --gateway rock64
     headwater write sensor-1 /30000/0/1 -4.5 --type float --gateway rock64
+    headwater write sensor-1 /1/0/1 300 /3/0/14 +02 --gateway rock64
     """
     from headwater.known_models import known
     from headwater.values import Reader
-    from schemas.avro.records import RequestKind, WriteMode, WriteRequest
-    from schemas.lwm2m.nodes import ResourceType
+    from schemas.avro.records import RequestKind, WriteCompositeRequest, WriteMode, WriteRequest
+    from schemas.lwm2m.nodes import ResourceType, values
     from schemas.lwm2m.path import Path
 
     reader = Reader(definitions=known(), type=ResourceType[type.name] if type else None)
     node = reader.node(Path.parse(path), value)
-    body = WriteRequest(mode=WriteMode.UPDATE if update else WriteMode.REPLACE, node=node)
-    do(RequestKind.WRITE, ep, path, body, where, asking)
+    if not more:
+        body = WriteRequest(mode=WriteMode.UPDATE if update else WriteMode.REPLACE, node=node)
+        do(RequestKind.WRITE, ep, path, body, where, asking, form=form)
+        return
+    if len(more) % 2:
+        raise typer.BadParameter(f"after {more[-1]!r} a value is missing; several are PATH VALUE PATH VALUE ...")
+    others = [reader.node(Path.parse(lwm2m_path(more[i])), more[i + 1]) for i in range(0, len(more), 2)]
+    resources = tuple(one for written in (node, *others) for one in values(written))
+    do(RequestKind.WRITE_COMPOSITE, ep, "/", WriteCompositeRequest(resources=resources), where, asking, form=form)
 
 
 def execute(

@@ -499,6 +499,45 @@ def test_verb_without_an_answer_is_exit_code_4_and_its_request_is_in_the_topic(
 
 
 @pytest.mark.kafka
+@pytest.mark.parametrize(
+    ("arguments", "kind", "paths"),
+    [
+        (["read", "dev", "/3/0/0", "3303"], "readComposite", ["/3/0/0", "/3303"]),
+        (["read", "dev", "/"], "readComposite", ["/"]),
+        (["observe", "dev", "/3/0/0", "/3303/0/5700"], "observeComposite", ["/3/0/0", "/3303/0/5700"]),
+        (["cancel", "dev", "/3/0/0", "/3303/0/5700"], "observeCompositeCancel", ["/3/0/0", "/3303/0/5700"]),
+    ],
+)
+def test_several_paths_are_one_composite_operation(
+    kafka: Cluster, gateway: str, arguments: list[str], kind: str, paths: list[str]
+) -> None:
+    place = ["--gateway", gateway, "--kafka", kafka.bootstrap]
+    result = run(*arguments, *place, "--timeout", "0.5", "--format", "senml-json")
+    assert result.exit_code == Exit.TIMEOUT
+    sent = json.loads(run("tail", "requests", *place, "--from-beginning", "-n", "1", "-o", "json").stdout)
+    assert (sent["payload"]["kind"], sent["payload"]["path"], sent["paths"]) == (kind, "/", paths)
+    assert sent["payload"]["contentFormat"] == "SENML_JSON"
+    line = run("tail", "requests", *place, "--from-beginning", "-n", "1", "-o", "table").stdout
+    assert f"{kind} {' '.join(paths)}" in line
+
+
+@pytest.mark.kafka
+def test_several_values_are_one_composite_write(kafka: Cluster, gateway: str) -> None:
+    place = ["--gateway", gateway, "--kafka", kafka.bootstrap]
+    values = ["/3/0/14", "-02", "1/0", "1=300,6=true"]
+    assert run("write", "dev", *values, *place, "--timeout", "0.5").exit_code == Exit.TIMEOUT
+    sent = json.loads(run("tail", "requests", *place, "--from-beginning", "-n", "1", "-o", "json").stdout)
+    assert (sent["payload"]["kind"], sent["payload"]["path"]) == ("writeComposite", "/")
+    written = [(one["path"], one["value"]) for one in sent["payload"]["body"]["resources"]]
+    assert written == [("/3/0/14", "-02"), ("/1/0/1", 300), ("/1/0/6", True)]
+    line = run("tail", "requests", *place, "--from-beginning", "-n", "1", "-o", "table").stdout
+    assert "writeComposite /3/0/14 /1/0/1 /1/0/6" in line
+    odd = run("write", "dev", *values, "/1/0/2", *place)
+    assert odd.exit_code == Exit.USAGE
+    assert "a value is missing" in odd.output
+
+
+@pytest.mark.kafka
 def test_request_is_read_from_stdin_in_its_json_form(kafka: Cluster, gateway: str) -> None:
     text = (
         '{"serverId": "server1", "ep": "EP", "ticket": "ticket#5", "payload": {"kind": "execute", "path": "/3/0/4", '

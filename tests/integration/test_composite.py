@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 
@@ -10,8 +11,10 @@ import cbor2
 import pytest
 from aiocoap.numbers.codes import Code
 from aiocoap.numbers.types import CON
+from typer.testing import CliRunner
 
 from connectors.kafka import Cluster, read_to_end
+from headwater.cli import app
 from schemas.avro import serde
 from schemas.avro.records import (
     CompositeBody,
@@ -99,7 +102,7 @@ def observe(gateway: Gateway, device: Device, ticket: str, *paths: str) -> None:
 
 def rows(gateway: Gateway, ep: str) -> list[tuple[str, str, object, bool, bool]]:
     """Ticket, record's path, value, whether more follow and whether it is late, of each notification."""
-    found = []
+    found: list[tuple[str, str, object, bool, bool]] = []
     for message in read_to_end(gateway.cluster, [gateway.topics.observations]):
         record = serde.decode(message.value() or b"")
         if isinstance(record, Notification) and record.ep == ep:
@@ -218,6 +221,27 @@ def test_a_sleeping_device_is_asked_when_it_wakes(gateway: Gateway) -> None:
         body = gateway.reply("doze").rep.body
         assert isinstance(body, CompositeBody)
         assert [str(one.path) for one in body.resources] == [NAME, FIRST]
+
+
+def test_people_read_and_observe_several_paths_by_the_command(gateway: Gateway) -> None:
+    place = ["--gateway", gateway.id, "--kafka", gateway.cluster.bootstrap]
+    with Device(gateway, "typed") as device:
+        device.register(links=LINKS, version="1.1")
+        table = CliRunner().invoke(app, ["read", "typed", NAME, FIRST, *place])
+        assert table.exit_code == 0, table.output
+        assert "ACME" in table.output and "Manufacturer" in table.output and "21.5" in table.output
+        given = CliRunner().invoke(app, ["observe", "typed", FIRST, NAME, *place, "-o", "json", "--ticket", "cmd"])
+        answer = json.loads(given.stdout)
+        assert [(one["path"], one["value"]) for one in answer["values"]] == [(NAME, "ACME"), (FIRST, 21.5)]
+        assert device.say(pack({FIRST: 23.5}), 2)
+        count = str(len(gateway.seen(gateway.topics.replies)))
+        told = CliRunner().invoke(app, ["tail", "replies", *place, "--from-beginning", "-n", count, "-o", "table"])
+        assert f"observeComposite /  CONTENT  ticket cmd  {NAME}=ACME, {FIRST}=21.5" in told.output, told.output
+        refused = CliRunner().invoke(app, ["cancel", "typed", NAME, SECOND, *place])
+        assert refused.exit_code == 1
+        assert f"typed {NAME} {SECOND}: BAD_REQUEST" in refused.output
+        assert f"cancel just what was observed together: {NAME}, {FIRST}" in refused.output.replace("\n", " ")
+    assert rows(gateway, "typed") == [("cmd", FIRST, 23.5, False, False)]
 
 
 class Modern(Device):
