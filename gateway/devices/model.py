@@ -152,7 +152,20 @@ class Model:
         if isinstance(node, Object):
             raise NotPermitted(f"{node.path}: a write to an object is none of LwM2M's operations")
         self._require(node.path.parent if node.path.depth > 2 else node.path)
-        leaves = node.resources if isinstance(node, Instance) else (node,)
+        self._write(node.resources if isinstance(node, Instance) else (node,), replace=replace)
+
+    def write_together(self, resources: Iterable[Resource]) -> None:
+        """Write resources and resource instances of any objects, as a composite write does: all of them or none.
+
+        Raises:
+            NoSuchPath, NotPermitted, BadValue: see there.
+        """
+        leaves = tuple(resources)
+        for leaf in leaves:
+            self._require(leaf.path.parent)
+        self._write(leaves, replace=False)
+
+    def _write(self, leaves: tuple[Resource | MultipleResource, ...], *, replace: bool) -> None:
         for leaf in leaves:
             self._check_write(leaf)
         for leaf in leaves:

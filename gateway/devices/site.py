@@ -17,6 +17,7 @@ from aiocoap import Message, Reliable, error, resource
 from aiocoap.numbers import codes
 from aiocoap.pipe import Pipe
 
+from gateway.devices import composite
 from gateway.devices.model import BadValue, Model, NoSuchPath, NotPermitted, Refused
 from gateway.devices.notify import judge, merged
 from gateway.devices.transport import DeviceSocket, Outcome
@@ -141,6 +142,10 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
             case codes.POST, 3:
                 self._model.execute(path, _text(request.payload))
                 return Message(code=codes.CHANGED)
+            case codes.FETCH, 0:
+                return composite.read(self._model, request)
+            case codes.iPATCH, 0:
+                return composite.write(self._model, request)
             case codes.DELETE, _:
                 self._model.delete(path)
                 return Message(code=codes.DELETED)

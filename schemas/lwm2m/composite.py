@@ -49,6 +49,22 @@ def encode_paths(content_format: int, paths: Sequence[Path]) -> bytes:
     raise UnknownFormat(f"content format {content_format} has no composite operations")
 
 
+def decode_paths(content_format: int, payload: bytes) -> list[Path]:
+    """The paths in the payload of a request, as they stand there.
+
+    Raises:
+        CodecError: another format, or no list of paths.
+    """
+    match content_format:
+        case ContentFormat.SENML_JSON:
+            return senml_json.decode_paths(payload)
+        case ContentFormat.SENML_CBOR:
+            return senml_cbor.decode_paths(payload)
+        case ContentFormat.LWM2M_CBOR:
+            return lwm2m_cbor.decode_paths(payload)
+    raise UnknownFormat(f"content format {content_format} has no composite operations")
+
+
 def encode_values(content_format: int, resources: Iterable[Resource], definitions: Definitions) -> bytes:
     """The payload of values from anywhere on a device, each in the type of its definition.
 

@@ -76,6 +76,23 @@ def encode_paths(paths: Iterable[Path]) -> bytes:
     return cbor2.dumps(root)
 
 
+def decode_paths(payload: bytes) -> list[Path]:
+    """What a composite request asks for: the paths of its nulls.
+
+    Raises:
+        MalformedPayload: as `decode`; or there is something else than a null at a path.
+    """
+    item = cbor.read_item(payload, MAX_DEPTH)
+    if type(item) is not dict:
+        raise MalformedPayload("LwM2M CBOR must be a map")
+    found: list[Path] = []
+    for where, raw in _entries(item, ()) if item else ():
+        if raw is None or raw[0] is not None:
+            raise MalformedPayload(f"{where}: a request has a null at each path that it asks for")
+        found.append(where)
+    return found
+
+
 def _put(root: _Map, node: Node, definitions: Definitions) -> None:
     match node:
         case Resource():

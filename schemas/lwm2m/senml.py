@@ -125,6 +125,26 @@ def resolve(records: Iterable[Record], path: Path, definitions: Definitions) -> 
     return found
 
 
+def paths(records: Iterable[Record]) -> list[Path]:
+    """The paths that a composite request names: records without values.
+
+    Raises:
+        MalformedPayload: a record has a value, or its name is no path.
+    """
+    base_name = ""
+    found: list[Path] = []
+    for record in records:
+        base_name = name(record.get("bn", base_name))
+        if any(label in record for label in _VALUES):
+            raise MalformedPayload("a SenML record that asks for a path must have no value")
+        text = base_name + name(record.get("n", ""))
+        try:
+            found.append(Path.parse(text))
+        except PathError as exc:
+            raise MalformedPayload(f"the SenML name {text!r} is no LwM2M path: {exc}") from exc
+    return found
+
+
 def records(node: Node | Iterable[Node], definitions: Definitions) -> list[dict[str, Value]]:
     """The SenML records of a node, or of several for a composite operation; vd is bytes, vlo ``object:instance``.
 

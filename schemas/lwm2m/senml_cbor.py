@@ -47,6 +47,11 @@ def decode_series(payload: bytes, path: Path, definitions: Definitions, received
     return senml.decode_series(_records(payload), path, definitions, received_ms)
 
 
+def decode_paths(payload: bytes) -> list[Path]:
+    """What a composite request asks for; see `senml.paths`."""
+    return senml.paths(_records(payload))
+
+
 def encode(node: Node | Iterable[Node], definitions: Definitions) -> bytes:
     """The pack of a node, or of several; see `senml.records`."""
     made: list[dict[object, Value]] = [

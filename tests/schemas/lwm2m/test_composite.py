@@ -66,6 +66,37 @@ def test_covering_drops_nothing_and_keeps_nothing_twice(asked: list[Path]) -> No
 )
 def test_paths_are_written_without_values(content_format: int, payload: bytes) -> None:
     assert composite.encode_paths(content_format, paths("/3/0/0", "/3303")) == payload
+    assert composite.decode_paths(content_format, payload) == list(paths("/3/0/0", "/3303"))
+
+
+@pytest.mark.parametrize(
+    ("content_format", "payload", "words"),
+    [
+        (110, b'[{"n":"/3/0/0","v":1}]', "must have no value"),
+        (110, b'[{"n":"/3/x"}]', "is no LwM2M path"),
+        (112, cbor2.dumps([{0: "/3", 3: ""}]), "must have no value"),
+        (112, cbor2.dumps({0: "/3"}), "must be an array"),
+        (11544, cbor2.dumps({3: 1}), "a null at each path"),
+        (11544, cbor2.dumps({3: {}}), "a null at each path"),
+        (11544, cbor2.dumps([3]), "must be a map"),
+    ],
+)
+def test_what_is_no_list_of_paths_is_refused(content_format: int, payload: bytes, words: str) -> None:
+    with pytest.raises(MalformedPayload, match=words):
+        composite.decode_paths(content_format, payload)
+
+
+def test_a_base_name_is_before_the_names_that_follow() -> None:
+    pack = [{"bn": "/3303/0/", "n": "5700"}, {"n": "5701"}, {"bn": "/3/0/0"}]
+    asked = list(paths("/3303/0/5700", "/3303/0/5701", "/3/0/0"))
+    assert composite.decode_paths(ContentFormat.SENML_JSON, json.dumps(pack).encode()) == asked
+
+
+@every_format
+@given(asked=some_paths)
+def test_paths_go_and_come(content_format: int, asked: list[Path]) -> None:
+    wanted = [path for path in composite.covering(asked) if path.ids]
+    assert composite.decode_paths(content_format, composite.encode_paths(content_format, wanted)) == wanted
 
 
 def test_the_root_has_no_name_in_lwm2m_cbor() -> None:
@@ -157,6 +188,8 @@ def test_times_that_differ_by_less_than_a_millisecond_are_values_of_their_own() 
 def test_other_formats_have_no_composite_operations(content_format: int) -> None:
     with pytest.raises(UnknownFormat, match=f"content format {content_format} has no composite operations"):
         composite.encode_paths(content_format, paths("/3"))
+    with pytest.raises(UnknownFormat):
+        composite.decode_paths(content_format, b"")
     with pytest.raises(UnknownFormat):
         composite.encode_values(content_format, [NAME], DEFINITIONS)
     with pytest.raises(UnknownFormat):
