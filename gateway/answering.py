@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from gateway.command import Command, request_in
+from gateway.command_states import CommandStates
 from gateway.exchange import (
     CoapResponse,
     DeviceReset,
@@ -33,21 +35,25 @@ from gateway.state import State, StateOverloaded, StateUnavailable
 from gateway.uplink import MOST_RECORD_BYTES
 from schemas.avro.compiled import encode_reply
 from schemas.avro.records import (
+    CommandPhase,
     GenericBody,
     Request,
-    RequestKind,
     RequestPayload,
     Response,
     ResponseCode,
     ResponsePayload,
 )
-from schemas.avro.serde import SerdeError
+from schemas.avro.serde import SerdeError, decode
 from schemas.lwm2m.objects import Definitions
 
 #: Header of every reply: `Command.request_id`, 16 bytes identity and 8 bytes occurrence of the request.
 HEADER_REQUEST_ID: Final = "request.id"
 #: Header of a reply that is not kept: the request was certainly not sent to the device.
 HEADER_NOT_SENT: Final = "request.unsent"
+#: Header of a reply that is not the device's own: how the request ended, a value of `CommandPhase`.
+HEADER_STATE: Final = "request.state"
+#: Header of a reply that was given before, to the same request.
+HEADER_AGAIN: Final = "request.again"
 
 Headers = list[tuple[str, bytes]]
 Done = Callable[[bool], None]
@@ -78,6 +84,7 @@ class Said:
     reply: bytes
     #: False when the request was certainly not sent to the device.
     sent: bool
+    phase: CommandPhase = CommandPhase.ANSWERED
 
 
 class Answering:
@@ -90,6 +97,7 @@ class Answering:
         state: State,
         definitions: Definitions,
         publish: Publish,
+        states: CommandStates,
         settled: Callable[[Command], None],
         now_ms: Callable[[], int],
         limits: Limits,
@@ -98,6 +106,7 @@ class Answering:
         self._state = state
         self._definitions = definitions
         self._publish = publish
+        self._states = states
         self._settled = settled
         self._now_ms = now_ms
         self._limits = limits
@@ -123,7 +132,6 @@ class Answering:
 
     def finish(self, command: Command, outcome: CoapResponse | Failure, view: DeviceView | None) -> None:
         """Answer a command; ``view`` is the device as it was asked."""
-        command.cancel_timer()
         self.outcomes[_outcome(outcome)] += 1
         request = command.request or _readable_part(command)
         command.keep = not isinstance(outcome, _NEVER_SENT)
@@ -136,6 +144,10 @@ class Answering:
             device=view,
         )
         command.reply = encoded(answer)
+        if not isinstance(outcome, CoapResponse):
+            command.phase = CommandPhase.EXPIRED if isinstance(outcome, Expired) else CommandPhase.FAILED
+        if command.told:
+            command.words = _words(answer)
         command.request = None
         command.raw = b""
         self.send(command)
@@ -156,6 +168,10 @@ class Answering:
         headers = [(HEADER_REQUEST_ID, command.request_id)]
         if not command.keep:
             headers.append((HEADER_NOT_SENT, b""))
+        if command.phase is not CommandPhase.ANSWERED:
+            headers.append((HEADER_STATE, command.phase.value.encode()))
+        if command.stored:
+            headers.append((HEADER_AGAIN, b""))
         if not self._publish(command.ep, command.reply, headers, done):
             self.publishing -= 1
             self._hold(command)
@@ -179,12 +195,24 @@ class Answering:
         """The reply was found in the topic: it is not produced again."""
         if command in self._unpublished:
             self._unpublished.remove(command)
-        command.reply, command.keep = said.reply, said.sent
+        command.reply, command.keep, command.phase = said.reply, said.sent, said.phase
+        if command.told:
+            with suppress(SerdeError):
+                answer = decode(said.reply)
+                command.words = _words(answer) if isinstance(answer, Response) else ""
         self.settle(command)
 
     def settle(self, command: Command) -> None:
         """The reply is durable in Kafka; the state hears of it, and then the command is done."""
         command.published = True
+        if command.told:
+            # Before anything forgets the command: nobody would correct its last state but one.
+            def known() -> None:
+                command.told = False
+                self.settle(command)
+
+            self._states.tell(command, command.phase, command.words, known)
+            return
         if command.stored:
             self._settled(command)
             return
@@ -212,6 +240,12 @@ class Answering:
     def _settle_later(self, command: Command) -> None:
         if not self._closed:
             asyncio.get_running_loop().call_later(self._limits.retry, self.settle, command)
+
+
+def _words(answer: Response) -> str:
+    """How it ended, for people."""
+    code, body = answer.rep.code.value, answer.rep.body
+    return f"{code}: {body.message}" if isinstance(body, GenericBody) and body.message else code
 
 
 def _outcome(of: CoapResponse | Failure) -> str:
@@ -243,5 +277,5 @@ def _readable_part(command: Command) -> Request:
             server_id="",
             ep=command.ep,
             ticket=command.ticket,
-            payload=RequestPayload(kind=RequestKind.READ, path=""),
+            payload=RequestPayload(kind=command.kind, path=command.path),
         )

@@ -1,12 +1,15 @@
-"""A command: a request on its way from the requests topic to its reply."""
+"""A command: a request on its way from the requests topic to its reply.
+
+What a command that waits asks for lies in the state file alone once it is there: in memory is half a kilobyte of it,
+however large the request is.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 
 from gateway.state import CommandState, Positions, StoredCommand
-from schemas.avro.records import Request
+from schemas.avro.records import CommandPhase, Request, RequestKind
 from schemas.avro.serde import MalformedRecord, decode
 
 
@@ -34,19 +37,35 @@ class Command:
     occurrence: int
     sequence: int
     ep: str
+    #: The record's value; empty while only the state file has it, and when there is a reply.
     raw: bytes
+    #: Its length, also then.
+    size: int
     received_ms: int
     expires_ms: int | None
     #: When it is answered as expired if it was not sent: ``expires``, or the longest wait.
     deadline_ms: int
     ticket: str = ""
+    kind: RequestKind = RequestKind.READ
+    path: str = ""
     #: Decoded, unless it waits.
     request: Request | None = None
-    timer: asyncio.TimerHandle | None = None
+    #: Since when it waits, or is with the device; 0: since it was received.
+    since_ms: int = 0
+    #: How often it was sent, as far as this process knows.
+    attempts: int = 0
     #: That which it keeps open.
     batch: Batch | None = None
-    #: True once the state file may have a row of it.
+    #: True while it is in the queue of its device.
+    waits: bool = False
+    #: True once the state file may have a row of it; once the row with its request is durable.
     recorded: bool = False
+    on_disk: bool = False
+    #: True while the topic of states has one of it that is not its last.
+    told: bool = False
+    #: How it ended, when it has a reply, and in words.
+    phase: CommandPhase = CommandPhase.ANSWERED
+    words: str = ""
     #: The same request, sent again before it was known whether this one was answered.
     repetition: Command | None = None
     #: True once a command that must not be repeated may have left.
@@ -57,11 +76,6 @@ class Command:
     #: True when the reply is durable in Kafka, and when the state need not hear of it.
     published: bool = False
     stored: bool = False
-
-    def cancel_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
     @property
     def request_id(self) -> bytes:
@@ -81,6 +95,13 @@ class Command:
             received_ms=self.received_ms,
             expires_ms=self.expires_ms,
         )
+
+
+def understand(command: Command, request: Request) -> None:
+    """Keep of the request what is needed without it."""
+    command.ticket = request.ticket
+    command.kind = request.payload.kind
+    command.path = request.payload.path
 
 
 def request_in(value: bytes) -> Request:

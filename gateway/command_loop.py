@@ -26,7 +26,9 @@ from typing import Final
 import structlog
 
 from gateway.answering import Answering, Done, Publish, Said
-from gateway.command import Batch, Command, request_in
+from gateway.command import Batch, Command, request_in, understand
+from gateway.command_states import CommandStates
+from gateway.command_states import Publish as PublishState
 from gateway.exchange import OutcomeUnknown
 from gateway.lanes import DeviceLink, Lanes, Limits
 from gateway.progress import Progress
@@ -39,7 +41,6 @@ from gateway.state import (
     StateError,
     StateOverloaded,
     StateUnavailable,
-    StoredCommand,
     StoredState,
 )
 from schemas.avro.records import Request
@@ -77,6 +78,7 @@ class CommandLoop:
         link: DeviceLink,
         definitions: Definitions,
         publish: Publish,
+        publish_state: PublishState,
         bury: Bury,
         passed: Passed,
         now_ms: Callable[[], int],
@@ -84,15 +86,17 @@ class CommandLoop:
     ) -> None:
         self._state = state
         self._told_passed = passed
-        self._progress = Progress(state, self._passed)
+        self._progress = Progress(state, self._passed, self._lasts)
         self._bury = bury
         self._now_ms = now_ms
         self._limits = limits or Limits()
+        self.states = CommandStates(server_id=server_id, publish=publish_state, now_ms=now_ms, retry=self._limits.retry)
         self.answering = Answering(
             server_id=server_id,
             state=state,
             definitions=definitions,
             publish=publish,
+            states=self.states,
             settled=self._settled,
             now_ms=now_ms,
             limits=self._limits,
@@ -101,14 +105,16 @@ class CommandLoop:
             link=link,
             definitions=definitions,
             record_sent=self._progress.record_sent,
+            request_of=state.request_of,
             finish=self.answering.finish,
+            tell=self.states.tell,
             now_ms=now_ms,
             limits=self._limits,
         )
         #: By identity, from when it was read until the reply is in the state.
         self._active: dict[bytes, Command] = {}
         #: Of the last start: what to take up again, until `start`.
-        self._restored: list[StoredCommand] = []
+        self._restored: list[tuple[Command, CommandState]] = []
         #: Beside those, by ``request.id``: repetitions that are being answered again, and what is read again and was
         #: answered before.
         self._replied: dict[bytes, Command] = {}
@@ -136,14 +142,21 @@ class CommandLoop:
     def restore(self, stored: StoredState) -> None:
         """Know the commands of the state file. What the replies topic has of them is said by `mark_answered`."""
         self._sequence = stored.last_sequence
-        for row in stored.commands:
+        now = self._now_ms()
+        for row in self._state.commands():
             command = self._command(row.identity, row.occurrence, row.ep, row.request, row.received_ms, row.expires_ms)
             command.sequence = row.sequence
             command.ticket = row.ticket
-            command.recorded = True
+            with suppress(SerdeError):
+                understand(command, request_in(row.request))
+            command.raw = b""
+            command.recorded = command.on_disk = True
+            # Perhaps it was not told of; perhaps the last that was told is that it was sent.
+            command.told = True
+            command.since_ms = now
             self._active[command.identity] = command
             self._before[command.request_id] = None
-            self._restored.append(row)
+            self._restored.append((command, row.state))
 
     def mark_answered(self, request_id: bytes, said: Said) -> None:
         """A reply that is in the replies topic, by its header ``request.id``.
@@ -174,20 +187,22 @@ class CommandLoop:
         """Go on with what was restored; the registrations must be there again."""
         self._started = True
         restored, self._restored = self._restored, []
-        for row in restored:
-            command = self._active.get(row.identity)
-            if command is None or command.published:
+        for command, state in restored:
+            if command.published:
                 continue
-            if row.state is CommandState.SENT:
+            if state is CommandState.SENT:
                 self.answering.finish(command, OutcomeUnknown(), None)
             else:
                 self.lanes.enqueue(command)
+                if command.waits:
+                    self._lasts(command)
 
     async def stop(self, *, timeout: float) -> None:
         """Send nothing new, and wait for what devices have now. The rest waits in the state for the next start."""
         self._closed = True
         await self.lanes.stop(timeout=timeout)
         self.answering.close()
+        self.states.close()
         with suppress(StateError, TimeoutError):  # what is not recorded is read again
             await asyncio.wait_for(self._progress.finish(), _RECORD_SECONDS)
 
@@ -233,7 +248,7 @@ class CommandLoop:
             raise MalformedRecord(f"endpoint, ticket and path have more than {_LONGEST_TEXTS} characters")
         identity = identity_of(raw.value, request)
         command = self._command(identity, occurrence_of(raw), request.ep, raw.value, self._now_ms(), request.expires)
-        command.ticket = request.ticket
+        understand(command, request)
         command.request = request
         return command
 
@@ -263,6 +278,7 @@ class CommandLoop:
             sequence=self._next_sequence(),
             ep=ep,
             raw=raw,
+            size=len(raw),
             received_ms=received_ms,
             expires_ms=expires_ms,
             deadline_ms=deadline if expires_ms is None else min(deadline, expires_ms),
@@ -377,15 +393,26 @@ class CommandLoop:
         self._progress.release(command)
         self._release()
 
+    def _lasts(self, command: Command) -> None:
+        """The command is in the state file and has no reply yet."""
+        self.lanes.park(command)
+        self.states.tell(command, *self.lanes.standing(command))
+        self._release()
+
     def _passed(self, positions: Positions) -> None:
         self._told_passed(positions)
         self._release()
 
     def _release(self) -> None:
-        # No more is read than can be kept while Kafka takes no replies, nor than a start can find in the replies topic
-        # while the disk takes no position.
-        most = 2 * self._limits.in_all
-        while self._held_back and len(self._active) + len(self._replied) < most and self._progress.behind < most:
+        # No more is read than can be kept while Kafka takes no replies, nor than memory has room for while the disk
+        # takes none of it, nor than a start can find in the replies topic while the disk takes no position.
+        limits = self._limits
+        while (
+            self._held_back
+            and len(self._active) + len(self._replied) < 2 * limits.in_all
+            and self.lanes.in_memory < limits.bytes_in_memory
+            and self._progress.behind < limits.behind
+        ):
             self._held_back.pop()()
 
     def _forget_old(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from zlib import crc32
 
 from connectors.kafka import Cluster
 from gateway.answering import Done, Headers
@@ -57,6 +58,7 @@ class Commands:
             link=link,
             definitions=definitions,
             publish=self._publish,
+            publish_state=self._publish_state,
             bury=self._bury,
             passed=self._passed,
             now_ms=wall_ms,
@@ -123,6 +125,12 @@ class Commands:
             return False
         place = kafka_place(ep, self._uplink)
         return self._uplink.send(self._uplink.topics.replies, place.replies, place.key, value, headers, done)
+
+    def _publish_state(self, key: bytes, value: bytes, done: Done) -> bool:
+        topic = self._uplink.topics.commands
+        if not self._uplink.accepting:
+            return False
+        return self._uplink.send(topic, crc32(key) % self._uplink.partitions[topic], key, value, [], done)
 
     def _bury(self, raw: RawRequest, error: str, done: Done) -> bool:
         if not self._uplink.accepting:

@@ -2,7 +2,8 @@
 
 Owns the queue of each device, whether a device in queue mode sleeps (OMA LwM2M Core 1.1, section 6.5), how long a
 command waits, and what a failed exchange means for it. Devices are reached through `DeviceLink`; it never touches a
-socket, and what came of a command goes to `Finish`.
+socket, and what came of a command goes to `Finish`. What waits is in memory with little more than its name once the
+state file has it (`Lanes.park`), and is read back when its turn has come.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.command import Command, request_in
+from gateway.command_states import Tell
 from gateway.exchange import (
     CoapRequest,
     CoapResponse,
@@ -33,7 +35,7 @@ from gateway.exchange import (
 )
 from gateway.operations import build
 from gateway.state import StateError
-from schemas.avro.records import Request, RequestKind
+from schemas.avro.records import CommandPhase, Request, RequestKind
 from schemas.avro.serde import SerdeError
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
@@ -42,6 +44,10 @@ _log = structlog.get_logger("headwater.commands")
 
 #: The longest delay of one timer, in seconds.
 _LONGEST_TIMER: Final = 3600.0
+#: Commands that expire in the same tenth of a second are looked for together (milliseconds).
+_EXPIRY_GRAIN: Final = 100
+#: So many commands are answered at once when all of a device's are; then others have their turn.
+_PORTION: Final = 200
 
 
 class DeviceTimeout(Exception):
@@ -94,11 +100,15 @@ class Limits:
     """Bounds of the command loop. Times in seconds."""
 
     #: Commands that may wait for one device, and for all.
-    per_device: int = 256
-    in_all: int = 20_000
-    #: Their bytes together: a request may have a megabyte, and waits in memory as well as in the state.
-    bytes_per_device: int = 16 << 20
-    bytes_in_all: int = 64 << 20
+    per_device: int = 20_000
+    in_all: int = 100_000
+    #: Their bytes together, which are in the state file.
+    bytes_per_device: int = 64 << 20
+    bytes_in_all: int = 512 << 20
+    #: Bytes that are not in the state file yet: no more is read from Kafka then.
+    bytes_in_memory: int = 64 << 20
+    #: Requests that were read and of which no start knows yet that they are done with: the same.
+    behind: int = 40_000
     #: How long to wait for a response: MAX_TRANSMIT_WAIT (RFC 7252, section 4.8.2).
     answer: float = 93.0
     #: How long a command waits for a sleeping device when it has no ``expires``.
@@ -114,6 +124,8 @@ Finish = Callable[[Command, CoapResponse | Failure, DeviceView | None], None]
 CoroutineFactory = Callable[[], Awaitable[object]]
 #: Makes durable that a command is being sent; raises StateError.
 RecordSent = Callable[[Command], Awaitable[None]]
+#: The request of a command by its sequence, from the state file; raises StateError.
+RequestOf = Callable[[int], Awaitable[bytes | None]]
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +141,9 @@ class _Lane:
     asleep: bool = False
     #: How often it was heard of while something waited.
     heard: int = 0
+    #: For the command that expires first, and when that is (epoch ms).
+    timer: asyncio.TimerHandle | None = None
+    due_ms: int = 0
 
 
 class Lanes:
@@ -140,11 +155,15 @@ class Lanes:
         link: DeviceLink,
         definitions: Definitions,
         record_sent: RecordSent,
+        request_of: RequestOf,
         finish: Finish,
+        tell: Tell,
         now_ms: Callable[[], int],
         limits: Limits,
     ) -> None:
         self._record_sent = record_sent
+        self._request_of = request_of
+        self._tell = tell
         self._link = link
         self._definitions = definitions
         self._finish = finish
@@ -155,8 +174,9 @@ class Lanes:
         self._stopping = False
         #: Commands that wait for a device; that devices have now; that were sent since the start.
         self.waiting = 0
-        #: Bytes of those that wait.
+        #: Bytes of those that wait; that wait and are not in the state file alone.
         self.size = 0
+        self.in_memory = 0
         self.in_flight = 0
         self.sent = 0
 
@@ -169,14 +189,13 @@ class Lanes:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         for lane in self._lanes.values():
-            for entry in lane.waiting:
-                if isinstance(entry, Command):
-                    entry.cancel_timer()
+            if lane.timer is not None:
+                lane.timer.cancel()
 
     def enqueue(self, command: Command) -> None:
         """Let a command wait for its turn, or finish it at once if it can have none."""
         limits = self._limits
-        if command.request is None:
+        if command.request is None and not command.on_disk:
             try:
                 command.request = request_in(command.raw)
             except SerdeError as exc:
@@ -189,13 +208,13 @@ class Lanes:
             self._finish(command, NotRegistered(), None)
         elif self.waiting >= limits.in_all:
             self._finish(
-                command, Overloaded(words=f"{self.waiting} commands wait at this gateway; try again later"), None
+                command, Overloaded(words=f"{self.waiting:,} commands wait at this gateway; try again later"), None
             )
         elif lane is not None and len(lane.waiting) >= limits.per_device:
-            words = f"{len(lane.waiting)} commands wait for {command.ep} already; try again later"
+            words = f"{len(lane.waiting):,} commands wait for {command.ep} already; try again when it was awake"
             self._finish(command, Overloaded(words=words), None)
-        elif self._too_large(lane, len(command.raw)):
-            words = f"commands of {self.size} bytes wait at this gateway; try again later"
+        elif self._too_large(lane, command.size):
+            words = f"commands of {self.size:,} bytes wait at this gateway; try again later"
             self._finish(command, Overloaded(words=words), None)
         else:
             if lane is None:
@@ -215,9 +234,26 @@ class Lanes:
 
     def _count(self, lane: _Lane, command: Command, change: int) -> None:
         """One command more (1) or less (-1) waits."""
+        command.waits = change > 0
         self.waiting += change
-        self.size += change * len(command.raw)
-        lane.size += change * len(command.raw)
+        self.size += change * command.size
+        lane.size += change * command.size
+        if change > 0 and command.on_disk:
+            command.raw = b""
+        self.in_memory += change * len(command.raw)
+
+    def park(self, command: Command) -> None:
+        """The state file has the command: while it waits, its request is nowhere else."""
+        if command.waits:
+            self.in_memory -= len(command.raw)
+            command.raw = b""
+
+    def standing(self, command: Command) -> tuple[CommandPhase, str]:
+        """Where an unanswered command stands, and why."""
+        if not command.waits:
+            return CommandPhase.SENT, ""
+        lane = self._lanes.get(command.ep)
+        return CommandPhase.QUEUED, "the device sleeps" if lane is not None and self._asleep(lane) else ""
 
     def submit_internal(self, ep: str, factory: CoroutineFactory) -> None:
         """Run something of the gateway's own in the device's order: ``factory`` is called when its turn has come.
@@ -247,14 +283,25 @@ class Lanes:
         lane = self._lanes.get(ep)
         if lane is None:
             return
-        waiting = list(lane.waiting)
+        waiting = [entry for entry in lane.waiting if isinstance(entry, Command)]
         lane.waiting.clear()
         if not lane.busy:
-            del self._lanes[ep]
-        for entry in waiting:
-            if isinstance(entry, Command):
-                self._count(lane, entry, -1)
-                self._finish(entry, NotRegistered(), None)
+            self._drop(lane)
+        for command in waiting:
+            self._count(lane, command, -1)
+        self._finish_all(waiting, NotRegistered())
+
+    def _finish_all(self, commands: list[Command], failure: Failure) -> None:
+        for command in commands[:_PORTION]:
+            self._finish(command, failure, None)
+        if rest := commands[_PORTION:]:
+            asyncio.get_running_loop().call_soon(self._finish_all, rest, failure)
+
+    def _drop(self, lane: _Lane) -> None:
+        if lane.timer is not None:
+            lane.timer.cancel()
+        if self._lanes.get(lane.ep) is lane:
+            del self._lanes[lane.ep]
 
     def _kick(self, lane: _Lane) -> None:
         if lane.busy or self._stopping or not lane.waiting:
@@ -281,11 +328,27 @@ class Lanes:
                     break
                 lane.waiting.popleft()
                 self._count(lane, entry, -1)
-                await self._carry_out(lane, entry)
+                if entry.raw or entry.request is not None or await self._read_back(lane, entry):
+                    await self._carry_out(lane, entry)
         finally:
             lane.busy = False
-            if not lane.waiting and self._lanes.get(lane.ep) is lane:
-                del self._lanes[lane.ep]
+            if not lane.waiting:
+                self._drop(lane)
+
+    async def _read_back(self, lane: _Lane, command: Command) -> bool:
+        """Have the request again; False: the disk does not give it now, and the command is the next one again."""
+        try:
+            raw = await self._request_of(command.sequence)
+        except StateError as exc:
+            _log.warning("a command cannot be read, trying again", ep=lane.ep, ticket=command.ticket, error=str(exc))
+            self._put_back(lane, command)
+            await asyncio.sleep(self._limits.retry)
+            return False
+        if raw is None:
+            self._finish(command, GatewayFault(words="the request is not in the gateway's state file any more"), None)
+            return False
+        command.raw = raw
+        return True
 
     async def _run_internal(self, ep: str, factory: CoroutineFactory) -> None:
         try:
@@ -294,7 +357,6 @@ class Lanes:
             _log.error("the gateway's own request failed", ep=ep, error=f"{type(exc).__name__}: {exc}")
 
     async def _carry_out(self, lane: _Lane, command: Command) -> None:
-        command.cancel_timer()
         view = self._link.view(command.ep)
         try:
             outcome = await self._ask(lane, command, view)
@@ -306,7 +368,8 @@ class Lanes:
 
     async def _ask(self, lane: _Lane, command: Command, view: DeviceView | None) -> CoapResponse | Failure | None:
         """What came of it; None: the device sleeps, and the command waits again."""
-        if self._now_ms() >= command.deadline_ms:
+        now = self._now_ms()
+        if now >= command.deadline_ms:
             return Expired()
         if view is None:
             return NotRegistered()
@@ -325,6 +388,10 @@ class Lanes:
         self.sent += 1
         self.in_flight += 1
         command.sent = not coap.repeatable
+        command.attempts += 1
+        command.since_ms = now
+        if command.told:
+            self._tell(command, CommandPhase.SENT, "")
         heard = lane.heard
         try:
             return await self._exchange(request, coap)
@@ -337,25 +404,32 @@ class Lanes:
         except DeviceMoved:
             if not coap.repeatable:
                 return OutcomeUnknown()
-            self._put_back(lane, command)
+            self._put_back(lane, command, "the device moved to another address meanwhile")
             return None
         except DeviceTimeout:
+            sleeps = self._link.queue_mode(command.ep)
+            if sleeps:
+                # Heard of meanwhile, perhaps at a new address: it is asked again, or the next, at once. Else whatever
+                # comes next waits for its next wake-up, also behind a command that must not be repeated.
+                lane.asleep = lane.heard == heard
             if not coap.repeatable:
                 return OutcomeUnknown()
-            if not self._link.queue_mode(command.ep):
+            if not sleeps:
                 return TimedOut(seconds=self._limits.answer)
-            # Heard of meanwhile, perhaps at a new address: it is asked again at once.
-            lane.asleep = lane.heard == heard
-            self._put_back(lane, command)
+            self._put_back(lane, command, f"no answer within {self._limits.answer:g} s: the device sleeps")
             return None
         finally:
             self.in_flight -= 1
 
-    def _put_back(self, lane: _Lane, command: Command) -> None:
+    def _put_back(self, lane: _Lane, command: Command, why: str = "") -> None:
         """The command is the next one again."""
         lane.waiting.appendleft(command)
         self._count(lane, command, 1)
         self._wait(command, lane)
+        if why:
+            command.since_ms = self._now_ms()
+            if command.told:
+                self._tell(command, CommandPhase.QUEUED, why)
 
     async def _exchange(self, request: Request, coap: CoapRequest) -> CoapResponse:
         timeout = self._limits.answer
@@ -371,18 +445,38 @@ class Lanes:
     def _wait(self, command: Command, lane: _Lane) -> None:
         # The bytes are enough while it waits.
         command.request = None
-        delay = min(max(command.deadline_ms - self._now_ms(), 0) / 1000, _LONGEST_TIMER)
-        command.timer = asyncio.get_running_loop().call_later(delay, self._deadline, command, lane)
+        if lane.timer is None or command.deadline_ms < lane.due_ms:
+            self._arm(lane, command.deadline_ms)
 
-    def _deadline(self, command: Command, lane: _Lane) -> None:
-        command.timer = None
-        if command not in lane.waiting:
+    def _arm(self, lane: _Lane, due_ms: int) -> None:
+        if lane.timer is not None:
+            lane.timer.cancel()
+        lane.due_ms = due_ms
+        delay = min(max(due_ms - self._now_ms(), 0) / 1000, _LONGEST_TIMER)
+        lane.timer = asyncio.get_running_loop().call_later(delay, self._due, lane)
+
+    def _due(self, lane: _Lane) -> None:
+        """Answer what has expired, wherever in the queue it is."""
+        lane.timer = None
+        now = self._now_ms()
+        if now < lane.due_ms:
+            self._arm(lane, lane.due_ms)
             return
-        if self._now_ms() < command.deadline_ms:
-            self._wait(command, lane)
-            return
-        lane.waiting.remove(command)
-        self._count(lane, command, -1)
-        if not lane.waiting and not lane.busy:
-            self._lanes.pop(lane.ep, None)
-        self._finish(command, Expired(), None)
+        kept: deque[Command | CoroutineFactory] = deque()
+        expired: list[Command] = []
+        due_ms = None
+        for entry in lane.waiting:
+            if isinstance(entry, Command):
+                if entry.deadline_ms <= now:
+                    expired.append(entry)
+                    continue
+                due_ms = entry.deadline_ms if due_ms is None else min(due_ms, entry.deadline_ms)
+            kept.append(entry)
+        lane.waiting = kept
+        if due_ms is not None:
+            self._arm(lane, max(due_ms, now + _EXPIRY_GRAIN))
+        for command in expired:
+            self._count(lane, command, -1)
+        if not kept and not lane.busy:
+            self._drop(lane)
+        self._finish_all(expired, Expired())

@@ -29,9 +29,13 @@ HOLD: Final = 1.0
 class Progress:
     """The batches that are not done with. ``passed`` is told each position that is durable."""
 
-    def __init__(self, state: State, passed: Callable[[Positions], None]) -> None:
+    def __init__(self, state: State, passed: Callable[[Positions], None], lasts: Callable[[Command], None]) -> None:
+        """``lasts`` is told of each command that has its row, and no reply, after `HOLD`."""
         self._state = state
         self._passed = passed
+        self._lasts = lasts
+        #: Those that were recorded as they left, and when.
+        self._left: deque[tuple[float, Command]] = deque()
         self._batches: deque[Batch] = deque()
         #: Where the topic is done with, and the records that were read up to there; that which is durable.
         self._reached: Positions = {}
@@ -92,7 +96,11 @@ class Progress:
             command.batch.waiting.remove(command)
         self._state.put_command(command.row(CommandState.SENT))
         await self._state.durable()
+        command.on_disk = True
         self.release(command)
+        loop = asyncio.get_running_loop()
+        self._left.append((loop.time(), command))
+        self._arm(loop)
 
     async def finish(self) -> None:
         """Record all that waits, and the position behind it.
@@ -116,9 +124,14 @@ class Progress:
     def _look(self) -> None:
         self._timer = None
         loop = asyncio.get_running_loop()
-        self._record_waiting(before=loop.time() - HOLD)
+        before = loop.time() - HOLD
+        self._record_waiting(before=before)
+        while self._left and self._left[0][0] < before:
+            _, command = self._left.popleft()
+            if command.reply is None:
+                self._lasts(command)
         self._say()
-        if self._batches or self._reached is not self._durable:
+        if self._batches or self._left or self._reached is not self._durable:
             self._arm(loop)
 
     def _record_waiting(self, *, before: float) -> None:
@@ -142,7 +155,10 @@ class Progress:
         def written(error: StateUnavailable | None) -> None:
             self._recording -= 1
             if error is None:
+                command.on_disk = True
                 self.release(command)
+                if command.reply is None:
+                    self._lasts(command)
 
         try:
             self._state.put_command(command.row(CommandState.QUEUED), written)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 import structlog
 
 from connectors.kafka import Cluster, Message, admin, describe_topics, end_offsets, read_to_end
-from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
+from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, HEADER_STATE, Said
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.registrations import HEADER_PEER
 from gateway.sending import HEADER_SEND
 from gateway.short_path import HEADER_MID, HEADER_MORE
 from gateway.state import Positions
 from schemas.avro import serde
-from schemas.avro.records import Registration, RegistrationKind, RegistrationNew, RegistrationUpdate
+from schemas.avro.records import CommandPhase, Registration, RegistrationKind, RegistrationNew, RegistrationUpdate
 from schemas.avro.topics import Topics
 
 _log = structlog.get_logger("headwater.recovery")
@@ -150,7 +150,12 @@ def _take_request(found: Recovered, message: Message) -> None:
 def _take_reply(found: Recovered, message: Message) -> None:
     identity, value = _header(message, HEADER_REQUEST_ID), message.value()
     if identity is not None and value is not None:
-        found.answered[identity] = Said(reply=value, sent=_header(message, HEADER_NOT_SENT) is None)
+        state = _header(message, HEADER_STATE)
+        found.answered[identity] = Said(
+            reply=value,
+            sent=_header(message, HEADER_NOT_SENT) is None,
+            phase=CommandPhase.__members__.get((state or b"").decode(errors="replace"), CommandPhase.ANSWERED),
+        )
 
 
 def _header(message: Message, name: str) -> bytes | None:

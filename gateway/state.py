@@ -17,8 +17,9 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -47,7 +48,10 @@ from gateway.state_rows import (
     StoredState,
     answered_identities,
     count_answers,
+    find_answers,
+    find_request,
     load,
+    unanswered_commands,
     write,
 )
 
@@ -142,6 +146,17 @@ class State:
         except sqlite3.DatabaseError as exc:
             raise corrupted(self._path, str(exc)) from exc
 
+    def commands(self) -> Iterator[StoredCommand]:
+        """The unanswered commands in order, one at a time, for the start: as `load`.
+
+        Raises:
+            StateCorrupted: the file is damaged.
+        """
+        try:
+            yield from unanswered_commands(self._connection)
+        except sqlite3.DatabaseError as exc:
+            raise corrupted(self._path, str(exc)) from exc
+
     # What callers say. StateOverloaded when the backlog is full, ValueError when a value cannot be stored.
 
     def put_registration(self, registration: StoredRegistration) -> None:
@@ -229,7 +244,26 @@ class State:
 
     def find_answers(self, identities: Sequence[bytes], found: Found) -> None:
         """Look for answers, those that were just put among them; ``found`` gets them, or the error of the disk."""
-        self._admit_rows(1).lookups.append((identities, found))
+        self._admit_rows(1).lookups.append((partial(find_answers, identities=identities), found))
+
+    async def request_of(self, sequence: int) -> bytes | None:
+        """The record's value of a command that is stored; None: it is not.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+
+        def found(outcome: bytes | StateUnavailable | None) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, StateUnavailable):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self._admit_rows(1).lookups.append((partial(find_request, sequence=sequence), found))
+        return await future
 
     def on_durable(self, callback: Done) -> None:
         """Call ``callback`` on the loop when all that was said so far is on disk, with the error if it is not.

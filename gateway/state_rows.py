@@ -83,11 +83,10 @@ class StoredCommand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredState:
-    """All that a gateway starts from. ``commands`` are the unanswered ones, in order."""
+    """All that a gateway starts from, but its commands (`unanswered_commands`)."""
 
     registrations: tuple[StoredRegistration, ...]
     observations: tuple[StoredObservation, ...]
-    commands: tuple[StoredCommand, ...]
     #: From where on the requests topic is not done with.
     positions: Positions
     #: The number of answers that are kept, and the highest sequence among the commands (0: none).
@@ -106,6 +105,8 @@ class Answer:
 Done = Callable[[StateUnavailable | None], None]
 #: What is known of the identities that were asked for.
 Found = Callable[[Mapping[bytes, Answer] | StateUnavailable], None]
+#: Reads something, on the writer's thread.
+Look = Callable[[sqlite3.Connection], object]
 Row = tuple[Any, ...]
 
 
@@ -123,8 +124,8 @@ class Group:
     answers: dict[bytes, Row] = field(default_factory=dict)
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
     forget_answered_before_ms: int | None = None
-    lookups: list[tuple[Sequence[bytes], Found]] = field(default_factory=list)
-    found: list[Mapping[bytes, Answer] | StateUnavailable] = field(default_factory=list)
+    lookups: list[tuple[Look, Callable[[Any], None]]] = field(default_factory=list)
+    found: list[object] = field(default_factory=list)
     callbacks: list[Done] = field(default_factory=list)
     size: int = 0
     urgent: bool = False
@@ -157,26 +158,28 @@ def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
         StoredObservation(**{**row, "declared": bool(row["declared"])})
         for row in map(dict, select("SELECT * FROM observations ORDER BY ep, path, created_ms"))
     )
-    commands = tuple(
-        StoredCommand(**{**row, "state": CommandState(row["state"])})
-        for row in map(
-            dict,
-            select(
-                "SELECT sequence, identity, occurrence, ticket, ep, request, state, received_ms, expires_ms "
-                "FROM commands ORDER BY sequence"
-            ),
-        )
-    )
     positions = {(row[0], row[1]): row[2] for row in select("SELECT topic, partition, next_offset FROM positions")}
     last: int = select("SELECT coalesce(max(sequence), 0) FROM commands").fetchone()[0]
     return StoredState(
         registrations=registrations,
         observations=observations,
-        commands=commands,
         positions=MappingProxyType(positions),
         answered=answered,
         last_sequence=last,
     )
+
+
+def unanswered_commands(db: sqlite3.Connection) -> Iterator[StoredCommand]:
+    """The unanswered commands in order, one at a time: together they may be more than the memory.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+    """
+    for row in db.execute(
+        "SELECT sequence, identity, occurrence, ticket, ep, request, state, received_ms, expires_ms "
+        "FROM commands ORDER BY sequence"
+    ):
+        yield StoredCommand(**{**dict(row), "state": CommandState(row["state"])})
 
 
 def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered: int) -> int:
@@ -220,7 +223,7 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
             (answered - keep_answered,),
         ).rowcount
     db.execute("COMMIT")
-    group.found = [_find(db, identities) for identities, _ in group.lookups]
+    group.found = [_looked_up(db, look) for look, _ in group.lookups]
     return answered
 
 
@@ -235,13 +238,24 @@ def _write_keyed(db: sqlite3.Connection, table: str, key: str, columns: int, cha
         db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})", rows)
 
 
-def _find(db: sqlite3.Connection, identities: Sequence[bytes]) -> Mapping[bytes, Answer] | StateUnavailable:
-    found = {}
+def _looked_up(db: sqlite3.Connection, look: Look) -> object:
     try:
-        for identity in identities:
-            row = db.execute("SELECT occurrence, reply FROM answers WHERE identity = ?", (identity,)).fetchone()
-            if row is not None:
-                found[identity] = Answer(occurrence=row[0], reply=row[1])
+        return look(db)
     except sqlite3.Error as exc:
-        return StateUnavailable(f"answers cannot be read: {exc}")
+        return StateUnavailable(f"the state cannot be read: {exc}")
+
+
+def find_answers(db: sqlite3.Connection, identities: Sequence[bytes]) -> Mapping[bytes, Answer]:
+    """Those answers that are kept."""
+    found = {}
+    for identity in identities:
+        row = db.execute("SELECT occurrence, reply FROM answers WHERE identity = ?", (identity,)).fetchone()
+        if row is not None:
+            found[identity] = Answer(occurrence=row[0], reply=row[1])
     return MappingProxyType(found)
+
+
+def find_request(db: sqlite3.Connection, sequence: int) -> bytes | None:
+    """What a command that is stored asks for."""
+    row = db.execute("SELECT request FROM commands WHERE sequence = ?", (sequence,)).fetchone()
+    return None if row is None else row[0]

@@ -123,6 +123,7 @@ _OF_DEVICES = (TopicKind.REGISTRATIONS, TopicKind.OBSERVATIONS, TopicKind.REPLIE
 _RESULTS = (TopicKind.MAXPER30SEC, *(kind for kind, family in FAMILIES.items() if family.of_job))
 _STORED = (*_OF_DEVICES, TopicKind.STATISTICS, TopicKind.READINGS, TopicKind.ALERTS, TopicKind.JOINED)
 _DEAD = (TopicKind.DEADLETTER,)
+_STATES = (TopicKind.COMMANDS,)
 
 _Row = tuple[tuple[TopicKind, ...], tuple[Operation, ...]]
 
@@ -133,6 +134,7 @@ TOPICS: Mapping[tuple[Role, Side], tuple[_Row, ...]] = {
         (_OF_DEVICES, (_R, _W, _C)),
         (_DOWN, (_R, _C)),
         (_DEAD, (_W, _C)),
+        (_STATES, (_W, _C)),
         ((TopicKind.MAXPER30SEC,), (_D, _C)),
     ),
     # The replicator makes on one side what it finds on the other, with its settings.

@@ -17,6 +17,8 @@ from gateway.request_records import RawRequest, identity_of, occurrence_of
 from gateway.state import Positions, State
 from schemas.avro import serde
 from schemas.avro.records import (
+    CommandKey,
+    CommandStatus,
     ExecuteRequest,
     GenericBody,
     Request,
@@ -115,6 +117,8 @@ class Bench:
         self.link = Link()
         self.state = state
         self.replies: list[Response] = []
+        #: What was told of commands, in order.
+        self.told: list[CommandStatus] = []
         self.request_ids: list[bytes] = []
         self.letters: list[tuple[RawRequest, str]] = []
         self.kafka_takes = True
@@ -130,6 +134,7 @@ class Bench:
             link=self.link,
             definitions=Definitions.builtin(),
             publish=self._publish,
+            publish_state=self._publish_state,
             bury=self._bury,
             passed=self._passed,
             now_ms=lambda: self.now,
@@ -152,6 +157,22 @@ class Bench:
         asyncio.get_running_loop().call_soon(done, self.kafka_keeps)
         asyncio.get_running_loop().call_soon(self._changed.set)
         return True
+
+    def _publish_state(self, key: bytes, value: bytes, done: Done) -> bool:
+        if not self.kafka_takes:
+            return False
+        if self.kafka_keeps:
+            status, whose = serde.decode(value), serde.decode(key)
+            assert isinstance(status, CommandStatus) and isinstance(whose, CommandKey)
+            assert status.ep == whose.ep
+            self.told.append(status)
+        asyncio.get_running_loop().call_soon(done, self.kafka_keeps)
+        asyncio.get_running_loop().call_soon(self._changed.set)
+        return True
+
+    def states(self, ticket: str) -> list[str]:
+        """What was told of a command, in order."""
+        return [one.state.value for one in self.told if one.ticket == ticket]
 
     def _bury(self, raw: RawRequest, error: str, done: Done) -> bool:
         if not self.kafka_takes:

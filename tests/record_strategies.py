@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas.avro.analytics_records import Aggregate, Alert, AlertState, EnrichedReading, Statistics
+from schemas.avro.command_records import CommandKey, CommandPhase, CommandStatus
 from schemas.avro.records import (
     Binding,
     CompositeBody,
@@ -233,6 +234,16 @@ of_analytics = st.one_of(
         since=longs,
     ),
 )
+of_commands = st.one_of(
+    st.builds(CommandKey, ep=texts, request=texts),
+    st.builds(
+        CommandStatus,
+        **dict.fromkeys(("server_id", "ep", "ticket", "kind", "path", "message"), texts),
+        **dict.fromkeys(("since", "received", "expires"), longs),
+        state=st.sampled_from(CommandPhase),
+        attempts=st.integers(0, 2**31 - 1),
+    ),
+)
 records: st.SearchStrategy[Record] = st.one_of(
-    st.builds(Key, ep=texts), registrations, requests(), replies(), of_analytics
+    st.builds(Key, ep=texts), registrations, requests(), replies(), of_analytics, of_commands
 )

@@ -13,6 +13,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, Resourc
 from connectors.kafka.answers import Unreachable, answering
 from connectors.kafka.cluster import Cluster, admin, cluster_of, consumer
 from connectors.kafka.tls_trouble import trouble
+from schemas.avro.topics import settings_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +139,8 @@ def ensure_topics(
 ) -> list[str]:
     """Create the topics that are missing, with their partition count, and wait until each partition has a leader.
 
+    ``config`` goes before the settings that a gateway's topics have by themselves (`schemas.avro.topics.settings_of`).
+
     Returns the names that were created.
 
     Raises:
@@ -146,7 +149,11 @@ def ensure_topics(
     """
     client = admin(cluster)
     known = metadata(client, cluster, timeout)
-    wanted = {name: {**_ANY_CLOCK, **(config or {}).get(name, {})} for name in partitions if name not in known}
+    wanted = {
+        name: {**_ANY_CLOCK, **settings_of(name), **(config or {}).get(name, {})}
+        for name in partitions
+        if name not in known
+    }
     if not wanted:
         return []
     created = []

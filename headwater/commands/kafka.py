@@ -226,6 +226,7 @@ def create(
     requests: Partitions1 = None,
     replies: Partitions2 = None,
     maxper30sec: Partitions2 = None,
+    commands: Partitions1 = None,
     deadletter: Partitions1 = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -247,6 +248,7 @@ def create(
         TopicKind.REQUESTS: requests,
         TopicKind.REPLIES: replies or partitions,
         TopicKind.MAXPER30SEC: maxper30sec or partitions,
+        TopicKind.COMMANDS: commands,
         TopicKind.DEADLETTER: deadletter,
     }
     names = Topics(gateway)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from schemas.avro.analytics_records import Aggregate, Alert, AnalyticsRecord, EnrichedReading, Statistics
+from schemas.avro.command_records import CommandKey, CommandPhase, CommandRecord, CommandStatus
 from schemas.lwm2m.nodes import Instance, MultipleResource, Object, Resource, values
 
 __all__ = [
@@ -17,6 +18,9 @@ __all__ = [
     "Alert",
     "AnalyticsRecord",
     "Binding",
+    "CommandKey",
+    "CommandPhase",
+    "CommandStatus",
     "CompositeBody",
     "CreateBody",
     "CreateRequest",
@@ -335,4 +339,4 @@ class Notification:
     rep: ResponsePayload
 
 
-Record = Key | Registration | Request | Response | Notification | AnalyticsRecord
+Record = Key | Registration | Request | Response | Notification | AnalyticsRecord | CommandRecord

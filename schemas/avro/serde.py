@@ -17,8 +17,9 @@ from typing import Any
 
 from fastavro import schemaless_reader, schemaless_writer
 
-from schemas.avro import analytics_conversions, conversions
+from schemas.avro import analytics_conversions, command_records, conversions
 from schemas.avro.analytics_records import Aggregate, Alert, EnrichedReading, Statistics
+from schemas.avro.command_records import CommandKey, CommandStatus
 from schemas.avro.errors import (
     InvalidRecord,
     InvalidRequest,
@@ -113,6 +114,16 @@ _ROWS: dict[type, _Row] = {
         record="analytics.AvroAlert",
         to_fields=analytics_conversions.alert_fields,
         from_fields=analytics_conversions.alert_record,
+    ),
+    CommandKey: _Row(
+        record="command.AvroCommandKey",
+        to_fields=command_records.key_fields,
+        from_fields=command_records.key_record,
+    ),
+    CommandStatus: _Row(
+        record="command.AvroCommandStatus",
+        to_fields=command_records.status_fields,
+        from_fields=command_records.status_record,
     ),
 }
 

@@ -16,7 +16,7 @@ from typing import Any
 from fastavro.schema import SchemaParseException, UnknownType, fingerprint, parse_schema, to_parsing_canonical_form
 
 from schemas.avro.registry import SCHEMAS, Schema
-from schemas.avro.topics import FAMILIES, KEY_SUBJECT, TopicKind, Topics, UnknownTopic
+from schemas.avro.topics import FAMILIES, TopicKind, Topics, UnknownTopic
 
 #: A schema of others that is longer is none of ours.
 MAX_SCHEMA_CHARS = 200_000
@@ -59,7 +59,7 @@ def family_of(subject: str) -> str | None:
             except UnknownTopic:
                 return None
             if ending == _KEY:
-                return None if kind is TopicKind.DEADLETTER else KEY_SUBJECT
+                return None if kind is TopicKind.DEADLETTER else FAMILIES[kind].key_subject
             return FAMILIES[kind].subject
     return None
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 
 #: Kafka's own limit is 249 for the whole name; a gateway id is part of file names and consumer groups as well.
 MAX_GATEWAY_ID = 100
+
+#: The subject of the key's schema, the same in every topic that says nothing else.
+KEY_SUBJECT = "iot-key"
 
 _GATEWAY_ID = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
@@ -37,6 +40,7 @@ class TopicKind(Enum):
     REQUESTS = "requests"
     REPLIES = "replies"
     MAXPER30SEC = "maxper30sec"
+    COMMANDS = "commands"
     DEADLETTER = "deadletter"
     AGGREGATES = "aggregates"
     STATISTICS = "statistics"
@@ -51,6 +55,7 @@ class TopicFamily:
 
     ``subject`` is that of the value's schema, or None where a topic holds records of any schema. ``of_job``: only
     the analytics job that writes it makes it; nobody else needs it, so a gateway without that job has no such topic.
+    ``key_subject`` is that of the key's schema. ``settings`` are Kafka's for the topic where they are not its defaults.
     """
 
     prefix: str
@@ -59,6 +64,8 @@ class TopicFamily:
     partitions: int
     subject: str | None
     of_job: bool = False
+    key_subject: str = KEY_SUBJECT
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 FAMILIES: Mapping[TopicKind, TopicFamily] = {
@@ -97,6 +104,16 @@ FAMILIES: Mapping[TopicKind, TopicFamily] = {
         partitions=2,
         # Results of a series are ordinary observations.
         subject="iot.observations-value",
+    ),
+    # The last state of each command, for a week: longer than a command may wait.
+    TopicKind.COMMANDS: TopicFamily(
+        prefix="iot",
+        suffix="commands",
+        direction=Direction.UP,
+        partitions=1,
+        subject="iot.commands-value",
+        key_subject="iot.commands-key",
+        settings={"cleanup.policy": "compact,delete", "retention.ms": "604800000", "segment.ms": "86400000"},
     ),
     TopicKind.DEADLETTER: TopicFamily(
         prefix="iot",
@@ -147,9 +164,6 @@ FAMILIES: Mapping[TopicKind, TopicFamily] = {
     ),
 }
 
-#: The subject of the key's schema, the same in every topic.
-KEY_SUBJECT = "iot-key"
-
 
 @dataclass(frozen=True, slots=True)
 class Topics:
@@ -187,6 +201,10 @@ class Topics:
     @property
     def maxper30sec(self) -> str:
         return self.name(TopicKind.MAXPER30SEC)
+
+    @property
+    def commands(self) -> str:
+        return self.name(TopicKind.COMMANDS)
 
     @property
     def deadletter(self) -> str:
@@ -227,6 +245,14 @@ class Topics:
                 except InvalidGatewayId as exc:
                     raise UnknownTopic(f"{topic!r}: {exc}") from exc
         raise UnknownTopic(f"{topic!r} is no topic of a gateway, such as iot.rock64.observations")
+
+
+def settings_of(topic: str) -> Mapping[str, str]:
+    """Kafka's settings of a topic where they are not its defaults; of one that is none of a gateway's, none."""
+    try:
+        return FAMILIES[Topics.of(topic)[1]].settings
+    except UnknownTopic:
+        return {}
 
 
 def is_of_job(topic: str) -> bool:

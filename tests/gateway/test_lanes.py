@@ -8,7 +8,7 @@ from gateway.command import Command
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Failure, NotRegistered, Overloaded
 from gateway.lanes import Lanes, Limits
 from schemas.avro import serde
-from schemas.avro.records import Request, RequestKind, RequestPayload
+from schemas.avro.records import CommandPhase, Request, RequestKind, RequestPayload
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
 
@@ -48,6 +48,14 @@ async def _nothing_is_sent(command: Command) -> None:
     raise AssertionError("nothing here must not be repeated")
 
 
+async def _nothing_is_read(sequence: int) -> bytes | None:
+    raise AssertionError("all of it is in memory here")
+
+
+def _nothing_is_told(command: Command, phase: CommandPhase, words: str) -> None:
+    raise AssertionError("nothing of it was told before")
+
+
 def test_bytes_that_wait_are_bounded_for_a_device_and_in_all() -> None:
     async def run() -> None:
         devices = Devices("a", "b", "c")
@@ -66,6 +74,7 @@ def test_bytes_that_wait_are_bounded_for_a_device_and_in_all() -> None:
                 sequence=0,
                 ep=ep,
                 raw=RAW,
+                size=len(RAW),
                 received_ms=NOW,
                 expires_ms=None,
                 deadline_ms=NOW + 60_000,
@@ -75,6 +84,8 @@ def test_bytes_that_wait_are_bounded_for_a_device_and_in_all() -> None:
             link=devices,
             definitions=Definitions.builtin(),
             record_sent=_nothing_is_sent,
+            request_of=_nothing_is_read,
+            tell=_nothing_is_told,
             finish=finish,
             now_ms=lambda: NOW,
             limits=Limits(bytes_per_device=2 * len(RAW), bytes_in_all=3 * len(RAW)),
@@ -114,6 +125,8 @@ def test_command_that_expires_while_it_waits_makes_room() -> None:
             link=Devices("a"),
             definitions=Definitions.builtin(),
             record_sent=_nothing_is_sent,
+            request_of=_nothing_is_read,
+            tell=_nothing_is_told,
             finish=lambda *_: expired.set(),
             now_ms=lambda: now[0],
             limits=Limits(),
@@ -126,6 +139,7 @@ def test_command_that_expires_while_it_waits_makes_room() -> None:
                     sequence=0,
                     ep="a",
                     raw=RAW,
+                    size=len(RAW),
                     received_ms=NOW,
                     expires_ms=NOW + 1,
                     deadline_ms=NOW + 1,

@@ -32,6 +32,8 @@ PINNED = {
     12: ("analytics.alerts-value", 1, "bab3e914db9de071a4705242aef0249b9bd9db685f6165c864a6363b65cde17a"),
     13: ("iot.management.req-value", 3, "6190b7d5177bd2f80104d7ca64cbd29c4470c09596c04f75f332590e4fee5e22"),
     14: ("iot.management.rep-value", 3, "adfe4cbf6ab15ca606b4f38fcd558d9cdb45ed261ec2a9bdd75d3e8e170ab8f5"),
+    15: ("iot.commands-key", 1, "77017e609e2f12bd219d16c2d463568ef3c4468c134617dfc4ef2ae51aff4c04"),
+    16: ("iot.commands-value", 1, "538274f9c5d9dd65bb6cf723eb353ae15d769d359271b62a957e0fc75c30fcab"),
 }
 
 

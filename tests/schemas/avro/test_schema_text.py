@@ -74,6 +74,10 @@ VERSION_1 = {
     "analytics.AvroAlert": "id: string; rule: string; serverId: string; ep: string; path: string; severity: string; "
     "state: analytics.AvroAlertState; value: double; threshold: double; since: long; timestamp: long; summary: string",
     "analytics.AvroAlertState": "{FIRING RESOLVED}",
+    "command.AvroCommandKey": "ep: string; request: string",
+    "command.AvroCommandStatus": "serverId: string; ep: string; ticket: string; kind: string; path: string; "
+    "state: command.AvroCommandState; since: long; received: long; expires: long; attempts: int; message: string",
+    "command.AvroCommandState": "{QUEUED SENT ANSWERED EXPIRED FAILED}",
 }
 
 #: What version 2 says differently.

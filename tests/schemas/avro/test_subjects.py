@@ -25,6 +25,8 @@ from schemas.avro.topics import FAMILIES, TopicKind, Topics
         ("iot.site.a-b_2.management.req-value", "iot.management.req-value"),
         ("analytics.rock64.observations.maxper30sec-value", "iot.observations-value"),
         ("analytics.rock64.alerts-key", "iot-key"),
+        ("iot.rock64.commands-key", "iot.commands-key"),
+        ("iot.rock64.commands-value", "iot.commands-value"),
         # Records of several schemas: none speaks for all of them.
         ("iot.rock64.deadletter-value", None),
         ("iot.rock64.deadletter-key", None),

@@ -18,7 +18,7 @@ from schemas.avro.topics import (
 )
 
 segments = st.text("abcXYZ019_-", min_size=1, max_size=12) | st.sampled_from(
-    ["iot", "analytics", "observations", "management", "req", "registrations", "maxper30sec", "deadletter"]
+    ["iot", "analytics", "observations", "management", "req", "registrations", "maxper30sec", "commands", "deadletter"]
 )
 gateways = st.lists(segments, min_size=1, max_size=5).map(".".join)
 
@@ -31,6 +31,7 @@ def test_topics_are_those_of_the_contract() -> None:
         "iot.rock64.management.req": 1,
         "iot.rock64.management.rep": 2,
         "analytics.rock64.observations.maxper30sec": 2,
+        "iot.rock64.commands": 1,
         "iot.rock64.deadletter": 1,
     }
     assert topics.downlink == ("iot.rock64.management.req",)
@@ -41,6 +42,7 @@ def test_topics_are_those_of_the_contract() -> None:
     assert topics.registrations == "iot.rock64.registrations"
     assert topics.observations == "iot.rock64.observations"
     assert topics.maxper30sec == "analytics.rock64.observations.maxper30sec"
+    assert topics.commands == "iot.rock64.commands"
     assert topics.deadletter == "iot.rock64.deadletter"
 
 
@@ -94,4 +96,6 @@ def test_longest_gateway_id_fits_into_kafkas_names() -> None:
 
 def test_every_family_has_its_subject() -> None:
     subjects = {family.subject for family in FAMILIES.values() if family.subject is not None}
-    assert subjects | {KEY_SUBJECT} == {schema.subject for schema in SCHEMAS.values()}
+    keys = {family.key_subject for family in FAMILIES.values()}
+    assert KEY_SUBJECT in keys
+    assert subjects | keys == {schema.subject for schema in SCHEMAS.values()}
