@@ -178,8 +178,8 @@ def _no_reply(cluster: Cluster, topics: Topics, request: Request, timeout: float
         f"no reply to {request.payload.kind.value} {request.payload.path} of {request.ep} within {timeout:g} s "
         f"(ticket {request.ticket}). The request is in {topics.requests}; look at these:",
         "  - is the gateway running, with this id, on this Kafka or behind a running replicator?",
-        "  - is the device asleep (queue mode)? The reply comes when it wakes: "
-        f"`headwater tail {topics.replies} --kafka {cluster.bootstrap}` shows it",
+        "  - is the device asleep (queue mode)? The reply comes when it wakes: `headwater commands "
+        f"{request.ep} --gateway {topics.gateway} --kafka {cluster.bootstrap}` shows where it stands",
         "  - is the WAN down? The same command works against the edge's Kafka: --kafka EDGE:9082",
     ]
     if strangers:

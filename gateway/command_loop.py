@@ -32,7 +32,7 @@ from gateway.command_states import Publish as PublishState
 from gateway.exchange import OutcomeUnknown
 from gateway.lanes import DeviceLink, Lanes, Limits
 from gateway.progress import Progress
-from gateway.request_records import RawRequest, identity_of, leading_strings, next_positions, occurrence_of, place_of
+from gateway.request_records import RawRequest, next_positions, occurrence_of, place_of
 from gateway.state import (
     Answer,
     CommandState,
@@ -45,6 +45,7 @@ from gateway.state import (
 )
 from schemas.avro.records import Request
 from schemas.avro.registry import schema_of
+from schemas.avro.request_identity import identity_of, leading_strings
 from schemas.avro.serde import MalformedRecord, SerdeError
 from schemas.lwm2m.objects import Definitions
 

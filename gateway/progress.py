@@ -40,7 +40,7 @@ class Progress:
         #: Where the topic is done with, and the records that were read up to there; that which is durable.
         self._reached: Positions = {}
         self._records_reached = 0
-        self._durable: Positions = {}
+        self._durable: Positions = self._reached
         self._saying = False
         #: Rows that are on their way to the disk.
         self._recording = 0

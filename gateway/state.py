@@ -418,3 +418,5 @@ class State:
             with suppress(RuntimeError):
                 assert self._loop is not None
                 self._loop.call_soon_threadsafe(self._written, group, error)
+            # Not kept until the next one comes: it may be large.
+            del group, error

@@ -9,15 +9,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 
-from gateway.answering import HEADER_REQUEST_ID, Done, Headers
+from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, HEADER_STATE, Done, Headers, Said
 from gateway.command_loop import CommandLoop
 from gateway.commands import DeviceGone, Limits
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Method
-from gateway.request_records import RawRequest, identity_of, occurrence_of
+from gateway.request_records import RawRequest, occurrence_of
 from gateway.state import Positions, State
 from schemas.avro import serde
 from schemas.avro.records import (
     CommandKey,
+    CommandPhase,
     CommandStatus,
     ExecuteRequest,
     GenericBody,
@@ -27,6 +28,7 @@ from schemas.avro.records import (
     RequestPayload,
     Response,
 )
+from schemas.avro.request_identity import identity_of
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
 
@@ -120,6 +122,8 @@ class Bench:
         #: What was told of commands, in order.
         self.told: list[CommandStatus] = []
         self.request_ids: list[bytes] = []
+        #: The replies as a start finds them in their topic.
+        self.said: list[Said] = []
         self.letters: list[tuple[RawRequest, str]] = []
         self.kafka_takes = True
         self.kafka_keeps = True
@@ -153,7 +157,10 @@ class Bench:
             assert isinstance(reply, Response)
             assert reply.ep == ep
             self.replies.append(reply)
-            self.request_ids.append(dict(headers)[HEADER_REQUEST_ID])
+            told = dict(headers)
+            self.request_ids.append(told[HEADER_REQUEST_ID])
+            phase = CommandPhase(told.get(HEADER_STATE, b"ANSWERED").decode())
+            self.said.append(Said(reply=value, sent=HEADER_NOT_SENT not in told, phase=phase))
         asyncio.get_running_loop().call_soon(done, self.kafka_keeps)
         asyncio.get_running_loop().call_soon(self._changed.set)
         return True

@@ -87,7 +87,14 @@ class RawDevice:
 
     # Requests of the device
 
-    def ask(self, code: Any, path: tuple[str, ...], query: tuple[str, ...] = (), payload: bytes = b"") -> Message:
+    def ask(
+        self,
+        code: Any,
+        path: tuple[str, ...],
+        query: tuple[str, ...] = (),
+        payload: bytes = b"",
+        content_format: int = LINK_FORMAT,
+    ) -> Message:
         """Send a request, again each second, and return the answer.
 
         Raises:
@@ -96,7 +103,7 @@ class RawDevice:
         token = self.next_mid().to_bytes(2, "big")
         message = Message(code=code, uri_path=path, uri_query=query, payload=payload)
         if payload:
-            message.opt.content_format = LINK_FORMAT
+            message.opt.content_format = content_format
         message.mtype, message.mid, message.token = CON, self.next_mid(), token
         end = time.monotonic() + 30
         while time.monotonic() < end:
@@ -120,16 +127,16 @@ class RawDevice:
         response = self.ask(Code.POST, self.location, query, links.encode())
         assert response.code == Code.CHANGED, response
 
-    def notify(self, path: str, number: int, value: float) -> int:
-        """Send a confirmable notification once; returns its message id."""
+    def notify(self, path: str, number: int, value: float, kind: Type = CON) -> int:
+        """Send a notification once, confirmable or not; returns its message id."""
         mid = self.next_mid()
-        self.send(self._notification(path, number, value, mid))
+        self.send(self._notification(path, number, value, mid, kind))
         return mid
 
-    def _notification(self, path: str, number: int, value: float, mid: int) -> bytes:
+    def _notification(self, path: str, number: int, value: float, mid: int, kind: Type = CON) -> bytes:
         message = Message(code=Code.CONTENT, payload=repr(value).encode(), content_format=TEXT)
         message.opt.observe = number
-        message.mtype, message.mid, message.token = CON, mid, self.observed[path]
+        message.mtype, message.mid, message.token = kind, mid, self.observed[path]
         datagram: bytes = message.encode()
         return datagram
 

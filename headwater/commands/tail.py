@@ -46,7 +46,7 @@ def tail(
 
     The JSON is the record with its field names in the topic; _kafka beside them tells topic, partition, offset, time,
     key and headers. A record that cannot be decoded is shown as such, with the reason. Families: registrations,
-    observations, requests, replies, maxper30sec, deadletter.
+    observations, requests, replies, maxper30sec, commands, deadletter.
 
     \b
     Examples:
@@ -153,6 +153,8 @@ def summary(record: Record) -> str:
     from schemas.avro.records import (
         Aggregate,
         Alert,
+        CommandKey,
+        CommandStatus,
         CompositeBody,
         CreateBody,
         DiscoverBody,
@@ -175,6 +177,13 @@ def summary(record: Record) -> str:
             return f"{record.body.ep}  {record.kind.value.lower()} registration"
         case Request():
             return f"{record.ep}  {record.payload.kind.value} {_targets(record)}  ticket {record.ticket}"
+        case CommandKey():
+            return f"{record.ep}  key of request {record.request}"
+        case CommandStatus():
+            words = f"  {record.message}" if record.message else ""
+            return (
+                f"{record.ep}  {record.kind} {record.path}  ticket {record.ticket}  {record.state.value.lower()}{words}"
+            )
         case Aggregate() | Statistics() | EnrichedReading() | Alert():
             return result_words(record)
         case Notification() | Response():

@@ -10,7 +10,6 @@ import pytest
 from gateway.answering import Said
 from gateway.commands import DeviceGone, DeviceSentReset, DeviceTimeout, Limits
 from gateway.exchange import CoapRequest, CoapResponse, Method
-from gateway.request_records import identity_of
 from gateway.state import CommandState
 from schemas.avro import serde
 from schemas.avro.records import (
@@ -21,6 +20,7 @@ from schemas.avro.records import (
     WriteMode,
     WriteRequest,
 )
+from schemas.avro.request_identity import identity_of
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path
 from tests.command_bench import (

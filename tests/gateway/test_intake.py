@@ -9,10 +9,11 @@ import pytest
 
 from connectors.kafka import Cluster, TopicPartition, admin, consumer, describe_topics, ensure_topics, producer
 from gateway.intake import Intake
-from gateway.request_records import RawRequest, leading_strings, next_positions, occurrence_of, place_of
+from gateway.request_records import RawRequest, next_positions, occurrence_of, place_of
 from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import Request, RequestKind, RequestPayload
+from schemas.avro.request_identity import leading_strings
 from schemas.avro.topics import Topics
 from tests.kafka_brokers import delete_topics
 

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from aiocoap import Message
 from aiocoap.numbers.codes import Code
+from aiocoap.numbers.types import ACK, CON, NON
 
-from connectors.kafka import Cluster
+from connectors.kafka import Cluster, producer
+from schemas.avro import serde
 from schemas.avro.records import (
+    CommandPhase,
+    CommandStatus,
     ExecuteRequest,
     GenericBody,
     ReadBody,
     RegistrationNew,
+    Request,
     RequestKind,
+    RequestPayload,
+    Response,
     ResponseCode,
     WriteMode,
     WriteRequest,
 )
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path as Lwm2mPath
-from tests.raw_device import RawDevice
+from tests.raw_device import RawDevice, polite
 from tests.way import Gateway, Sensors, until
 
 pytestmark = [pytest.mark.kafka]
@@ -44,6 +51,21 @@ def _write(number: int) -> WriteRequest:
     return WriteRequest(mode=WriteMode.REPLACE, node=node)
 
 
+def _told(gateway: Gateway, ticket: str) -> list[CommandStatus]:
+    """What was told of a command by now, in order."""
+    found = gateway.seen(gateway.topics.commands)
+    return [one for one in found if isinstance(one, CommandStatus) and one.ticket == ticket]
+
+
+def _until_told(gateway: Gateway, ticket: str, phase: CommandPhase, attempts: int | None = None) -> CommandStatus:
+    def so() -> bool:
+        told = _told(gateway, ticket)
+        return bool(told) and told[-1].state is phase and attempts in (None, told[-1].attempts)
+
+    until(f"{ticket} is {phase.value}; the gateway said:\n{gateway.said()}", so)
+    return _told(gateway, ticket)[-1]
+
+
 def _restart(gateway: Gateway) -> None:
     gateway.kill()
     gateway.start()
@@ -56,6 +78,8 @@ def test_commands_outlive_a_killed_gateway_and_come_in_order_when_the_device_wak
         device.listening = False
         for number in range(1, 6):
             gateway.request("sleeper", f"sleeper-{number}", RequestKind.WRITE, "/1/0/1", _write(number))
+        for number in range(1, 6):
+            _until_told(gateway, f"sleeper-{number}", CommandPhase.QUEUED)
         _restart(gateway)
         gateway.request("sleeper", "sleeper-6", RequestKind.READ, "/3303/0/5700")
         assert all(not gateway.replies(f"sleeper-{number}") for number in range(1, 7))
@@ -68,6 +92,125 @@ def test_commands_outlive_a_killed_gateway_and_come_in_order_when_the_device_wak
         # In the order in which they were asked for.
         assert [request.payload[-1] for request in device.asked(Code.PUT)] == [1, 2, 3, 4, 5]
         assert device.requests[-1].code == Code.GET
+        for number in range(1, 6):
+            last = _until_told(gateway, f"sleeper-{number}", CommandPhase.ANSWERED)
+            assert last.message == "CHANGED" and last.attempts >= 1
+            told = [one.state.value for one in _told(gateway, f"sleeper-{number}")]
+            assert told.count("ANSWERED") == 1
+            assert told[-2:] == ["SENT", "ANSWERED"]
+
+
+def _send(device: RawDevice) -> None:
+    pack = b'[{"bn":"/3303/0/5700","v":20.5}]'
+    assert device.ask(Code.POST, ("dp",), payload=pack, content_format=110).code == Code.CHANGED
+
+
+#: What a device does when it wakes up.
+WAKING: dict[str, Callable[[RawDevice], object]] = {
+    "update": lambda device: device.update(),
+    "confirmable notify": lambda device: device.notify("/3303/0/5700", 7, 20.5, CON),
+    "non-confirmable notify": lambda device: device.notify("/3303/0/5700", 7, 20.5, NON),
+    "send": _send,
+}
+
+
+@pytest.mark.parametrize("waking", WAKING)
+def test_what_waits_is_sent_in_order_and_one_at_a_time_when_the_device_is_heard_of(
+    gateway: Gateway, waking: str
+) -> None:
+    ep = f"waking-{waking.replace(' ', '-')}"
+    tickets = [f"{ep}-{number}" for number in range(1, 5)]
+    with RawDevice(gateway.address, ep) as device:
+        device.register("b=UQ", version="1.1")
+        gateway.request(ep, f"{ep}-observe", RequestKind.OBSERVE, "/3303/0/5700")
+        assert gateway.reply(f"{ep}-observe").rep.code is ResponseCode.CONTENT
+        device.listening = False
+        for number, ticket in enumerate(tickets, 1):
+            gateway.request(ep, ticket, RequestKind.WRITE, "/1/0/1", _write(number))
+        # The first was sent in vain: now the device is known to sleep, and so the others were not sent.
+        queued = [_until_told(gateway, tickets[0], CommandPhase.QUEUED, 1)]
+        queued += [_until_told(gateway, ticket, CommandPhase.QUEUED, 0) for ticket in tickets[1:]]
+        assert [one.message for one in queued[1:]] == ["the device sleeps"] * 3 or not any(
+            one.message for one in queued[1:]
+        )
+        assert all(not gateway.replies(ticket) for ticket in tickets)
+        device.answer = lambda _: None
+        device.requests.clear()
+        device.listening = True
+        WAKING[waking](device)
+        for number in range(1, 5):
+            device.until(f"write {number}", lambda number=number: len(device.asked(Code.PUT)) >= number)  # type: ignore[misc]
+            # While this one has no answer, no other comes.
+            device.ping()
+            assert [one.payload[-1] for one in device.asked(Code.PUT)] == list(range(1, number + 1))
+            assert not gateway.replies(tickets[number - 1])
+            asked = device.asked(Code.PUT)[-1]
+            response = polite(asked)
+            assert response is not None
+            response.mtype, response.mid, response.token = ACK, asked.mid, asked.token
+            device.send(response.encode())
+        assert all(gateway.reply(ticket).rep.code is ResponseCode.CHANGED for ticket in tickets)
+        replied = [one.ticket for one in gateway.seen(gateway.topics.replies) if isinstance(one, Response)]
+        assert [ticket for ticket in replied if ticket in tickets] == tickets
+        for ticket in tickets:
+            _until_told(gateway, ticket, CommandPhase.ANSWERED)
+
+
+def test_a_device_that_falls_asleep_midway_gets_the_rest_at_its_next_wake_up(gateway: Gateway) -> None:
+    def one_write(request: Message) -> Message | None:
+        return polite(request) if request.payload[-1:] == b"\x01" else None
+
+    with RawDevice(gateway.address, "midway", answer=one_write) as device:
+        device.register("b=UQ", version="1.1")
+        device.listening = False
+        for number in range(1, 4):
+            gateway.request("midway", f"midway-{number}", RequestKind.WRITE, "/1/0/1", _write(number))
+        gateway.request("midway", "midway-4", RequestKind.EXECUTE, "/3/0/4", ExecuteRequest(parameters=""))
+        gateway.request("midway", "midway-5", RequestKind.EXECUTE, "/3/0/4", ExecuteRequest(parameters=""))
+        _until_told(gateway, "midway-1", CommandPhase.QUEUED, 1)
+        device.listening = True
+        device.update()
+        assert gateway.reply("midway-1").rep.code is ResponseCode.CHANGED
+        assert "no answer" in _until_told(gateway, "midway-2", CommandPhase.QUEUED, 1).message
+        assert _until_told(gateway, "midway-3", CommandPhase.QUEUED).attempts == 0
+        # The next time it answers the writes, and sleeps when it is to execute.
+        device.answer = lambda request: None if request.code == Code.POST else polite(request)
+        device.update()
+        for number in (2, 3):
+            assert gateway.reply(f"midway-{number}").rep.code is ResponseCode.CHANGED
+        unknown = gateway.reply("midway-4")
+        assert isinstance(unknown.rep.body, GenericBody) and "outcome unknown" in unknown.rep.body.message
+        assert _until_told(gateway, "midway-4", CommandPhase.FAILED).attempts == 1
+        # It was not repeated, and the one behind it was not sent to a device that sleeps.
+        _until_told(gateway, "midway-5", CommandPhase.QUEUED, 0)
+        assert len(device.asked(Code.POST)) == 1
+        device.answer = polite
+        device.update()
+        assert gateway.reply("midway-5").rep.code is ResponseCode.CHANGED
+        assert len(device.asked(Code.POST)) == 2
+
+
+def test_thousands_wait_and_come_in_order_after_a_kill(gateway: Gateway) -> None:
+    count = 3_000
+    with RawDevice(gateway.address, "patient") as device:
+        device.register("b=UQ", version="1.1")
+        device.listening = False
+        client = producer(gateway.cluster)
+        for number in range(count):
+            payload = RequestPayload(kind=RequestKind.WRITE, path="/1/0/1", body=_write(number + 1_000))
+            asked = Request(server_id="", ep="patient", ticket=f"patient-{number}", payload=payload)
+            client.produce(gateway.topics.requests, serde.encode(asked))
+        assert client.flush(30) == 0
+        _until_told(gateway, f"patient-{count - 1}", CommandPhase.QUEUED)
+        _restart(gateway)
+        assert gateway.metric("commands_waiting") >= count
+        device.requests.clear()
+        device.listening = True
+        device.update()
+        device.until("all of them", lambda: len(device.asked(Code.PUT)) >= count, 300)
+        values = [int.from_bytes(one.payload[-2:], "big") for one in device.asked(Code.PUT)]
+        assert values == list(range(1_000, 1_000 + count))
+        _until_told(gateway, f"patient-{count - 1}", CommandPhase.ANSWERED)
 
 
 def test_a_command_that_expires_while_the_device_sleeps_is_answered_and_not_sent(gateway: Gateway) -> None:
@@ -81,6 +224,9 @@ def test_a_command_that_expires_while_the_device_sleeps_is_answered_and_not_sent
         assert isinstance(reply.rep.body, GenericBody)
         assert "expire" in reply.rep.body.message
         assert (reply.ep, reply.path, reply.rep.kind) == ("expiring", "/3/0/4", RequestKind.EXECUTE)
+        # While the other still waits.
+        assert _until_told(gateway, "expiring", CommandPhase.EXPIRED).expires == soon
+        assert _until_told(gateway, "kept", CommandPhase.QUEUED)
         device.listening = True
         device.update()
         assert gateway.reply("kept").rep.code is ResponseCode.CHANGED
