@@ -63,7 +63,7 @@ class Command:
     on_disk: bool = False
     #: True while the topic of states has one of it that is not its last.
     told: bool = False
-    #: How it ended, when it has a reply, and in words.
+    #: How it ended, when it has a reply; in words that, or why it waits again.
     phase: CommandPhase = CommandPhase.ANSWERED
     words: str = ""
     #: The same request, sent again before it was known whether this one was answered.

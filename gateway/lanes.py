@@ -253,7 +253,8 @@ class Lanes:
         if not command.waits:
             return CommandPhase.SENT, ""
         lane = self._lanes.get(command.ep)
-        return CommandPhase.QUEUED, "the device sleeps" if lane is not None and self._asleep(lane) else ""
+        sleeps = lane is not None and self._asleep(lane)
+        return CommandPhase.QUEUED, command.words or ("the device sleeps" if sleeps else "")
 
     def submit_internal(self, ep: str, factory: CoroutineFactory) -> None:
         """Run something of the gateway's own in the device's order: ``factory`` is called when its turn has come.
@@ -427,6 +428,7 @@ class Lanes:
         self._count(lane, command, 1)
         self._wait(command, lane)
         if why:
+            command.words = why
             command.since_ms = self._now_ms()
             if command.told:
                 self._tell(command, CommandPhase.QUEUED, why)

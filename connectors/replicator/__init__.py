@@ -6,7 +6,7 @@ lane does is in `lane`; where it stands is in `ledger`.
 ========= ================================= ============ ======================================
 lane      carries                           direction    when the line is thin
 ========= ================================= ============ ======================================
-replies   replies, registrations            edge → cloud goes first
+replies   replies, registrations, commands  edge → cloud goes first
 bulk      all other uplink topics           edge → cloud gives way
 commands  requests                          cloud → edge goes first
 ========= ================================= ============ ======================================
@@ -82,7 +82,7 @@ class ReplicatorSettings:
 def lanes(settings: ReplicatorSettings) -> tuple[LaneSpec, ...]:
     """The table of lanes for one gateway."""
     own = Topics(settings.gateway)
-    urgent = tuple(topic for topic in own.uplink if topic in (own.replies, own.registrations))
+    urgent = tuple(topic for topic in own.uplink if topic in (own.replies, own.registrations, own.commands))
     bulk = tuple(dict.fromkeys(topic for topic in (*own.uplink, *settings.topics) if topic not in urgent))
     up, down = (settings.edge, settings.cloud), (settings.cloud, settings.edge)
     table: Sequence[tuple[str, Urgency, tuple[Cluster, Cluster], tuple[str, ...]]] = (

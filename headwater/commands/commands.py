@@ -16,6 +16,8 @@ from headwater.options import Output, OutputOption, Where, endpoint_name
 from headwater.terminal import printable
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from cloud.command_view import Command, CommandTopics
 
 
@@ -113,7 +115,7 @@ def _catch_up(topics: CommandTopics, kafka: str, timeout: float) -> None:
         topics.refresh()
 
 
-def _table(found: list[Command], ep: str | None) -> Any:
+def _table(found: list[Command], ep: str | None) -> RenderableType:
     from rich.text import Text
 
     from headwater.output import table
@@ -147,13 +149,10 @@ def _line(one: Command, output: Output) -> None:
     if output is Output.JSON:
         print_line(_json(one))
         return
-    tries = "" if not one.attempts else f"  attempts {one.attempts}"
+    tries = f"  attempts {one.attempts}" if one.attempts else ""
     words = f"  {one.message}" if one.message else ""
-    typer.echo(
-        printable(
-            f"{moment(one.since)}  {one.ep}  {one.kind} {one.path}  ticket {one.ticket}  {one.state.value}{tries}{words}"
-        )
-    )
+    what = f"{one.ep}  {one.kind} {one.path}  ticket {one.ticket}  {one.state.value}"
+    typer.echo(printable(f"{moment(one.since)}  {what}{tries}{words}"))
     sys.stdout.flush()
 
 

@@ -20,6 +20,7 @@ from connectors.kafka import (
     ensure_topics,
     partition_counts,
     producer,
+    topic_configs,
 )
 from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, lanes
 from connectors.replicator.bandwidth import Bandwidth, Urgency
@@ -154,6 +155,19 @@ def test_topics_and_partitions_that_appear_later_are_picked_up(
     for key, value, _, _ in content(cloud_kafka, extra)[0][1:]:
         of_a_key.setdefault(key, []).append(int(value or b""))
     assert of_a_key == {b"ep-%d" % n: list(range(n, 60, 6)) for n in range(6)}
+
+
+@pytest.mark.kafka
+def test_states_of_commands_go_up_into_a_topic_that_is_compacted_too(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str
+) -> None:
+    topic = Topics(gateway_id).commands
+    ensure_topics(kafka, {topic: 1})
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        _write(kafka, topic, [b"queued", b"sent"], key=b"a command")
+        wait_for_records(cloud_kafka, topic, 2)
+    assert content(cloud_kafka, topic) == content(kafka, topic)
+    assert "compact" in topic_configs(admin(cloud_kafka), [topic])[topic]["cleanup.policy"]
 
 
 @pytest.mark.kafka

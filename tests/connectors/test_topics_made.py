@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectors.kafka import Cluster, KafkaError, KafkaException, admin, ensure_topics, topic_configs
+from schemas.avro.topics import Topics
 
 pytestmark = pytest.mark.kafka
 
@@ -33,3 +34,12 @@ def test_any_other_setting_that_is_refused_is_told(kafka: Cluster, gateway_id: s
     with pytest.raises(KafkaException) as told:
         ensure_topics(kafka, {gateway_id: 1}, config={gateway_id: {"no.such.setting": "1"}})
     assert told.value.args[0].code() == KafkaError.INVALID_CONFIG
+
+
+def test_a_gateways_topics_have_their_settings_wherever_they_are_made(kafka: Cluster, gateway_id: str) -> None:
+    topics = Topics(gateway_id)
+    ensure_topics(kafka, topics.partitions())
+    settings = topic_configs(admin(kafka), [topics.commands, topics.replies])
+    assert settings[topics.commands]["cleanup.policy"].replace(" ", "") in ("compact,delete", "delete,compact")
+    assert settings[topics.commands]["retention.ms"] == str(7 * 86_400_000)
+    assert settings[topics.replies]["cleanup.policy"] == "delete"

@@ -46,6 +46,7 @@ COMMANDS = [
     "station",
     "devices",
     "device",
+    "commands",
     "health",
     "read",
     "observe",
@@ -384,6 +385,7 @@ def test_sensor_stops_in_order_when_it_is_told_to(tmp_path: Path) -> None:
         (["read", "dev", "/3", "--ticket", "mine"], Exit.INTERRUPTED),
         (["devices"], Exit.INTERRUPTED),
         (["devices", "--watch"], Exit.OK),
+        (["commands", "dev"], Exit.INTERRUPTED),
         (["tail", "observations"], Exit.OK),
         (["topics", "create"], Exit.INTERRUPTED),
         (["deadletter", "list"], Exit.INTERRUPTED),
@@ -609,7 +611,14 @@ def test_devices_without_any_and_an_unknown_device(kafka: Cluster, gateway: str)
 @pytest.mark.kafka
 def test_missing_topic_names_what_makes_it(kafka: Cluster, gateway_id: str) -> None:
     dead = [["deadletter", "list"], ["deadletter", "show", "0"], ["deadletter", "retry", "--file", "x.db"]]
-    for arguments in (["devices"], ["read", "dev", "/3"], ["tail", "replies"], ["replay", "--file", "x.db"], *dead):
+    for arguments in (
+        ["devices"],
+        ["commands"],
+        ["read", "dev", "/3"],
+        ["tail", "replies"],
+        ["replay", "--file", "x.db"],
+        *dead,
+    ):
         result = run(*arguments, "--gateway", gateway_id, "--kafka", kafka.bootstrap)
         assert result.exit_code == Exit.UNREACHABLE
         assert gateway_id in result.output
