@@ -16,6 +16,8 @@ from aiocoap.numbers.codes import Code
 from connectors.kafka import Cluster, producer
 from schemas.avro import serde
 from schemas.avro.records import (
+    CommandPhase,
+    CommandStatus,
     ExecuteRequest,
     GenericBody,
     Request,
@@ -147,3 +149,16 @@ def test_commands_have_one_reply_each_and_are_never_executed_twice(
         asked = {one.ticket for one in replies() if one.ticket in caller.executes and one.ep != "missing"}
         assert len(asked - unknown) <= len(executed) <= len(asked)
         assert asleep.requests
+
+        def standing() -> dict[str, CommandPhase]:
+            """The last that was told of each command of which anything was."""
+            told = [one for one in gateway.seen(gateway.topics.commands) if isinstance(one, CommandStatus)]
+            return {one.ticket: one.state for one in told}
+
+        # Whatever was told before a kill: nothing is left as queued or sent, and all of it is true.
+        until("the last state of each", lambda: all(state.is_final for state in standing().values()))
+        ended = standing()
+        assert unknown <= set(ended)
+        for ticket, state in ended.items():
+            assert state is (CommandPhase.FAILED if ticket in unknown else CommandPhase.ANSWERED), ticket
+        assert {one.ticket for one in replies() if one.ep == "asleep"} <= set(ended)
