@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 
 import pytest
 
@@ -32,8 +33,10 @@ def asked(ticket: str = "t", parameters: str = "") -> Request:
     return Request(server_id="gw", ep="dev", ticket=ticket, payload=payload)
 
 
-def item(record: Record, timestamp: int = 0, key: Record | None = None, **headers: bytes) -> Item:
-    named = tuple((name.replace("_", "."), value) for name, value in headers.items())
+def item(
+    record: Record, timestamp: int = 0, key: Record | None = None, headers: Mapping[str, bytes] | None = None
+) -> Item:
+    named = tuple((name.replace("_", "."), value) for name, value in (headers or {}).items())
     return Item(
         topic="t",
         partition=0,
@@ -72,7 +75,7 @@ def reply(request: Request, timestamp: int, words: str = "", **headers: bytes) -
         code=ResponseCode.CHANGED, kind=RequestKind.EXECUTE, body=GenericBody(message=words) if words else None
     )
     record = Response(ticket=request.ticket, server_id="gw", ep="dev", path="/3/0/4", timestamp=timestamp, rep=rep)
-    return item(record, timestamp, request_id=identity(request) + bytes(8), **headers)
+    return item(record, timestamp, headers={"request_id": identity(request) + bytes(8)} | headers)
 
 
 def picture(*items: Item) -> CommandPicture:
