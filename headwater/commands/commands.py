@@ -40,10 +40,12 @@ def register(app: typer.Typer) -> None:
 def commands(
     where: Where,
     ep: Annotated[
-        str | None, typer.Argument(metavar="[EP]", parser=endpoint_name, help="The device; else all devices.")
+        str | None, typer.Argument(metavar="EP", parser=endpoint_name, help="The device; else all devices.")
     ] = None,
     state: Annotated[
-        list[StateChoice] | None, typer.Option("--state", help="Only commands in this state; may be given again.")
+        list[StateChoice] | None,
+        # The first name is that of the variable and in a settings file, where `state` is a gateway's folder.
+        typer.Option("--in-state", "--state", help="Only commands in this state; may be given again."),
     ] = None,
     last: Annotated[
         int, typer.Option("--last", "-n", metavar="N", min=1, max=100_000, help="Show the last N of them.")
@@ -59,8 +61,8 @@ def commands(
 ) -> None:
     """Show the commands to a device, the oldest first, and where each stands, from the gateway's topics.
 
-    requested: in Kafka, and the gateway has not told of it (within a second it does, if it runs). queued: stored at the
-    gateway until the device can hear it. sent: with the device. answered: by the device, be it with an error.
+    requested: in Kafka, and the gateway has not told of it (it does in a second or two, if it runs). queued: stored at
+    the gateway until the device can hear it. sent: with the device. answered: by the device, be it with an error.
     expired: not answered in its time. failed: ended without an answer of the device. Attempts are counted since the
     gateway started.
 

@@ -622,3 +622,14 @@ def test_missing_topic_names_what_makes_it(kafka: Cluster, gateway_id: str) -> N
         result = run(*arguments, "--gateway", gateway_id, "--kafka", kafka.bootstrap)
         assert result.exit_code == Exit.UNREACHABLE
         assert gateway_id in result.output
+
+
+@pytest.mark.kafka
+def test_the_folder_of_a_gateways_state_is_no_state_of_commands(
+    kafka: Cluster, gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADWATER_STATE", str(tmp_path))
+    (tmp_path / "headwater.toml").write_text(f'state = "{tmp_path}"\n')
+    place = ["--gateway", gateway, "--kafka", kafka.bootstrap, "--config", str(tmp_path / "headwater.toml")]
+    shown = run("commands", "dev", *place, "--state", "queued", "-o", "json")
+    assert (shown.exit_code, json.loads(shown.stdout)) == (Exit.OK, [])
