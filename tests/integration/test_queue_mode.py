@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -267,9 +268,23 @@ def test_people_see_where_the_commands_of_a_sleeping_device_stand(gateway: Gatew
         ]
         assert [one["ticket"] for one in shown("--state", "queued")] == ["seen-2", "seen-3"]
         assert "no answer" in shown("--state", "queued")[0]["message"]
-        device.listening = True
-        device.update()
-        _until_told(gateway, "seen-3", CommandPhase.ANSWERED)
+        place = ("--gateway", gateway.id, "--kafka", gateway.cluster.bootstrap, "--output", "json")
+        words = (sys.executable, "-m", "headwater.cli", "commands", "looked-at", "--follow", *place)
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as follower:
+            try:
+                assert follower.stdout is not None
+                seen = [json.loads(follower.stdout.readline()) for _ in range(3)]
+                device.listening = True
+                device.update()
+                while seen[-1]["ticket"] != "seen-3" or seen[-1]["state"] != "answered":
+                    seen.append(json.loads(follower.stdout.readline()))
+                follower.send_signal(signal.SIGINT)
+                assert follower.wait(30) == 0
+            finally:
+                follower.kill()
+        for ticket in ("seen-2", "seen-3"):
+            states = [one["state"] for one in seen if one["ticket"] == ticket]
+            assert states[0] == "queued" and states[-1] == "answered"
         assert [one["state"] for one in shown()] == ["answered"] * 3
 
 
