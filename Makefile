@@ -13,7 +13,7 @@ YARDSTICK ?= ../shared/bench
 given = $(if $($(subst -,_,$(shell echo $(1) | tr a-z A-Z))),--$(1) "$($(subst -,_,$(shell echo $(1) | tr a-z A-Z)))")
 COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
 
-.PHONY: help env dev demo city test test-swarm check format lock bench images dashboards dashboard-pictures clean
+.PHONY: help env dev demo city test test-swarm fuzz check format lock bench images dashboards dashboard-pictures clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,13 @@ test: dev ## Run every test, on real servers that the tests install and start th
 
 test-swarm: dev ## Deploy a whole fleet on a Docker Swarm of the test's own, break it and audit it (root on Linux; some twenty minutes)
 	$(BIN)/python -m pytest -m swarm tests/stacks $(ARGS)
+
+$(VENV)/.installed-fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --constraint requirements-dev.lock -e ".[fuzz]"
+	@touch $@
+
+fuzz: $(VENV)/.installed-fuzz ## Look for bytes that what strangers reach cannot take, a minute a surface (ARGS="--seconds 600 --only tlv,coap")
+	$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 check: dev ## Format, lint, types, import rules, pinned schema ids
 	$(BIN)/ruff format --check .

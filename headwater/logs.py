@@ -1,7 +1,7 @@
 """How the processes log: set up once, structured, on stderr, quiet in normal running.
 
 For people on a terminal lines with colours, JSON lines when piped. Never holds a secret: a key that names one is
-masked here, whatever was passed.
+masked here, whatever was passed; and a kind of line is written so often and no more (`headwater.log_rate`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ else:
     import structlog
 
 from headwater.log_level import LogLevel
+from headwater.log_rate import LogRate
 
 #: Parts of a key's name that mark its value as secret.
 SECRET = ("password", "secret", "psk", "private_key", "credential")
@@ -56,6 +57,8 @@ def set_up(level: LogLevel, *, terminal: bool | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
+            # Who debugs wants all of it.
+            *([] if level is LogLevel.DEBUG else [LogRate()]),
             *shared,
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,

@@ -1,8 +1,8 @@
-"""The surfaces that keep something from one datagram to the next: the notifications' short path, and DTLS on both sides.
+"""The surfaces with something to keep from one datagram to the next: notifications, and DTLS on both sides.
 
-An input to DTLS is either a datagram (its first byte is even), or edits on the way of a real handshake: behind the first
-byte three bytes each, which datagram, where in it, and what stands there then. So inputs get behind the cookie, and
-into messages whose lengths and numbers are right, which mere bytes do not.
+An input to DTLS is either a datagram (its first byte is even), or edits on the way of a real handshake: behind the
+first byte three bytes each, which datagram, where in it, and what stands there then. So inputs get behind the cookie,
+and into messages whose lengths and numbers are right, which mere bytes do not.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def notifications() -> Surface:
             is_response = parse(data).is_response
         except Malformed:
             # The short path comes before the parser, and leaves to it what it does not know.
-            assert not (4 < len(data) and data[1] == 0x45 and bench.short.notify(data, PEER))
+            assert not (len(data) > 4 and data[1] == 0x45 and bench.short.notify(data, PEER))
             return False
         if not is_response:
             return False  # the endpoint hands it to others

@@ -1,4 +1,4 @@
-"""Every surface of `SURFACES`: whatever comes is taken or refused in words, leaves nothing, and the next good one is taken.
+"""Every surface of `SURFACES`: whatever comes is taken or refused, nothing stays, and the next good one is taken.
 
 The inputs are the same in every run; `make fuzz` looks for others.
 """

@@ -4,9 +4,12 @@ import java.io.InputStreamReader;
 import java.net.InetAddress;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Timer;
+import java.util.TimerTask;
 import java.util.concurrent.ConcurrentHashMap;
 
 import org.eclipse.leshan.client.LeshanClient;
@@ -34,6 +37,7 @@ import org.eclipse.leshan.core.request.UpdateRequest;
 import org.eclipse.leshan.core.request.argument.Arguments;
 import org.eclipse.leshan.core.response.ExecuteResponse;
 import org.eclipse.leshan.core.response.ObserveResponse;
+import org.eclipse.leshan.core.response.ReadResponse;
 import org.eclipse.leshan.core.response.WriteResponse;
 import org.eclipse.leshan.transport.californium.client.endpoint.CaliforniumClientEndpointsProvider;
 import org.eclipse.leshan.core.util.Hex;
@@ -45,7 +49,7 @@ import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClien
  *
  * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode, and with a coaps URI the PSK identity
  * and the key in hex, or in hex its certificate, its private key (PKCS#8) and the server's certificate. With "bootstrap" in the place of true or false the server is one for bootstrap, reached in the clear or with identity and key. Events go to standard output, one JSON object a line; commands come on standard input:
- * "set PATH VALUE", "send FORMAT PATH", "collect PATH", "flush FORMAT" (sends what was collected, with its times),
+ * "set PATH VALUE", "send FORMAT PATH ...", "collect PATH", "flush FORMAT" (sends what was collected, with its times),
  * "update", "deregister", "quit" (also end of input).
  */
 public final class LeshanDevice {
@@ -61,6 +65,15 @@ public final class LeshanDevice {
             + item(5601, "Min Measured Value", "R", "Float") + item(5602, "Max Measured Value", "R", "Float")
             + item(5605, "Reset Min and Max Measured Values", "E", "") + item(5700, "Sensor Value", "R", "Float")
             + item(5701, "Sensor Units", "R", "String") + item(5750, "Application Type", "RW", "String")
+            + "</Resources><Description2></Description2></Object></LWM2M>";
+
+    /** Portfolio, as far as this device has it: a resource of several instances that can be written. */
+    private static final String PORTFOLIO = "<?xml version=\"1.0\" encoding=\"UTF-8\"?><LWM2M>"
+            + "<Object ObjectType=\"MODefinition\"><Name>Portfolio</Name><Description1>p</Description1>"
+            + "<ObjectID>16</ObjectID><ObjectURN>urn:oma:lwm2m:oma:16</ObjectURN>"
+            + "<LWM2MVersion>1.0</LWM2MVersion><ObjectVersion>1.0</ObjectVersion>"
+            + "<MultipleInstances>Multiple</MultipleInstances><Mandatory>Optional</Mandatory><Resources>"
+            + item(0, "Identity", "RW", "String").replace("Single", "Multiple")
             + "</Resources><Description2></Description2></Object></LWM2M>";
 
     private static String item(int id, String name, String operations, String type) {
@@ -115,6 +128,59 @@ public final class LeshanDevice {
                     : LwM2mSingleResource.newStringResource(resource, value);
             resources.put(resource, made);
             fireResourceChange(resource);
+        }
+    }
+
+    /** The Server object with what Leshan's own leaves out: Disable (4) and its timeout (5). */
+    public static final class Serving extends Server {
+        private static final int DISABLE = 4;
+        private static final int DISABLE_TIMEOUT = 5;
+        private static Runnable leave;
+        private long timeout = 86400;
+
+        /** As a bootstrap server makes one. */
+        public Serving() {
+        }
+
+        Serving(long lifetime) {
+            super(123, lifetime);
+        }
+
+        @Override
+        public ReadResponse read(LwM2mServer server, int resource) {
+            return resource == DISABLE_TIMEOUT ? ReadResponse.success(resource, timeout) : super.read(server, resource);
+        }
+
+        @Override
+        public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            if (resource != DISABLE_TIMEOUT) {
+                return super.write(server, replace, resource, value);
+            }
+            timeout = (Long) value.getValue();
+            return WriteResponse.success();
+        }
+
+        @Override
+        public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
+            if (resource != DISABLE) {
+                return super.execute(server, resource, arguments);
+            }
+            // After the answer.
+            new Timer(true).schedule(new TimerTask() {
+                @Override
+                public void run() {
+                    leave.run();
+                }
+            }, 200);
+            return ExecuteResponse.success();
+        }
+
+        @Override
+        public List<Integer> getAvailableResourceIds(ObjectModel model) {
+            List<Integer> ids = new ArrayList<>(super.getAvailableResourceIds(model));
+            ids.add(DISABLE_TIMEOUT);
+            Collections.sort(ids);
+            return ids;
         }
     }
 
@@ -179,6 +245,9 @@ public final class LeshanDevice {
         models.addAll(ObjectLoader.loadDdfFile(
                 new ByteArrayInputStream(TEMPERATURE.getBytes(StandardCharsets.UTF_8)), "3303.xml"));
 
+        models.addAll(ObjectLoader.loadDdfFile(
+                new ByteArrayInputStream(PORTFOLIO.getBytes(StandardCharsets.UTF_8)), "16.xml"));
+
         Map<Integer, Object> device = new HashMap<>();
         device.put(0, "Eclipse Leshan");
         device.put(1, "model");
@@ -190,13 +259,16 @@ public final class LeshanDevice {
         sources.put(0, 1L);
         sources.put(1, 5L);
         device.put(6, sources);
+        device.put(7, Map.of(0, 3800L, 1, 5000L));
+        device.put(8, Map.of(0, 125L, 1, 900L));
+        device.put(11, Map.of(0, 0L));
 
         ObjectsInitializer objects = new ObjectsInitializer(new StaticModel(models));
         objects.setInstancesForObject(0, security(args));
         if (isBootstrap(args)) {
-            objects.setClassForObject(1, Server.class);
+            objects.setClassForObject(1, Serving.class);
         } else {
-            objects.setInstancesForObject(1, new Server(123, Long.parseLong(args[2])));
+            objects.setInstancesForObject(1, new Serving(Long.parseLong(args[2])));
         }
         objects.setFactoryForObject(3, (model, id, taken) -> new Watched(3, 0, device));
         objects.setInstancesForObject(3, new Watched(3, 0, device));
@@ -211,13 +283,18 @@ public final class LeshanDevice {
         });
         objects.setInstancesForObject(3303, new Watched(3303, 0, temperature(20)), new Watched(3303, 1, temperature(30)));
 
+        Map<Integer, Object> portfolio = new HashMap<>();
+        portfolio.put(0, new HashMap<>(Map.of(0, "aa", 1, "bb")));
+        objects.setFactoryForObject(16, (model, id, taken) -> new Watched(16, id == null ? 1 : id, portfolio));
+        objects.setInstancesForObject(16, new Watched(16, 0, portfolio));
+
         DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
         engine.setQueueMode(Boolean.parseBoolean(args[3]));
         engine.setPreferredContentFormat(ContentFormat.SENML_CBOR);
         engine.setRetryWaitingTimeInMs(1000);
 
         LeshanClientBuilder builder = new LeshanClientBuilder(args[0]);
-        builder.setObjects(objects.create(0, 1, 3, 3303));
+        builder.setObjects(objects.create(0, 1, 3, 16, 3303));
         builder.setRegistrationEngineFactory(engine);
         builder.setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder(
                 new CoapClientProtocolProvider(), new CoapsClientProtocolProvider())
@@ -272,6 +349,7 @@ public final class LeshanDevice {
                 event("error", "message", String.valueOf(error));
             }
         });
+        Serving.leave = () -> client.stop(true);
         client.start();
 
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
@@ -284,7 +362,7 @@ public final class LeshanDevice {
             } else if (words[0].equals("send")) {
                 LwM2mServer server = client.getRegisteredServers().values().iterator().next();
                 event("sent", "code", client.getSendService().sendData(server, ContentFormat.fromName(words[1]),
-                        List.of(words[2]), 20000).getCode().toString());
+                        List.of(words[2].split(" ")), 20000).getCode().toString());
             } else if (words[0].equals("collect")) {
                 client.getSendService().getDataSender(ManualDataSender.DEFAULT_NAME, ManualDataSender.class)
                         .collectData(List.of(new LwM2mPath(words[1])));

@@ -95,7 +95,7 @@ class GatewayProcess:
         """The first notification that is ``wanted``, waited for."""
         return self._first(self.topics.observations, Notification, wanted)
 
-    def notifications(self, until: Callable[[Notification], bool]) -> list[Notification]:
+    def notifications(self, until: Callable[[Notification], bool], *, seconds: float = SECONDS) -> list[Notification]:
         """All notifications in the topic's partitions up to the one that ``until`` is true of, which is waited for."""
         found: list[Notification] = []
 
@@ -103,23 +103,23 @@ class GatewayProcess:
             found.append(one)
             return until(one)
 
-        self._first(self.topics.observations, Notification, keep)
+        self._first(self.topics.observations, Notification, keep, seconds)
         return found
 
-    def raw(self, topic: str, wanted: Callable[[Message], bool]) -> Message:
+    def raw(self, topic: str, wanted: Callable[[Message], bool], seconds: float = SECONDS) -> Message:
         """The first Kafka message of ``topic`` that is ``wanted``, waited for."""
         counts = partition_counts(self.cluster, [topic])
         reader = consumer(self.cluster, f"interop-{uuid.uuid4().hex}")
         try:
             reader.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(counts[topic])])
-            deadline = time.monotonic() + SECONDS
+            deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
                 message = reader.poll(0.5)
                 if message is not None and message.error() is None and wanted(message):
                     return message
         finally:
             reader.close()
-        raise AssertionError(f"no such record in {topic} within {SECONDS:.0f} s; the gateway said:\n{self.said()}")
+        raise AssertionError(f"no such record in {topic} within {seconds:.0f} s; the gateway said:\n{self.said()}")
 
     def said(self) -> str:
         """The end of the gateway's log, for failures."""
@@ -135,7 +135,7 @@ class GatewayProcess:
             self.process.wait(10)
             raise
 
-    def _first(self, topic: str, kind: type[_R], wanted: Callable[[_R], bool]) -> _R:
+    def _first(self, topic: str, kind: type[_R], wanted: Callable[[_R], bool], seconds: float = SECONDS) -> _R:
         found: list[_R] = []
 
         def fits(message: Message) -> bool:
@@ -146,7 +146,7 @@ class GatewayProcess:
                 return True
             return False
 
-        self.raw(topic, fits)
+        self.raw(topic, fits, seconds)
         return found[0]
 
 

@@ -14,12 +14,13 @@ from schemas.avro.records import (
     ExecuteRequest,
     ReadBody,
     RegistrationNew,
+    RequestFormat,
     RequestKind,
     ResponseCode,
     WriteMode,
     WriteRequest,
 )
-from schemas.lwm2m.nodes import Resource, ResourceType
+from schemas.lwm2m.nodes import Resource, ResourceType, values
 from schemas.lwm2m.path import Path as LwM2mPath
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import Psk
@@ -80,6 +81,23 @@ def factory(
         yield made
     finally:
         made.end()
+
+
+@pytest.mark.ets("LightweightM2M-1.1-int-401")
+def test_device_registers_and_is_read(factory: Factory) -> None:
+    device, gateway = factory.device(), factory.gateway
+    try:
+        device.event("registered")
+        new = gateway.registration(lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == device.endpoint)
+        assert isinstance(new.body, RegistrationNew)
+        assert new.body.reg_port == gateway.coaps_port
+        read = gateway.ask(device.endpoint, RequestKind.READ, "/3/0", content_format=RequestFormat.TLV)
+        assert read.rep.code is ResponseCode.CONTENT, plain(read)
+        assert isinstance(read.rep.body, ReadBody)
+        found = {str(one.path): one.value for one in values(read.rep.body.content)}
+        assert found.items() >= {"/3/0/0": "Eclipse Leshan", "/3/0/2": "serial", "/3/0/16": "U"}.items()
+    finally:
+        device.stop()
 
 
 def test_device_does_all_that_it_does_in_the_clear(factory: Factory) -> None:
