@@ -15,11 +15,12 @@ from enum import Enum
 Runs = Sequence[Mapping[str, float]]
 
 #: The subjects that are compared: the gateway and its peers, the replicator and MirrorMaker 2, the memory measurement,
-#: the handshakes, the sinks and their stores' bare clients, the analytics jobs and Quix Streams alone.
+#: the handshakes, the gateway and Leshan over DTLS, the sinks and their stores' bare clients, the analytics jobs and Quix Streams alone.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 MEMORY = "memory"
 DTLS = "dtls"
+COAPS, COAPS_PEER = "headwater over DTLS", "leshan-tuned over DTLS"
 SINK, BARE_CLIENT = "sinks", "bare clients"
 JOB, QUIX = "analytics jobs", "plain Quix Streams"
 
@@ -113,6 +114,11 @@ TARGETS: tuple[Target, ...] = (
          Bound.AT_LEAST, 1.0),
     _own(DTLS, "DTLS handshakes that came to nothing", "lost", Bound.AT_MOST, 0.0),
     _own(DTLS, "memory of a DTLS session, bytes", "session_bytes", Bound.BELOW, 4096.0),
+    Target(label="notifications over DTLS-PSK, confirmable and durable, /s", subject=COAPS, figure="notify_max per_s",
+           bound=Bound.AT_LEAST, limit=1.0, against=COAPS_PEER),
+    _own(COAPS, "acknowledged notifications over DTLS-PSK that are in the topic, share", "landed_share",
+         Bound.AT_LEAST, 1.0),
+    _own(COAPS, "notifications over DTLS-PSK that were given up or refused", "lost", Bound.AT_MOST, 0.0),
     _sink("Cassandra, notifications/s", "cassandra"),
     _sink("Elasticsearch, notifications/s", "elasticsearch"),
     _sink("InfluxDB, notifications/s", "influxdb"),
@@ -149,6 +155,14 @@ SHOWN: tuple[tuple[str, str, str], ...] = (
     ("p50 of a handshake, ms", DTLS, "p50_ms"),
     ("p99 of a handshake, ms", DTLS, "p99_ms"),
     ("CPU-milliseconds of the gateway a handshake", DTLS, "cpu_ms_each"),
+    ("CPU-seconds per 10,000 notifications at full rate", COAPS, "notify_max cpu_s_per_10k"),
+    ("p50 of the acknowledgement at full rate, ms", COAPS, "notify_max ack_p50_ms"),
+    ("p99 of the acknowledgement at full rate, ms", COAPS, "notify_max ack_p99_ms"),
+    ("p50 of the acknowledgement at 1,000/s, ms", COAPS, "notify_1000 ack_p50_ms"),
+    ("p99 of the acknowledgement at 1,000/s, ms", COAPS, "notify_1000 ack_p99_ms"),
+    ("CPU-seconds per 10,000 notifications at 1,000/s", COAPS, "notify_1000 cpu_s_per_10k"),
+    ("notifications that a device said again", COAPS, "retried"),
+    ("peak memory, MiB", COAPS, "rss_peak_mb"),
     ("CPU-seconds per 10,000 records", REPLICATOR, "cpu_s_per_10k"),
     ("highest memory, MiB", REPLICATOR, "rss_highest_mb"),
     ("p50 from edge to cloud at 1,000/s, ms", REPLICATOR, "lat_p50_ms"),

@@ -31,8 +31,10 @@ class JarUnavailable(AssertionError):
     """A jar could not be had from Maven, so Leshan cannot be tested against: a failure, not a skip."""
 
 
-def build(source: Path = HERE / "LeshanDevice.java") -> list[str]:
+def build(source: Path = HERE / "LeshanDevice.java", table: Path = HERE / "leshan_jars.tsv") -> list[str]:
     """The class path of the compiled program; jars and classes stay in the cache for later runs.
+
+    ``table`` pins the jars: coordinate, bytes, SHA-256.
 
     Raises:
         JarUnavailable: a jar could not be fetched, or is not the pinned one.
@@ -42,20 +44,20 @@ def build(source: Path = HERE / "LeshanDevice.java") -> list[str]:
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        jars = [_jar(jar, cache / "jars") for jar in _pinned()]
+        jars = [_jar(jar, cache / "jars") for jar in _pinned(table)]
         libraries = [str(jar) for jar in jars if not jar.name.startswith("ecj-")]
         return [str(_classes(source, jars, libraries, cache)), *libraries]
 
 
-def _pinned() -> list[Jar]:
-    with (HERE / "leshan_jars.tsv").open(encoding="utf-8") as table:
+def _pinned(table: Path) -> list[Jar]:
+    with table.open(encoding="utf-8") as rows:
         return [
             Jar(
                 **dict(zip(("group", "artifact", "version"), row["coordinate"].split(":"), strict=True)),
                 size=int(row["bytes"]),
                 sha256=row["sha256"],
             )
-            for row in csv.DictReader(table, delimiter="\t")
+            for row in csv.DictReader(rows, delimiter="\t")
         ]
 
 
