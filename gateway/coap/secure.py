@@ -18,7 +18,7 @@ import structlog
 from gateway.certificate_proof import shown
 from gateway.coap.alarm import Alarm
 from gateway.coap.message import MAX_DATAGRAM
-from gateway.coap.peers import SecurePeer
+from gateway.coap.peers import SecurePeer, UdpAddress
 from gateway.coap.sides import Sides
 from gateway.coap.udp import BATCH, bind, name_of
 from gateway.dtls.events import Established, Moved, Received, Send
@@ -139,12 +139,18 @@ class SecureLine:
         assert self._loop is not None
         assert self._receiver is not None
         now = self._loop.time()
+        receive, receive_data = self._socket.recvfrom, self._sides.receive_data
+        peers, arrived = self._peers, self._receiver.arrived
         taken = 0
         try:
             for _ in range(BATCH):
-                datagram, address = self._socket.recvfrom(_LONGEST + 1)
+                datagram, address = receive(_LONGEST + 1)
                 taken += 1
-                self._do(self._sides.receive(datagram, address, now), now)
+                found = receive_data(datagram, address, now)
+                if found is None:
+                    self._do(self._sides.receive(datagram, address, now), now)
+                elif (peer := peers.get(found[0])) is not None:
+                    arrived(found[1], peer)
         except BlockingIOError:
             pass
         except OSError as exc:
@@ -235,7 +241,7 @@ class SecureLine:
         except SessionClosed:
             self.unsent["no session"] += 1
         else:
-            self._transmit(Send(protected, session.address))
+            self._put(protected, session.address)
 
     def _end(self, session: AnySession) -> None:
         """End a session, and tell its peer."""
@@ -243,8 +249,11 @@ class SecureLine:
         self._forget([session])
 
     def _transmit(self, send: Send) -> None:
+        self._put(send.datagram, send.address)
+
+    def _put(self, datagram: bytes, address: UdpAddress) -> None:
         try:
-            self._socket.sendto(send.datagram, send.address)
+            self._socket.sendto(datagram, address)
         except OSError as exc:
             # UDP may lose datagrams; the layers above retransmit.
             self.unsent[f"send error {exc.errno}"] += 1

@@ -49,6 +49,13 @@ class Sides:
         # A handshake of the other kind may be about to replace the session: each takes what is its own.
         return [*events, *self.keys.receive(datagram, address, now)] if self.keys.has(address) else events
 
+    def receive_data(self, datagram: bytes, address: Address, now: float) -> tuple[Session, bytes] | None:
+        """The short path of `receive` (`gateway.dtls.server`): None leaves the datagram to it."""
+        certificates = self.certificates
+        if certificates is not None and datagram[:1] != _TLS12_CID and certificates.has(address):
+            return None
+        return self.keys.receive_data(datagram, address, now)
+
     def send(self, session: AnySession, data: bytes) -> bytes:
         """The datagram with ``data``.
 

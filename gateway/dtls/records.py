@@ -26,7 +26,7 @@ MAX_DATAGRAM: Final = 4096
 #: RFC 6347 section 4.1.
 MOST_PLAINTEXT: Final = 1 << 14
 #: Type, version, epoch, sequence number; the connection id and the length follow.
-_BEFORE_LENGTH: Final = 11
+CID_AT: Final = 11
 _EXPLICIT_NONCE: Final = 8
 _WINDOW: Final = 64
 _WINDOW_MASK: Final = (1 << _WINDOW) - 1
@@ -34,6 +34,9 @@ _MOST_SEQUENCE: Final = (1 << 48) - 1
 _EPOCH_1: Final = 1 << 48
 #: In place of the sequence number in the additional data of a record with a connection id (RFC 9146 section 5.3).
 _PLACEHOLDER: Final = b"\xff" * 8
+_VERSION_AND_EPOCH_1: Final = DTLS_1_2 + b"\0\1"
+#: Where the fragment begins, without and with a connection id of ours.
+_FRAGMENT, _FRAGMENT_OF_CID = CID_AT + 2, CID_AT + CID_LENGTH + 2
 
 
 class Malformed(ValueError):
@@ -93,7 +96,7 @@ def split(datagram: bytes) -> Iterator[Record]:
         found += 1
         if found > MOST_TOGETHER:
             raise Malformed("too many records")
-        before_length = at + _BEFORE_LENGTH
+        before_length = at + CID_AT
         type_ = datagram[at]
         if type_ == ContentType.TLS12_CID:
             before_length += CID_LENGTH
@@ -113,10 +116,16 @@ def split(datagram: bytes) -> Iterator[Record]:
         yield Record(
             type_,
             datagram[at + 3 : at + 11],
-            datagram[at + _BEFORE_LENGTH : before_length],
+            datagram[at + CID_AT : before_length],
             datagram[start:stop],
         )
         at = stop
+
+
+#: Type and version, by the type; and what the additional data begins with where there is a connection id of ours.
+_HEAD: Final = {int(type_): bytes((type_,)) + DTLS_1_2 for type_ in ContentType}
+_DATA, _CID = int(ContentType.APPLICATION_DATA), int(ContentType.TLS12_CID)
+_CID_HEAD: Final = _PLACEHOLDER + bytes((_CID, CID_LENGTH, _CID)) + DTLS_1_2
 
 
 def plain_record(type_: int, sequence: int, fragment: bytes, version: bytes = DTLS_1_2) -> bytes:
@@ -153,18 +162,21 @@ class WriteState:
         Raises:
             OverflowError: all 2^48 sequence numbers are used up (RFC 6347 section 4.1), which no device lives to see.
         """
-        if self._sequence > _MOST_SEQUENCE:
+        sequence = self._sequence
+        if sequence > _MOST_SEQUENCE:
             raise OverflowError("no sequence number is left")
-        number = (_EPOCH_1 | self._sequence).to_bytes(8, "big")
-        self._sequence += 1
+        self._sequence = sequence + 1
+        number = (_EPOCH_1 | sequence).to_bytes(8, "big")
         cid = self.cid
         if cid:
             plaintext += bytes((type_,))
-        sealed = self._suite.aead(self._key).encrypt(
-            self._salt + number, plaintext, _additional_data(number, type_, cid, len(plaintext))
-        )
-        length = (_EXPLICIT_NONCE + len(sealed)).to_bytes(2, "big")
-        return bytes((ContentType.TLS12_CID if cid else type_,)) + DTLS_1_2 + number + cid + length + number + sealed
+            head = _HEAD[_CID]
+            additional = _additional_data(number, type_, cid, len(plaintext))
+        else:
+            head = _HEAD[type_]
+            additional = number + head + len(plaintext).to_bytes(2, "big")
+        sealed = self._suite.aead(self._key).encrypt(self._salt + number, plaintext, additional)
+        return head + number + cid + (_EXPLICIT_NONCE + len(sealed)).to_bytes(2, "big") + number + sealed
 
 
 class ReadState:
@@ -215,3 +227,42 @@ class ReadState:
         else:
             self._seen |= 1 << age
         return Opened(type_, plaintext, age < 0)
+
+    def open_alone(self, datagram: bytes) -> bytes | None:
+        """The short path: the application data of a datagram that is one record, newer than all before it.
+
+        None leaves it to `split` and `open`, whatever it is; nothing has changed then. Written for speed: a record is
+        cut up once and makes no object but its plaintext. What it gives up are the reasons.
+        """
+        size = len(datagram)
+        if not _FRAGMENT < size <= MAX_DATAGRAM or datagram[1:5] != _VERSION_AND_EPOCH_1:
+            return None
+        has_cid = datagram[0] == _CID
+        start = _FRAGMENT_OF_CID if has_cid else _FRAGMENT
+        length = size - start - _EXPLICIT_NONCE - self._suite.tag_length
+        if length <= 0 or datagram[start - 2 : start] != (size - start).to_bytes(2, "big"):
+            return None
+        sequence = int.from_bytes(datagram[5:11], "big")
+        step = sequence - self._newest
+        if step <= 0:
+            return None
+        if has_cid:
+            additional = _CID_HEAD + datagram[3:19] + length.to_bytes(2, "big")
+        elif datagram[0] == _DATA:
+            additional = datagram[3:11] + _HEAD[_DATA] + length.to_bytes(2, "big")
+        else:
+            return None
+        nonce_end = start + _EXPLICIT_NONCE
+        try:
+            plaintext = self._suite.aead(self._key).decrypt(
+                self._salt + datagram[start:nonce_end], datagram[nonce_end:], additional
+            )
+        except InvalidTag:
+            return None
+        if has_cid:
+            if plaintext[-1] != _DATA:
+                return None  # padded, or no application data
+            plaintext = plaintext[:-1]
+        self._seen = (self._seen << step & _WINDOW_MASK | 1) if step < _WINDOW else 1
+        self._newest = sequence
+        return plaintext

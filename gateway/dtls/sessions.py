@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from gateway.dtls.records import Record
+from gateway.dtls.records import CID_AT, CID_LENGTH, ContentType, Record
 from gateway.dtls.session import Address, Session
+
+_TLS12_CID = bytes((ContentType.TLS12_CID,))
+_CID_END = CID_AT + CID_LENGTH
 
 
 class Sessions:
@@ -28,6 +31,12 @@ class Sessions:
         A record without a connection id belongs to no session that has one (RFC 9146 section 4).
         """
         return self._by_cid.get(record.cid) if record.cid else self._by_address.get(address)
+
+    def of_datagram(self, datagram: bytes, address: Address) -> Session | None:
+        """As `of_record`, of the record that a datagram begins with."""
+        if datagram[:1] == _TLS12_CID:
+            return self._by_cid.get(datagram[CID_AT:_CID_END])
+        return self._by_address.get(address)
 
     def at(self, address: Address) -> Session | None:
         """The session that is known by this address."""

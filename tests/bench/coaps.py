@@ -46,7 +46,9 @@ _SPARE = 3.0
 Running = tuple[int, tuple[str, int], str]
 
 
-def measure(*, runs: int, devices: int, warm_up: float, seconds: float, only: str = "") -> dict[str, list[dict[str, float]]]:
+def measure(
+    *, runs: int, devices: int, warm_up: float, seconds: float, only: str = ""
+) -> dict[str, list[dict[str, float]]]:
     """Run it; returns the figures by server and run. ``only`` leaves out the other server.
 
     Raises:
@@ -62,7 +64,9 @@ def measure(*, runs: int, devices: int, warm_up: float, seconds: float, only: st
             for run in range(runs):
                 for subject, start in SERVERS.items():
                     if only in ("", subject):
-                        with start(kafka.cluster, _made(folder / f"{run}-{subject.split()[0]}"), f"bench{run}", names) as running:
+                        with start(
+                            kafka.cluster, _made(folder / f"{run}-{subject.split()[0]}"), f"bench{run}", names
+                        ) as running:
                             figures = _measured(kafka.cluster, running, names, warm_up, seconds)
                         print(f"{subject}: {json.dumps(figures)}", file=sys.stderr, flush=True)
                         measured.setdefault(subject, []).append(figures)
@@ -117,9 +121,7 @@ SERVERS: dict[str, Callable[[Cluster, Path, str, list[str]], contextlib.Abstract
 }
 
 
-def _measured(
-    cluster: Cluster, running: Running, names: list[str], warm_up: float, seconds: float
-) -> dict[str, float]:
+def _measured(cluster: Cluster, running: Running, names: list[str], warm_up: float, seconds: float) -> dict[str, float]:
     pid, address, topic = running
     with SecureFleet(address, names) as fleet:
         began = time.monotonic()

@@ -4,7 +4,7 @@ Owns what is run and what becomes of the figures. The load, the peers and Mirror
 of ``--yardstick`` with its ``run.py`` and ``mm2_bench.py``), the verdicts are `targets`', the memory run is `memory`'s.
 Nothing is installed and nothing stays behind but the yardstick's own build outputs below ``BENCH_WORK``.
 
-    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory,dtls,…] [--write]
+    python -m tests.bench.run --yardstick DIR [--quick] [--parts servers,replication,memory,dtls,coaps,…] [--write]
 
 Exit code 0: everything measured reaches its target; 1: something does not; 2: it could not be measured.
 """
@@ -31,6 +31,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from tests.bench.targets import (
+    COAPS,
+    COAPS_PEER,
     DEFAULT,
     DTLS,
     HEADWATER,
@@ -214,11 +216,21 @@ def dtls(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
     return measured
 
 
+def coaps(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
+    """Notifications over DTLS with pre-shared keys, the gateway and Leshan run by run in turn."""
+    found = folder / "coaps.json"
+    arguments = ("--runs", str(plan.runs), "--seconds", str(plan.seconds), "--out", str(found))
+    _run([sys.executable, "-m", "tests.bench.coaps", *arguments], REPOSITORY)
+    measured: Measured = json.loads(found.read_text())
+    return measured
+
+
 PARTS = {
     "servers": servers,
     "replication": replication,
     "memory": memory,
     "dtls": dtls,
+    "coaps": coaps,
     "sinks": sinks,
     "analytics": analytics,
 }
@@ -318,6 +330,7 @@ def report(saved: Mapping[str, Any]) -> str:
         *_section("## Replicator, beside MirrorMaker 2 (exactly-once on)", shown_table(measured, REPLICATOR, [MIRROR])),
         *[_memory_section(figures) for figures in measured.get(MEMORY, ())],
         *_section("## DTLS with pre-shared keys", shown_table(measured, DTLS, ())),
+        *_section("## Notifications over DTLS-PSK, beside the peer", shown_table(measured, COAPS, [COAPS_PEER])),
         "## Measured on",
         "\n".join(facts),
     ]

@@ -15,7 +15,8 @@ from enum import Enum
 Runs = Sequence[Mapping[str, float]]
 
 #: The subjects that are compared: the gateway and its peers, the replicator and MirrorMaker 2, the memory measurement,
-#: the handshakes, the gateway and Leshan over DTLS, the sinks and their stores' bare clients, the analytics jobs and Quix Streams alone.
+#: the handshakes, the gateway and Leshan over DTLS, the sinks and their stores' bare clients, the analytics jobs and
+#: Quix Streams alone.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 MEMORY = "memory"
