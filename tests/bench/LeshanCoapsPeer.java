@@ -49,9 +49,9 @@ import org.eclipse.leshan.transport.californium.server.endpoint.coaps.CoapsServe
  * notification to Kafka as an Avro record of the same fields as the yardstick's peer has; that one speaks CoAP in the
  * clear only. An acknowledgement does not wait for Kafka.
  *
- * Arguments: port, Kafka's bootstrap, topic, path to observe, a file with an identity (that is the endpoint name as
- * well) and a key in hex a line, and the bytes of its Connection IDs ("default": as Leshan has it). What else is set
- * is what "tuned" means: at most 64 exchanges a client are kept, and the receive buffer has 4 MiB.
+ * Arguments: port, Kafka's bootstrap, topic, path to observe, and a file with an identity (that is the endpoint name as
+ * well) and a key in hex a line. What else is set is what "tuned" means: at most 64 exchanges a client are kept, and
+ * the receive buffer has 4 MiB. The rest is Leshan's default, Connection IDs of six bytes too.
  */
 public final class LeshanCoapsPeer implements RegistrationListener, ObservationListener {
 
@@ -89,8 +89,6 @@ public final class LeshanCoapsPeer implements RegistrationListener, ObservationL
         coap.set(CoapConfig.DEDUPLICATOR, CoapConfig.DEDUPLICATOR_PEERS_MARK_AND_SWEEP);
         coap.set(UdpConfig.UDP_RECEIVE_BUFFER_SIZE, RECEIVE_BUFFER);
         coap.set(DtlsConfig.DTLS_RECEIVE_BUFFER_SIZE, RECEIVE_BUFFER);
-        if (!arguments[5].equals("default"))
-            coap.set(DtlsConfig.DTLS_CONNECTION_ID_LENGTH, Integer.valueOf(arguments[5]));
         endpoints.setConfiguration(coap);
         endpoints.addEndpoint(new InetSocketAddress("127.0.0.1", port), Protocol.COAPS);
 

@@ -17,15 +17,21 @@ V = TypeVar("V", Server, CertificateServer)
 
 
 class UdpServer(Generic[V]):
-    """Answers each record of application data with the same, after ``echo ``.
+    """Answers each record of application data with what ``answers`` makes of it: the same, after ``echo ``.
 
     ``lose`` is asked for each datagram, with its number in its direction from 0 and whether it comes in.
     """
 
-    def __init__(self, server: V, lose: Callable[[int, bool], bool] = lambda number, comes_in: False) -> None:
+    def __init__(
+        self,
+        server: V,
+        lose: Callable[[int, bool], bool] = lambda number, comes_in: False,
+        answers: Callable[[bytes], list[bytes]] = lambda data: [b"echo " + data],
+    ) -> None:
         self.server: V = server
         self.events: list[Any] = []
         self._lose = lose
+        self._answers = answers
         self._counts = {True: 0, False: 0}
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(("127.0.0.1", 0))
@@ -59,7 +65,8 @@ class UdpServer(Generic[V]):
             if isinstance(event, Send):
                 self.send(event.datagram, event.address)
             elif isinstance(event, Received):
-                self.send(self.server.send(event.session, b"echo " + event.data), event.session.address)
+                for answer in self._answers(event.data):
+                    self.send(self.server.send(event.session, answer), event.session.address)
 
     def send(self, datagram: bytes, address: tuple[str, int] | tuple[str, int, int, int]) -> None:
         if not self._lost(comes_in=False):
