@@ -176,6 +176,7 @@ _INSTEAD: dict[ContentFormat, tuple[ContentFormat, ...]] = {
 #: The numbers of TLV and JSON before they were registered; some LwM2M 1.0 devices know no others.
 _OLD_NUMBERS = {ContentFormat.TLV: ContentFormat.TLV_OLD, ContentFormat.JSON: ContentFormat.JSON_OLD}
 _SENML = (ContentFormat.SENML_JSON, ContentFormat.SENML_CBOR)
+_SENML_NAMES = (*_SENML, *composite.ETCH.values())
 
 
 def choose_format(asked: RequestFormat, device: DeviceView) -> ContentFormat:
@@ -230,3 +231,26 @@ def choose_composite_format(asked: RequestFormat, device: DeviceView) -> Content
         )
     named = device.content_formats or frozenset()
     return next((one for one in composite.FORMATS if one in named), ContentFormat.SENML_CBOR)
+
+
+def format_of_paths(spoken: ContentFormat, device: DeviceView) -> ContentFormat:
+    """The content format in which a request names paths whose values are wanted in ``spoken``.
+
+    LwM2M CBOR is for values: clients that have it (Anjay 3.14) read no paths in it. They go in SenML beside it, but for
+    a device that names LwM2M CBOR and no SenML.
+    """
+    if spoken is ContentFormat.LWM2M_CBOR:
+        named = device.content_formats or frozenset()
+        if named.isdisjoint(_SENML_NAMES):
+            spoken = ContentFormat.LWM2M_CBOR if spoken in named else ContentFormat.SENML_CBOR
+        elif named.isdisjoint((ContentFormat.SENML_CBOR, ContentFormat.SENML_ETCH_CBOR)):
+            spoken = ContentFormat.SENML_JSON
+        else:
+            spoken = ContentFormat.SENML_CBOR
+    return format_in_request(spoken, device)
+
+
+def format_in_request(spoken: ContentFormat, device: DeviceView) -> ContentFormat:
+    """SenML by its name of RFC 8790 for a device that names that; anything else as it is."""
+    etch = composite.ETCH.get(spoken)
+    return spoken if etch is None or etch not in (device.content_formats or ()) else etch

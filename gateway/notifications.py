@@ -18,6 +18,7 @@ from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Code, Message, Option, Options, Type, name, uint
 from gateway.coap.peers import Address
+from gateway.exchange import format_of_paths
 from gateway.observations import Observation, ObservationTable
 from gateway.registry import Device
 from gateway.replies import CODES
@@ -234,9 +235,10 @@ def _request_again(observation: Observation, content_format: int | None) -> tupl
     if not observation.paths:
         accept = [] if content_format is None else [(Option.ACCEPT, uint(content_format))]
         return Code.GET, options + accept, b""
-    chosen = content_format if content_format in composite.FORMATS else ContentFormat.SENML_CBOR
-    options += [(Option.CONTENT_FORMAT, uint(chosen)), (Option.ACCEPT, uint(chosen))]
-    return Code.FETCH, options, composite.encode_paths(chosen, observation.paths)
+    told = ContentFormat(content_format) if content_format in composite.FORMATS else ContentFormat.SENML_CBOR
+    named_in = format_of_paths(told, observation.device.view())
+    options += [(Option.CONTENT_FORMAT, uint(named_in)), (Option.ACCEPT, uint(told))]
+    return Code.FETCH, options, composite.encode_paths(named_in, observation.paths)
 
 
 def _is_success(code: int) -> bool:

@@ -317,7 +317,7 @@ class Observing:
         observation = device.wanted.pop(target, None) or device.observations.get(target)
         if observation is None:
             raise RefusedRequest(_nothing_to_cancel(device, path, coap.paths))
-        if observation.paths and observation.content_format not in (None, coap.content_format):
+        if observation.paths and observation.content_format not in (None, coap.accept):
             # The device knows the observation by the request that began it.
             again = self._request(device, observation, RequestKind.OBSERVE_COMPOSITE_CANCEL)
             with suppress(RefusedRequest):

@@ -30,6 +30,8 @@ from gateway.exchange import (
     TimedOut,
     choose_composite_format,
     choose_format,
+    format_in_request,
+    format_of_paths,
 )
 from gateway.replies import reply
 from schemas.avro.records import (
@@ -198,11 +200,12 @@ def _cancel_composite(asked: _Asked) -> CoapRequest:
 def _fetch(asked: _Asked, observe: int | None = None) -> CoapRequest:
     paths = _composite_paths(asked)
     chosen = choose_composite_format(asked.content_format, asked.device)
+    named_in = format_of_paths(chosen, asked.device)
     try:
-        payload = composite.encode_paths(chosen, paths)
+        payload = composite.encode_paths(named_in, paths)
     except CodecError as exc:
         raise RefusedRequest(str(exc)) from exc
-    return asked.to(accept=chosen, content_format=chosen, payload=payload, paths=paths, observe=observe)
+    return asked.to(accept=chosen, content_format=named_in, payload=payload, paths=paths, observe=observe)
 
 
 def _in_one_datagram(request: CoapRequest) -> CoapRequest:
@@ -245,7 +248,7 @@ def _write_composite(asked: _Asked) -> CoapRequest:
         payload = composite.encode_values(chosen, resources, asked.definitions)
     except CodecError as exc:
         raise RefusedRequest(str(exc)) from exc
-    return asked.to(content_format=chosen, payload=payload)
+    return asked.to(content_format=format_in_request(chosen, asked.device), payload=payload)
 
 
 _ANY = "an object, an object instance, a resource or a resource instance"

@@ -88,6 +88,10 @@ ERROR_WORDS: dict[ResponseCode, str] = {
 }
 
 
+#: 5.03, which the contract's codes do not have.
+_UNAVAILABLE: Final = 0xA3
+
+
 class _Unusable(Exception):
     """The device's success makes no sense; the text says why."""
 
@@ -299,7 +303,9 @@ def _answered(response: CoapResponse, context: _Context) -> tuple[ResponseCode, 
             return ResponseCode.UNKNOWN, GenericBody(message=str(exc))
     dotted = f"{response.code >> 5}.{response.code & 31:02}"
     said = _diagnostic(response)
-    if code in ERROR_WORDS:
+    if response.code == _UNAVAILABLE:
+        words, code = f"the device cannot {answer.verb} {context.targets} now", ResponseCode.UNKNOWN
+    elif code in ERROR_WORDS:
         words = ERROR_WORDS[code].format(path=context.targets, verb=answer.verb)
     else:
         words = f"the device answered with {dotted}, which is no answer to a request to {answer.verb} {context.targets}"

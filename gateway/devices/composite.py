@@ -24,8 +24,9 @@ def read(model: Model, request: Message) -> Message:
         error.RenderableError: a format that has no composite operations.
     """
     asked = composite.decode_paths(_format(request), request.payload)
-    wanted = request.opt.accept if request.opt.accept is not None else request.opt.content_format
-    if wanted not in composite.FORMATS:
+    asked_in = request.opt.content_format
+    wanted = request.opt.accept if request.opt.accept is not None else composite.PLAIN.get(asked_in, asked_in)
+    if wanted is None or wanted not in composite.FORMATS:
         raise error.NotAcceptable(f"content format {int(wanted)} has no composite operations")
     found = [value for path in composite.covering(asked) for value in _there(model, path)]
     payload = composite.encode_values(int(wanted), found, model.definitions)
@@ -55,6 +56,6 @@ def _there(model: Model, path: Path) -> list[Resource]:
 
 
 def _format(request: Message) -> int:
-    if request.opt.content_format not in composite.FORMATS:
-        raise error.UnsupportedContentFormat("SenML (110, 112) or LwM2M CBOR (11544) is expected")
+    if request.opt.content_format not in composite.REQUEST_FORMATS:
+        raise error.UnsupportedContentFormat("SenML (110, 112, 320, 322) or LwM2M CBOR (11544) is expected")
     return int(request.opt.content_format)

@@ -2,7 +2,7 @@
 
 Owns which formats have them, how a list of paths is written and read, and how values from anywhere on a device become
 the nodes of the paths that were asked for. In SenML a path is a record with a name and no value; in LwM2M CBOR it is
-the path of a null. Pure: bytes and nodes.
+the path of a null. SenML of a request may go by a name of its own, SenML-ETCH. Pure: bytes and nodes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ from schemas.lwm2m.path import Path
 #: The formats that name every value by its path, in the order in which they are to be preferred: a device can give the
 #: times of its values in SenML.
 FORMATS = (ContentFormat.SENML_CBOR, ContentFormat.LWM2M_CBOR, ContentFormat.SENML_JSON)
+#: What SenML is named in a request (RFC 8790). The bytes of what LwM2M says in it are the same.
+ETCH: Mapping[int, ContentFormat] = {
+    ContentFormat.SENML_JSON: ContentFormat.SENML_ETCH_JSON,
+    ContentFormat.SENML_CBOR: ContentFormat.SENML_ETCH_CBOR,
+}
+#: The formats of requests.
+REQUEST_FORMATS = (*FORMATS, *ETCH.values())
+#: And back.
+PLAIN: Mapping[int, int] = {etch: plain for plain, etch in ETCH.items()}
 
 
 def covering(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -39,7 +48,7 @@ def encode_paths(content_format: int, paths: Sequence[Path]) -> bytes:
     Raises:
         CodecError: another format, or the root in LwM2M CBOR, which cannot name it.
     """
-    match content_format:
+    match PLAIN.get(content_format, content_format):
         case ContentFormat.SENML_JSON:
             return json_text.write([{"n": str(path)} for path in paths])
         case ContentFormat.SENML_CBOR:
@@ -55,7 +64,7 @@ def decode_paths(content_format: int, payload: bytes) -> list[Path]:
     Raises:
         CodecError: another format, or no list of paths.
     """
-    match content_format:
+    match PLAIN.get(content_format, content_format):
         case ContentFormat.SENML_JSON:
             return senml_json.decode_paths(payload)
         case ContentFormat.SENML_CBOR:
@@ -74,7 +83,7 @@ def encode_values(content_format: int, resources: Iterable[Resource], definition
     every = list(resources)
     for one in every:
         tree.check(one)
-    match content_format:
+    match PLAIN.get(content_format, content_format):
         case ContentFormat.SENML_JSON:
             return senml_json.encode(every, definitions)
         case ContentFormat.SENML_CBOR:
@@ -98,7 +107,7 @@ def decode_values(
     """
     asked = {path.ids: path for path in paths}
     found: dict[Path, Resource] = {}
-    for node in _at_root(content_format, payload, definitions, received_ms):
+    for node in _at_root(PLAIN.get(content_format, content_format), payload, definitions, received_ms):
         for value in values(node):
             _owner(value.path, asked)
             found[value.path] = value  # the newest time comes last
@@ -124,7 +133,7 @@ def decode_nodes(
     together: dict[Path, list[Resource]] = {}
     timestamp: int | None = None
     objects: set[int | None] = set()
-    for node in _at_root(content_format, payload, definitions, received_ms):
+    for node in _at_root(PLAIN.get(content_format, content_format), payload, definitions, received_ms):
         told = values(node)
         if not told:
             continue

@@ -33,6 +33,9 @@ class ContentFormat(IntEnum):
     CBOR = 60
     SENML_JSON = 110
     SENML_CBOR = 112
+    #: SenML of a request that names paths, or changes values (RFC 8790).
+    SENML_ETCH_JSON = 320
+    SENML_ETCH_CBOR = 322
     TLV_OLD = 1542
     JSON_OLD = 1543
     TLV = 11542

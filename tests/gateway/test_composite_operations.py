@@ -21,6 +21,7 @@ from schemas.avro.records import (
     ResponsePayload,
     WriteCompositeRequest,
 )
+from schemas.lwm2m import composite
 from schemas.lwm2m.nodes import Resource, ResourceType, Value
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import MAX_ID, Path
@@ -85,26 +86,33 @@ def test_the_alternate_path_is_the_root() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "version", "named", "spoken"),
+    ("asked", "version", "named", "paths_in", "spoken", "written_in"),
     [
-        (RequestFormat.TLV, "1.1", None, 112),
-        (RequestFormat.TLV, "1.1", {11542}, 112),
-        (RequestFormat.TLV, "1.1", {110, 11542}, 110),
-        (RequestFormat.TLV, "1.2", {110, 11544}, 11544),
-        (RequestFormat.TLV, "1.2", {110, 112, 11544}, 112),
-        (RequestFormat.SENML_JSON, "1.1", {112}, 110),
-        (RequestFormat.SENML_CBOR, "1.2", None, 112),
-        (RequestFormat.LWM2M_CBOR, "1.2", None, 11544),
-        (RequestFormat.LWM2M_CBOR, "1.1", {11544}, 11544),
+        (RequestFormat.TLV, "1.1", None, 112, 112, 112),
+        (RequestFormat.TLV, "1.1", {11542}, 112, 112, 112),
+        (RequestFormat.TLV, "1.1", {110, 11542}, 110, 110, 110),
+        (RequestFormat.TLV, "1.2", {110, 11544}, 110, 11544, 11544),
+        (RequestFormat.TLV, "1.2", {110, 112, 11544}, 112, 112, 112),
+        (RequestFormat.TLV, "1.2", {110, 112, 320, 322}, 322, 112, 322),
+        (RequestFormat.SENML_JSON, "1.1", {112}, 110, 110, 110),
+        (RequestFormat.SENML_JSON, "1.2", {110, 320}, 320, 110, 320),
+        (RequestFormat.SENML_CBOR, "1.2", None, 112, 112, 112),
+        # Clients that have LwM2M CBOR read no paths in it.
+        (RequestFormat.LWM2M_CBOR, "1.2", None, 112, 11544, 11544),
+        (RequestFormat.LWM2M_CBOR, "1.2", {112, 322, 11544}, 322, 11544, 11544),
+        (RequestFormat.LWM2M_CBOR, "1.1", {11544}, 11544, 11544, 11544),
     ],
 )
 def test_format_is_what_was_asked_for_or_the_best_that_the_device_names(
-    asked: RequestFormat, version: str, named: set[int] | None, spoken: int
+    asked: RequestFormat, version: str, named: set[int] | None, paths_in: int, spoken: int, written_in: int
 ) -> None:
     device = DeviceView(ep="lamp", version=version, content_formats=None if named is None else frozenset(named))
     sent = build(request(RequestKind.READ_COMPOSITE, "/3", content_format=asked), device, DEFINITIONS)
-    assert (sent.accept, sent.content_format) == (spoken, spoken)
-    assert build(write(ZONE, content_format=asked), device, DEFINITIONS).content_format == spoken
+    assert (sent.accept, sent.content_format) == (spoken, paths_in)
+    assert composite.decode_paths(paths_in, sent.payload) == [Path(3)]
+    written = build(write(ZONE, content_format=asked), device, DEFINITIONS)
+    assert written.content_format == written_in
+    assert composite.decode_values(written_in, written.payload, [Path()], DEFINITIONS) == [ZONE]
 
 
 def test_lwm2m_cbor_has_a_null_at_each_path_and_maps_of_values() -> None:
@@ -147,7 +155,7 @@ OLD = DeviceView(ep="lamp", version="1.0", content_formats=frozenset({110, 11542
         ),
         (
             request(RequestKind.READ_COMPOSITE, "/", content_format=RequestFormat.LWM2M_CBOR),
-            DeviceView(ep="lamp", version="1.2"),
+            DeviceView(ep="lamp", version="1.2", content_formats=frozenset({11544})),
             "cannot name the root",
         ),
         (

@@ -53,6 +53,7 @@ def serve(
     return running
 
 
+@pytest.mark.ets("LightweightM2M-1.1-int-0")
 def test_device_is_bootstrapped_registers_with_its_new_key_and_comes_again_when_told(
     keyed_gateway: GatewayProcess, leshan_class_path: list[str], tmp_path: Path
 ) -> None:
