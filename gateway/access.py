@@ -143,8 +143,16 @@ class Access:
         Raises:
             CredentialStoreError: the store cannot be read.
         """
+        return bool(self.covering(ep))
+
+    def covering(self, ep: str) -> frozenset[str]:
+        """The endpoint names, or patterns of them, of the credentials with which one may register as ``ep``.
+
+        Raises:
+            CredentialStoreError: the store cannot be read.
+        """
         kinds = (Psk, X509) if self._has_certificates else (Psk,)
-        return any(isinstance(one, kinds) for one in self._ask(lambda store: store.of_endpoint(ep)))
+        return frozenset(one.endpoint for one in self._ask(lambda store: store.of_endpoint(ep)) if isinstance(one, kinds))
 
     def _ask(self, question: Callable[[CredentialStore], _T]) -> _T:
         try:

@@ -30,8 +30,13 @@ def unwelcome(devices: Iterable[Device], access: Access, changed: Changed) -> li
         return [
             device
             for device in devices
-            if _is_without_its_key(device, access, changed)
-            or _is_in_the_clear_with_a_key(device, access, changed, exact, patterns)
+            if (
+                # It goes with its gateway, and before that when its name gets credentials.
+                not _may_stand_behind(device.behind, device.ep, access)
+                if device.behind is not None
+                else _is_without_its_key(device, access, changed)
+                or _is_in_the_clear_with_a_key(device, access, changed, exact, patterns)
+            )
         ]
     except CredentialStoreError:
         return []
@@ -53,6 +58,12 @@ def _is_in_the_clear_with_a_key(
     if changed.everything:
         return access.is_secured(device.ep)
     return device.ep in exact or any(fnmatchcase(device.ep, one) for one in patterns)
+
+
+def _may_stand_behind(gateway: str, ep: str, access: Access) -> bool:
+    """True if the endpoint ``gateway`` may tell of ``ep`` as behind it: no credential is for that name, but for those
+    whose pattern is for the gateway's own name as well."""
+    return all(is_pattern(one) and fnmatchcase(gateway, one) for one in access.covering(ep))
 
 
 class Admission:
@@ -86,6 +97,16 @@ class Admission:
         if not self._access.may_register(peer.identity, ep):
             raise Refused(Code.FORBIDDEN, f"the {what} of this session is not for this endpoint")
         return ep
+
+    def behind(self, gateway: str, ep: str) -> None:
+        """See that the endpoint ``gateway`` may tell of ``ep`` as a device behind it.
+
+        Raises:
+            Refused: there are credentials for that name, so it registers itself.
+            CredentialStoreError: the credentials cannot be read.
+        """
+        if self._access is not None and not _may_stand_behind(gateway, ep, self._access):
+            raise Refused(Code.FORBIDDEN, "this endpoint has credentials: it registers itself, over DTLS (coaps)")
 
     def may_change(self, peer: Address, ep: str, owner: Address) -> None:
         """See that ``peer`` may change the registration of ``ep``, which was made by ``owner``.

@@ -29,14 +29,21 @@ class CommandLink:
         device = self._registry.device(ep)
         return None if device is None else device.view()
 
+    def front(self, ep: str) -> str:
+        device = self._registry.device(ep)
+        return ep if device is None else device.peer.ep
+
     def queue_mode(self, ep: str) -> bool:
         device = self._registry.device(ep)
-        return device is not None and device.queue
+        return device is not None and device.peer.queue
 
     def awake(self, ep: str) -> bool:
         # OMA LwM2M Core 1.1, section 6.5: a device in queue mode should listen for MAX_TRANSMIT_WAIT after it spoke.
         device = self._registry.device(ep)
-        return device is not None and (not device.queue or self._clock() - device.heard < MAX_TRANSMIT_WAIT)
+        if device is None:
+            return False
+        peer = device.peer
+        return not peer.queue or self._clock() - peer.heard < MAX_TRANSMIT_WAIT
 
     def _device(self, ep: str) -> Device:
         device = self._registry.device(ep)

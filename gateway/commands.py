@@ -112,9 +112,9 @@ class Commands:
         """The device registered, perhaps again: its queue goes on."""
         self.loop.lanes.device_awake(ep)
 
-    def device_gone(self, ep: str) -> None:
-        """The device de-registered or expired: what waits for it is answered so."""
-        self.loop.lanes.device_gone(ep)
+    def device_gone(self, ep: str, behind: str | None = None) -> None:
+        """The device, perhaps ``behind`` a gateway, is not registered any more: what waits for it is answered so."""
+        self.loop.lanes.device_gone(ep, behind)
 
     def _passed(self, positions: Positions) -> None:
         if self._intake is not None:

@@ -51,11 +51,13 @@ def stored(device: Device) -> StoredRegistration:
         queue=device.queue,
         reg_date_ms=device.reg_date,
         last_up_ms=device.last_up,
+        behind=device.behind,
+        prefix=device.prefix or None,
     )
 
 
 def restored(row: StoredRegistration, uplink: Uplink) -> Device:
-    """A device from the state file."""
+    """A device from the state file; one behind a gateway does not know it yet."""
     at = udp_address(row.address, row.port)
     return Device(
         ep=row.ep,
@@ -72,7 +74,14 @@ def restored(row: StoredRegistration, uplink: Uplink) -> Device:
         reg_date=row.reg_date_ms,
         last_up=row.last_up_ms,
         place=kafka_place(row.ep, uplink),
+        behind=row.behind,
+        prefix=row.prefix or "",
     )
+
+
+def behind_attributes(gateway: str, prefix: str) -> dict[str, str]:
+    """What the record of a device behind a gateway says of that, among its attributes."""
+    return {"gateway": gateway, "prefix": prefix}
 
 
 def identity_of(address: Address) -> str | None:

@@ -74,6 +74,8 @@ class DeviceView:
     content_formats: frozenset[int] | None = None
     #: The ``ver`` of object links, by object id.
     object_versions: Mapping[int, str] = field(default_factory=dict)
+    #: What stands in front of its names in a payload, where it is behind a gateway (`schemas.lwm2m.prefixes`).
+    prefix: str = ""
 
     @property
     def is_1_0(self) -> bool:
@@ -214,12 +216,17 @@ def choose_composite_format(asked: RequestFormat, device: DeviceView) -> Content
     none of them.
 
     Raises:
-        RefusedRequest: a device of LwM2M 1.0, a format that has no composite operations, or LwM2M CBOR for a device of
-            1.1 that does not announce it.
+        RefusedRequest: a device of LwM2M 1.0 or behind a gateway, a format that has no composite operations, or LwM2M
+            CBOR for a device of 1.1 that does not announce it.
     """
     if device.is_1_0:
         raise RefusedRequest(
             f"{device.ep} speaks LwM2M 1.0, which has no composite operations; ask for each path by itself"
+        )
+    if device.prefix:
+        raise RefusedRequest(
+            f"{device.ep} is behind a gateway, and composite operations are for the gateway alone; ask for each path by "
+            "itself"
         )
     if asked is not RequestFormat.TLV:
         chosen = choose_format(asked, device)

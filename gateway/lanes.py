@@ -9,7 +9,7 @@ state file has it (`Lanes.park`), and is read back when its turn has come.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -76,6 +76,9 @@ class DeviceLink(Protocol):
     def view(self, ep: str) -> DeviceView | None:
         """The registration as operations need it; None: not registered."""
 
+    def front(self, ep: str) -> str:
+        """Whose turn a request to ``ep`` waits for: the gateway's that it is behind, or its own."""
+
     def queue_mode(self, ep: str) -> bool:
         """True if the device sleeps (binding with Q)."""
 
@@ -130,10 +133,12 @@ RequestOf = Callable[[int], Awaitable[bytes | None]]
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """What waits for one device, and who is at it."""
+    """What waits for one device and those behind it, and who is at it."""
 
     ep: str
     waiting: deque[Command | CoroutineFactory] = field(default_factory=deque)
+    #: How many of the commands are for which endpoint.
+    commands: Counter[str] = field(default_factory=Counter)
     #: Bytes of the commands that wait.
     size: int = 0
     busy: bool = False
@@ -201,7 +206,8 @@ class Lanes:
             except SerdeError as exc:
                 self._finish(command, Refused(words=f"the request cannot be read: {exc}"), None)
                 return
-        lane = self._lanes.get(command.ep)
+        front = self._link.front(command.ep)
+        lane = self._lanes.get(front)
         if self._now_ms() >= command.deadline_ms:
             self._finish(command, Expired(), None)
         elif self._link.view(command.ep) is None:
@@ -210,15 +216,15 @@ class Lanes:
             self._finish(
                 command, Overloaded(words=f"{self.waiting:,} commands wait at this gateway; try again later"), None
             )
-        elif lane is not None and len(lane.waiting) >= limits.per_device:
-            words = f"{len(lane.waiting):,} commands wait for {command.ep} already; try again when it was awake"
+        elif lane is not None and lane.commands[command.ep] >= limits.per_device:
+            words = f"{lane.commands[command.ep]:,} commands wait for {command.ep} already; try again when it was awake"
             self._finish(command, Overloaded(words=words), None)
         elif self._too_large(lane, command.size):
             words = f"commands of {self.size:,} bytes wait at this gateway; try again later"
             self._finish(command, Overloaded(words=words), None)
         else:
             if lane is None:
-                lane = self._lanes[command.ep] = _Lane(ep=command.ep)
+                lane = self._lanes[front] = _Lane(ep=front)
             at_once = not lane.busy and not lane.waiting
             lane.waiting.append(command)
             self._count(lane, command, 1)
@@ -238,6 +244,9 @@ class Lanes:
         self.waiting += change
         self.size += change * command.size
         lane.size += change * command.size
+        lane.commands[command.ep] += change
+        if not lane.commands[command.ep]:
+            del lane.commands[command.ep]
         if change > 0 and command.on_disk:
             command.raw = b""
         self.in_memory += change * len(command.raw)
@@ -252,7 +261,7 @@ class Lanes:
         """Where an unanswered command stands, and why."""
         if not command.waits:
             return CommandPhase.SENT, ""
-        lane = self._lanes.get(command.ep)
+        lane = self._lanes.get(self._link.front(command.ep))
         sleeps = lane is not None and self._asleep(lane)
         return CommandPhase.QUEUED, command.words or ("the device sleeps" if sleeps else "")
 
@@ -261,6 +270,7 @@ class Lanes:
 
         Its errors are logged. It also has its turn when the device sleeps, unless commands wait before it.
         """
+        ep = self._link.front(ep)
         lane = self._lanes.get(ep)
         if lane is None:
             lane = self._lanes[ep] = _Lane(ep=ep)
@@ -279,8 +289,11 @@ class Lanes:
             if not lane.busy:
                 self._kick(lane)
 
-    def device_gone(self, ep: str) -> None:
-        """The device de-registered, or its registration expired: what waits for it is answered so."""
+    def device_gone(self, ep: str, behind: str | None = None) -> None:
+        """The device, perhaps ``behind`` a gateway, has no registration any more: what waits for it is answered so."""
+        if behind is not None:
+            self._behind_gone(ep, behind)
+            return
         lane = self._lanes.get(ep)
         if lane is None:
             return
@@ -303,6 +316,18 @@ class Lanes:
             lane.timer.cancel()
         if self._lanes.get(lane.ep) is lane:
             del self._lanes[lane.ep]
+
+    def _behind_gone(self, ep: str, front: str) -> None:
+        lane = self._lanes.get(front)
+        if lane is None or not lane.commands[ep]:
+            return
+        gone = [entry for entry in lane.waiting if isinstance(entry, Command) and entry.ep == ep]
+        lane.waiting = deque(entry for entry in lane.waiting if not isinstance(entry, Command) or entry.ep != ep)
+        for command in gone:
+            self._count(lane, command, -1)
+        if not lane.waiting and not lane.busy:
+            self._drop(lane)
+        self._finish_all(gone, NotRegistered())
 
     def _kick(self, lane: _Lane) -> None:
         if lane.busy or self._stopping or not lane.waiting:

@@ -100,6 +100,13 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     metrics.gauges(
         "devices_by_version", "Registered devices, by LwM2M version.", "version", lambda: parts.registry.by_version
     )
+    metrics.gauge("devices_behind", "Of the registered devices, those behind a gateway.", lambda: len(parts.behind))
+    metrics.counters(
+        "devices_behind_refused",
+        "Devices that a gateway told of and that were not registered.",
+        "reason",
+        lambda: parts.behind.refused,
+    )
     metrics.gauge("observations", "Established observations.", lambda: len(parts.table))
     metrics.gauge("uplink_under_way", "Delivery reports of the edge Kafka that are awaited.", lambda: uplink.under_way)
     metrics.gauge("accepting", "1 while what comes can be made durable.", lambda: int(uplink.accepting))

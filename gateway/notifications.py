@@ -34,11 +34,12 @@ from schemas.avro.records import (
     ResponseCode,
     ResponsePayload,
 )
-from schemas.lwm2m import composite
+from schemas.lwm2m import composite, prefixes
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat, decode_series
 from schemas.lwm2m.nodes import Node
 from schemas.lwm2m.objects import Definitions
+from schemas.lwm2m.path import Path
 
 _log = structlog.get_logger("headwater.notifications")
 
@@ -62,6 +63,7 @@ class Notifications:
         link: AiocoapLink,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         ended: Callable[[Observation], None],
+        taken: Callable[[Device, Path], None],
     ) -> None:
         self._server_id = server_id
         self._table = table
@@ -72,6 +74,8 @@ class Notifications:
         self._link = link
         self._spawn = spawn
         self._ended = ended
+        #: Told of whom and of what notifications are, once they are on their way into Kafka.
+        self._taken = taken
         #: Whose blocks are being fetched: token and message id. Retransmissions meanwhile are the same notification.
         self._fetches: set[tuple[bytes, bytes]] = set()
         #: The same of dead letters that are not durable yet.
@@ -129,6 +133,8 @@ class Notifications:
         taken = self._batch.hold(
             device, observation, values, mid=mid, observe=observe, address=address if confirmable else None
         )
+        if taken:
+            self._taken(device, observation.path)
         # RFC 7641 section 4.2: an error, or a success without Observe, is the last word of an observation.
         if taken and (observe is None or not _is_success(message.code)):
             _log.info("the device ended an observation", ep=device.ep, path=observation.target, code=name(message.code))
@@ -175,6 +181,8 @@ class Notifications:
         if not observation.paths:
             if content_format is None:
                 content_format = ContentFormat.TEXT
+            if prefix := observation.device.prefix:
+                payload = prefixes.own(content_format, payload, prefix)
             return decode_series(content_format, payload, observation.path, definitions, received_ms=now_ms)
         if content_format is None:
             content_format = observation.content_format

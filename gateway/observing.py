@@ -20,6 +20,7 @@ from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Message, Option, Type
 from gateway.coap.peers import Address
 from gateway.device_link import DeviceLink, to_response
+from gateway.end_devices import GATEWAY, is_gateway
 from gateway.exchange import CONTENT_FORMATS, CoapRequest, CoapResponse, RefusedRequest
 from gateway.observations import Observation, ObservationTable, parse_target, single_type, target_of
 from gateway.operations import build
@@ -118,6 +119,13 @@ class Observing:
                 self._retype(device, observation)
         self.complete(device)
 
+    def forgotten(self, device: Device) -> None:
+        """The device has forgotten its observations, or has them elsewhere: all are to be asked for again."""
+        for observation in device.wanted.values():
+            self._table.suspend(observation)
+        device.observations.clear()
+        self.complete(device)
+
     def objects_changed(self, device: Device) -> None:
         """An update announced other objects."""
         for path, observation in list(device.wanted.items()):
@@ -158,6 +166,9 @@ class Observing:
 
     def _want_declared(self, device: Device, kept: Mapping[str, Observation]) -> None:
         paths = self._declared.paths(device.ep, device.announcement.paths)
+        if is_gateway(device):
+            # Who comes and goes behind it (`gateway.behind`).
+            paths = list(dict.fromkeys([GATEWAY, *paths]))
         if len(paths) > MOST_DECLARED:
             _log.warning(
                 "too much is declared on one device", ep=device.ep, observed=MOST_DECLARED, declared=len(paths)

@@ -47,7 +47,7 @@ from schemas.avro.records import (
     WriteMode,
     WriteRequest,
 )
-from schemas.lwm2m import composite, formats
+from schemas.lwm2m import composite, formats, prefixes
 from schemas.lwm2m.attributes import ObserveSpecError, check_target, check_version, format_spec, parse_spec
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
@@ -361,9 +361,10 @@ def _encoded(asked: _Asked, node: Node) -> tuple[ContentFormat, bytes]:
 
 def _payload(asked: _Asked, content_format: ContentFormat, node: Node) -> bytes:
     try:
-        return formats.encode(content_format, node, asked.definitions)
+        payload = formats.encode(content_format, node, asked.definitions)
     except CodecError as exc:
         raise RefusedRequest(str(exc)) from exc
+    return prefixes.join(content_format, payload, asked.device.prefix) if asked.device.prefix else payload
 
 
 def _fit(node: Node, target: Path, mode: WriteMode) -> Node:

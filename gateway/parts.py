@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.admission import Admission
 from gateway.answering import encoded
+from gateway.behind import Behind
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
@@ -82,6 +83,7 @@ class Parts:
             registry=self.registry,
             definitions=definitions,
             heard=self._heard,
+            behind=lambda device: self.behind.by_prefix(device),
             wall_ms=wall_ms,
         )
         aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
@@ -122,6 +124,18 @@ class Parts:
             awake=command_link.awake,
             wall_ms=wall_ms,
         )
+        self.behind = Behind(
+            server_id=gateway,
+            registry=self.registry,
+            registrations=self.registrations,
+            admission=admission,
+            observing=self.observing,
+            link=device_link,
+            definitions=definitions,
+            in_order=self.commands.submit_internal,
+            awake=command_link.awake,
+            wall_ms=wall_ms,
+        )
         self.notifications = Notifications(
             server_id=gateway,
             table=self.table,
@@ -132,6 +146,7 @@ class Parts:
             link=aiocoap_link,
             spawn=spawn,
             ended=self.observing.ended,
+            taken=self.behind.notified,
         )
         # The endpoint's handler; the first is called for every 2.05 that comes.
         self.notify = self.short_path.notify
@@ -155,6 +170,7 @@ class Parts:
                 self._heard(device)
 
     def _heard(self, device: Device) -> None:
+        device = device.peer
         device.heard = time.monotonic()
         self.commands.device_awake(device.ep)
 
@@ -165,11 +181,12 @@ class Parts:
 
     def registered(self, device: Device, old: Device | None) -> None:
         device.heard = time.monotonic()
-        if old is not None and old.address != device.address:
+        if old is not None and old.behind is None and old.address != device.address:
             self.endpoint.abandon(old.address)
         self.commands.device_registered(device.ep)
         self.observing.registered(device, old)
         self.first_reads.registered(device, old)
+        self.behind.registered(device, old)
 
     def moving(self, device: Device) -> None:
         self.endpoint.abandon(device.address)
@@ -181,11 +198,21 @@ class Parts:
         else:
             self.observing.complete(device)
         self.first_reads.complete(device)
+        self.behind.updated(device, objects_changed=objects_changed)
+
+    def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
+        if elsewhere:
+            self.observing.forgotten(device)
+        if objects_changed:
+            self.observing.objects_changed(device)
+        self.first_reads.complete(device)
+        self.behind.followed(device)
 
     def gone(self, device: Device) -> None:
         self.observing.gone(device)
         self.first_reads.gone(device)
-        self.commands.device_gone(device.ep)
+        self.commands.device_gone(device.ep, device.behind)
+        self.behind.gone(device)
 
     # Start
 
@@ -198,6 +225,7 @@ class Parts:
             grace = min(device.lifetime, int(EXCHANGE_LIFETIME)) * 1000
             device.last_up = max(device.last_up, now + grace - device.lifetime * 1000)
             self.registry.add(device)
+        self.behind.restored()
         for observation in stored.observations:
             owner = self.registry.device(observation.ep)
             if owner is None:

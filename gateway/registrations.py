@@ -6,6 +6,7 @@ then it holds in memory, then the device gets its answer. What a crash interrupt
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -17,7 +18,7 @@ from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.incoming import BUSY_MAX_AGE
 from gateway.coap.message import Code, Message, Option, Options, name
 from gateway.coap.peers import Address, SecurePeer, host_port
-from gateway.device_forms import identity_of, kafka_place, registered, stored
+from gateway.device_forms import behind_attributes, identity_of, kafka_place, registered, stored
 from gateway.registration import (
     DEFAULT_LIFETIME,
     Announcement,
@@ -76,6 +77,9 @@ class Listener(Protocol):
         """The device is about to be at another address."""
 
     def updated(self, device: Device, *, objects_changed: bool) -> None: ...
+
+    def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
+        """A device behind a gateway has changed by that one's word; ``elsewhere``: its prefix is another."""
 
     def gone(self, device: Device) -> None: ...
 
@@ -193,6 +197,12 @@ class Registrations:
             self._refuse_for_room(incoming)
             return
         device = self._new_device(ep, given, said, incoming.address)
+        answer: Options = [(Option.LOCATION_PATH, b"rd"), (Option.LOCATION_PATH, device.reg_id.encode())]
+        self._take_in(incoming, device, lambda: incoming.reply(Code.CREATED, answer))
+
+    def _take_in(self, incoming: Incoming | None, device: Device, answer: Callable[[], None]) -> None:
+        """Make a registration durable, and let it hold; ``answer`` follows. Raises StateError."""
+        said = device.announcement
         self._state.put_registration(stored(device))
         self._coming[device.ep] = device.reg_id
         # It takes memory from now on, not only when it holds.
@@ -204,12 +214,10 @@ class Registrations:
                 del self._coming[device.ep]
 
         def hold() -> None:
-            self.registered += 1
+            self.registered += incoming is not None
             old = self._registry.add(device)
             self._listener.registered(device, old)
-            incoming.reply(
-                Code.CREATED, [(Option.LOCATION_PATH, b"rd"), (Option.LOCATION_PATH, device.reg_id.encode())]
-            )
+            answer()
 
         self._make_durable(
             incoming,
@@ -244,7 +252,7 @@ class Registrations:
 
     def _update(self, incoming: Incoming, reg_id: str, payload: bytes) -> None:
         device = self._registry.registration(reg_id)
-        if device is None or device.ep in self._coming:
+        if device is None or device.behind is not None or device.ep in self._coming:
             raise Refused(Code.NOT_FOUND, "no such registration")
         self._admission.may_change(incoming.address, device.ep, device.address)
         before = self._recorded(incoming)
@@ -363,7 +371,7 @@ class Registrations:
 
     def _deregister(self, incoming: Incoming, reg_id: str) -> None:
         device = self._registry.registration(reg_id)
-        if device is None:
+        if device is None or device.behind is not None:
             before = self._recorded(incoming)
             if before is not None and before[0] is RegistrationKind.DELETE:
                 incoming.reply(Code.DELETED)
@@ -429,6 +437,96 @@ class Registrations:
             return
         self._changing.add(device.reg_id)
         self._make_durable(None, device, serde.encode(delete), hold, lambda: self._changing.discard(device.reg_id))
+
+    # Devices behind a gateway, which register by its word (`gateway.behind`)
+
+    def stand_behind(self, gateway: Device, ep: str, prefix: str, said: Announcement) -> bool:
+        """Register the device ``ep`` behind ``gateway``; False if it cannot be now, and is to be tried again.
+
+        Raises:
+            StateError: the state takes nothing.
+        """
+        if ep in self._coming or not self._uplink.accepting:
+            return False
+        attributes = behind_attributes(gateway.ep, prefix)
+        if not self._registry.has_room(ep, said, attributes):
+            self.refused += 1
+            return False
+        now = self._wall_ms()
+        device = Device(
+            ep=ep,
+            reg_id=self._new_id(),
+            address=gateway.address,
+            lifetime=gateway.lifetime,
+            version=gateway.version,
+            binding=gateway.binding,
+            queue=gateway.queue,
+            sms=None,
+            announcement=said,
+            attributes=attributes,
+            reg_date=now,
+            last_up=now,
+            place=kafka_place(ep, self._uplink),
+            behind=gateway.ep,
+            prefix=prefix,
+        )
+        device.gateway = gateway
+        self._take_in(None, device, lambda: None)
+        return True
+
+    def follow(self, device: Device, gateway: Device, prefix: str, said: Announcement) -> bool:
+        """Let a device behind ``gateway`` be at its address, with its lifetime and binding, ``prefix`` and links.
+
+        False if it cannot be now, and is to be tried again.
+
+        Raises:
+            StateError: the state takes nothing.
+        """
+        if device.ep in self._coming or device.reg_id in self._changing or not self._uplink.accepting:
+            return False
+        if not self._registry.has_room(device.ep, said, device.attributes):
+            self.refused += 1
+            return False
+        now, at, lifetime, binding = self._wall_ms(), gateway.at, gateway.lifetime, gateway.binding
+        attributes = behind_attributes(gateway.ep, prefix)
+        links_changed = said.text != device.announcement.text
+        update = RegistrationUpdate(
+            ep=device.ep,
+            server_id=self._server_id,
+            reg_id=device.reg_id,
+            address=at[0],
+            port=at[1],
+            last_up=now,
+            lt=None if lifetime == device.lifetime else lifetime,
+            bnd=None if binding is device.binding else binding,
+            links=said.links if links_changed else None,
+            attributes=None if prefix == device.prefix else attributes,
+        )
+        row = replace(stored(device), address=at[0], port=at[1], identity=identity_of(gateway.address))
+        row = replace(
+            row, last_up_ms=now, lifetime=lifetime, binding=binding.value, queue=is_queued(binding), prefix=prefix
+        )
+        row = replace(row, links_text=said.text.encode(), root=said.root, attributes=json.dumps(attributes))
+        self._state.put_registration(row)
+        self._changing.add(device.reg_id)
+        self._registry.hold(said)
+
+        def settled() -> None:
+            self._changing.discard(device.reg_id)
+            self._registry.release(said)
+
+        def hold() -> None:
+            if self._registry.registration(device.reg_id) is device:
+                device.last_up, device.at, device.lifetime, device.binding = now, at, lifetime, binding
+                self._registry.describe(device, attributes)
+                changed = _objects(said) != _objects(device.announcement)
+                self._registry.announce(device, said)
+                elsewhere, device.prefix = device.prefix != prefix, prefix
+                self._listener.followed(device, elsewhere=elsewhere, objects_changed=changed)
+
+        value = serde.encode(Registration(kind=RegistrationKind.UPDATE, body=update))
+        self._make_durable(None, device, value, hold, settled)
+        return True
 
     # Durability
 

@@ -109,8 +109,10 @@ class Device:
         "announcement",
         "at",
         "attributes",
+        "behind",
         "binding",
         "ep",
+        "gateway",
         "heard",
         "key",
         "last_up",
@@ -118,6 +120,7 @@ class Device:
         "observations",
         "partition",
         "place",
+        "prefix",
         "queue",
         "reg_date",
         "reg_id",
@@ -144,6 +147,8 @@ class Device:
         reg_date: int,
         last_up: int,
         place: KafkaPlace,
+        behind: str | None = None,
+        prefix: str = "",
     ) -> None:
         self.ep = ep
         self.reg_id = reg_id
@@ -160,6 +165,12 @@ class Device:
         self.reg_date = reg_date
         self.last_up = last_up
         self.place = place
+        #: Of a device behind a gateway (`gateway.behind`): the gateway's endpoint name, and the prefix of its paths
+        #: there. Its address, queue mode and order of requests are the gateway's.
+        self.behind = behind
+        self.prefix = prefix
+        #: That gateway as it is registered now; None of one that is gone, until this device is as well.
+        self.gateway: Device | None = None
         #: Key and partition of the observations topic, at hand for the short path.
         self.key = place.key
         self.partition = place.observations
@@ -177,20 +188,36 @@ class Device:
 
     def uri_path(self, path: Path) -> tuple[str, ...]:
         """The Uri-Path segments of ``path`` on this device, its alternate root in front."""
-        return (*filter(None, self.announcement.root.split("/")), *map(str, path.ids))
+        return (*filter(None, self.root.split("/")), *map(str, path.ids))
+
+    @property
+    def peer(self) -> Device:
+        """Who speaks for it: the gateway that it is behind, or itself."""
+        return self.gateway or self
+
+    @property
+    def root(self) -> str:
+        """What its paths stand below: its alternate root; behind a gateway that one's, and the prefix."""
+        mine = self.announcement.root
+        if self.behind is None:
+            return mine
+        return f"{self.peer.announcement.root.rstrip('/')}/{self.prefix}{mine.rstrip('/')}"
 
     def view(self) -> DeviceView:
         """What an operation needs to know of the device."""
-        said = self.announcement
-        if self._view is not None and self._view_of is said:
+        said, root = self.announcement, self.root
+        if self._view is not None and self._view_of is said and self._view.root == root:
             return self._view
+        peer = self.peer
+        formats = said.content_formats
         self._view_of = said
         self._view = DeviceView(
             ep=self.ep,
-            version=self.version,
-            root=said.root,
-            content_formats=said.content_formats,
+            version=peer.version,
+            root=root,
+            content_formats=peer.announcement.content_formats if formats is None else formats,
             object_versions=said.object_versions,
+            prefix=self.prefix,
         )
         return self._view
 
@@ -279,12 +306,19 @@ class Registry:
             self.release(old)
         device.announcement = said
 
+    def describe(self, device: Device, attributes: Mapping[str, str]) -> None:
+        """The device has other attributes now."""
+        if self._by_ep.get(device.ep) is device:
+            self._announced += attributes_cost(attributes) - attributes_cost(device.attributes)
+        device.attributes = attributes
+
     def add(self, device: Device) -> Device | None:
         """Register; returns the registration of the same endpoint that this one replaces."""
         old = self.remove(device.ep)
         self._by_ep[device.ep] = device
         self._by_reg_id[device.reg_id] = device
-        self._by_address[device.address] = device
+        if device.behind is None:
+            self._by_address[device.address] = device
         self.by_version[device.version] += 1
         device.announcement = self.hold(device.announcement)
         self._announced += attributes_cost(device.attributes)
@@ -312,8 +346,11 @@ class Registry:
         self._by_address[address] = device
 
     def sooner(self, device: Device) -> None:
-        """The device's lifetime was set: look at it earlier, if that is earlier than we would."""
-        if device.expires_at < self._looks.get(device.ep, device.expires_at + 1):
+        """The device's lifetime was set: look at it earlier, if that is earlier than we would.
+
+        One behind a gateway lives as long as `gateway.behind` says.
+        """
+        if device.behind is None and device.expires_at < self._looks.get(device.ep, device.expires_at + 1):
             self._look(device)
 
     def _look(self, device: Device) -> None:

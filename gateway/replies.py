@@ -41,7 +41,7 @@ from schemas.avro.records import (
     ResponsePayload,
     WriteCompositeRequest,
 )
-from schemas.lwm2m import composite, formats
+from schemas.lwm2m import composite, formats, prefixes
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.nodes import ResourceType
@@ -136,9 +136,10 @@ def _content(response: CoapResponse, context: _Context) -> ReadBody:
         content_format = _unstated_format(context)
     try:
         # One reply a request: of a history that a device gives, the newest value of each resource.
-        node = formats.decode(
-            content_format, response.payload, context.path, context.definitions, received_ms=context.now_ms
-        )
+        payload = response.payload
+        if context.device.prefix:
+            payload = prefixes.own(content_format, payload, context.device.prefix)
+        node = formats.decode(content_format, payload, context.path, context.definitions, received_ms=context.now_ms)
     except CodecError as exc:
         raise _Unusable(f"the device's answer cannot be read: {exc}") from exc
     return ReadBody(content=node)
@@ -172,7 +173,9 @@ def _links(response: CoapResponse, context: _Context) -> DiscoverBody:
     if response.content_format not in (None, ContentFormat.LINK):
         raise _Unusable(f"the device answered in content format {response.content_format}, not in link format (40)")
     try:
-        return DiscoverBody(object_links=response.payload.decode())
+        text = response.payload.decode()
+        prefix = context.device.prefix
+        return DiscoverBody(object_links=prefixes.strip_links(text, prefix) if prefix else text)
     except UnicodeDecodeError as exc:
         raise _Unusable("the device's links are no valid UTF-8") from exc
 

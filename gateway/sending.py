@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -23,6 +23,7 @@ from gateway.short_path import HEADER_MORE, MOST_BEGUN
 from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.avro import serde
 from schemas.avro.records import Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload
+from schemas.lwm2m import prefixes
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat, decode_series
 from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, values
@@ -44,8 +45,17 @@ _LIFETIME_MS: Final = int(EXCHANGE_LIFETIME * 1000)
 FORMATS: Final = frozenset({ContentFormat.SENML_JSON, ContentFormat.SENML_CBOR, ContentFormat.LWM2M_CBOR})
 
 
+class _Told(NamedTuple):
+    """What one Send has of one device."""
+
+    device: Device
+    records: list[bytes]
+
+
 class Sends:
-    """Serves ``/dp``. ``wall_ms`` is epoch milliseconds; ``heard`` is told each device that sent something."""
+    """Serves ``/dp``. ``wall_ms`` is epoch milliseconds; ``heard`` is told each device that sent something; ``behind``
+    has the devices behind a gateway by prefix, and None for a device that is no gateway.
+    """
 
     def __init__(
         self,
@@ -55,6 +65,7 @@ class Sends:
         registry: Registry,
         definitions: Definitions,
         heard: Callable[[Device], None],
+        behind: Callable[[Device], Mapping[str, Device] | None] = lambda device: None,
         wall_ms: Callable[[], int],
     ) -> None:
         self._server_id = server_id
@@ -63,6 +74,7 @@ class Sends:
         self._registry = registry
         self._definitions = definitions
         self._heard = heard
+        self._behind = behind
         self._wall_ms = wall_ms
         #: By record key and id, how many records are in Kafka already of a Send that was not answered; and until when
         #: (epoch ms) that is of use.
@@ -113,24 +125,36 @@ class Sends:
     def _take(self, incoming: Incoming, device: Device, payload: bytes, mid: bytes) -> None:
         now_ms = self._wall_ms()
         content_format = incoming.message.uint(Option.CONTENT_FORMAT) or 0
-        definitions = self._definitions.with_versions(device.announcement.object_versions)
-        try:
-            nodes = decode_series(content_format, payload, Path(), definitions, received_ms=now_ms)
-            records = [self._record(device, node, now_ms) for node in nodes]
-        except (CodecError, serde.SerdeError) as exc:
-            self._error(incoming, Code.BAD_REQUEST, str(exc), ep=device.ep)
-            return
-        if not records:
-            self._error(incoming, Code.BAD_REQUEST, "there is no value in it", ep=device.ep)
-            return
-        if max(map(len, records)) > MOST_RECORD_BYTES:
-            self._error(incoming, Code.REQUEST_ENTITY_TOO_LARGE, "that is too large for a record", ep=device.ep)
-            return
-        timed = all(value.timestamp is not None for node in nodes for value in values(node))
-        # What is relative to now is left out without a now.
-        absolute = timed and decode_series(content_format, payload, Path(), definitions) == nodes
+        # A gateway sends for those behind it too, in one payload.
+        behind = self._behind(device)
+        parts = {"": payload} if behind is None else prefixes.split(content_format, payload)
+        told: list[_Told] = []
+        absolute = True
+        for prefix, part in parts.items():
+            owner = (behind or {}).get(prefix) if prefix else device
+            if owner is None:
+                words = f"nobody with the prefix {prefix[:64]!r} is known behind this gateway"
+                self._error(incoming, Code.NOT_FOUND, words, ep=device.ep, reason="unknown prefix")
+                return
+            definitions = self._definitions.with_versions(owner.announcement.object_versions)
+            try:
+                nodes = decode_series(content_format, part, Path(), definitions, received_ms=now_ms)
+                records = [self._record(owner, node, now_ms) for node in nodes]
+            except (CodecError, serde.SerdeError) as exc:
+                self._error(incoming, Code.BAD_REQUEST, str(exc), ep=owner.ep)
+                return
+            if not records:
+                self._error(incoming, Code.BAD_REQUEST, "there is no value in it", ep=owner.ep)
+                return
+            if max(map(len, records)) > MOST_RECORD_BYTES:
+                self._error(incoming, Code.REQUEST_ENTITY_TOO_LARGE, "that is too large for a record", ep=owner.ep)
+                return
+            timed = all(value.timestamp is not None for node in nodes for value in values(node))
+            # What is relative to now is left out without a now.
+            absolute = absolute and timed and decode_series(content_format, part, Path(), definitions) == nodes
+            told.append(_Told(owner, records))
         identity = hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest() if absolute else mid
-        self._write(incoming, device, records, identity, now_ms)
+        self._write(incoming, told, identity, now_ms)
 
     def _record(self, device: Device, node: Node, now_ms: int) -> bytes:
         node = narrowest(node)
@@ -146,29 +170,55 @@ class Sends:
             )
         )
 
-    def _write(self, incoming: Incoming, device: Device, records: list[bytes], identity: bytes, now_ms: int) -> None:
-        key = (device.key, identity)
-        if now_ms <= self._recorded.get(key, 0):
+    def _write(self, incoming: Incoming, told: list[_Told], identity: bytes, now_ms: int) -> None:
+        if any((one.device.key, identity) in self._coming for one in told):
+            incoming.drop()  # what comes of the first is not known yet
+            return
+        left = [one for one in told if now_ms > self._recorded.get((one.device.key, identity), 0)]
+        if not left:
             self.repeated += 1
             incoming.reply(Code.CHANGED)
             return
-        if key in self._coming:
-            incoming.drop()  # what comes of the first is not known yet
-            return
+        there: list[tuple[bytes, bytes]] = []
+        under_way, failed = len(left), False
 
-        def done(durable: bool) -> None:
+        def settled(key: tuple[bytes, bytes], durable: bool) -> None:
+            nonlocal under_way, failed
             self._coming.discard(key)
-            if not durable:
+            under_way -= 1
+            if durable:
+                there.append(key)
+            else:
+                failed = True
+            if under_way:
+                return
+            # A message id is for the endpoint to know: a device that starts anew may soon have it again. But of a Send
+            # that comes again, what is there of some devices already is not written again.
+            if len(identity) == _DIGEST_BYTES or (identity and failed):
+                for one in there:
+                    self._put(one, now_ms + _LIFETIME_MS)
+            if failed:
                 incoming.drop()
                 return
-            if len(identity) == _DIGEST_BYTES:
-                # A message id is for the endpoint to know: a device that starts anew may soon have it again.
-                self._put(key, now_ms + _LIFETIME_MS)
             self.taken += 1
             incoming.reply(Code.CHANGED)
 
-        # 1. What is there already is not written again. 2. All but the last are vouched for by the last one's report.
-        # 3. The last says that the Send is whole. 4. When it is durable the device gets its answer.
+        # Of each device: 1. What is there already is not written again. 2. All but the last are vouched for by the last
+        # one's report. 3. The last says that the Send is whole. When all are durable the device gets its answer.
+        for at, one in enumerate(left):
+            key = (one.device.key, identity)
+            if not self._write_one(one, key, now_ms, lambda durable, key=key: settled(key, durable)):  # type: ignore[misc]  # a lambda with a default has no type
+                self._refuse("no Kafka")
+                for other in left[at:]:
+                    settled((other.device.key, identity), False)
+                return
+            if identity:
+                self._coming.add(key)
+
+    def _write_one(self, told: _Told, key: tuple[bytes, bytes], now_ms: int, done: Callable[[bool], None]) -> bool:
+        """Hand over what was told of one device; False if Kafka did not take all of it, and ``done`` is not called."""
+        device, records = told.device, told.records
+        identity = key[1]
         headers = [(HEADER_SEND, identity)]
         more = [*headers, (HEADER_MORE, b"1")]
         written, until = self._begun.pop(key, (0, 0))
@@ -182,11 +232,8 @@ class Sends:
                     if len(self._begun) >= MOST_BEGUN:
                         self._begun.clear()
                     self._begun[key] = (number - 1, now_ms + _LIFETIME_MS)
-                self._refuse("no Kafka")
-                incoming.drop()
-                return
-        if identity:
-            self._coming.add(key)
+                return False
+        return True
 
     def _put(self, key: tuple[bytes, bytes], until: int) -> None:
         self._recorded.pop(key, None)
@@ -194,8 +241,10 @@ class Sends:
         if len(self._recorded) > MOST_RECORDED:
             del self._recorded[next(iter(self._recorded))]
 
-    def _error(self, incoming: Incoming, code: Code, words: str, *, ep: str | None = None) -> None:
-        self._refuse(code.name.lower().replace("_", " "))
+    def _error(
+        self, incoming: Incoming, code: Code, words: str, *, ep: str | None = None, reason: str | None = None
+    ) -> None:
+        self._refuse(reason or code.name.lower().replace("_", " "))
         _log.info("a Send was refused", ep=ep, peer=incoming.address, code=code.name, reason=words)
         incoming.reply(code, payload=words.encode()[:256])
 

@@ -203,6 +203,7 @@ class Gateway:
                 # Records without a report of their own leave the producer's queue when it is polled.
                 uplink.poll()
                 parts.registrations.expire()
+                parts.behind.follow_up()
                 self._follow_credentials(parts)
         finally:
             watching.cancel()

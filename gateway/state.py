@@ -166,12 +166,13 @@ class State:
                r.attributes, r.queue, r.reg_date_ms, r.last_up_ms, r.identity)  # fmt: skip
         group = self._admit_rows(1, row)
         group.registrations[r.ep] = row
+        group.behind[r.ep] = None if r.behind is None else (r.ep, r.behind, r.prefix)
         group.touches.pop(r.ep, None)
 
     def delete_registration(self, ep: str) -> None:
         """Forget a registration; its observations are forgotten one by one with `delete_observation`."""
         group = self._admit_rows(1, (ep,))
-        group.registrations[ep] = None
+        group.registrations[ep] = group.behind[ep] = None
         group.touches.pop(ep, None)
 
     def touch_registration(self, ep: str, last_up_ms: int, address: str, port: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Final
 
 #: ``PRAGMA user_version`` of the files this code writes, and the mark (``application_id``) that they are ours: "HdWt".
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 APPLICATION_ID: Final = 0x48645774
 
 _COMMANDS: Final = """
@@ -29,8 +29,12 @@ CREATE TABLE positions (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, next_offset INTEGER NOT NULL, PRIMARY KEY (topic, partition)
 ) WITHOUT ROWID;
 """
+#: Registrations of devices behind a gateway: the gateway's endpoint name, and the prefix of their paths there.
+_BEHIND: Final = """
+CREATE TABLE behind (ep TEXT PRIMARY KEY, behind TEXT NOT NULL, prefix TEXT NOT NULL) WITHOUT ROWID;
+"""
 _SCHEMA: Final = f"""
-{_COMMANDS}CREATE TABLE registrations (
+{_COMMANDS}{_BEHIND}CREATE TABLE registrations (
     ep TEXT PRIMARY KEY, reg_id TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL, lifetime INTEGER NOT NULL,
     version TEXT NOT NULL, binding TEXT NOT NULL, sms TEXT, root TEXT NOT NULL, links_text BLOB NOT NULL,
     attributes TEXT NOT NULL, queue INTEGER NOT NULL, reg_date_ms INTEGER NOT NULL, last_up_ms INTEGER NOT NULL,
@@ -55,6 +59,7 @@ INSERT INTO answers (identity, occurrence, reply, answered_ms) SELECT identity, 
 DROP TABLE old;
 """,
     2: "ALTER TABLE registrations ADD COLUMN identity TEXT;",
+    3: _BEHIND,
 }
 
 

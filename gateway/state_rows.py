@@ -48,6 +48,9 @@ class StoredRegistration:
     queue: bool
     reg_date_ms: int
     last_up_ms: int
+    #: Of a device behind a gateway: the gateway's endpoint name, and the prefix of its paths there.
+    behind: str | None = None
+    prefix: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,8 @@ class Group:
     """
 
     registrations: dict[str, Row | None] = field(default_factory=dict)
+    #: Of those registrations, the ones behind a gateway.
+    behind: dict[str, Row | None] = field(default_factory=dict)
     touches: dict[str, Row] = field(default_factory=dict)
     observations: dict[bytes, Row | None] = field(default_factory=dict)
     commands: dict[int, Row | None] = field(default_factory=dict)
@@ -152,7 +157,7 @@ def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
     select = db.execute
     registrations = tuple(
         StoredRegistration(**{**row, "queue": bool(row["queue"])})
-        for row in map(dict, select("SELECT * FROM registrations ORDER BY ep"))
+        for row in map(dict, select("SELECT * FROM registrations LEFT JOIN behind USING (ep) ORDER BY ep"))
     )
     observations = tuple(
         StoredObservation(**{**row, "declared": bool(row["declared"])})
@@ -192,6 +197,7 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
     """
     db.execute("BEGIN IMMEDIATE")
     _write_keyed(db, "registrations", "ep", 15, group.registrations)
+    _write_keyed(db, "behind", "ep", 3, group.behind)
     if group.touches:
         db.executemany(
             "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()

@@ -87,6 +87,9 @@ class Link:
     def view(self, ep: str) -> DeviceView | None:
         return DeviceView(ep=ep, version="1.1") if ep in self.devices else None
 
+    def front(self, ep: str) -> str:
+        return ep
+
     def queue_mode(self, ep: str) -> bool:
         return self.devices[ep].queue
 

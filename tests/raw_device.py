@@ -143,7 +143,16 @@ class RawDevice:
     def tell(self, path: str, number: int, value: float) -> bool:
         """A notification, sent again each second until it is acknowledged (True) or reset (False)."""
         mid = self.next_mid()
-        datagram = self._notification(path, number, value, mid)
+        return self._until_taken(self._notification(path, number, value, mid), mid, path)
+
+    def notify_with(self, path: str, number: int, payload: bytes, content_format: int) -> bool:
+        """As `tell`, with any payload."""
+        message = Message(code=Code.CONTENT, payload=payload, content_format=content_format)
+        message.opt.observe = number
+        message.mtype, message.mid, message.token = CON, self.next_mid(), self.observed[path]
+        return self._until_taken(message.encode(), message.mid, path)
+
+    def _until_taken(self, datagram: bytes, mid: int, path: str) -> bool:
         for _ in range(30):
             self.send(datagram)
             with self._changed:

@@ -169,7 +169,7 @@ def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
         return Text("no device has registered yet")
     endpoints = sorted(picture.devices)
     shown = endpoints if lines is None else endpoints[: max(1, lines - _AROUND)]
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for ep in shown:
         one = picture.devices[ep]
         newest = picture.newest(ep)
@@ -184,9 +184,16 @@ def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
                 moment(one.last_up),
                 " ".join(str(i) for i in sorted({path.ids[0] for path in one.instances})),
                 "" if newest is None else moment(newest),
+                _behind(one),
             )
         )
-    columns = ("endpoint", "state", "address", "LwM2M", "binding", "lifetime", "last update", "objects", "last value")
+    columns: tuple[str, ...] = (
+        *("endpoint", "state", "address", "LwM2M", "binding", "lifetime", "last update", "objects", "last value"),
+        "behind",
+    )
+    if not any(row[-1] for row in rows):
+        # Most gateways know of nobody behind another.
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     made = table(columns, rows)
     more = len(endpoints) - len(shown)
     return Group(made, Text(f"  … and {more} more devices")) if more else made
@@ -213,6 +220,7 @@ def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
         ("LwM2M", one.ver or ""),
         ("binding", one.bnd.value if one.bnd else ""),
         ("SMS", one.sms or ""),
+        ("behind", _behind(one)),
         ("attributes", " ".join(f"{key}={value}" for key, value in (one.attributes or {}).items())),
     ]
     objects = [(str(path), name_of(definitions, path)) for path in one.instances]
@@ -222,6 +230,11 @@ def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
         table(("object", "name"), objects, title="objects"),
         table(("path", "name", "value", "unit", "time", "told by"), values, title="last values"),
     )
+
+
+def _behind(one: Device) -> str:
+    """The endpoint of the gateway that it is behind; empty for one that registered itself."""
+    return (one.attributes or {}).get("gateway", "") if "prefix" in (one.attributes or {}) else ""
 
 
 def _address(one: Device) -> str:
@@ -251,6 +264,7 @@ def _device_json(one: Device) -> dict[str, Any]:
         "links": [{"url": link.url, "at": dict(link.at)} for link in one.links],
         "objects": [str(path) for path in one.instances],
         "attributes": dict(one.attributes) if one.attributes is not None else None,
+        "behind": _behind(one) or None,
     }
 
 

@@ -128,6 +128,17 @@ def read_item(payload: bytes, max_depth: int = MAX_DEPTH) -> object:
     return found
 
 
+def write_item(item: object) -> bytes:
+    """What `read_item` gave, as CBOR again."""
+    return cbor2.dumps(item, default=_write_epoch)
+
+
+def _write_epoch(encoder: cbor2.CBOREncoder, value: object) -> None:
+    if not isinstance(value, _Epoch):
+        raise MalformedPayload(f"{type(value).__name__} is nothing that CBOR carries here")
+    encoder.encode(cbor2.CBORTag(1, value.seconds))
+
+
 def _word(raw: object) -> str:
     if isinstance(raw, list | tuple | Mapping):
         return "a collection"

@@ -28,6 +28,9 @@ class Devices:
     def view(self, ep: str) -> DeviceView | None:
         return DeviceView(ep=ep, version="1.1") if ep in self.names else None
 
+    def front(self, ep: str) -> str:
+        return ep
+
     def queue_mode(self, ep: str) -> bool:
         return True
 

@@ -103,6 +103,9 @@ class Bench:
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         self.events.append(f"updated {device.ep}{' objects' if objects_changed else ''}")
 
+    def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
+        self.events.append(f"followed {device.ep}{' elsewhere' if elsewhere else ''}")
+
     def gone(self, device: Device) -> None:
         self.events.append(f"gone {device.ep}")
 

@@ -107,6 +107,9 @@ class Served:
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         return None
 
+    def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
+        return None
+
     def gone(self, device: Device) -> None:
         return None
 

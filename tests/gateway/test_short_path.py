@@ -65,6 +65,7 @@ class Bench:
             link=cast(AiocoapLink, None),
             spawn=self._spawn,
             ended=self.ended.append,
+            taken=lambda device, path: None,
         )
 
     def _sendto(self, datagram: bytes, address: Address) -> int:
