@@ -69,6 +69,9 @@ class Behind:
         self._in_order = in_order
         self._awake = awake
         self._wall_ms = wall_ms
+        #: The endpoint names of those that announce object 25; and of gateways that expired with devices behind them.
+        self._gateways: set[str] = set()
+        self._expired: set[str] = set()
         #: All by the gateway's endpoint name: what its object 25 said last; the registered devices, by theirs; the same
         #: by prefix, made when it is asked for; and what was left out, by device.
         self._told: dict[str, dict[str, EndDevice]] = {}
@@ -92,7 +95,7 @@ class Behind:
         """The devices behind ``gateway`` by prefix; None where it is no gateway."""
         devices = self._devices.get(gateway.ep)
         if devices is None:
-            return {} if is_gateway(gateway) else None
+            return {} if gateway.ep in self._gateways else None
         found = self._prefixes.get(gateway.ep)
         if found is None:
             told = self._told.get(gateway.ep, devices)
@@ -109,6 +112,7 @@ class Behind:
             return
         if old is not None:
             self._forget(old)
+        self._expired.discard(device.ep)
         for one in self._devices.get(device.ep, {}).values():
             self._adopt(one, device)
             # A device that registers anew has begun anew: with its message ids, and without observations.
@@ -120,7 +124,7 @@ class Behind:
         """A registration was updated."""
         for one in self._devices.get(device.ep, {}).values():
             self._adopt(one, device)
-        if objects_changed or (is_gateway(device) and str(GATEWAY) not in device.observations):
+        if objects_changed or (device.ep in self._gateways and str(GATEWAY) not in device.observations):
             self._look_again(device)
         elif device.ep in self._devices or device.ep in self._left_out:
             self._settle(device.ep)
@@ -136,7 +140,10 @@ class Behind:
         if device.behind is None:
             self._told.pop(device.ep, None)
             self._left_out.pop(device.ep, None)
+            self._gateways.discard(device.ep)
             if device.ep in self._devices:
+                if device.expires_at <= self._wall_ms():
+                    self._expired.add(device.ep)
                 self._settle(device.ep)
 
     def notified(self, device: Device, path: Path) -> None:
@@ -151,6 +158,7 @@ class Behind:
             if device.behind is not None:
                 self._came(device)
             elif is_gateway(device):
+                self._gateways.add(device.ep)
                 self._unread.add(device)
 
     def follow_up(self) -> None:
@@ -164,9 +172,13 @@ class Behind:
 
     def _look_again(self, device: Device) -> None:
         if is_gateway(device):
+            self._gateways.add(device.ep)
             self._unread.add(device)
             self.complete(device)
-        elif device.ep in self._devices or device.ep in self._told:
+        elif device.ep in self._gateways:
+            self._gateways.discard(device.ep)
+            self._unread.discard(device)
+            self._left_out.pop(device.ep, None)
             self._told[device.ep] = {}
         if device.ep in self._devices:
             self._settle(device.ep)
@@ -195,6 +207,7 @@ class Behind:
             del devices[device.ep]
             if not devices:
                 del self._devices[device.behind]
+                self._expired.discard(device.behind)
             self._prefixes.pop(device.behind, None)
             self._unsettled.add(device.behind)
 
@@ -284,7 +297,7 @@ class Behind:
             for name, one in list(devices.items()):
                 if gateway is None or name not in told:
                     self._unsettled.add(ep)
-                    self._registrations.end(one)
+                    self._registrations.end(one, expired=ep in self._expired)
                 elif not _is_as_told(one, gateway, told[name]):
                     self._unsettled.add(ep)
                     self._registrations.follow(one, gateway, told[name].prefix, told[name].said)

@@ -415,9 +415,9 @@ class Registrations:
         for device in self._registry.expired(now):
             self._expire(device)
 
-    def end(self, device: Device) -> None:
+    def end(self, device: Device, *, expired: bool = False) -> None:
         """End a registration that may not be any more; tried again by who asks, if it cannot be now."""
-        self._expire(device, expired=False)
+        self._expire(device, expired=expired)
 
     def _expire(self, device: Device, *, expired: bool = True) -> None:
         if device.ep in self._coming or device.reg_id in self._changing:

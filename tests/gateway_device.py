@@ -9,7 +9,7 @@ from schemas.lwm2m import tlv
 from schemas.lwm2m.nodes import Instance, Object, Resource, ResourceType
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
-from tests.raw_device import TEXT, RawDevice, polite
+from tests.raw_device import RawDevice, polite
 
 TLV = 11542
 _BLOCK = 1024
@@ -41,34 +41,23 @@ def object_25(instances: Instances) -> bytes:
     )
 
 
-class GatewayDevice(RawDevice):
-    """Tells of ``instances`` when it is asked for object 25; those behind it are polite, and the rest is not there."""
+class Site:
+    """What a gateway has behind it, and what it answers for them: they are polite, and nobody else is there.
 
-    def __init__(self, server: tuple[str, int], ep: str, *devices: str, first_mid: int = 1) -> None:
-        """``devices`` are Device IDs, with the prefixes dev0, dev1, and so on."""
+    ``devices`` are Device IDs, with the prefixes dev0, dev1, and so on; ``more`` are answers to GET by path.
+    """
+
+    def __init__(self, *devices: str) -> None:
         self.instances: Instances = {i: (name, f"dev{i}", OBJECTS) for i, name in enumerate(devices)}
         self.more: dict[str, Message] = {}
-        super().__init__(server, ep, answer=self._answer, first_mid=first_mid)
 
     @property
     def links(self) -> str:
-        """What it announces."""
+        """What the gateway announces."""
         mine = ",".join(f"</25/{i}>" for i in sorted(self.instances))
         return f'</>;rt="oma.lwm2m";ct="0 11542",</1/0>,</3/0>,</25>;ver=2.0{"," if mine else ""}{mine}'
 
-    def join(self, version: str = "1.1", *more: str, lifetime: int = 300) -> None:
-        """Register with its links."""
-        self.register(*more, links=self.links, lifetime=lifetime, version=version)
-
-    def asked_paths(self) -> list[str]:
-        """Where the server's requests went so far, in their order."""
-        return ["/" + "/".join(one.opt.uri_path) for one in self.requests]
-
-    def tell_of_change(self, number: int) -> bool:
-        """Notify of object 25 as it is now."""
-        return self.notify_with("/25", number, object_25(self.instances), TLV)
-
-    def _answer(self, request: Message) -> Message | None:
+    def answer(self, request: Message) -> Message | None:
         path = tuple(request.opt.uri_path)
         if path == ("25",):
             return _in_blocks(request, object_25(self.instances))
@@ -81,6 +70,26 @@ class GatewayDevice(RawDevice):
         return polite(request)
 
 
+class GatewayDevice(RawDevice):
+    """A device that answers for its ``site``."""
+
+    def __init__(self, server: tuple[str, int], ep: str, *devices: str) -> None:
+        self.site = Site(*devices)
+        super().__init__(server, ep, answer=self.site.answer)
+
+    def join(self, version: str = "1.1", *more: str, lifetime: int = 300) -> None:
+        """Register with its links."""
+        self.register(*more, links=self.site.links, lifetime=lifetime, version=version)
+
+    def asked_paths(self) -> list[str]:
+        """Where the server's requests went so far, in their order."""
+        return ["/" + "/".join(one.opt.uri_path) for one in self.requests]
+
+    def tell_of_change(self, number: int) -> bool:
+        """Notify of object 25 as it is now."""
+        return self.notify_with("/25", number, object_25(self.site.instances), TLV)
+
+
 def _in_blocks(request: Message, payload: bytes) -> Message:
     """The block that is asked for (RFC 7959), or all of what fits into one."""
     number = 0 if request.opt.block2 is None else request.opt.block2.block_number
@@ -91,6 +100,3 @@ def _in_blocks(request: Message, payload: bytes) -> Message:
     if request.opt.observe == 0:
         response.opt.observe = 1
     return response
-
-
-__all__ = ["DEFINITIONS", "OBJECTS", "TEXT", "TLV", "GatewayDevice", "Instances", "object_25"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,13 @@ from schemas.avro.records import (
 )
 from schemas.lwm2m.nodes import Instance, Resource, ResourceType, values
 from schemas.lwm2m.path import Path as LwPath
-from tests.gateway_device import OBJECTS, GatewayDevice
+from security.credentials.key_bytes import KeyBytes
+from security.credentials.kinds import CredentialId, Kind, Psk
+from security.credentials.sqlite import SqliteCredentials
+from security.credentials.store import Put
+from tests.gateway_device import OBJECTS, GatewayDevice, Site
 from tests.raw_device import RawDevice
+from tests.secure_device import SecureDevice
 from tests.way import Gateway, until
 
 pytestmark = [pytest.mark.kafka]
@@ -110,13 +116,13 @@ def test_a_device_behind_a_gateway_is_an_endpoint_of_its_own(gateway: Gateway) -
 def test_names_in_payloads_have_the_prefix_on_the_wire_and_not_in_records(gateway: Gateway) -> None:
     with GatewayDevice(gateway.address, "senml", "a", "b") as device:
         pack = [{"bn": "/dev0/3303/0/", "n": "5700", "v": 21.25}, {"n": "5701", "vs": "Cel"}]
-        device.more["/dev0/3303/0"] = Message(
+        device.site.more["/dev0/3303/0"] = Message(
             code=Code.CONTENT, payload=json.dumps(pack).encode(), content_format=SENML_JSON
         )
-        device.more["/dev0/3303"] = Message(
+        device.site.more["/dev0/3303"] = Message(
             code=Code.CONTENT, payload=b"</dev0/3303>;ver=1.1,</dev0/3303/0/5700>;pmin=1", content_format=40
         )
-        links = device.links.replace('ct="0 11542"', 'ct="110"')
+        links = device.site.links.replace('ct="0 11542"', 'ct="110"')
         device.register(links=links, version="1.1")
         device.wait_observed("/dev0" + TEMPERATURE)
         gateway.request("senml/a", "behind-senml", RequestKind.READ, "/3303/0")
@@ -131,7 +137,7 @@ def test_names_in_payloads_have_the_prefix_on_the_wire_and_not_in_records(gatewa
         assert isinstance(found, DiscoverBody)
         assert found.object_links == "</3303>;ver=1.1,</3303/0/5700>;pmin=1"
         # Values of another device are none of it.
-        device.more["/dev1/3303/0"] = device.more["/dev0/3303/0"]
+        device.site.more["/dev1/3303/0"] = device.site.more["/dev0/3303/0"]
         gateway.request("senml/b", "behind-lie", RequestKind.READ, "/3303/0")
         wrong = gateway.reply("behind-lie").rep
         assert wrong.code is ResponseCode.UNKNOWN and isinstance(wrong.body, GenericBody)
@@ -188,7 +194,7 @@ def test_devices_come_change_and_go_as_the_gateway_says(gateway: Gateway) -> Non
         _new(gateway, "changing/b")
         device.wait_observed("/25", "/dev0" + TEMPERATURE, "/dev1" + TEMPERATURE)
         # b gets another prefix and another object, c comes, a goes.
-        device.instances = {1: ("b", "bee", f"{OBJECTS},</3304/0>"), 2: ("c", "dev2", OBJECTS)}
+        device.site.instances = {1: ("b", "bee", f"{OBJECTS},</3304/0>"), 2: ("c", "dev2", OBJECTS)}
         assert device.tell_of_change(2)
         _new(gateway, "changing/c")
         _wait_for(gateway, "changing/a", NEW, DELETE)
@@ -230,8 +236,9 @@ def test_a_gateway_that_registers_anew_has_its_devices_observed_anew(gateway: Ga
 def test_devices_behind_a_gateway_expire_with_it(gateway: Gateway) -> None:
     with GatewayDevice(gateway.address, "expiring", "a") as device:
         device.join(lifetime=2)
-        _wait_for(gateway, "expiring/a", NEW, DELETE)
-        _wait_for(gateway, "expiring", NEW, DELETE)
+        for ep in ("expiring", "expiring/a"):
+            ended = _wait_for(gateway, ep, NEW, DELETE)[-1].body
+            assert isinstance(ended, RegistrationDelete) and ended.expired
 
 
 def test_commands_for_all_behind_a_sleeping_gateway_wait_for_it_in_their_order(gateway: Gateway) -> None:
@@ -268,7 +275,7 @@ def test_kill_9_keeps_the_devices_and_what_happened_meanwhile_is_learned(gateway
         assert device.tell("/dev0" + TEMPERATURE, 2, 1.0)
         mid = device.notify("/dev1" + TEMPERATURE, 2, 5.0)
         gateway.kill()
-        device.instances = {0: ("a", "dev0", OBJECTS), 3: ("d", "dev3", OBJECTS)}
+        device.site.instances = {0: ("a", "dev0", OBJECTS), 3: ("d", "dev3", OBJECTS)}
         gateway.start()
         gateway.wait_ready()
         # The observation goes on under its token, and what was not acknowledged comes again and is there once.
@@ -309,9 +316,53 @@ def test_the_name_of_who_registers_itself_is_not_taken_by_a_gateway(gateway: Gat
         _wait_for(gateway, "greedy/free", NEW, UPDATE, NEW, DELETE, NEW)
 
 
+def test_a_gateway_with_a_key_speaks_for_nobody_who_has_one(kafka: Cluster, tmp_path: Path) -> None:
+    keys = SqliteCredentials(tmp_path / "credentials.db", make=True)
+    key = bytes(range(16))
+
+    def put(endpoint: str) -> None:
+        made = Psk(endpoint=endpoint, created=datetime.now(UTC), identity=endpoint.encode(), key=KeyBytes(key))
+        keys.put([made], Put.NEW)
+
+    put("hub")
+    put("hub/guarded")
+    with Gateway("behind-keys", kafka, tmp_path, credentials=tmp_path / "credentials.db") as gateway:
+        gateway.wait_ready()
+        with SecureDevice(gateway.secure_address, "hub", key) as device:
+            site = Site("guarded", "open", "late")
+            device.answer = site.answer
+            device.register(links=site.links, version="1.1")
+            _new(gateway, "hub/open")
+            _new(gateway, "hub/late")
+            assert _kinds(gateway, "hub/guarded") == []
+            assert gateway.metric("devices_behind_refused_total", reason="has credentials") == 1
+            # In the clear nobody takes the name of a device behind one with a key.
+            with RawDevice(gateway.address, "hub/open") as thief:
+                assert thief.try_to_register().code == Code.FORBIDDEN
+            gateway.request("hub/open", "behind-key", RequestKind.READ, TEMPERATURE)
+            assert gateway.reply("behind-key").rep.code is ResponseCode.CONTENT
+            # A name that gets a key is free for who has it.
+            put("hub/late")
+            _wait_for(gateway, "hub/late", NEW, DELETE)
+            # Sessions do not outlive the process; the devices do, and are reached over the next session.
+            gateway.kill()
+            gateway.start()
+            gateway.wait_ready()
+            device.connect()
+            device.update()
+            gateway.request("hub/open", "behind-key-again", RequestKind.READ, TEMPERATURE)
+            assert gateway.reply("behind-key-again").rep.code is ResponseCode.CONTENT
+            assert _kinds(gateway, "hub/open") == [NEW]
+            # And they end with the key of their gateway.
+            assert keys.remove([CredentialId(Kind.PSK, "hub")])
+            _wait_for(gateway, "hub/open", NEW, DELETE)
+            assert _kinds(gateway, "hub/late") == [NEW, DELETE]
+    keys.close()
+
+
 def test_lies_are_left_out_one_by_one(gateway: Gateway) -> None:
     with GatewayDevice(gateway.address, "lying", "good") as device:
-        device.instances |= {
+        device.site.instances |= {
             1: ("same-prefix", "dev0", OBJECTS),
             2: ("good", "dev2", OBJECTS),
             3: ("number", "3303", OBJECTS),
@@ -341,7 +392,7 @@ def test_lies_are_left_out_one_by_one(gateway: Gateway) -> None:
 
 def test_a_thousand_devices_behind_one_and_no_more(gateway: Gateway, tmp_path: Path) -> None:
     with GatewayDevice(gateway.address, "crowded") as device:
-        device.instances = {i: (f"d{i}", f"p{i}", "</3/0>") for i in range(1_010)}
+        device.site.instances = {i: (f"d{i}", f"p{i}", "</3/0>") for i in range(1_010)}
         # Its object is longer than a datagram: it comes in blocks.
         device.register(links="</3/0>,</25>;ver=2.0", version="1.1")
         until("all of them", lambda: sum(ep.startswith("crowded/") for ep in gateway.new_registrations()) == 1_000, 120)
