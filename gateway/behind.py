@@ -152,6 +152,12 @@ class Behind:
             self._unread.add(device)
             self.complete(device)
 
+    def reshaped(self, device: Device) -> None:
+        """A command has made or deleted an instance, of which a gateway need not notify (25/x/3)."""
+        if device.gateway is not None:
+            self._unread.add(device.gateway)
+            self.complete(device.gateway)
+
     def restored(self) -> None:
         """All registrations of the state file are there."""
         for device in self._registry:

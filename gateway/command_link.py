@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, WasReset
+from gateway.coap.message import Code
 from gateway.coap.peers import Address
 from gateway.commands import DeviceGone, DeviceMoved, DeviceSentReset, DeviceTimeout
 from gateway.device_link import DeviceLink, to_response
@@ -15,15 +16,21 @@ from schemas.lwm2m.path import Path
 
 
 class CommandLink:
-    """``clock`` is monotonic seconds."""
+    """``clock`` is monotonic seconds; ``reshaped`` is told of whom a command has made or deleted an instance."""
 
     def __init__(
-        self, registry: Registry, link: DeviceLink, observing: Callable[[], Observing], clock: Callable[[], float]
+        self,
+        registry: Registry,
+        link: DeviceLink,
+        observing: Callable[[], Observing],
+        clock: Callable[[], float],
+        reshaped: Callable[[Device], None],
     ) -> None:
         self._registry = registry
         self._link = link
         self._observing = observing
         self._clock = clock
+        self._reshaped = reshaped
 
     def view(self, ep: str) -> DeviceView | None:
         device = self._registry.device(ep)
@@ -55,9 +62,12 @@ class CommandLink:
         device = self._device(ep)
         address = device.address
         try:
-            return to_response(await self._link.send(address, request, timeout=timeout))
+            message = await self._link.send(address, request, timeout=timeout)
         except ExchangeError as exc:
             raise self._failure(device, address, exc) from exc
+        if message.code in (Code.CREATED, Code.DELETED):
+            self._reshaped(device)
+        return to_response(message)
 
     async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
         device = self._device(ep)

@@ -88,7 +88,13 @@ class Parts:
         )
         aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
         device_link = DeviceLink(endpoint, aiocoap_link)
-        command_link = CommandLink(self.registry, device_link, lambda: self.observing, time.monotonic)
+        command_link = CommandLink(
+            self.registry,
+            device_link,
+            lambda: self.observing,
+            time.monotonic,
+            lambda device: self.behind.reshaped(device),
+        )
         self.commands = Commands(
             server_id=gateway,
             cluster=settings.kafka,

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from schemas.lwm2m import cbor, json_text, lwm2m_cbor
-from schemas.lwm2m.errors import CodecError, WrongPath
+from schemas.lwm2m import cbor, json_text, lwm2m_cbor, senml
+from schemas.lwm2m.errors import CodecError, MalformedPayload, WrongPath
 from schemas.lwm2m.formats import ContentFormat
+
+_T = TypeVar("_T")
 
 #: What one device's part of a payload is called: its prefix; the gateway's own is empty.
 Parts = Mapping[str, bytes]
@@ -40,7 +42,7 @@ def split(content_format: int, payload: bytes) -> Parts:
     if reader is not None:
         try:
             found = reader(payload)
-        except (CodecError, ValueError, TypeError):
+        except (CodecError, ValueError):
             found = None
     return found if found and set(found) != {""} else {"": payload}
 
@@ -94,17 +96,24 @@ def _cut(name: str) -> tuple[str, str]:
     return (first, slash + rest) if first and not first.isdigit() else ("", name)
 
 
-def _senml(pack: Any, labels: _Labels) -> dict[str, list[dict[Any, Any]]]:
+def _checked(item: object, kind: type[_T]) -> _T:
+    if not isinstance(item, kind):
+        raise MalformedPayload(f"{kind.__name__} is expected")
+    return item
+
+
+def _senml(pack: object, labels: _Labels) -> dict[str, list[dict[Any, Any]]]:
     """Each device's records; what counted for a record by one before it stands in it."""
     name, base_name, others = labels
     base, carried = "", dict[Any, Any]()
     found: dict[str, list[dict[Any, Any]]] = {}
-    for record in pack:
-        base = record.get(base_name, base)
+    for item in _checked(pack, list):
+        record = _checked(item, dict)
+        base = senml.name(record.get(base_name, base))
         carried.update((label, record[label]) for label in others if label in record)
         if _BASES.issuperset(record):
             continue
-        prefix, rest = _cut(base + record.get(name, ""))
+        prefix, rest = _cut(base + senml.name(record.get(name, "")))
         found.setdefault(prefix, []).append({**carried, **record, base_name: "", name: rest})
     return found
 
@@ -121,21 +130,22 @@ def _split_senml_cbor(payload: bytes) -> Parts:
 
 def _split_json(payload: bytes) -> Parts:
     # One base name for all: the JSON of 1.0 answers a request, so it is of one device.
-    outer = json_text.read(payload)
-    prefix, rest = _cut(outer.get("bn", ""))
+    outer = _checked(json_text.read(payload), dict)
+    prefix, rest = _cut(senml.name(outer.get("bn", "")))
     return {prefix: json_text.write({**outer, "bn": rest})}
 
 
 def _split_lwm2m_cbor(payload: bytes) -> Parts:
     found: dict[str, dict[Any, Any]] = {}
-    for key, value in cbor.read_item(payload, lwm2m_cbor.MAX_DEPTH + 1).items():  # type: ignore[attr-defined]  # caught
+    for key, value in _checked(cbor.read_item(payload, lwm2m_cbor.MAX_DEPTH + 1), dict).items():
         ids = key if isinstance(key, tuple) else (key,)
         prefix = ids[0] if ids and isinstance(ids[0], str) else ""
         ids = ids[1:] if prefix else ids
-        if not ids:
-            found.setdefault(prefix, {}).update(value)
-        else:
-            found.setdefault(prefix, {})[ids if len(ids) > 1 else ids[0]] = value
+        below = {ids if len(ids) > 1 else ids[0]: value} if ids else _checked(value, dict)
+        entries = found.setdefault(prefix, {})
+        if not entries.keys().isdisjoint(below):
+            raise MalformedPayload("the payload holds a path twice")
+        entries.update(below)
     return {prefix: cbor.write_item(entries) for prefix, entries in found.items()}
 
 

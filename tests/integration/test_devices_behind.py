@@ -220,6 +220,28 @@ def test_devices_come_change_and_go_as_the_gateway_says(gateway: Gateway) -> Non
         _wait_for(gateway, "changing/c", NEW, UPDATE, DELETE)
 
 
+def test_an_instance_that_a_command_deletes_is_gone_from_the_registration(gateway: Gateway) -> None:
+    with GatewayDevice(gateway.address, "reshaped", "a") as device:
+        device.join()
+        _new(gateway, "reshaped/a")
+        device.wait_observed("/25", "/dev0" + TEMPERATURE)
+
+        def deletes(request: Message) -> Message | None:
+            if request.code != Code.DELETE:
+                return device.site.answer(request)
+            # Without a notification of object 25.
+            device.site.instances[0] = ("a", "dev0", "</3/0>")
+            return Message(code=Code.DELETED)
+
+        device.answer = deletes
+        gateway.request("reshaped/a", "reshape", RequestKind.DELETE, "/3303/0")
+        assert gateway.reply("reshape").rep.code is ResponseCode.DELETED
+        update = _wait_for(gateway, "reshaped/a", NEW, UPDATE)[-1].body
+        assert isinstance(update, RegistrationUpdate) and update.links is not None
+        assert [link.url for link in update.links] == ["/3/0"]
+        assert not device.tell("/dev0" + TEMPERATURE, 2, 1.0)
+
+
 def test_a_gateway_that_registers_anew_has_its_devices_observed_anew(gateway: Gateway) -> None:
     with GatewayDevice(gateway.address, "anew", "a") as device:
         device.join()
