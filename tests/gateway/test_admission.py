@@ -170,3 +170,26 @@ def test_peer_is_itself_alone_and_says_who_and_where_it_is() -> None:
     assert peer != SecurePeer("own", udp_address("2001:db8::1", 7))
     assert host_port(peer) == host_port(("2001:db8::1", 7, 0, 0)) == ("2001:db8::1", 7)
     assert repr(peer) == "'own' at 2001:db8::1 port 7"
+
+
+def test_a_gateway_tells_of_names_without_credentials_or_with_its_own(admission: Admission) -> None:
+    own, shared = SecurePeer("own", HERE), SecurePeer("shared", HERE)
+    for peer in (own, shared, HERE):
+        admission.behind(peer, "press-1/lamp")
+        Admission(None).behind(peer, "press-1")
+    admission.behind(shared, "lathe-7/lamp")
+    for peer, name in ((own, "lathe-7/lamp"), (HERE, "lathe-7/lamp"), (shared, "press-1"), (HERE, "press-1")):
+        with pytest.raises(Refused):
+            admission.behind(peer, name)
+
+
+def test_devices_behind_a_gateway_end_with_its_key_and_when_they_get_one(store: SqliteCredentials) -> None:
+    access = Access(store)
+    gateway, lamp = _device("press-1", SecurePeer("own", HERE)), _device("press-1/lamp", SecurePeer("own", HERE))
+    lamp.behind, lamp.gateway = gateway.ep, gateway
+    # Its gateway's key is not for its name, and need not be.
+    assert unwelcome([gateway, lamp], access, Changed(everything=True)) == []
+    store.put([_psk("press-1/lamp", "lamp")], Put.NEW)
+    assert unwelcome([gateway, lamp], access, access.changed()) == [lamp]
+    assert store.remove([CredentialId(Kind.PSK, "lamp"), CredentialId(Kind.PSK, "own")])
+    assert unwelcome([gateway, lamp], access, access.changed()) == [gateway, lamp]

@@ -157,3 +157,72 @@ def test_command_that_expires_while_it_waits_makes_room() -> None:
             await lanes.stop(timeout=0)
 
     asyncio.run(run())
+
+
+class Behind(Devices):
+    """All of these are behind the gateway ``gw``, which takes one request at a time."""
+
+    open = 0
+
+    def front(self, ep: str) -> str:
+        return "gw"
+
+    def awake(self, ep: str) -> bool:
+        return "gw" in self.awoken
+
+    async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
+        self.open += 1
+        assert self.open == 1
+        await asyncio.sleep(0)
+        self.open -= 1
+        return await super().request(ep, request, timeout)
+
+
+def test_devices_behind_a_gateway_have_one_turn_after_the_other_and_bounds_of_their_own() -> None:
+    async def run() -> None:
+        devices = Behind("gw", "gw/a", "gw/b", "gw/c", "e")
+        all_done = asyncio.Event()
+        finished: list[tuple[str, str]] = []
+
+        def finish(command: Command, outcome: CoapResponse | Failure, _: DeviceView | None) -> None:
+            finished.append((command.ep, type(outcome).__name__))
+            if len(finished) == 6:
+                all_done.set()
+
+        lanes = Lanes(
+            link=devices,
+            definitions=Definitions.builtin(),
+            record_sent=_nothing_is_sent,
+            finish=finish,
+            now_ms=lambda: NOW,
+            limits=Limits(per_device=2),
+        )
+        try:
+            for ep in ("gw/a", "gw", "gw/b", "gw/a", "gw/a", "gw/c"):
+                lanes.enqueue(
+                    Command(
+                        identity=ep.encode(),
+                        occurrence=0,
+                        sequence=0,
+                        ep=ep,
+                        raw=RAW,
+                        received_ms=NOW,
+                        expires_ms=None,
+                        deadline_ms=NOW + 60_000,
+                    )
+                )
+            assert finished == [("gw/a", "Overloaded")] and lanes.waiting == 5
+            # One of them goes: what waits for it is answered, and the others keep their turns.
+            devices.names.discard("gw/c")
+            lanes.device_gone("gw/c", "gw")
+            assert finished[1:] == [("gw/c", "NotRegistered")] and lanes.waiting == 4
+            devices.awoken.add("gw")
+            lanes.device_awake("gw")
+            async with asyncio.timeout(20):
+                await all_done.wait()
+            assert [ep for ep, _ in finished[2:]] == ["gw/a", "gw", "gw/b", "gw/a"]
+            assert (lanes.waiting, lanes.size) == (0, 0)
+        finally:
+            await lanes.stop(timeout=0)
+
+    asyncio.run(run())

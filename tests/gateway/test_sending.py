@@ -370,3 +370,99 @@ def test_narrowest_node_of_one_value_is_its_resource() -> None:
     assert [record.path for record in bench.records] == ["/3/0/6/1", TEMPERATURE]
     body = bench.records[0].rep.body
     assert isinstance(body, ReadBody) and narrowest(body.content) is body.content
+
+
+def _behind(bench: Bench) -> None:
+    """The lamp is a gateway with two devices behind it, of other keys and partitions."""
+    gateway = bench.registry.device("lamp")
+    assert gateway is not None
+    found: dict[str, Device] = {}
+    for number, prefix in enumerate(("p0", "p1")):
+        found[prefix] = Device(
+            ep=f"lamp/{prefix}",
+            reg_id=f"r-{prefix}",
+            address=HERE,
+            lifetime=60,
+            version="1.1",
+            binding=Binding.U,
+            queue=False,
+            sms=None,
+            announcement=parse_announcement(b"</3303/0>"),
+            attributes={},
+            reg_date=NOW,
+            last_up=NOW,
+            place=KafkaPlace(key=f"lamp/{prefix}".encode(), observations=number, registrations=0, replies=0),
+            behind="lamp",
+            prefix=prefix,
+        )
+    bench.sends = Sends(
+        server_id="gw",
+        uplink=cast(Uplink, bench.uplink),
+        registry=bench.registry,
+        definitions=Definitions.builtin(),
+        heard=lambda device: bench.heard.append(device.ep),
+        behind=lambda device: found if device is gateway else None,
+        wall_ms=lambda: bench.now_ms,
+    )
+
+
+OF_TWO = pack({"n": "/p0/3303/0/5700", "v": 1}, {"n": "/p1/3303/0/5700", "v": 2}, {"n": "/3/0/9", "v": 3})
+
+
+def test_send_of_a_gateway_is_records_of_each_device_and_answered_when_all_are_there() -> None:
+    bench = Bench()
+    _behind(bench)
+    request = bench.send(OF_TWO)
+    assert [(one.ep, one.path) for one in bench.records] == [
+        ("lamp/p0", TEMPERATURE),
+        ("lamp/p1", TEMPERATURE),
+        ("lamp", "/3/0/9"),
+    ]
+    assert [record[1:3] for record in bench.uplink.records] == [(0, b"lamp/p0"), (1, b"lamp/p1"), (1, b"lamp")]
+    # One partition after the other reports.
+    reports, bench.uplink.reports = bench.uplink.reports, []
+    assert len(reports) == 3
+    for _, done in reports:
+        assert request.waits()
+        # What comes of the first is not known while it is under way.
+        copy = Request()
+        bench.send(OF_TWO, copy)
+        assert copy.answer == "dropped"
+        done(True)
+    assert request.answer == Code.CHANGED and bench.sends.taken == 1
+    assert bench.heard[0] == "lamp"
+
+
+@pytest.mark.parametrize("taken", [1, 2])
+def test_of_a_send_that_is_cut_between_devices_nothing_is_there_twice(taken: int) -> None:
+    bench = Bench()
+    _behind(bench)
+    bench.uplink.room = taken
+    request = bench.send(OF_TWO)
+    assert request.waits()
+    bench.uplink.room = 1 << 30
+    bench.uplink.report()
+    assert request.answer == "dropped"
+    # It comes again, and goes on with those who were not told of.
+    again = bench.send(OF_TWO)
+    bench.uplink.report()
+    assert again.answer == Code.CHANGED
+    assert [(one.ep, one.path) for one in bench.records] == [
+        ("lamp/p0", TEMPERATURE),
+        ("lamp/p1", TEMPERATURE),
+        ("lamp", "/3/0/9"),
+    ]
+
+
+def test_send_for_somebody_who_is_not_behind_the_gateway_is_refused_as_a_whole() -> None:
+    bench = Bench()
+    _behind(bench)
+    request = bench.send(pack({"n": "/p0/3303/0/5700", "v": 1}, {"n": "/p9/3303/0/5700", "v": 2}))
+    assert request.answer == Code.NOT_FOUND and "'p9'" in request.words
+    assert bench.records == [] and bench.sends.refused == {"unknown prefix": 1}
+
+
+def test_a_prefix_from_a_device_that_is_no_gateway_is_no_path() -> None:
+    bench = Bench()
+    request = bench.send(OF_TWO)
+    assert request.answer == Code.BAD_REQUEST and bench.records == []

@@ -295,6 +295,33 @@ def test_answers_older_than_asked_are_forgotten(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_a_device_behind_a_gateway_is_known_as_such_until_it_registers_itself(tmp_path: Path) -> None:
+    behind = replace(REGISTRATION, ep="gw/a", behind="gw", prefix="dev0")
+    other = replace(REGISTRATION, ep="gw/b", behind="gw", prefix="dev1")
+
+    async def write(*rows: StoredRegistration) -> None:
+        async with opened(tmp_path) as state:
+            for row in rows:
+                state.put_registration(row)
+            await state.durable()
+
+    asyncio.run(write(behind, other, REGISTRATION))
+    assert set(stored(tmp_path).registrations) == {behind, other, REGISTRATION}
+    own = replace(behind, behind=None, prefix=None)
+    asyncio.run(write(own))
+    assert set(stored(tmp_path).registrations) == {own, other, REGISTRATION}
+
+    async def end() -> None:
+        async with opened(tmp_path) as state:
+            state.delete_registration("gw/b")
+            await state.durable()
+
+    asyncio.run(end())
+    assert set(stored(tmp_path).registrations) == {own, REGISTRATION}
+    with sqlite3.connect(tmp_path / "gateway.db") as db:
+        assert db.execute("SELECT count(*) FROM behind").fetchone() == (0,)
+
+
 def test_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     db = sqlite3.connect(tmp_path / "gateway.db")
@@ -332,6 +359,7 @@ def test_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
             async with opened(tmp_path) as state:
                 assert [(c.sequence, c.state, c.ticket) for c in state.commands()] == [(5, CommandState.SENT, "t5")]
                 assert state.load().positions == {}
+                assert all(one.behind is None for one in state.load().registrations)
                 assert [one.reply for one in (await answers(state, command(6))).values()] == [b"\x02"]
 
     asyncio.run(scenario())
