@@ -152,7 +152,9 @@ class Access:
             CredentialStoreError: the store cannot be read.
         """
         kinds = (Psk, X509) if self._has_certificates else (Psk,)
-        return frozenset(one.endpoint for one in self._ask(lambda store: store.of_endpoint(ep)) if isinstance(one, kinds))
+        return frozenset(
+            one.endpoint for one in self._ask(lambda store: store.of_endpoint(ep)) if isinstance(one, kinds)
+        )
 
     def _ask(self, question: Callable[[CredentialStore], _T]) -> _T:
         try:

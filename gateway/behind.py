@@ -83,7 +83,8 @@ class Behind:
         #: Gateways whose object 25 is to be read; and those of which a turn is waited for.
         self._unread: set[Device] = set()
         self._waiting: set[Device] = set()
-        self._begun = False
+        #: Those of the state file, until they are asked.
+        self._restored: list[Device] = []
         #: By reason: devices that a gateway told of and that are no endpoints.
         self.refused: Counter[str] = Counter()
 
@@ -166,13 +167,12 @@ class Behind:
             elif is_gateway(device):
                 self._gateways.add(device.ep)
                 self._unread.add(device)
+                self._restored.append(device)
 
     def follow_up(self) -> None:
         """Try again what could not be made durable; to be called about every second."""
-        if not self._begun:
-            self._begun = True
-            for device in list(self._unread):
-                self.complete(device)
+        while self._restored:
+            self.complete(self._restored.pop())
         for ep in list(self._unsettled):
             self._settle(ep)
 

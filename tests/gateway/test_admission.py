@@ -172,24 +172,30 @@ def test_peer_is_itself_alone_and_says_who_and_where_it_is() -> None:
     assert repr(peer) == "'own' at 2001:db8::1 port 7"
 
 
-def test_a_gateway_tells_of_names_without_credentials_or_with_its_own(admission: Admission) -> None:
-    own, shared = SecurePeer("own", HERE), SecurePeer("shared", HERE)
-    for peer in (own, shared, HERE):
-        admission.behind(peer, "press-1/lamp")
-        Admission(None).behind(peer, "press-1")
-    admission.behind(shared, "lathe-7/lamp")
-    for peer, name in ((own, "lathe-7/lamp"), (HERE, "lathe-7/lamp"), (shared, "press-1"), (HERE, "press-1")):
+def test_a_gateway_tells_of_names_without_credentials_or_with_those_of_its_own_pattern(admission: Admission) -> None:
+    for gateway in ("press-1", "lathe-7", "elsewhere"):
+        Admission(None).behind(gateway, "press-1")
+        admission.behind(gateway, f"{gateway}/lamp")
+    # Of a key for many, the gateway's name is one as well.
+    admission.behind("lathe-7", "lathe-7/lamp")
+    for gateway, name in (("press-1", "press-1"), ("press-1", "lathe-7/lamp"), ("elsewhere", "lathe-7")):
         with pytest.raises(Refused):
-            admission.behind(peer, name)
+            admission.behind(gateway, name)
 
 
-def test_devices_behind_a_gateway_end_with_its_key_and_when_they_get_one(store: SqliteCredentials) -> None:
+def test_devices_behind_a_gateway_end_when_their_names_get_credentials(store: SqliteCredentials) -> None:
     access = Access(store)
     gateway, lamp = _device("press-1", SecurePeer("own", HERE)), _device("press-1/lamp", SecurePeer("own", HERE))
     lamp.behind, lamp.gateway = gateway.ep, gateway
     # Its gateway's key is not for its name, and need not be.
     assert unwelcome([gateway, lamp], access, Changed(everything=True)) == []
+    store.put([_psk("*", "fleet")], Put.NEW)
+    assert unwelcome([gateway, lamp], access, access.changed()) == []
+    store.put([_psk("press-1/*", "lamps")], Put.NEW)
+    assert unwelcome([gateway, lamp], access, access.changed()) == [lamp]
+    assert store.remove([CredentialId(Kind.PSK, "lamps")])
     store.put([_psk("press-1/lamp", "lamp")], Put.NEW)
     assert unwelcome([gateway, lamp], access, access.changed()) == [lamp]
     assert store.remove([CredentialId(Kind.PSK, "lamp"), CredentialId(Kind.PSK, "own")])
-    assert unwelcome([gateway, lamp], access, access.changed()) == [gateway, lamp]
+    # It goes with its gateway, as `gateway.behind` sees to.
+    assert unwelcome([gateway, lamp], access, access.changed()) == [gateway]
