@@ -106,6 +106,10 @@ def test_a_device_behind_a_gateway_is_an_endpoint_of_its_own(gateway: Gateway) -
         assert shown.exit_code == 0, shown.output
         told = {one["ep"]: one["behind"] for one in json.loads(shown.stdout)}
         assert told["bridge/lamp"] == "bridge" and told["bridge"] is None
+        table = CliRunner().invoke(app, ["devices", *place], env={"COLUMNS": "200"})
+        assert table.exit_code == 0 and "behind" in table.stdout.splitlines()[1] + table.stdout.splitlines()[0]
+        one = CliRunner().invoke(app, ["device", "bridge/lamp", *place])
+        assert one.exit_code == 0 and any(line.split() == ["behind", "bridge"] for line in one.stdout.splitlines())
         # When the gateway leaves, so do they.
         assert device.ask(Code.DELETE, device.location).code == Code.DELETED
         for ep in ("bridge/urn:dev:1", "bridge/lamp"):
