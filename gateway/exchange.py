@@ -225,8 +225,8 @@ def choose_composite_format(asked: RequestFormat, device: DeviceView) -> Content
         )
     if device.prefix:
         raise RefusedRequest(
-            f"{device.ep} is behind a gateway, and composite operations are for the gateway alone; ask for each path by "
-            "itself"
+            f"{device.ep} is behind a gateway, which takes composite operations for itself alone; "
+            "ask for each path by itself"
         )
     if asked is not RequestFormat.TLV:
         chosen = choose_format(asked, device)

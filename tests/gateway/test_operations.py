@@ -608,3 +608,10 @@ def test_no_answer_of_a_device_raises(
 ) -> None:
     response = CoapResponse(code=code, content_format=content_format, payload=payload, location=tuple(location))
     replied(request(kind, path), response)
+
+
+def test_composite_operations_are_not_for_devices_behind_a_gateway() -> None:
+    device = DeviceView(ep="hub/lamp", version="1.1", root="/dev0", prefix="dev0")
+    payload = RequestPayload(kind=RequestKind.READ_COMPOSITE, path="/", paths=("/3/0/0", "/3303/0"))
+    with pytest.raises(RefusedRequest, match="behind a gateway"):
+        build(Request(server_id="gw", ep="hub/lamp", ticket="t", payload=payload), device, Definitions.builtin())
