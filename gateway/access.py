@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import structlog
 
-from gateway.certificate_proof import Proof, endpoints, proof_of, vouches
-from security.credentials.kinds import X509, Credential, CredentialId, Kind, Psk, is_pattern, may_register
+from gateway.certificate_proof import OSCORE_MARK, Proof, endpoints, proof_of, vouches
+from security.credentials.kinds import X509, Credential, CredentialId, Kind, Oscore, Psk, is_pattern, may_register
 from security.credentials.store import CredentialStore, Position
 from security.errors import CredentialStoreError
 
@@ -27,8 +27,8 @@ _COMPLAIN_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """PSK identities whose keys were ended (removed or changed), or added; whether certificates were, and the endpoints
-    (or patterns) that they were added for; ``everything``: it is not known which."""
+    """Identities of PSK and OSCORE whose keys were ended (removed or changed), or added; whether certificates were, and
+    the endpoints (or patterns) that they were added for; ``everything``: it is not known which."""
 
     ended: frozenset[str] = frozenset()
     added: frozenset[str] = frozenset()
@@ -43,17 +43,20 @@ class Changed:
 class Access:
     """Answers from one store of credentials, on the event loop: a lookup takes some ten microseconds.
 
-    An identity is that of a pre-shared key, or a proof as text (`gateway.certificate_proof`).
+    An identity is that of a pre-shared key, a proof as text (`gateway.certificate_proof`), or the mark and the name of
+    an OSCORE credential.
     """
 
-    def __init__(self, store: CredentialStore, *, has_certificates: bool = False) -> None:
+    def __init__(self, store: CredentialStore, *, has_certificates: bool = False, has_oscore: bool = True) -> None:
         """``has_certificates``: devices may show certificates; otherwise those in the store are not looked at.
+        ``has_oscore``: they may speak OSCORE; the same.
 
         Raises:
             CredentialStoreError: the store cannot be read.
         """
         self._store = store
         self._has_certificates = has_certificates
+        self._has_oscore = has_oscore
         self._position: Position = store.position()
         self._complained_at = -1e9
         #: What was wrong when it was looked at last.
@@ -103,6 +106,27 @@ class Access:
         """
         return self._ask(lambda store: store.psk(identity.encode("utf-8")))
 
+    def oscore_context(self, kid: bytes, kid_context: bytes | None) -> Oscore | None:
+        """The OSCORE credential that a message names. Never raises: without the store there is none."""
+        try:
+            return self._ask(lambda store: store.oscore(kid, kid_context))
+        except CredentialStoreError:
+            return None
+
+    def oscore(self, name: str) -> Oscore | None:
+        """The OSCORE credential with this name.
+
+        Raises:
+            CredentialStoreError: the store cannot be read.
+        """
+        found = self._ask(lambda store: store.find(CredentialId(Kind.OSCORE, name)))
+        return found if isinstance(found, Oscore) else None
+
+    def _with_key(self, identity: str) -> Psk | Oscore | None:
+        if identity.startswith(OSCORE_MARK):
+            return self.oscore(identity.removeprefix(OSCORE_MARK)) if self._has_oscore else None
+        return self.psk(identity)
+
     def endpoints(self, identity: str) -> frozenset[str]:
         """The endpoint names, or patterns of them, that an identity is for; empty: it is no longer good.
 
@@ -111,7 +135,7 @@ class Access:
         """
         if (proof := proof_of(identity)) is not None:
             return self._ask(lambda store: endpoints(proof, store)) if self._has_certificates else frozenset()
-        found = self.psk(identity)
+        found = self._with_key(identity)
         return frozenset() if found is None else frozenset({found.endpoint})
 
     def may_register(self, identity: str, ep: str) -> bool:
@@ -126,7 +150,7 @@ class Access:
                 for one in self._ask(lambda store: store.of_endpoint(ep))
                 if isinstance(one, X509)
             )
-        found = self.psk(identity)
+        found = self._with_key(identity)
         return found is not None and may_register(found, ep)
 
     def only_endpoint(self, identity: str) -> str | None:
@@ -151,7 +175,7 @@ class Access:
         Raises:
             CredentialStoreError: the store cannot be read.
         """
-        kinds = (Psk, X509) if self._has_certificates else (Psk,)
+        kinds = (Psk, *((X509,) if self._has_certificates else ()), *((Oscore,) if self._has_oscore else ()))
         return frozenset(
             one.endpoint for one in self._ask(lambda store: store.of_endpoint(ep)) if isinstance(one, kinds)
         )
@@ -179,12 +203,18 @@ class Access:
         self._position = changes.position
         certificates = changes.ended | changes.added if self._has_certificates else frozenset()
         return Changed(
-            ended=frozenset(one.name for one in changes.ended if one.kind is Kind.PSK),
-            added=frozenset(one.name for one in changes.added if one.kind is Kind.PSK),
+            ended=self._identities(changes.ended),
+            added=self._identities(changes.added),
             certificates=self._anchors_lost or any(one.kind is Kind.X509 for one in certificates),
             certified=self._certified(changes.added & certificates),
             everything=changes.everything,
         )
+
+    def _identities(self, ids: frozenset[CredentialId]) -> frozenset[str]:
+        with_keys = {one.name for one in ids if one.kind is Kind.PSK}
+        if self._has_oscore:
+            with_keys |= {OSCORE_MARK + one.name for one in ids if one.kind is Kind.OSCORE}
+        return frozenset(with_keys)
 
     def _certified(self, added: frozenset[CredentialId]) -> frozenset[str]:
         def look(store: CredentialStore) -> list[Credential | None]:

@@ -1,7 +1,7 @@
 """Who may register as which endpoint (OMA LwM2M Core 1.1, section 6.2.1; Transport 1.1, section 5.1).
 
-Owns the rule: an endpoint that has credentials registers over a session that was made with one of them; a registration
-that was made over a session is changed over such a session alone. A key is for one endpoint name, or a pattern of them;
+Owns the rule: an endpoint that has credentials registers over a session that was made with one of them, or with OSCORE;
+a registration that was made so is changed so alone. A key is for one endpoint name, or a pattern of them;
 a certificate for the names that it has, as far as the credentials say so.
 """
 
@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from gateway.access import Access, Changed
 from gateway.certificate_proof import proof_of
 from gateway.coap.message import Code
-from gateway.coap.peers import Address, SecurePeer
+from gateway.coap.peers import Address, OscorePeer, SecurePeer
 from gateway.registration import Refused
 from gateway.registry import Device
 from security.credentials.kinds import is_pattern
@@ -46,6 +46,9 @@ def _is_without_its_key(device: Device, access: Access, changed: Changed) -> boo
     peer = device.address
     if not isinstance(peer, SecurePeer):
         return False
+    if isinstance(peer, OscorePeer) and peer.identity in changed.ended:
+        # Its observations were made under keys that are no more: it has to register anew, with others or not at all.
+        return True
     is_concerned = changed.certificates if proof_of(peer.identity) is not None else peer.identity in changed.ended
     return (changed.everything or is_concerned) and not access.may_register(peer.identity, device.ep)
 
@@ -84,7 +87,9 @@ class Admission:
             if ep is None:
                 raise Refused(Code.BAD_REQUEST, "ep is missing")
             if isinstance(holder, SecurePeer) or (self._access is not None and self._access.is_secured(ep)):
-                raise Refused(Code.FORBIDDEN, "this endpoint has credentials: it registers over DTLS (coaps)")
+                raise Refused(
+                    Code.FORBIDDEN, "this endpoint has credentials: it registers over DTLS (coaps) or with OSCORE"
+                )
             return ep
         what = "key" if proof_of(peer.identity) is None else "certificate"
         endpoints = frozenset() if self._access is None else self._access.endpoints(peer.identity)

@@ -17,6 +17,8 @@ from security.credentials.store import CredentialStore
 #: No PSK identity has a control character (`security.credentials.kinds.Psk`), so none looks like a proof.
 _MARK: Final = "\x1f"
 _KIND: Final = "x509"
+#: In front of the name of an OSCORE credential, as the identity of a peer (`gateway.coap.peers.OscorePeer`).
+OSCORE_MARK: Final = f"{_MARK}oscore{_MARK}"
 #: Those whose certificates have to come from an authority that the gateway was told.
 _CONSTRAINTS: Final = (CertificateUsage.CA_CONSTRAINT, CertificateUsage.SERVICE_CERTIFICATE_CONSTRAINT)
 
@@ -57,6 +59,8 @@ def proof_of(identity: str) -> Proof | None:
 
 def shown(identity: str) -> str:
     """An identity for people to read."""
+    if identity.startswith(OSCORE_MARK):
+        return f"OSCORE id {identity.removeprefix(OSCORE_MARK)}"
     proof = proof_of(identity)
     return repr(identity) if proof is None else f"certificate {proof.certificate[:16]} of {', '.join(proof.names)!r}"
 

@@ -6,7 +6,7 @@ import json
 import zlib
 from functools import lru_cache
 
-from gateway.coap.peers import Address, SecurePeer, udp_address
+from gateway.coap.peers import Address, SecurePeer, peer_of, udp_address
 from gateway.registration import Announcement, parse_announcement
 from gateway.registry import Device, KafkaPlace
 from gateway.state import StoredRegistration
@@ -62,8 +62,8 @@ def restored(row: StoredRegistration, uplink: Uplink) -> Device:
     return Device(
         ep=row.ep,
         reg_id=row.reg_id,
-        # No session outlives the gateway; the device makes another.
-        address=at if row.identity is None else SecurePeer(row.identity, at),
+        # No session outlives the gateway; the device makes another. A security context does.
+        address=at if row.identity is None else peer_of(row.identity, at),
         lifetime=row.lifetime,
         version=row.version,
         binding=Binding(row.binding),
@@ -85,7 +85,7 @@ def behind_attributes(gateway: str, prefix: str) -> dict[str, str]:
 
 
 def identity_of(address: Address) -> str | None:
-    """What a device over DTLS has shown; None for one that speaks in the clear."""
+    """What a device over DTLS or with OSCORE has shown; None for one that speaks in the clear."""
     return address.identity if isinstance(address, SecurePeer) else None
 
 

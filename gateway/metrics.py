@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from gateway.access import Access
     from gateway.coap.secure import SecureLine
+    from gateway.oscore.line import OscoreLine
     from gateway.parts import Parts
 
 Number = Callable[[], float]
@@ -89,6 +90,13 @@ def describe_dtls(metrics: GatewayMetrics, line: SecureLine, access: Access) -> 
             lambda: certificates.dropped,
         )
     metrics.counter("credentials_unreadable", "Looks into the credentials that failed.", lambda: access.failures)
+
+
+def describe_oscore(metrics: GatewayMetrics, line: OscoreLine) -> None:
+    """What a gateway whose devices may speak OSCORE shows beside."""
+    metrics.gauge("oscore_contexts", "Security contexts of OSCORE in use.", lambda: len(line))
+    metrics.counter("oscore_opened", "Messages with OSCORE that were opened.", lambda: line.opened)
+    metrics.counters("oscore_refused", "Messages with OSCORE that came to nothing.", "reason", lambda: line.refused)
 
 
 def describe(metrics: GatewayMetrics, parts: Parts) -> None:

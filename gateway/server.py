@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,8 @@ from gateway.admission import Admission, unwelcome
 from gateway.coap.aiocoap_link import Remote
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Busy
-from gateway.coap.peers import SecurePeer
-from gateway.metrics import GatewayMetrics, describe, describe_dtls
+from gateway.coap.peers import OscorePeer, SecurePeer
+from gateway.metrics import GatewayMetrics, describe, describe_dtls, describe_oscore
 from gateway.models import LOOK_EVERY, Models
 from gateway.observing import Declared
 from gateway.parts import Parts, wall_ms
@@ -37,6 +38,7 @@ from schemas.avro.topics import Topics
 if TYPE_CHECKING:
     from gateway.coap.secure import SecureLine
     from gateway.dtls_certificates.server import CertificateServer
+    from gateway.oscore.line import OscoreLine
 
 _log = structlog.get_logger("headwater.gateway")
 
@@ -75,6 +77,8 @@ class Gateway:
         try:
             self._state = State.open(settings.state)
             self._stored: StoredState | None = self._state.load()
+            self._oscore = _oscore(settings, self._access, self._state, self._stored)
+            self._endpoint.oscore = self._oscore
         except BaseException:
             self._endpoint.close()
             self._close_security()
@@ -170,11 +174,15 @@ class Gateway:
         stored, self._stored = self._stored, None
         assert stored is not None
         parts.restore(stored)
+        if self._oscore is not None:
+            _adopt(self._oscore, parts)
         await self._read_back(parts)
         self._parts = parts
         describe(metrics, parts)
         if self._secure is not None and self._access is not None:
             describe_dtls(metrics, self._secure, self._access)
+        if self._oscore is not None:
+            describe_oscore(metrics, self._oscore)
         uplink.on_fatal = lambda: self._spawn(self._renew(parts))
         self._endpoint.serve(parts)
         if self._secure is not None and self._access is not None:
@@ -182,7 +190,9 @@ class Gateway:
             # Those of the state file may be of a time before there were keys.
             self._unwelcome.update(unwelcome(parts.registry, self._access, Changed(everything=True)))
         elif keyed := sum(isinstance(device.address, SecurePeer) for device in parts.registry):
-            _log.warning("devices registered over DTLS and cannot be reached without --credentials", devices=keyed)
+            _log.warning(
+                "devices registered with credentials and cannot be reached without --credentials", devices=keyed
+            )
         uplink.reopen()
         parts.commands.start()
         _log.info(
@@ -205,6 +215,8 @@ class Gateway:
                 parts.registrations.expire()
                 parts.behind.follow_up()
                 self._follow_credentials(parts)
+                if self._oscore is not None:
+                    self._oscore.sweep(asyncio.get_running_loop().time(), parts.table.by_token.__contains__)
         finally:
             watching.cancel()
 
@@ -226,6 +238,8 @@ class Gateway:
             self._secure.revoke(None if changed.everything else changed.ended)
             if changed.certificates or changed.everything:
                 self._secure.look_again(self._access.is_revoked, self._access.anchors())
+            if self._oscore is not None:
+                self._oscore.look_again(None if changed.everything else changed.ended | changed.added)
             self._unwelcome.update(unwelcome(parts.registry, self._access, changed))
         for device in [one for one in self._unwelcome if parts.registry.registration(one.reg_id) is not one]:
             self._unwelcome.discard(device)
@@ -328,7 +342,7 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
 
     files = settings.coaps_certificate
     store = SqliteCredentials(settings.credentials, make=settings.make_credentials)
-    access = Access(store, has_certificates=files is not None)
+    access = Access(store, has_certificates=files is not None, has_oscore=settings.coap is not None)
     try:
         certificates = None if files is None else _certificates(files, access)
         line = SecureLine(
@@ -338,6 +352,24 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
         access.close()
         raise
     return access, line
+
+
+def _oscore(settings: GatewaySettings, access: Access | None, state: State, stored: StoredState) -> OscoreLine | None:
+    """OSCORE is spoken where messages come in the clear, by devices that have credentials."""
+    if access is None or settings.coap is None:
+        return None
+    from gateway.oscore.line import OscoreLine
+
+    return OscoreLine(access, state, stored, time.time)
+
+
+def _adopt(oscore: OscoreLine, parts: Parts) -> None:
+    """Who spoke before the registrations were read back is who was registered."""
+    devices = {device: device.address for device in parts.registry if isinstance(device.address, OscorePeer)}
+    instead = oscore.adopt(devices.values())
+    for device, peer in devices.items():
+        if instead[peer] is not peer:
+            parts.registry.move(device, instead[peer])
 
 
 def _certificates(files: CertificateFiles, access: Access) -> CertificateServer:

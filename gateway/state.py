@@ -44,6 +44,8 @@ from gateway.state_rows import (
     Row,
     StoredCommand,
     StoredObservation,
+    StoredOscoreContext,
+    StoredOscoreObservation,
     StoredRegistration,
     StoredState,
     answered_identities,
@@ -67,6 +69,8 @@ __all__ = [
     "StateUnavailable",
     "StoredCommand",
     "StoredObservation",
+    "StoredOscoreContext",
+    "StoredOscoreObservation",
     "StoredRegistration",
     "StoredState",
 ]
@@ -198,6 +202,22 @@ class State:
     def delete_observation(self, token: bytes) -> None:
         """Forget an observation."""
         self._admit_rows(1).observations[token] = None
+
+    def put_oscore_context(self, context: StoredOscoreContext) -> None:
+        """Store what must not be forgotten of a security context."""
+        c = context
+        row = (c.digest, c.next_number, c.highest, c.taken)
+        self._admit_rows(1, row).oscore_contexts[c.digest] = row
+
+    def put_oscore_observation(self, observation: StoredOscoreObservation) -> None:
+        """Store by which protected request an observation was made."""
+        o = observation
+        row = (o.token, o.digest, o.partial_iv)
+        self._admit_rows(1, row).oscore_observations[o.token] = row
+
+    def delete_oscore_observation(self, token: bytes) -> None:
+        """Forget it."""
+        self._admit_rows(1).oscore_observations[token] = None
 
     # All of a command is lazy: Kafka has it as well, so it waits for the next group, a second at most, and needs no
     # transaction of its own. ``done`` is told when it is on disk.

@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Final
 
 #: ``PRAGMA user_version`` of the files this code writes, and the mark (``application_id``) that they are ours: "HdWt".
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 APPLICATION_ID: Final = 0x48645774
 
 _COMMANDS: Final = """
@@ -33,8 +33,17 @@ CREATE TABLE positions (
 _BEHIND: Final = """
 CREATE TABLE behind (ep TEXT PRIMARY KEY, behind TEXT NOT NULL, prefix TEXT NOT NULL) WITHOUT ROWID;
 """
+#: ``next_number`` is where to go on counting; the window is that of `gateway.oscore.window`.
+_OSCORE: Final = """
+CREATE TABLE oscore_contexts (
+    digest BLOB PRIMARY KEY, next_number INTEGER NOT NULL, highest INTEGER NOT NULL, taken BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE oscore_observations (
+    token BLOB PRIMARY KEY, digest BLOB NOT NULL, partial_iv BLOB NOT NULL
+) WITHOUT ROWID;
+"""
 _SCHEMA: Final = f"""
-{_COMMANDS}{_BEHIND}CREATE TABLE registrations (
+{_COMMANDS}{_BEHIND}{_OSCORE}CREATE TABLE registrations (
     ep TEXT PRIMARY KEY, reg_id TEXT NOT NULL, address TEXT NOT NULL, port INTEGER NOT NULL, lifetime INTEGER NOT NULL,
     version TEXT NOT NULL, binding TEXT NOT NULL, sms TEXT, root TEXT NOT NULL, links_text BLOB NOT NULL,
     attributes TEXT NOT NULL, queue INTEGER NOT NULL, reg_date_ms INTEGER NOT NULL, last_up_ms INTEGER NOT NULL,
@@ -60,6 +69,7 @@ DROP TABLE old;
 """,
     2: "ALTER TABLE registrations ADD COLUMN identity TEXT;",
     3: _BEHIND,
+    4: _OSCORE,
 }
 
 

@@ -85,6 +85,28 @@ class StoredCommand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOscoreContext:
+    """What must not be forgotten of a security context (RFC 8613 section 7.5), known by the digest of its keys.
+
+    No number from ``next_number`` on was used; ``highest`` and ``taken`` are its window against replays.
+    """
+
+    digest: bytes
+    next_number: int
+    highest: int
+    taken: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOscoreObservation:
+    """The Partial IV of the request that an observation with this token was made by: its notifications answer that."""
+
+    token: bytes
+    digest: bytes
+    partial_iv: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredState:
     """All that a gateway starts from, but its commands (`unanswered_commands`)."""
 
@@ -95,6 +117,8 @@ class StoredState:
     #: The number of answers that are kept, and the highest sequence among the commands (0: none).
     answered: int
     last_sequence: int
+    oscore_contexts: tuple[StoredOscoreContext, ...] = ()
+    oscore_observations: tuple[StoredOscoreObservation, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +149,8 @@ class Group:
     behind: dict[str, Row | None] = field(default_factory=dict)
     touches: dict[str, Row] = field(default_factory=dict)
     observations: dict[bytes, Row | None] = field(default_factory=dict)
+    oscore_contexts: dict[bytes, Row | None] = field(default_factory=dict)
+    oscore_observations: dict[bytes, Row | None] = field(default_factory=dict)
     commands: dict[int, Row | None] = field(default_factory=dict)
     answers: dict[bytes, Row] = field(default_factory=dict)
     positions: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -171,6 +197,10 @@ def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
         positions=MappingProxyType(positions),
         answered=answered,
         last_sequence=last,
+        oscore_contexts=tuple(StoredOscoreContext(**row) for row in map(dict, select("SELECT * FROM oscore_contexts"))),
+        oscore_observations=tuple(
+            StoredOscoreObservation(**row) for row in map(dict, select("SELECT * FROM oscore_observations"))
+        ),
     )
 
 
@@ -203,6 +233,8 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
             "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
         )
     _write_keyed(db, "observations", "token", 8, group.observations)
+    _write_keyed(db, "oscore_contexts", "digest", 4, group.oscore_contexts)
+    _write_keyed(db, "oscore_observations", "token", 3, group.oscore_observations)
     _write_keyed(db, "commands", "sequence", 9, group.commands)
     if group.answers:
         # The first answer stays.

@@ -21,7 +21,7 @@ from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, NoAnswer
 from gateway.coap.incoming import Incoming
 from gateway.coap.message import Block, Code, Message, Option, Options, Type, build, parse_any_size
-from gateway.coap.peers import Address, SecurePeer, host_port
+from gateway.coap.peers import Address, OscorePeer, SecurePeer, host_port
 
 #: A block-wise upload of more than this is refused (4.13): a registration with 1,000 links has about 16 KiB.
 MOST_ASSEMBLED = 64 << 10
@@ -65,7 +65,8 @@ class Remote(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap publi
 
     @property
     def scheme(self) -> str:
-        return "coaps" if isinstance(self.address, SecurePeer) else "coap"
+        secure = isinstance(self.address, SecurePeer) and not isinstance(self.address, OscorePeer)
+        return "coaps" if secure else "coap"
 
     @property
     def hostinfo(self) -> str:

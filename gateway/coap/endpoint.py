@@ -1,4 +1,4 @@
-"""The UDP socket and the CoAP message layer (RFC 7252 section 4), also on what comes over DTLS.
+"""The UDP socket and the CoAP message layer (RFC 7252 section 4), also on what comes over DTLS or in OSCORE.
 
 Owns receiving in batches, the guard against malformed datagrams, deduplication of requests, retransmission of our own,
 and the choice of who takes a message: the notification short path, an open exchange of ours, the LwM2M registration
@@ -38,13 +38,16 @@ from gateway.coap.message import (
     Type,
     build,
     empty,
+    name,
     parse,
 )
-from gateway.coap.peers import Address, SecurePeer
+from gateway.coap.peers import Address, OscorePeer, SecurePeer, UdpAddress
 from gateway.coap.udp import BATCH, bind, name_of
+from gateway.oscore.found import Again, Opened, Stray, Unverified
 
 if TYPE_CHECKING:
     from gateway.coap.secure import SecureLine
+    from gateway.oscore.line import OscoreLine
 
 _log = structlog.get_logger("headwater.coap")
 
@@ -54,6 +57,8 @@ MOST_OPEN_REQUESTS = 5_000
 SETTLING = 10.0
 #: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
 AMPLIFICATION = 3
+#: What a device says in the clear that cannot open what it got (RFC 8613 section 8.2).
+_NOT_OPENED = (Code.BAD_REQUEST, Code.UNAUTHORIZED, Code.BAD_OPTION)
 _UNRECOGNISED = "unrecognised critical option"
 
 
@@ -78,6 +83,8 @@ class Endpoint:
         self._secure = secure
         self._handler = handler
         self.fallback: Fallback | None = None
+        #: Opens and protects messages with OSCORE; None: they are answered 4.02.
+        self.oscore: OscoreLine | None = None
         self._exchanges = Exchanges()
         self._requests = RequestLog()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -102,7 +109,7 @@ class Endpoint:
 
     def local_address_of(self, peer: Address) -> tuple[str, int]:
         """The host and port at which a peer reaches us."""
-        if self._secure is not None and isinstance(peer, SecurePeer):
+        if self._secure is not None and isinstance(peer, SecurePeer) and not isinstance(peer, OscorePeer):
             return self._secure.local_address
         return self.local_address
 
@@ -197,7 +204,10 @@ class Endpoint:
                 self.reject(address, datagram[2] << 8 | datagram[3])
             return
         try:
-            self._dispatch(message, address, len(datagram))
+            if message.unrecognised == Option.OSCORE and self.oscore is not None and isinstance(address, tuple):
+                self._take_protected(self.oscore, message, address, len(datagram))
+            else:
+                self._dispatch(message, address, len(datagram))
         except Exception:  # noqa: BLE001  # one datagram must never end the gateway; it is counted and logged
             self._failed(datagram, address)
 
@@ -233,6 +243,39 @@ class Endpoint:
             self._drop("RST with a code", address)
         else:
             self._take_response(message, address)
+
+    def _take_protected(self, oscore: OscoreLine, message: Message, address: UdpAddress, size: int) -> None:
+        found = oscore.take(message, address, self._now())
+        if isinstance(found, Again) and message.is_request:
+            answer = self._requests.answer_to(found.peer, message.mid, self._now()) if found.is_here else None
+            if answer is None:
+                found = oscore.replayed(self._now())
+            elif message.type == Type.CON and self._may_send(len(answer), size, found.peer):
+                self.dropped_datagrams["duplicate request"] += 1
+                self._transmit(answer, address)
+        if isinstance(found, Opened):
+            if message.is_request:
+                # Its number is new, so it is no copy, whatever its message id.
+                self._requests.forget(found.peer, message.mid)
+            self.arrived(found.datagram, found.peer)
+        elif isinstance(found, Again) and message.is_response:
+            self.dropped_datagrams["duplicate response"] += 1
+            if message.type == Type.CON and (
+                found.is_taken or self._acknowledged.has(found.peer, message.mid, self._now())
+            ):
+                self._transmit(empty(Type.ACK, message.mid), address)
+        elif isinstance(found, Stray) and message.type != Type.ACK:
+            self._transmit(empty(Type.RST, message.mid), address)
+        elif isinstance(found, Unverified):
+            # RFC 8613 section 8.2; not to be cached.
+            type_, mid = (
+                (Type.ACK, message.mid)
+                if message.type == Type.CON
+                else (Type.NON, self._exchanges.next_mid(address, self._random.getrandbits(16)))
+            )
+            answer = build(type_, found.code, mid, message.token, [(Option.MAX_AGE, b"")], found.words)
+            if len(answer) <= AMPLIFICATION * size:
+                self._transmit(answer, address)
 
     def _take_request(self, message: Message, address: Address, size: int) -> None:
         if message.unrecognised and message.type == Type.NON:
@@ -273,6 +316,10 @@ class Endpoint:
             self._send(empty(Type.RST, message.mid), address)
         elif message.type in (Type.ACK, Type.RST):
             exchange = self._exchanges.acknowledged(address, message.mid)
+            if exchange is None and self.oscore is not None and isinstance(address, tuple):
+                # Messages without content are not protected (RFC 8613 section 4.2).
+                peer = self.oscore.peer_at(address)
+                exchange = None if peer is None else self._exchanges.acknowledged(peer, message.mid)
             if exchange is not None:
                 _prove(address, exchange)
             if message.type == Type.RST:
@@ -289,7 +336,10 @@ class Endpoint:
             if message.type == Type.CON:
                 self.reject(address, message.mid)
             return
-        exchange = self._exchanges.answered(address, message.token, message.mid if message.type == Type.ACK else None)
+        acknowledged = message.mid if message.type == Type.ACK else None
+        exchange = self._exchanges.answered(address, message.token, acknowledged)
+        if exchange is None and message.code in _NOT_OPENED and self._is_not_opened(message, address, acknowledged):
+            return
         if exchange is not None:
             _prove(address, exchange)
             if message.type == Type.CON and not exchange.defer:
@@ -316,6 +366,17 @@ class Endpoint:
         if message.type != Type.ACK:
             self._send(empty(Type.RST, message.mid), address)
 
+    def _is_not_opened(self, message: Message, address: Address, acknowledged: int | None) -> bool:
+        """An error in the clear to a protected request: the device could not open it (RFC 8613 section 8.2)."""
+        peer = self.oscore.peer_at(address) if self.oscore is not None and isinstance(address, tuple) else None
+        exchange = None if peer is None else self._exchanges.answered(peer, message.token, acknowledged)
+        if exchange is None:
+            return False
+        if message.type == Type.CON:
+            self._send(empty(Type.ACK, message.mid), address)
+        exchange.finish(WasReset(f"the device could not open the request: {name(message.code)}"))
+        return True
+
     def _settle(self, address: Address, token: bytes) -> None:
         # Whoever asked to observe learns of the answer a turn of the event loop later, or after more blocks; an RST
         # to a notification in between would end the observation that it has just got.
@@ -335,10 +396,22 @@ class Endpoint:
         self._send(empty(Type.RST, mid), address)
 
     def _send(self, datagram: bytes, address: Address) -> None:
-        if isinstance(address, SecurePeer):
+        """Send a message; one to a device that speaks OSCORE is protected already, or has no content."""
+        if isinstance(address, OscorePeer):
+            if self.oscore is None:
+                self.dropped_datagrams["no OSCORE here"] += 1
+            elif len(datagram) > 4:
+                self._transmit(datagram, address.udp)
+            else:
+                mid = datagram[2] << 8 | datagram[3]
+                self.oscore.acknowledge(address, mid, lambda: self._transmit(datagram, address.udp))
+        elif isinstance(address, SecurePeer):
             if self._secure is not None:
                 self._secure.send(datagram, address)
-            return
+        else:
+            self._transmit(datagram, address)
+
+    def _transmit(self, datagram: bytes, address: UdpAddress) -> None:
         if self._socket is None:
             self.dropped_datagrams["no plain CoAP here"] += 1
             return
@@ -351,8 +424,8 @@ class Endpoint:
     @property
     def sendto(self) -> Callable[[bytes, Address], object]:
         """The quickest way to send, for the short path's acknowledgements; raises OSError or loses what cannot go."""
-        if self._secure is None and self._socket is not None:
-            return self._socket.sendto  # type: ignore[return-value]  # without DTLS all addresses are UDP's
+        if self._secure is None and self.oscore is None and self._socket is not None:
+            return self._socket.sendto  # type: ignore[return-value]  # without credentials all addresses are UDP's
         return self._send
 
     def answer(self, incoming: Incoming, code: int, options: Options, payload: bytes) -> None:
@@ -385,8 +458,19 @@ class Endpoint:
         """Send ``datagram`` as the response of ``incoming``."""
         incoming.answered = True
         self._open.discard(incoming)
-        self._requests.answer(incoming.address, incoming.message.mid, datagram)
-        self._send(datagram, incoming.address)
+        address, mid = incoming.address, incoming.message.mid
+
+        def send(protected: bytes | None) -> None:
+            if protected is None:
+                self._requests.forget(address, mid)
+            else:
+                self._requests.answer(address, mid, protected)
+                self._send(protected, address)
+
+        if isinstance(address, OscorePeer) and self.oscore is not None:
+            self.oscore.answer(address, mid, datagram, send)
+        else:
+            send(datagram)
 
     @property
     def open_requests(self) -> int:
@@ -399,13 +483,17 @@ class Endpoint:
             incoming.busy()
 
     def forget(self, incoming: Incoming) -> None:
-        """Take a retransmission of the request as new."""
+        """Take a retransmission of the request as new; but with OSCORE it has one answer, for ever."""
+        if incoming.answered and isinstance(incoming.address, OscorePeer):
+            return
         self._requests.forget(incoming.address, incoming.message.mid)
 
     def dropped(self, incoming: Incoming) -> None:
         """The request is given up without an answer."""
         self._open.discard(incoming)
-        self.forget(incoming)
+        self._requests.forget(incoming.address, incoming.message.mid)
+        if isinstance(incoming.address, OscorePeer) and self.oscore is not None:
+            self.oscore.dropped(incoming.address, incoming.message.mid)
 
     # Our own requests
 
@@ -458,8 +546,17 @@ class Endpoint:
         exchange = Exchange(address, mid, token, datagram, finish, now + timeout, defer=defer)
         self._exchanges.begin(exchange, now, self._random.random())
         self._arm()
-        self._send(datagram, address)
+        self._send_request(exchange)
         return exchange
+
+    def _send_request(self, exchange: Exchange) -> None:
+        address = exchange.address
+        if isinstance(address, OscorePeer) and self.oscore is not None and not exchange.sealed:
+            protected = self.oscore.close_request(address, exchange.datagram, self._now())
+            if protected is None:
+                return  # as if it were lost: it is tried again with the next retransmission
+            exchange.datagram, exchange.sealed = protected, True
+        self._send(exchange.datagram, address)
 
     def abandon(self, address: Address) -> None:
         """The peer is not at ``address`` any more: its open exchanges fail now, and its session ends."""
@@ -488,7 +585,7 @@ class Endpoint:
     def _retransmit(self) -> None:
         again, failed = self._exchanges.due(self._now())
         for exchange in again:
-            self._send(exchange.datagram, exchange.address)
+            self._send_request(exchange)
         for exchange in failed:
             exchange.finish(NoAnswer("the device did not answer"))
         self._arm()

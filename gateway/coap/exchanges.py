@@ -56,6 +56,7 @@ class Exchange:
         "give_up",
         "interval",
         "mid",
+        "sealed",
         "token",
         "tries",
     )
@@ -84,6 +85,8 @@ class Exchange:
         self.interval = 0.0
         self.tries = 0
         self.acknowledged = False
+        #: True once the datagram is protected by OSCORE: it is the same each time that it is sent.
+        self.sealed = False
 
 
 class Exchanges:
@@ -255,6 +258,11 @@ class RequestLog:
             self._bytes -= len(entries.pop(0).response or b"")
         entries.append(_Answered(mid, now + EXCHANGE_LIFETIME, None))
         return False, None
+
+    def answer_to(self, address: Address, mid: int, now: float) -> bytes | None:
+        """The answer to a request that was seen, if it is kept."""
+        entries = self._peers.get(address, ())
+        return next((entry.response for entry in entries if entry.mid == mid and entry.until > now), None)
 
     def answer(self, address: Address, mid: int, response: bytes) -> None:
         """Keep the answer, so that a duplicate of the request gets it again."""

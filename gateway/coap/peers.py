@@ -1,7 +1,8 @@
 """Who is at the other end: a UDP address, or somebody who has shown who they are.
 
 It is what messages, exchanges, registrations and observations are told apart by: over UDP the address (RFC 7252 section
-4.2), over DTLS the security association (section 9.1), whatever address it has at the moment.
+4.2), over DTLS the security association (section 9.1), whatever address it has at the moment; with OSCORE the security
+context (RFC 8613).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING
 
-from gateway.certificate_proof import shown
+from gateway.certificate_proof import OSCORE_MARK, shown
 
 if TYPE_CHECKING:
     from gateway.dtls.session import Session
@@ -46,7 +47,33 @@ class SecurePeer:
         return f"{shown(self.identity)} at {host} port {port}"
 
 
+class OscorePeer(SecurePeer):
+    """A device that speaks OSCORE over plain UDP. It stays the same as long as its credential has the same id.
+
+    Its identity is the id of its credential behind a mark; it has no session.
+    """
+
+    __slots__ = ("__weakref__",)
+
+    def __init__(self, credential: str, udp: UdpAddress) -> None:
+        super().__init__(OSCORE_MARK + credential, udp)
+        # Its message ids go on over a restart of the gateway.
+        self.life = f"oscore-{credential}"
+
+    @property
+    def credential(self) -> str:
+        """The name of its credential's id (`security.credentials.kinds.CredentialId`)."""
+        return self.identity.removeprefix(OSCORE_MARK)
+
+
 Address = UdpAddress | SecurePeer
+
+
+def peer_of(identity: str, udp: UdpAddress) -> SecurePeer:
+    """The peer that had shown this identity, as the state file has it."""
+    if identity.startswith(OSCORE_MARK):
+        return OscorePeer(identity.removeprefix(OSCORE_MARK), udp)
+    return SecurePeer(identity, udp)
 
 
 def host_port(address: Address) -> tuple[str, int]:
