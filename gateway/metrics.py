@@ -96,6 +96,7 @@ def describe_oscore(metrics: GatewayMetrics, line: OscoreLine) -> None:
     """What a gateway whose devices may speak OSCORE shows beside."""
     metrics.gauge("oscore_contexts", "Security contexts of OSCORE in use.", lambda: len(line))
     metrics.counter("oscore_opened", "Messages with OSCORE that were opened.", lambda: line.opened)
+    metrics.counter("oscore_renewed", "Keys of OSCORE that a device had derived anew.", lambda: line.renewed)
     metrics.counters("oscore_refused", "Messages with OSCORE that came to nothing.", "reason", lambda: line.refused)
 
 

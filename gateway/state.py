@@ -206,7 +206,7 @@ class State:
     def put_oscore_context(self, context: StoredOscoreContext) -> None:
         """Store what must not be forgotten of a security context."""
         c = context
-        row = (c.digest, c.next_number, c.highest, c.taken)
+        row = (c.digest, c.next_number, c.highest, c.taken, c.id_context)
         self._admit_rows(1, row).oscore_contexts[c.digest] = row
 
     def put_oscore_observation(self, observation: StoredOscoreObservation) -> None:

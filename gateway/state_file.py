@@ -36,7 +36,8 @@ CREATE TABLE behind (ep TEXT PRIMARY KEY, behind TEXT NOT NULL, prefix TEXT NOT 
 #: ``next_number`` is where to go on counting; the window is that of `gateway.oscore.window`.
 _OSCORE: Final = """
 CREATE TABLE oscore_contexts (
-    digest BLOB PRIMARY KEY, next_number INTEGER NOT NULL, highest INTEGER NOT NULL, taken BLOB NOT NULL
+    digest BLOB PRIMARY KEY, next_number INTEGER NOT NULL, highest INTEGER NOT NULL, taken BLOB NOT NULL,
+    id_context BLOB
 ) WITHOUT ROWID;
 CREATE TABLE oscore_observations (
     token BLOB PRIMARY KEY, digest BLOB NOT NULL, partial_iv BLOB NOT NULL

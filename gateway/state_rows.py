@@ -88,13 +88,15 @@ class StoredCommand:
 class StoredOscoreContext:
     """What must not be forgotten of a security context (RFC 8613 section 7.5), known by the digest of its keys.
 
-    No number from ``next_number`` on was used; ``highest`` and ``taken`` are its window against replays.
+    No number from ``next_number`` on was used; ``highest`` and ``taken`` are its window against replays. ``id_context``
+    is what its keys were derived with anew (appendix B.2), None for those of the credential itself, whose digest it is.
     """
 
     digest: bytes
     next_number: int
     highest: int
     taken: bytes
+    id_context: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,7 +235,7 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
             "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
         )
     _write_keyed(db, "observations", "token", 8, group.observations)
-    _write_keyed(db, "oscore_contexts", "digest", 4, group.oscore_contexts)
+    _write_keyed(db, "oscore_contexts", "digest", 5, group.oscore_contexts)
     _write_keyed(db, "oscore_observations", "token", 3, group.oscore_observations)
     _write_keyed(db, "commands", "sequence", 9, group.commands)
     if group.answers:

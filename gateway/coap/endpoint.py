@@ -43,7 +43,7 @@ from gateway.coap.message import (
 )
 from gateway.coap.peers import Address, OscorePeer, SecurePeer, UdpAddress
 from gateway.coap.udp import BATCH, bind, name_of
-from gateway.oscore.found import Again, Opened, Stray, Unverified
+from gateway.oscore.found import Again, Opened, Renewing, Stray, Unverified
 
 if TYPE_CHECKING:
     from gateway.coap.secure import SecureLine
@@ -264,6 +264,8 @@ class Endpoint:
                 found.is_taken or self._acknowledged.has(found.peer, message.mid, self._now())
             ):
                 self._transmit(empty(Type.ACK, message.mid), address)
+        elif isinstance(found, Renewing):
+            self._transmit(found.datagram, address)
         elif isinstance(found, Stray) and message.type != Type.ACK:
             self._transmit(empty(Type.RST, message.mid), address)
         elif isinstance(found, Unverified):

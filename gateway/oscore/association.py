@@ -13,6 +13,7 @@ from gateway.coap.peers import OscorePeer
 from gateway.oscore.context import SecurityContext
 from gateway.oscore.window import SIZE, ReplayWindow
 from gateway.state import StoredOscoreContext
+from security.credentials.kinds import Oscore
 
 #: Sequence numbers that are reserved at once. A restart leaves out those that were not used.
 RESERVED: Final = 256
@@ -23,12 +24,28 @@ MOST_NUMBER: Final = (1 << 40) - 1
 
 
 class Association:
-    """One device's; ``peer`` is who it is to the message layer."""
+    """One device's; ``peer`` is who it is to the message layer.
 
-    __slots__ = ("_next", "_reserved", "context", "peer", "pending", "wanted", "window")
+    ``digest`` is that of the keys of its credential, by which the state knows it; ``renewed`` the ID Context with which
+    those in use were derived instead, if they were.
+    """
 
-    def __init__(self, context: SecurityContext, peer: OscorePeer, first: int, window: ReplayWindow) -> None:
+    __slots__ = ("_next", "_reserved", "context", "digest", "peer", "pending", "renewed", "wanted", "window")
+
+    def __init__(
+        self,
+        credential: Oscore,
+        peer: OscorePeer,
+        *,
+        digest: bytes,
+        first: int,
+        window: ReplayWindow,
+        renewed: bytes | None = None,
+    ) -> None:
         """``first`` is the first number that was never used."""
+        context = SecurityContext(credential, renewed)
+        self.digest = digest
+        self.renewed = renewed
         self.context = context
         self.peer = peer
         self.window = window
@@ -62,10 +79,11 @@ class Association:
         if self.is_short:
             self.wanted = self._next + RESERVED
         return StoredOscoreContext(
-            digest=self.context.digest,
+            digest=self.digest,
             next_number=self.wanted,
             highest=self.window.highest,
             taken=self.window.taken.to_bytes(SIZE // 8, "big").lstrip(b"\0"),
+            id_context=self.renewed,
         )
 
     def reserved(self, row: StoredOscoreContext) -> None:

@@ -49,28 +49,23 @@ class SecurityContext:
         "sender_id",
     )
 
-    def __init__(self, credential: Oscore) -> None:
-        """Derive them (section 3.2.1)."""
+    def __init__(self, credential: Oscore, renewed: bytes | None = None) -> None:
+        """Derive them (section 3.2.1); ``renewed`` is the ID Context that took the place of the credential's (appendix
+        B.2), which is never said in requests."""
+        derived_with = credential.id_context if renewed is None else renewed
         self._aead = credential.aead
         self.sender_id = credential.sender_id
         self.recipient_id = credential.recipient_id
         self.id_context = credential.id_context
         length = _SIZES[credential.aead][0]
-        self._sender_key = self._derive(credential, credential.sender_id, "Key", length)
-        self._recipient_key = self._derive(credential, credential.recipient_id, "Key", length)
-        self._common_iv = self._derive(credential, b"", "IV", credential.aead.value[1])
-        #: Tells these keys from others, and says nothing of them: what is durable of a context is known by it.
+        self._sender_key = _derive(credential, derived_with, credential.sender_id, "Key", length)
+        self._recipient_key = _derive(credential, derived_with, credential.recipient_id, "Key", length)
+        self._common_iv = _derive(credential, derived_with, b"", "IV", credential.aead.value[1])
+        #: Tells these keys from others, and says nothing of them.
         self.digest = hashlib.sha256(b"headwater oscore" + self._sender_key + self._recipient_key).digest()[:16]
 
     def __repr__(self) -> str:
         return f"SecurityContext({self.recipient_id.hex() or '-'})"
-
-    @staticmethod
-    def _derive(credential: Oscore, id_: bytes, what: str, length: int) -> bytes:
-        info = cbor2.dumps([id_, credential.id_context, credential.aead.value[0], what, length])
-        return HKDF(
-            algorithm=_HASHES[credential.hkdf](), length=length, salt=credential.master_salt.reveal(), info=info
-        ).derive(credential.master_secret.reveal())
 
     def nonce(self, id_: bytes, partial_iv: bytes) -> bytes:
         """Section 5.2; ``id_`` is of whom the Partial IV comes."""
@@ -107,3 +102,10 @@ class SecurityContext:
     def _aad(self, kid: bytes, partial_iv: bytes) -> bytes:
         external = cbor2.dumps([1, [self._aead.value[0]], kid, partial_iv, b""])
         return cbor2.dumps(["Encrypt0", b"", external])
+
+
+def _derive(credential: Oscore, id_context: bytes | None, id_: bytes, what: str, length: int) -> bytes:
+    info = cbor2.dumps([id_, id_context, credential.aead.value[0], what, length])
+    return HKDF(
+        algorithm=_HASHES[credential.hkdf](), length=length, salt=credential.master_salt.reveal(), info=info
+    ).derive(credential.master_secret.reveal())

@@ -29,6 +29,13 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True)
+class Renewing:
+    """A request that begins the derivation of new keys; ``datagram`` is its answer, protected."""
+
+    datagram: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Stray:
     """A response to nothing that we asked."""
 

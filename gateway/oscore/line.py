@@ -23,8 +23,9 @@ from gateway.coap.peers import OscorePeer, UdpAddress
 from gateway.oscore import messages
 from gateway.oscore.association import Association
 from gateway.oscore.context import SecurityContext, Unauthentic
-from gateway.oscore.found import Again, Opened, Stray, Unverified
-from gateway.oscore.option import Undecodable, decode, partial_iv
+from gateway.oscore.found import Again, Opened, Renewing, Stray, Unverified
+from gateway.oscore.option import Compressed, Undecodable, decode, partial_iv
+from gateway.oscore.renewal import Renewals, unwrapped
 from gateway.oscore.window import ReplayWindow
 from gateway.state import (
     State,
@@ -39,13 +40,13 @@ _log = structlog.get_logger("headwater.oscore")
 
 #: Devices that speak OSCORE at once: as many as may be registered. Who has no key takes none of them.
 MOST_ASSOCIATIONS: Final = 100_000
-#: Requests of ours whose answers can still be opened, besides observations.
+#: Requests of ours whose answers can still be opened, and observations; with more, those that are over go sooner.
 MOST_ASKED: Final = 100_000
 #: Answers in the clear to what cannot be opened, a second.
 MOST_REFUSALS: Final = 100
 #: Where a context begins whose state is not here: above all that was ever sent, if it was less than this a second since
 #: the credential was made.
-NUMBERS_A_SECOND: Final = 64
+NUMBERS_A_SECOND: Final = 8
 _SWEEP_SECONDS: Final = 30.0
 #: Outer options that would change what the message is (RFC 8613 sections 4.1.3.3 and 4.1.3.4.2); blocks are inner.
 _NOT_OUTSIDE: Final = frozenset(map(int, (Option.BLOCK1, Option.BLOCK2, Option.PROXY_URI, Option.PROXY_SCHEME)))
@@ -85,12 +86,15 @@ class OscoreLine:
         self._at: dict[UdpAddress, OscorePeer] = {}
         self._peers: WeakValueDictionary[str, OscorePeer] = WeakValueDictionary()
         self._asked: dict[bytes, Asked] = {}
+        self._renewals = Renewals()
         self._swept_at = 0.0
         self._refusals_until = 0.0
         self._refusals = 0
         #: What came and was not taken, by reason.
         self.refused: Counter[str] = Counter()
         self.opened = 0
+        #: Keys that were derived anew.
+        self.renewed = 0
 
     def __len__(self) -> int:
         return len(self._associations)
@@ -125,24 +129,32 @@ class OscoreLine:
         if (found := self._associations.get(peer.credential)) is not None:
             return found
         credential = self._access.oscore(peer.credential)
-        return None if credential is None else self._keep(credential, SecurityContext(credential), peer)
+        return None if credential is None else self._keep(self._made(credential, peer))
 
-    def _keep(self, credential: Oscore, context: SecurityContext, peer: OscorePeer) -> Association | None:
-        if len(self._associations) >= MOST_ASSOCIATIONS:
-            self.refused["too many contexts"] += 1
-            return None
-        row = self._stored.get(context.digest)
+    def _made(self, credential: Oscore, peer: OscorePeer) -> Association:
+        """As the state has it."""
+        digest = SecurityContext(credential).digest
+        row = self._stored.get(digest)
         if row is None:
             # Unknown, or the state was lost: then none of these was used either.
             age = max(0.0, self._wall() - credential.created.timestamp())
-            first, window = int(age) * NUMBERS_A_SECOND, ReplayWindow()
-        else:
-            first, window = row.next_number, ReplayWindow(row.highest, int.from_bytes(row.taken, "big"))
-        made = Association(context, peer, first, window)
+            return Association(
+                credential, peer, digest=digest, first=int(age) * NUMBERS_A_SECOND, window=ReplayWindow()
+            )
+        window = ReplayWindow(row.highest, int.from_bytes(row.taken, "big"))
+        return Association(
+            credential, peer, digest=digest, first=row.next_number, window=window, renewed=row.id_context
+        )
+
+    def _keep(self, made: Association) -> Association | None:
+        peer = made.peer
+        if len(self._associations) >= MOST_ASSOCIATIONS:
+            self.refused["too many contexts"] += 1
+            return None
         self._associations[peer.credential] = made
         self._peers[peer.credential] = peer
         self._at.setdefault(peer.udp, peer)
-        for one in self._observations.pop(context.digest, ()):
+        for one in self._observations.pop(made.digest, ()):
             self._asked[one.token] = Asked(made, one.partial_iv, 0.0, answered=True, observes=True)
         return made
 
@@ -157,20 +169,26 @@ class OscoreLine:
                 credential = self._access.oscore(name)
             except CredentialStoreError:
                 continue  # nobody is ended by a store that fails
-            if credential is None or SecurityContext(credential).digest != association.context.digest:
+            if credential is None or SecurityContext(credential).digest != association.digest:
                 self._drop(name, association)
 
     def _drop(self, name: str, association: Association) -> None:
-        self._stored[association.context.digest] = association.row()
+        self._stored[association.digest] = association.row()
         del self._associations[name]
         if self._at.get(association.peer.udp) is association.peer:
             del self._at[association.peer.udp]
+        self._forget_asked(association)
+
+    def _forget_asked(self, association: Association) -> None:
         for token in [token for token, asked in self._asked.items() if asked.association is association]:
-            del self._asked[token]
+            if self._asked.pop(token).observes:
+                self._stale.append(token)
 
     # What comes
 
-    def take(self, message: Message, address: UdpAddress, now: float) -> Opened | Again | Stray | Unverified | None:
+    def take(
+        self, message: Message, address: UdpAddress, now: float
+    ) -> Opened | Again | Renewing | Stray | Unverified | None:
         """A message with the OSCORE option; None: it is dropped, and counted. Never raises."""
         value = messages.option_of(message)
         if message.is_request and message.type in (Type.CON, Type.NON):
@@ -182,7 +200,7 @@ class OscoreLine:
 
     def _take_request(
         self, message: Message, value: bytes | None, address: UdpAddress, now: float
-    ) -> Opened | Again | Unverified | None:
+    ) -> Opened | Again | Renewing | Unverified | None:
         try:
             fields = decode(value or b"")
         except Undecodable as exc:
@@ -192,28 +210,75 @@ class OscoreLine:
         if any(number in _NOT_OUTSIDE for number, _ in message.options):
             return self._refuse("outer block or proxy option", Code.BAD_OPTION, b"blocks are inside of OSCORE", now)
         known = self._named.get((fields.kid, fields.kid_context))
-        credential = None if known is not None else self._access.oscore_context(fields.kid, fields.kid_context)
-        if known is None and credential is None:
-            return self._refuse("unknown OSCORE context", Code.UNAUTHORIZED, b"Security context not found", now)
-        if known is None and credential is not None:
-            known = self._associations.get(credential.id.name)
-        if known is not None:
-            context = known.context
-        else:
-            assert credential is not None
-            context = SecurityContext(credential)
+        if known is None:
+            credential = self._access.oscore_context(fields.kid, fields.kid_context)
+            found = (
+                self._renewing(message, fields, address, now) if credential is None else self._met(credential, address)
+            )
+            if not isinstance(found, Association):
+                return found
+            known = found
         try:
-            datagram = messages.open_request(context, message, fields.partial_iv)
+            datagram = messages.open_request(known.context, message, fields.partial_iv)
         except Unauthentic:
             return self._refuse("OSCORE decryption failed", Code.BAD_REQUEST, b"Decryption failed", now)
-        if known is None:
-            assert credential is not None
-            # Only who has the key takes memory.
-            peer = self._peers.get(credential.id.name) or OscorePeer(credential.id.name, address)
-            if (known := self._keep(credential, context, peer)) is None:
-                return None
+        # Only who has the key takes memory.
+        if self._associations.get(known.peer.credential) is not known and not self._begin(known):
+            return None
         self._named.setdefault((fields.kid, fields.kid_context), known)
         return self._sort(known, datagram, message, int.from_bytes(fields.partial_iv, "big"), address, now)
+
+    def _met(self, credential: Oscore, address: UdpAddress) -> Association:
+        """Who has this credential, as far as is known."""
+        name = credential.id.name
+        known = self._associations.get(name)
+        return known or self._made(credential, self._peers.get(name) or OscorePeer(name, address))
+
+    def _begin(self, made: Association) -> bool:
+        """Have it from now on, also in the place of one with keys of before."""
+        old = self._associations.get(made.peer.credential)
+        if old is not None:
+            self._associations[made.peer.credential] = made
+            self._forget_asked(old)
+            self._named = {key: one for key, one in self._named.items() if one is not old}
+        elif self._keep(made) is None:
+            return False
+        if made.renewed is not None:
+            # At once: the device uses these keys alone from now on.
+            self._write(made, lambda _: None)
+        return True
+
+    def _renewing(
+        self, message: Message, fields: Compressed, address: UdpAddress, now: float
+    ) -> Association | Renewing | Unverified | None:
+        """One that says an ID Context which no credential has (appendix B.2): its association, if it is the second."""
+        assert fields.kid is not None
+        assert fields.partial_iv is not None
+        id_context = None if fields.kid_context is None else unwrapped(fields.kid_context)
+        credential = None if id_context is None else self._access.oscore_context(fields.kid, None)
+        if id_context is None or credential is None or credential.id_context is not None:
+            return self._refuse("unknown OSCORE context", Code.UNAUTHORIZED, b"Security context not found", now)
+        known = self._met(credential, address)
+        if known.renewed == id_context:
+            return known
+        if self._renewals.is_second(credential, id_context):
+            made = Association(
+                credential, known.peer, digest=known.digest, first=0, window=ReplayWindow(), renewed=id_context
+            )
+            try:
+                messages.open_request(made.context, message, fields.partial_iv)
+            except Unauthentic:
+                return self._refuse("OSCORE decryption failed", Code.BAD_REQUEST, b"Decryption failed", now)
+            self._renewals.done(credential)
+            if self._associations.get(credential.id.name) is None:
+                # One that was read back, perhaps: its numbers are of other keys.
+                self._observations.pop(known.digest, None)
+            self.renewed += 1
+            return made
+        try:
+            return Renewing(self._renewals.first_answer(credential, message, fields.partial_iv, id_context))
+        except Unauthentic:
+            return self._refuse("OSCORE decryption failed", Code.BAD_REQUEST, b"Decryption failed", now)
 
     def _sort(
         self,
@@ -313,9 +378,7 @@ class OscoreLine:
     def _answered(self, token: bytes, asked: Asked, *, is_observed: bool) -> None:
         asked.answered, asked.before = True, None
         if asked.observes and is_observed:
-            row = StoredOscoreObservation(
-                token=token, digest=asked.association.context.digest, partial_iv=asked.partial_iv
-            )
+            row = StoredOscoreObservation(token=token, digest=asked.association.digest, partial_iv=asked.partial_iv)
             try:
                 self._state.put_oscore_observation(row)
             except StateError:
