@@ -21,7 +21,9 @@ SALT = bytes.fromhex("9e7ca92223786340")
 ID_CONTEXT = bytes.fromhex("37cbf3210017a2d3")
 
 
-def _context(sender: bytes, recipient: bytes, *, salt: bytes = SALT, id_context: bytes | None = None) -> SecurityContext:
+def _context(
+    sender: bytes, recipient: bytes, *, salt: bytes = SALT, id_context: bytes | None = None
+) -> SecurityContext:
     return SecurityContext(
         Oscore(
             endpoint="vector",

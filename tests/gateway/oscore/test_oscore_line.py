@@ -1,0 +1,261 @@
+"""OSCORE at an endpoint on a real socket, with the state on disk, spoken to by aiocoap and by nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+
+import cbor2
+import pytest
+from aiocoap import Message
+from aiocoap.message import Direction
+from aiocoap.numbers.codes import Code
+from aiocoap.numbers.types import CON, NON
+
+from gateway.access import Access
+from gateway.coap.endpoint import Endpoint
+from gateway.coap.incoming import Incoming
+from gateway.coap.message import Code as OurCode
+from gateway.coap.message import Option, build, parse
+from gateway.coap.peers import Address, OscorePeer
+from gateway.oscore.association import RESERVED
+from gateway.oscore.found import Again, Opened, Renewing, Unverified
+from gateway.oscore.line import OscoreLine
+from gateway.oscore.renewal import unwrapped
+from gateway.state import State, StateUnavailable
+from security.credentials.sqlite import SqliteCredentials
+from tests.oscore_device import DeviceContext, credential, oscore_store
+
+HERE = ("127.0.0.1", 5000)
+OF = credential("press-1", b"\x01")
+
+
+def on_a_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[..., None]:
+    """Run a test as a task."""
+
+    @wraps(test)
+    def run(*arguments: object, **named: object) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
+
+
+class Handler:
+    """Answers each request, and takes each response."""
+
+    def __init__(self) -> None:
+        self.requests: list[Incoming] = []
+
+    def notify(self, datagram: bytes, address: Address) -> bool:
+        return False
+
+    def response(self, message: object, address: Address) -> bool:
+        return True
+
+    def reset(self, address: Address, mid: int) -> None:
+        return None
+
+    def request(self, incoming: Incoming) -> bool:
+        self.requests.append(incoming)
+        incoming.reply(OurCode.CHANGED)
+        return True
+
+    def batch_done(self) -> None:
+        return None
+
+    def verified(self, address: Address) -> bool:
+        return False
+
+
+@asynccontextmanager
+async def _line(folder: Path, *, now: float | None = None) -> AsyncIterator[tuple[OscoreLine, State]]:
+    """What a gateway has after its start; again, after its restart."""
+    path = folder / "credentials.db"
+    if not path.exists():
+        oscore_store(path, [OF])
+    store = SqliteCredentials(path)
+    state = State.open(folder / "state")
+    wall = OF.created.timestamp() if now is None else now
+    try:
+        yield OscoreLine(Access(store), state, state.load(), lambda: wall), state
+    finally:
+        await state.close()
+        store.close()
+
+
+def _request(context: DeviceContext, mid: int = 1, *, kid_context: bytes | bool = True) -> bytes:
+    plain = Message(code=Code.POST, uri_path=("rd",), payload=b"</3/0>")
+    plain.direction = Direction.OUTGOING
+    outer, _ = context.protect(plain, kid_context=kid_context)
+    outer.mtype, outer.mid, outer.token = CON, mid, b"tk"
+    datagram: bytes = outer.encode()
+    return datagram
+
+
+@on_a_loop
+async def test_number_is_not_used_before_it_is_on_disk_and_never_twice(tmp_path: Path) -> None:
+    used: list[int] = []
+    peer = OscorePeer("01", HERE)
+    device = DeviceContext(OF)
+    plain = build(0, OurCode.GET, 7, b"token", [(Option.URI_PATH, b"3")])
+    for life in range(4):
+        async with _line(tmp_path) as (line, state):
+            line.adopt([peer])
+            assert life or line.close_request(peer, plain, 0.0) is None
+            await state.durable()
+            # More than what was reserved at once: the rest waits for the disk.
+            taken = 0
+            while (closed := line.close_request(peer, plain, 0.0)) is not None:
+                outer = Message.decode(closed)
+                outer.direction = Direction.INCOMING
+                used.append(int.from_bytes(device.unprotect(outer)[1].partial_iv, "big"))
+                taken += 1
+            assert taken == RESERVED
+            await state.durable()
+            assert line.close_request(peer, plain, 0.0) is not None
+            used.append(used[-1] + 1)
+    assert used == sorted(set(used))
+
+
+@on_a_loop
+async def test_context_of_a_lost_state_begins_above_what_was_used(tmp_path: Path) -> None:
+    async with _line(tmp_path, now=OF.created.timestamp() + 1000) as (line, state):
+        peer = OscorePeer("01", HERE)
+        line.adopt([peer])
+        await state.durable()
+        closed = line.close_request(peer, build(0, OurCode.GET, 7, b"token", []), 0.0)
+        assert closed is not None
+        value = next(value for number, value in parse(closed).options if number == Option.OSCORE)
+        assert int.from_bytes(value[1 : 1 + (value[0] & 7)], "big") == 8000
+
+
+@on_a_loop
+async def test_answer_that_the_disk_refuses_does_not_leave_and_the_request_may_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with _line(tmp_path) as (line, state):
+        message = parse(_request(DeviceContext(OF)))
+        found = line.take(message, HERE, 0.0)
+        assert isinstance(found, Opened)
+
+        def full(_: object) -> None:
+            raise StateUnavailable("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(state, "put_oscore_context", full)
+            answers: list[bytes | None] = []
+            line.answer(found.peer, 1, build(2, OurCode.CHANGED, 1, b"tk", []), answers.append)
+            assert answers == [None]
+        again = line.take(message, HERE, 0.0)
+        assert isinstance(again, Opened)
+        line.answer(again.peer, 1, build(2, OurCode.CHANGED, 1, b"tk", []), answers.append)
+        await state.durable()
+        assert len(answers) == 2
+        assert answers[1] is not None
+        assert isinstance(line.take(message, HERE, 0.0), Again)
+    async with _line(tmp_path) as (line, _):
+        assert isinstance(line.take(message, HERE, 0.0), Again)
+
+
+def _renewed(id_context: bytes) -> DeviceContext:
+    return DeviceContext(replace(OF, id_context=id_context))
+
+
+def _wrapped(value: bytes) -> bytes:
+    return (bytes((0x58, len(value))) if len(value) > 23 else bytes((0x40 + len(value),))) + value
+
+
+async def _renew(line: OscoreLine, state: State, id1: bytes, r3: bytes) -> tuple[bytes, DeviceContext]:
+    """Appendix B.2 as a device does it; its second request, and its new context."""
+    first = _renewed(id1)
+    begun = line.take(parse(_request(first, 1, kid_context=_wrapped(id1))), HERE, 0.0)
+    assert isinstance(begun, Renewing)
+    value = next(value for number, value in parse(begun.datagram).options if number == Option.OSCORE)
+    r2 = unwrapped(value[2:])
+    assert r2 is not None
+    between = _renewed(r2 + id1)
+    nonce = first._construct_nonce(b"\x00", first.sender_id, first.alg_aead)
+    external = cbor2.dumps([1, [between.alg_aead.value], first.sender_id, b"\x00", b""])
+    opened = between.alg_aead.decrypt(
+        parse(begun.datagram).payload, cbor2.dumps(["Encrypt0", b"", external]), between.recipient_key, nonce
+    )
+    assert opened == bytes((OurCode.UNAUTHORIZED,))
+    last = _renewed(r2 + r3)
+    second = _request(last, 2, kid_context=_wrapped(r2 + r3))
+    found = line.take(parse(second), HERE, 0.0)
+    assert isinstance(found, Opened)
+    line.answer(found.peer, 2, build(2, OurCode.CHANGED, 2, b"tk", []), lambda _: None)
+    await state.durable()
+    return second, last
+
+
+@on_a_loop
+async def test_device_that_lost_its_numbers_has_its_keys_derived_anew_and_nobody_brings_them_back(
+    tmp_path: Path,
+) -> None:
+    async with _line(tmp_path) as (line, state):
+        before, old = await _renew(line, state, b"12345678", b"abcdefgh")
+        follow = _request(old, 3, kid_context=False)
+        found = line.take(parse(follow), HERE, 0.0)
+        assert isinstance(found, Opened)
+        line.dropped(found.peer, 3)
+        second, new = await _renew(line, state, b"87654321", b"hgfedcba")
+        # What was said under the keys of before counts no more; its second request only begins another derivation.
+        assert isinstance(line.take(parse(follow), HERE, 0.0), Unverified)
+        assert isinstance(line.take(parse(before), HERE, 0.0), Renewing)
+        assert isinstance(line.take(parse(second), HERE, 0.0), Again)
+    async with _line(tmp_path) as (line, state):
+        assert isinstance(line.take(parse(second), HERE, 0.0), Again)
+        assert isinstance(line.take(parse(follow), HERE, 0.0), Unverified)
+        assert isinstance(line.take(parse(_request(new, 4, kid_context=False)), HERE, 0.0), Opened)
+
+
+@on_a_loop
+async def test_nonsense_is_counted_and_the_next_good_message_is_answered(tmp_path: Path) -> None:
+    async with _line(tmp_path) as (line, _):
+        handler = Handler()
+        endpoint = Endpoint(("127.0.0.1", 0), handler)
+        endpoint.oscore = line
+        endpoint.start(asyncio.get_running_loop())
+        context = DeviceContext(OF)
+        chance = random.Random(8613)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as device:
+            device.bind(("127.0.0.1", 0))
+            device.setblocking(False)
+            sample = _request(context)
+            notification = Message(code=Code.CONTENT, payload=bytes(20))
+            notification.opt.oscore = b"\x01\x05"
+            notification.mtype, notification.mid, notification.token = NON, 9, b"tk"
+            for number in range(4000):
+                mangled = bytearray(notification.encode() if number % 4 == 0 else sample)
+                for _ in range(chance.randint(1, 4)):
+                    at = chance.randrange(len(mangled))
+                    how = chance.random()
+                    if how < 0.6:
+                        mangled[at] = chance.randrange(256)
+                    elif how < 0.8:
+                        del mangled[at:]
+                        mangled += bytes(4)
+                    else:
+                        mangled[at:at] = chance.randbytes(3)
+                device.sendto(mangled, endpoint.local_address)
+                if number % 50 == 0:
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            handler.requests.clear()
+            loop = asyncio.get_running_loop()
+            good = _request(context, 0x4444)
+            async with asyncio.timeout(60):
+                while not any(one.message.mid == 0x4444 for one in handler.requests):
+                    await loop.sock_sendto(device, good, endpoint.local_address)
+                    await asyncio.sleep(0.05)
+        assert endpoint.dropped_datagrams["internal error"] == 0
+        assert line.refused.total() > 1000
+        assert len(line) == 1
+        endpoint.close()
