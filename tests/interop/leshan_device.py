@@ -125,26 +125,21 @@ class LeshanDevice:
         queue_mode: bool = False,
         psk: tuple[str, bytes] | None = None,
         x509: tuple[bytes, bytes, bytes] | None = None,
-        oscore: tuple[bytes, bytes, bytes, bool] | None = None,
         bootstrap: bool = False,
     ):
         """A device that speaks over DTLS has one of these. ``psk``: its identity and its key; ``x509``: in DER its
-        certificate, its private key, and the certificate of the server. ``oscore``, over plain UDP: its master secret,
-        its sender id, its recipient id, and whether it has its keys derived anew. ``bootstrap``: the server is one that
-        tells it its servers, reached with ``psk`` or in the clear."""
+        certificate, its private key, and the certificate of the server. ``bootstrap``: the server is one that tells it
+        its servers, reached with ``psk`` or in the clear."""
         proof = () if x509 is None else tuple(one.hex() for one in x509)
         if psk is not None:
             proof = (psk[0], psk[1].hex())
-        scheme = "coaps" if proof else "coap"
-        if oscore is not None:
-            proof = (*(one.hex() for one in oscore[:3]), str(oscore[3]).lower())
         self.endpoint = endpoint
         self._events: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._process = subprocess.Popen(
             [
                 *(str(java_binary()), "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx96m"),
                 *("-cp", os.pathsep.join(class_path), "LeshanDevice"),
-                *(endpoint, f"{scheme}://{server}", str(lifetime)),
+                *(endpoint, f"{'coaps' if proof else 'coap'}://{server}", str(lifetime)),
                 *("bootstrap" if bootstrap else str(queue_mode).lower(), *proof),
             ],
             stdin=subprocess.PIPE,
