@@ -342,11 +342,17 @@ class OscoreLine:
             if asked.answered:
                 return Again(association.peer, is_here=address == association.peer.udp, is_taken=False)
             number_shown = max(association.window.highest, 0)
-        elif association.window.has(number):
-            return Again(association.peer, is_here=address == association.peer.udp)
         elif association.pending.get(number, message.mid) != message.mid:
             self.refused["OSCORE replay"] += 1
             return None
+        elif number in association.pending:
+            number_shown = number
+        elif association.window.is_too_old(number):
+            # It may never have been recorded, so it is not acknowledged.
+            self.refused["OSCORE number too old"] += 1
+            return None
+        elif association.window.has(number):
+            return Again(association.peer, is_here=address == association.peer.udp)
         else:
             number_shown = number
         is_new = number not in association.pending

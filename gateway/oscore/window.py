@@ -27,6 +27,10 @@ class ReplayWindow:
         back = self.highest - number
         return back >= 0 and (back >= SIZE or bool(self.taken >> back & 1))
 
+    def is_too_old(self, number: int) -> bool:
+        """True if nobody knows any more whether it was taken."""
+        return self.highest - number >= SIZE
+
     def take(self, number: int) -> None:
         """It was taken; of one that is too old nothing is noted."""
         back = self.highest - number
