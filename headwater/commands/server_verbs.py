@@ -11,7 +11,14 @@ from headwater.options import Asking, EndpointArgument, Where
 
 #: Of the LwM2M Server object: each of its instances is a server that the device knows.
 _InstanceOption = Annotated[
-    int, typer.Option("--instance", metavar="N", min=0, max=65534, help="The instance of object 1 that is this server.")
+    int,
+    typer.Option(
+        "--instance",
+        metavar="N",
+        min=0,
+        max=65534,
+        help="The instance of object 1 that is this server: headwater read EP /1 shows them.",
+    ),
 ]
 
 
