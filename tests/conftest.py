@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import signal
 from collections.abc import Callable, Iterator
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from connectors.kafka import Cluster
+from headwater.logs import NOISY
 from headwater.servers import broker
 from tests import (
     alertmanager_server,
@@ -105,6 +108,20 @@ def _can_run(items: list[pytest.Item]) -> bool:
         except CannotRun:
             return False
     return True
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """The logging of a command that a test ran in its own process ends with it: its stream is closed by then."""
+    levels = {name: logging.getLogger(name).level for name in ("", *NOISY)}
+    yield
+    structlog.reset_defaults()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
