@@ -152,6 +152,10 @@ AnyGatewayOption = Annotated[
         "--gateway", metavar="GW", parser=gateway_or_all, help="The gateway's id, '*' for all; else as in the file."
     ),
 ]
+CoapsOption = Annotated[
+    str,
+    typer.Option("--coaps", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it over DTLS."),
+]
 MakeCredentialsOption = Annotated[
     bool,
     typer.Option("--make-credentials", help="Make --credentials, empty, if it is not there; keys may come later."),

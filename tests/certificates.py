@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +75,16 @@ def issue(
         names = x509.SubjectAlternativeName([x509.DNSName(one) for one in alternatives])
         made = made.add_extension(names, critical=not name)
     return Holder(made.sign(key if signer is None else signer.key, hashes.SHA256()), key)
+
+
+def dtls_client(holder: Holder) -> SSL.Connection:
+    """OpenSSL's client with this certificate, in memory: it believes every server, and has said nothing yet."""
+    context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
+    context.set_options(SSL.OP_NO_QUERY_MTU)
+    context.set_cipher_list(b"ECDHE-ECDSA-AES128-CCM8:@SECLEVEL=0")
+    context.use_certificate(holder.certificate)
+    context.use_privatekey(holder.key)
+    made = SSL.Connection(context, None)
+    made.set_connect_state()
+    made.set_ciphertext_mtu(1200)
+    return made

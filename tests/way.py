@@ -31,6 +31,7 @@ from headwater.demo.journal import Entry, read_journal
 from schemas.avro import serde
 from schemas.avro.records import (
     Notification,
+    ReadBody,
     Record,
     Registration,
     RegistrationKind,
@@ -41,6 +42,7 @@ from schemas.avro.records import (
     Response,
 )
 from schemas.avro.topics import Topics
+from schemas.lwm2m.nodes import Resource
 from tests.faults import chaos
 from tests.ports import held_port
 
@@ -206,6 +208,15 @@ class Gateway(Part):
                     return float(sample.value)
         return 0.0
 
+    def values(self, ep: str, path: str) -> list[object]:
+        """What a device has told of a resource, in its order."""
+        found: list[object] = []
+        for one in self.notifications(ep, path):
+            assert isinstance(one.rep.body, ReadBody)
+            assert isinstance(one.rep.body.content, Resource)
+            found.append(one.rep.body.content.value)
+        return found
+
     def request(
         self,
         ep: str,
@@ -225,16 +236,16 @@ class Gateway(Part):
         )
 
     def seen(self, topic: str) -> list[Record]:
-        """The records of a topic that were seen by now. What is there already may come a moment later."""
+        """The records of a topic that were seen by now: at the first look, all that were there."""
         feed, found = self._feeds.get(topic, (None, []))
         if feed is None:
             feed = Feed(self.cluster, [topic])
             self._feeds[topic] = feed, found
         # Records may come without a pause.
         end = time.monotonic() + 1
-        while items := feed.poll(0.05):
+        while (items := feed.poll(0.05)) or not feed.caught_up:
             found += [one.record for one in items if one.record is not None]
-            if time.monotonic() > end:
+            if feed.caught_up and time.monotonic() > end:
                 break
         return found
 

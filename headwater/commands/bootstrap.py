@@ -12,6 +12,7 @@ from headwater.commands.base import command
 from headwater.commands.bootstrap_shown import print_run, profile_json, profile_rows, run_json
 from headwater.exits import Exit, Stop
 from headwater.options import (
+    CoapsOption,
     MakeCredentialsOption,
     MetricsHostOption,
     MetricsKeysOption,
@@ -57,12 +58,7 @@ def serve(
         ),
     ] = None,
     make_credentials: MakeCredentialsOption = False,
-    coaps: Annotated[
-        str,
-        typer.Option(
-            "--coaps", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it over DTLS."
-        ),
-    ] = "0.0.0.0:5694",
+    coaps: CoapsOption = "0.0.0.0:5694",
     insecure: Annotated[
         bool,
         typer.Option(

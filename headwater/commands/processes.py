@@ -14,6 +14,7 @@ from headwater.known_models import FOLDER, ModelsOption
 from headwater.options import (
     CLOUD,
     EDGE,
+    CoapsOption,
     GatewayOption,
     KafkaOption,
     KafkaTlsOption,
@@ -58,12 +59,7 @@ def gateway(
         ),
     ] = None,
     make_credentials: MakeCredentialsOption = False,
-    coaps: Annotated[
-        str,
-        typer.Option(
-            "--coaps", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it over DTLS."
-        ),
-    ] = "0.0.0.0:5684",
+    coaps: CoapsOption = "0.0.0.0:5684",
     coaps_cert: Annotated[
         Path | None,
         typer.Option("--coaps-cert", metavar="FILE", help="Its certificate (PEM), for devices with certificates."),

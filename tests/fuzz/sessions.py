@@ -26,7 +26,7 @@ from gateway.dtls_certificates.server import CertificateServer
 from gateway.dtls_certificates.settings import Settings as CertificateSettings
 from schemas.avro import serde
 from schemas.lwm2m.formats import ContentFormat, encode
-from tests.certificates import Holder, issue
+from tests.certificates import dtls_client, issue
 from tests.fuzz.surfaces import DEFINITIONS, NODES, Surface
 from tests.gateway.dtls.dtls_client import Client
 from tests.gateway.dtls.dtls_link import KEY
@@ -171,7 +171,7 @@ def certificates() -> Surface:
     clock = _clock()
 
     def handshake(address: Address, now: float, edits: dict[int, list[tuple[int, int]]]) -> SSL.Connection | None:
-        line, number, is_in = _line(holder), 0, False
+        line, number, is_in = dtls_client(holder), 0, False
         for _ in range(6):
             try:
                 line.do_handshake()
@@ -211,15 +211,3 @@ def certificates() -> Surface:
         return is_in
 
     return Surface(take=take, good=(b"\x01",), tries=60)
-
-
-def _line(holder: Holder) -> SSL.Connection:
-    context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
-    context.set_options(SSL.OP_NO_QUERY_MTU)
-    context.set_cipher_list(b"ECDHE-ECDSA-AES128-CCM8:@SECLEVEL=0")
-    context.use_certificate(holder.certificate)
-    context.use_privatekey(holder.key)
-    made = SSL.Connection(context, None)
-    made.set_connect_state()
-    made.set_ciphertext_mtu(1200)
-    return made

@@ -12,14 +12,12 @@ from aiocoap.numbers.codes import Code
 
 from connectors.kafka import Cluster
 from schemas.avro.records import (
-    ReadBody,
     RegistrationKind,
     RegistrationNew,
     RegistrationUpdate,
     RequestKind,
     ResponseCode,
 )
-from schemas.lwm2m.nodes import Resource
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import CredentialId, Kind, Psk
 from security.credentials.sqlite import SqliteCredentials
@@ -66,15 +64,6 @@ def gateway(kafka: Cluster, keys: Keys, tmp_path_factory: pytest.TempPathFactory
         yield one
 
 
-def _value(gateway: Gateway, ep: str) -> list[object]:
-    found: list[object] = []
-    for one in gateway.notifications(ep, TEMPERATURE):
-        assert isinstance(one.rep.body, ReadBody)
-        assert isinstance(one.rep.body.content, Resource)
-        found.append(one.rep.body.content.value)
-    return found
-
-
 def test_device_registers_is_observed_and_asked_over_its_session(gateway: Gateway, keys: Keys) -> None:
     keys.add("press-1")
     with SecureDevice(gateway.secure_address, "press-1", KEY) as device:
@@ -83,7 +72,7 @@ def test_device_registers_is_observed_and_asked_over_its_session(gateway: Gatewa
         device.wait_observed(TEMPERATURE)
         for number, value in enumerate((20.5, 21.5, 22.5), start=2):
             assert device.tell(TEMPERATURE, number, value)
-        until("its values", lambda: _value(gateway, "press-1")[-3:] == [20.5, 21.5, 22.5])
+        until("its values", lambda: gateway.values("press-1", TEMPERATURE)[-3:] == [20.5, 21.5, 22.5])
         gateway.request("press-1", "t-press-1", RequestKind.READ, "/3303/0/5700")
         assert gateway.reply("t-press-1").rep.code is ResponseCode.CONTENT
     new = gateway.registrations("press-1")[0].body
@@ -158,7 +147,7 @@ def test_session_goes_on_when_the_address_changes_and_the_new_one_is_recorded(ga
 
         until("the record of its new address", lambda: last_port() == port)
     assert [one.kind for one in gateway.registrations("press-5")].count(RegistrationKind.NEW) == 1
-    until("both values", lambda: _value(gateway, "press-5")[-2:] == [1.0, 2.0])
+    until("both values", lambda: gateway.values("press-5", TEMPERATURE)[-2:] == [1.0, 2.0])
 
 
 @pytest.mark.parametrize("resumed", [False, True])
@@ -176,7 +165,7 @@ def test_new_session_goes_on_with_registration_and_observation(gateway: Gateway,
         assert device.tell(TEMPERATURE, 2, 5.0)
         gateway.request(ep, f"t-{ep}", RequestKind.READ, TEMPERATURE)
         assert gateway.reply(f"t-{ep}").rep.code is ResponseCode.CONTENT
-    until("its value", lambda: 5.0 in _value(gateway, ep))
+    until("its value", lambda: 5.0 in gateway.values(ep, TEMPERATURE))
     assert [one.kind for one in gateway.registrations(ep)] == [RegistrationKind.NEW]
 
 
@@ -231,7 +220,7 @@ def test_registration_and_observation_outlive_a_restart_of_the_gateway(gateway: 
         device.connect()
         gateway.wait_ready()
         assert device.tell(TEMPERATURE, 4, 9.0)
-    until("its values", lambda: _value(gateway, "press-8")[-3:] == [7.0, 8.0, 9.0])
+    until("its values", lambda: gateway.values("press-8", TEMPERATURE)[-3:] == [7.0, 8.0, 9.0])
     assert [one.kind for one in gateway.registrations("press-8")].count(RegistrationKind.NEW) == 1
 
 

@@ -13,8 +13,7 @@ import pytest
 from aiocoap.numbers.codes import Code
 
 from connectors.kafka import Cluster
-from schemas.avro.records import ReadBody, RegistrationKind, RegistrationNew, RequestKind, ResponseCode
-from schemas.lwm2m.nodes import Resource
+from schemas.avro.records import RegistrationKind, RegistrationNew, RequestKind, ResponseCode
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import X509, CertificateUsage, Psk
 from security.credentials.sqlite import SqliteCredentials
@@ -74,15 +73,6 @@ def gateway(kafka: Cluster, plant: Plant, tmp_path_factory: pytest.TempPathFacto
         yield one
 
 
-def _values(gateway: Gateway, ep: str) -> list[object]:
-    found: list[object] = []
-    for one in gateway.notifications(ep, TEMPERATURE):
-        assert isinstance(one.rep.body, ReadBody)
-        assert isinstance(one.rep.body.content, Resource)
-        found.append(one.rep.body.content.value)
-    return found
-
-
 def test_device_registers_is_observed_and_asked_over_its_session(gateway: Gateway, plant: Plant) -> None:
     holder = issue("press-1")
     plant.add("press-1", holder)
@@ -92,7 +82,7 @@ def test_device_registers_is_observed_and_asked_over_its_session(gateway: Gatewa
         device.wait_observed(TEMPERATURE)
         for number, value in enumerate((20.5, 21.5, 22.5), start=2):
             assert device.tell(TEMPERATURE, number, value)
-        until("its values", lambda: _values(gateway, "press-1")[-3:] == [20.5, 21.5, 22.5])
+        until("its values", lambda: gateway.values("press-1", TEMPERATURE)[-3:] == [20.5, 21.5, 22.5])
         gateway.request("press-1", "t-press-1", RequestKind.READ, "/3303/0/5700")
         assert gateway.reply("t-press-1").rep.code is ResponseCode.CONTENT
         assert gateway.metric("dtls_certificate_sessions") == 1

@@ -16,7 +16,6 @@ from aiocoap.numbers.types import CON
 from connectors.kafka import Cluster
 from schemas.avro.records import (
     ExecuteRequest,
-    ReadBody,
     RequestKind,
     ResponseCode,
     WriteMode,
@@ -59,12 +58,7 @@ class Fleet:
         return f"ticket-{next(self._tickets)}"
 
     def values(self, ep: str) -> list[object]:
-        found: list[object] = []
-        for one in self.gateway.notifications(ep, TEMPERATURE):
-            assert isinstance(one.rep.body, ReadBody)
-            assert isinstance(one.rep.body.content, Resource)
-            found.append(one.rep.body.content.value)
-        return found
+        return self.gateway.values(ep, TEMPERATURE)
 
     def restart(self) -> None:
         """Kill it, and start it on the same ports and state."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -22,54 +19,11 @@ from schemas.avro.records import (
 )
 from schemas.lwm2m.nodes import Resource, ResourceType, values
 from schemas.lwm2m.path import Path as LwM2mPath
-from security.credentials.key_bytes import KeyBytes
-from security.credentials.kinds import Psk
-from security.credentials.sqlite import SqliteCredentials
-from security.credentials.store import Put
-from tests.interop.gateway_process import GatewayProcess, plain, start_gateway
-from tests.interop.leshan_device import LeshanDevice
+from tests.interop.gateway_process import plain
+from tests.interop.leshan_factory import Factory
 from tests.interop.test_leshan import temperature
 
 pytestmark = [pytest.mark.interop, pytest.mark.kafka]
-
-
-class Factory:
-    """A gateway that nobody reaches without a key, and devices that have one each."""
-
-    def __init__(self, kafka: Cluster, folder: Path, class_path: list[str]) -> None:
-        self._folder, self._kafka, self._class_path = folder, kafka, class_path
-        self._id = f"psk-{secrets.token_hex(4)}"
-        self.store = SqliteCredentials(folder / "credentials.db", make=True)
-        self.gateway = self._start()
-
-    def _start(self, coaps_port: int | None = None) -> GatewayProcess:
-        return start_gateway(
-            self._kafka,
-            self._id,
-            self._folder,
-            observe=("/3303/*/5700",),
-            credentials=self._folder / "credentials.db",
-            coaps_port=coaps_port,
-            more=("--no-insecure",),
-        )
-
-    def restart(self) -> None:
-        """On the same port."""
-        assert self.gateway.stop() == 0, self.gateway.said()
-        self.gateway = self._start(self.gateway.coaps_port)
-
-    def device(self, *, key: bytes | None = None, queue_mode: bool = False) -> LeshanDevice:
-        """A device with a key of its own in the store, started; ``key`` is what it has instead."""
-        ep = f"leshan-{secrets.token_hex(4)}"
-        good = secrets.token_bytes(16)
-        credential = Psk(endpoint=ep, created=datetime.now(UTC), identity=f"id-{ep}".encode(), key=KeyBytes(good))
-        self.store.put([credential], Put.NEW)
-        psk = (f"id-{ep}", key or good)
-        return LeshanDevice(self._class_path, ep, self.gateway.coaps, psk=psk, queue_mode=queue_mode)
-
-    def end(self) -> None:
-        self.store.close()
-        assert self.gateway.stop() == 0, self.gateway.said()
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +39,7 @@ def factory(
 
 @pytest.mark.ets("LightweightM2M-1.1-int-401")
 def test_device_registers_and_is_read(factory: Factory) -> None:
-    device, gateway = factory.device(), factory.gateway
+    device, gateway = factory.device_with_a_key(), factory.gateway
     try:
         device.event("registered")
         new = gateway.registration(lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == device.endpoint)
@@ -101,7 +55,7 @@ def test_device_registers_and_is_read(factory: Factory) -> None:
 
 
 def test_device_does_all_that_it_does_in_the_clear(factory: Factory) -> None:
-    device, gateway = factory.device(), factory.gateway
+    device, gateway = factory.device_with_a_key(), factory.gateway
     try:
         device.ready("/3303/0/5700")
         new = gateway.registration(lambda one: isinstance(one.body, RegistrationNew) and one.body.ep == device.endpoint)
@@ -129,7 +83,7 @@ def test_device_does_all_that_it_does_in_the_clear(factory: Factory) -> None:
 
 
 def test_large_value_goes_in_blocks(factory: Factory) -> None:
-    device = factory.device()
+    device = factory.device_with_a_key()
     try:
         device.event("registered")
         long = Resource(path=LwM2mPath.parse("/3303/0/5750"), type=ResourceType.STRING, value="x" * 3000)
@@ -145,7 +99,7 @@ def test_large_value_goes_in_blocks(factory: Factory) -> None:
 
 
 def test_device_in_queue_mode_gets_its_command_when_it_wakes(factory: Factory) -> None:
-    device = factory.device(queue_mode=True)
+    device = factory.device_with_a_key(queue_mode=True)
     try:
         device.event("registered")
         reply = factory.gateway.ask(device.endpoint, RequestKind.READ, "/3/0/0")
@@ -155,8 +109,8 @@ def test_device_in_queue_mode_gets_its_command_when_it_wakes(factory: Factory) -
 
 
 def test_device_with_a_wrong_key_does_not_get_in(factory: Factory) -> None:
-    device = factory.device(key=b"not the right one")
-    good = factory.device()
+    device = factory.device_with_a_key(key=b"not the right one")
+    good = factory.device_with_a_key()
     try:
         good.event("registered")
         assert "registered" not in device.names(5.0)
@@ -166,7 +120,7 @@ def test_device_with_a_wrong_key_does_not_get_in(factory: Factory) -> None:
 
 
 def test_device_goes_on_by_itself_after_a_restart_of_the_gateway(factory: Factory) -> None:
-    device = factory.device()
+    device = factory.device_with_a_key()
     try:
         device.ready("/3303/0/5700")
         # A device is asked one thing after the other: the observation is established when this is answered.

@@ -12,19 +12,7 @@ from gateway.dtls.session import Address
 from gateway.dtls_certificates.context import CertificateContext, ServerCertificate
 from gateway.dtls_certificates.server import CertificateServer
 from gateway.dtls_certificates.settings import Settings
-from tests.certificates import Holder, issue
-
-
-def _client(holder: Holder) -> SSL.Connection:
-    context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
-    context.set_options(SSL.OP_NO_QUERY_MTU)
-    context.set_cipher_list(b"ECDHE-ECDSA-AES128-CCM8:@SECLEVEL=0")
-    context.use_certificate(holder.certificate)
-    context.use_privatekey(holder.key)
-    made = SSL.Connection(context, None)
-    made.set_connect_state()
-    made.set_ciphertext_mtu(1200)
-    return made
+from tests.certificates import Holder, dtls_client, issue
 
 
 def _mangled(datagram: bytes, chance: random.Random) -> bytes:
@@ -45,7 +33,7 @@ def _get_in(
     server: CertificateServer, holder: Holder, address: Address, now: float, chance: random.Random | None
 ) -> bool:
     """A handshake; one of its flights comes mangled before it comes as it is."""
-    client, is_in = _client(holder), False
+    client, is_in = dtls_client(holder), False
     worst = None if chance is None else chance.randrange(4)
     for step in range(5):
         try:
