@@ -206,7 +206,7 @@ def _with_log(swarm: Swarm, status: Status) -> Status:
     """One that did not come up, with the last that it said itself."""
     if status.state in (State.WELL, State.DONE):
         return status
-    said = swarm.last_words(f"{status.stack}_{status.service}")
+    said = swarm.last_words(f"{status.stack}_{status.service}", status.task)
     return replace(status, error="; ".join(filter(None, (status.error, f"it said: {said}" if said else ""))))
 
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from headwater.deploy.plan import Node, Observed, ObservedService
 from headwater.deploy.stackfile import FLEET, ONCE, REVISION, RUNS
 
 _STACK = "com.docker.stack.namespace"
+_TASK = "com.docker.swarm.task.id"
 #: Docker may take so long for an answer, in seconds; for a deployment, which may look into a registry, longer.
 _ANSWER_S, _DEPLOY_S = 30, 600
 #: How often a change is tried that somebody else's change came before, and the seconds between.
@@ -123,18 +124,19 @@ class Swarm:
                 )
             return sorted(found, key=lambda one: (one.stack, one.service))
 
-    def last_words(self, service: str) -> str:
-        """The last line that a service wrote, if Docker has it."""
+    def last_words(self, service: str, task: str = "") -> str:
+        """The last line that a service wrote, if Docker has it: that of the ``task`` with this id, if it wrote any."""
         import docker
 
         try:
-            text = b"".join(self._docker.services.get(service).logs(stdout=True, stderr=True, tail=10))
+            # Details are put before each line, as key=value with commas between them, and the task's id is one.
+            logs = self._docker.services.get(service).logs(details=True, stdout=True, stderr=True, tail=10)
+            text = b"".join(logs).decode("utf-8", "replace")
         except (docker.errors.DockerException, OSError):
             return ""
-        # Without the frame that an error of the command has on a terminal.
-        lines = [line.strip(" \t│╭╰╮╯─") for line in text.decode("utf-8", "replace").splitlines()]
-        said = (line[:300] for line in reversed(lines) if any(map(str.isalnum, line)))
-        return next((line for line in said if not line.startswith("Error grabbing logs")), "")
+        lines = [(details, line) for details, _, line in (one.partition(" ") for one in text.splitlines())]
+        its = [line for details, line in lines if task and f"{_TASK}={task}" in details.split(",")]
+        return _last_said(its) or _last_said([line for _, line in lines])
 
     # ---- what can be done
 
@@ -341,6 +343,13 @@ def _service(one: Mapping[str, Any]) -> ObservedService:
     )
 
 
+def _last_said(lines: Iterable[str]) -> str:
+    """The last line that says something, without the frame that an error of the command has on a terminal."""
+    bare = [line.strip(" \t│╭╰╮╯─") for line in lines]
+    said = [line[:300] for line in bare if any(map(str.isalnum, line)) and not line.startswith("Error grabbing logs")]
+    return said[-1] if said else ""
+
+
 def _image(spec: Mapping[str, Any]) -> str:
     """As the stack file has it: Docker adds the digest that it found."""
     labels = spec.get("Labels") or {}
@@ -356,6 +365,7 @@ def _task(one: Mapping[str, Any], service: Mapping[str, Any], nodes: Mapping[str
     return Task(
         state=str(status.get("State", "")),
         desired=str(one.get("DesiredState", "")),
+        id=str(one.get("ID", "")),
         error=str(status.get("Err", "")),
         exit_code=(status.get("ContainerStatus") or {}).get("ExitCode"),
         node=node.name if node else "",

@@ -31,11 +31,15 @@ def test_service_that_nobody_wants_is_well() -> None:
 
 
 def test_update_that_was_taken_back_has_failed_though_something_runs() -> None:
-    failed = Task(state="failed", desired="shutdown", error="task: non-zero exit (2)", exit_code=2, at="1")
+    failed = Task(
+        id="was-taken-back", state="failed", desired="shutdown", error="task: non-zero exit (2)", exit_code=2, at="1"
+    )
     status = _judge(failed, RUNNING, update="rollback_completed")
     assert status.state is State.FAILED
     assert "taken back" in status.error
     assert "non-zero exit (2)" in status.error
+    # Of which one its last words are to be asked for.
+    assert status.task == "was-taken-back"
 
 
 def test_youngest_error_is_told_with_node_and_exit_code() -> None:
