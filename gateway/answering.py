@@ -21,6 +21,7 @@ from gateway.exchange import (
     DeviceReset,
     DeviceView,
     Expired,
+    ExpiredUnanswered,
     Failure,
     GatewayFault,
     NotRegistered,
@@ -68,6 +69,7 @@ _OUTCOMES: Mapping[type, str] = {
     TimedOut: "timed_out",
     NotRegistered: "not_registered",
     Expired: "expired",
+    ExpiredUnanswered: "expired",
     Refused: "refused",
     OutcomeUnknown: "outcome_unknown",
     DeviceReset: "device_reset",
@@ -145,7 +147,8 @@ class Answering:
         )
         command.reply = encoded(answer)
         if not isinstance(outcome, CoapResponse):
-            command.phase = CommandPhase.EXPIRED if isinstance(outcome, Expired) else CommandPhase.FAILED
+            expired = isinstance(outcome, Expired | ExpiredUnanswered)
+            command.phase = CommandPhase.EXPIRED if expired else CommandPhase.FAILED
         if command.told:
             command.words = _words(answer)
         command.request = None

@@ -52,7 +52,7 @@ class Command:
     request: Request | None = None
     #: Since when it waits, or is with the device; 0: since it was received.
     since_ms: int = 0
-    #: How often it was sent, as far as this process knows.
+    #: How often it was sent, as far as this process knows: at least once where it was sent before the start.
     attempts: int = 0
     #: That which it keeps open.
     batch: Batch | None = None

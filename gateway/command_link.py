@@ -52,6 +52,11 @@ class CommandLink:
         peer = device.peer
         return not peer.queue or self._clock() - peer.heard < MAX_TRANSMIT_WAIT
 
+    def send_again(self, ep: str) -> None:
+        device = self._registry.device(ep)
+        if device is not None:
+            self._link.send_again(device.address)
+
     def _device(self, ep: str) -> Device:
         device = self._registry.device(ep)
         if device is None:

@@ -106,6 +106,7 @@ class CommandLoop:
             link=link,
             definitions=definitions,
             record_sent=self._progress.record_sent,
+            record_tried=self._progress.record_tried,
             request_of=state.request_of,
             finish=self.answering.finish,
             tell=self.states.tell,
@@ -194,6 +195,7 @@ class CommandLoop:
             if state is CommandState.SENT:
                 self.answering.finish(command, OutcomeUnknown(), None)
             else:
+                command.attempts = int(state is CommandState.TRIED)
                 self.lanes.enqueue(command)
                 if command.waits:
                     self._lasts(command)

@@ -55,6 +55,10 @@ class DeviceLink:
         observe = [option for option in first.options if option[0] == Option.OBSERVE]
         return Message(first.type, whole.code, first.mid, first.token, observe + whole.options, whole.payload)
 
+    def send_again(self, address: Address) -> None:
+        """What a peer that was heard of has not acknowledged is sent once more, now."""
+        self._endpoint.send_again(address)
+
     def acknowledge(self, address: Address, message: Message) -> None:
         """Acknowledge a response that was deferred."""
         self._endpoint.acknowledge(address, message.mid)

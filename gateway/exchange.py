@@ -109,6 +109,12 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiredUnanswered:
+    """The time until which the request was to be answered has passed; it was sent before, and the device may have
+    executed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
     """The gateway did not send the request, because it makes no sense as it is."""
 
@@ -140,7 +146,17 @@ class GatewayFault:
     words: str
 
 
-Failure = TimedOut | NotRegistered | Expired | Refused | OutcomeUnknown | DeviceReset | Overloaded | GatewayFault
+Failure = (
+    TimedOut
+    | NotRegistered
+    | Expired
+    | ExpiredUnanswered
+    | Refused
+    | OutcomeUnknown
+    | DeviceReset
+    | Overloaded
+    | GatewayFault
+)
 
 
 class RefusedRequest(Exception):

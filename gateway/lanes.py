@@ -24,6 +24,7 @@ from gateway.exchange import (
     DeviceReset,
     DeviceView,
     Expired,
+    ExpiredUnanswered,
     Failure,
     GatewayFault,
     NotRegistered,
@@ -85,6 +86,9 @@ class DeviceLink(Protocol):
     def awake(self, ep: str) -> bool:
         """True if the device can be reached now: not in queue mode, or heard of within the awake window."""
 
+    def send_again(self, ep: str) -> None:
+        """Send what a device that was heard of has not acknowledged once more, now."""
+
     async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
         """Send and wait for the response."""
 
@@ -114,6 +118,8 @@ class Limits:
     behind: int = 40_000
     #: How long to wait for a response: MAX_TRANSMIT_WAIT (RFC 7252, section 4.8.2).
     answer: float = 93.0
+    #: How long at least, where it expires sooner.
+    shortest_answer: float = 5.0
     #: How long a command waits for a sleeping device when it has no ``expires``.
     longest_wait: float = 86_400.0
     #: How long an answered request is known.
@@ -127,6 +133,8 @@ Finish = Callable[[Command, CoapResponse | Failure, DeviceView | None], None]
 CoroutineFactory = Callable[[], Awaitable[object]]
 #: Makes durable that a command is being sent; raises StateError.
 RecordSent = Callable[[Command], Awaitable[None]]
+#: Has the next start know that a command was sent that may be sent again.
+RecordTried = Callable[[Command], None]
 #: The request of a command by its sequence, from the state file; raises StateError.
 RequestOf = Callable[[int], Awaitable[bytes | None]]
 
@@ -160,6 +168,7 @@ class Lanes:
         link: DeviceLink,
         definitions: Definitions,
         record_sent: RecordSent,
+        record_tried: RecordTried,
         request_of: RequestOf,
         finish: Finish,
         tell: Tell,
@@ -167,6 +176,7 @@ class Lanes:
         limits: Limits,
     ) -> None:
         self._record_sent = record_sent
+        self._record_tried = record_tried
         self._request_of = request_of
         self._tell = tell
         self._link = link
@@ -209,7 +219,7 @@ class Lanes:
         front = self._link.front(command.ep)
         lane = self._lanes.get(front)
         if self._now_ms() >= command.deadline_ms:
-            self._finish(command, Expired(), None)
+            self._finish(command, _expired(command), None)
         elif self._link.view(command.ep) is None:
             self._finish(command, NotRegistered(), None)
         elif self.waiting >= limits.in_all:
@@ -288,6 +298,9 @@ class Lanes:
             lane.heard += 1
             if not lane.busy:
                 self._kick(lane)
+            elif self._link.queue_mode(ep):
+                # What it has slept through would come again by the times of RFC 7252, and it may sleep by then.
+                self._link.send_again(ep)
 
     def device_gone(self, ep: str, behind: str | None = None) -> None:
         """The device, perhaps ``behind`` a gateway, has no registration any more: what waits for it is answered so."""
@@ -303,11 +316,11 @@ class Lanes:
             self._drop(lane)
         for command in waiting:
             self._count(lane, command, -1)
-        self._finish_all(waiting, NotRegistered())
+        self._finish_all(waiting, lambda _: NotRegistered())
 
-    def _finish_all(self, commands: list[Command], failure: Failure) -> None:
+    def _finish_all(self, commands: list[Command], failure: Callable[[Command], Failure]) -> None:
         for command in commands[:_PORTION]:
-            self._finish(command, failure, None)
+            self._finish(command, failure(command), None)
         if rest := commands[_PORTION:]:
             asyncio.get_running_loop().call_soon(self._finish_all, rest, failure)
 
@@ -327,7 +340,7 @@ class Lanes:
             self._count(lane, command, -1)
         if not lane.waiting and not lane.busy:
             self._drop(lane)
-        self._finish_all(gone, NotRegistered())
+        self._finish_all(gone, lambda _: NotRegistered())
 
     def _kick(self, lane: _Lane) -> None:
         if lane.busy or self._stopping or not lane.waiting:
@@ -396,7 +409,7 @@ class Lanes:
         """What came of it; None: the device sleeps, and the command waits again."""
         now = self._now_ms()
         if now >= command.deadline_ms:
-            return Expired()
+            return _expired(command)
         if view is None:
             return NotRegistered()
         request = command.request or request_in(command.raw)
@@ -415,12 +428,14 @@ class Lanes:
         self.in_flight += 1
         command.sent = not coap.repeatable
         command.attempts += 1
+        if coap.repeatable and command.attempts == 1:
+            self._record_tried(command)
         command.since_ms = now
         if command.told:
             self._tell(command, CommandPhase.SENT, "")
         heard = lane.heard
         try:
-            return await self._exchange(request, coap)
+            return await self._exchange(request, coap, self._patience(command, now))
         except RefusedRequest as exc:
             return exc.refused
         except DeviceSentReset:
@@ -440,6 +455,8 @@ class Lanes:
                 lane.asleep = lane.heard == heard
             if not coap.repeatable:
                 return OutcomeUnknown()
+            if self._now_ms() >= command.deadline_ms:
+                return _expired(command)
             if not sleeps:
                 return TimedOut(seconds=self._limits.answer)
             self._put_back(lane, command, f"no answer within {self._limits.answer:g} s: the device sleeps")
@@ -458,8 +475,12 @@ class Lanes:
             if command.told:
                 self._tell(command, CommandPhase.QUEUED, why)
 
-    async def _exchange(self, request: Request, coap: CoapRequest) -> CoapResponse:
-        timeout = self._limits.answer
+    def _patience(self, command: Command, now_ms: int) -> float:
+        """For how many seconds a command is sent, again and again, and its answer waited for."""
+        limits = self._limits
+        return min(limits.answer, max(limits.shortest_answer, (command.deadline_ms - now_ms) / 1000))
+
+    async def _exchange(self, request: Request, coap: CoapRequest, timeout: float) -> CoapResponse:
         match request.payload.kind:
             case RequestKind.OBSERVE | RequestKind.OBSERVE_COMPOSITE:
                 path = Path.parse(request.payload.path)
@@ -506,4 +527,8 @@ class Lanes:
             self._count(lane, command, -1)
         if not kept and not lane.busy:
             self._drop(lane)
-        self._finish_all(expired, Expired())
+        self._finish_all(expired, _expired)
+
+
+def _expired(command: Command) -> Expired | ExpiredUnanswered:
+    return ExpiredUnanswered() if command.attempts else Expired()

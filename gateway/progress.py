@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from gateway.command import Batch, Command
@@ -102,6 +103,12 @@ class Progress:
         self._left.append((loop.time(), command))
         self._arm(loop)
 
+    def record_tried(self, command: Command) -> None:
+        """Have the next start know that a command that may be repeated was sent. Lazy: the disk may refuse it."""
+        if command.recorded:
+            with suppress(StateError):
+                self._state.put_command(command.row(CommandState.TRIED))
+
     async def finish(self) -> None:
         """Record all that waits, and the position behind it.
 
@@ -161,7 +168,8 @@ class Progress:
                     self._lasts(command)
 
         try:
-            self._state.put_command(command.row(CommandState.QUEUED), written)
+            state = CommandState.TRIED if command.attempts else CommandState.QUEUED
+            self._state.put_command(command.row(state), written)
         except StateError:
             return False
         command.recorded = True

@@ -15,6 +15,7 @@ from gateway.exchange import (
     DeviceReset,
     DeviceView,
     Expired,
+    ExpiredUnanswered,
     Failure,
     GatewayFault,
     NotRegistered,
@@ -232,6 +233,13 @@ FAILURES: dict[type[Any], tuple[ResponseCode | None, Callable[[Any, Request, str
     Expired: (
         ResponseCode.PRECONDITION_FAILED,
         lambda f, request, gateway: f"the request expired before it could be sent to {request.ep}; it was not executed",
+    ),
+    ExpiredUnanswered: (
+        ResponseCode.UNKNOWN,
+        lambda f, request, gateway: (
+            f"the request expired without an answer of {request.ep}, to which it was sent: it may have been executed. "
+            "Check the device before you ask again"
+        ),
     ),
     Refused: (None, lambda f, request, gateway: f.words),
     OutcomeUnknown: (

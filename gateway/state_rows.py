@@ -25,6 +25,8 @@ class CommandState(IntEnum):
     QUEUED = 0
     #: It may have left, and must not be repeated.
     SENT = 1
+    #: It was sent and waits again: it may be repeated, and the device may have done it.
+    TRIED = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,6 +77,8 @@ class Link:
     def __init__(self) -> None:
         self.devices: dict[str, Device] = {}
         self.calls: list[tuple[str, str]] = []
+        #: How long each answer was to be waited for.
+        self.timeouts: list[float] = []
 
     def add(self, ep: str, *, queue: bool = False, awake: bool = True, open_gate: bool = True) -> Device:
         device = self.devices[ep] = Device(queue=queue, awake=awake)
@@ -96,8 +98,12 @@ class Link:
     def awake(self, ep: str) -> bool:
         return self.devices[ep].awake
 
+    def send_again(self, ep: str) -> None:
+        self.calls.append(("send again", ep))
+
     async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
         self.calls.append(("request", ep))
+        self.timeouts.append(timeout)
         return await self._ask(ep, request)
 
     async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:

@@ -560,6 +560,13 @@ class Endpoint:
             exchange.datagram, exchange.sealed = protected, True
         self._send(exchange.datagram, address)
 
+    def send_again(self, address: Address) -> None:
+        """A peer that may have slept was heard of: the newest request to it that it has not acknowledged is sent once
+        more, now. Its own retransmissions stay as they are."""
+        exchange = self._exchanges.overdue(address, self._now())
+        if exchange is not None:
+            self._send_request(exchange)
+
     def abandon(self, address: Address) -> None:
         """The peer is not at ``address`` any more: its open exchanges fail now, and its session ends."""
         if isinstance(address, SecurePeer) and self._secure is not None:

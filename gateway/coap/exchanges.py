@@ -57,6 +57,7 @@ class Exchange:
         "interval",
         "mid",
         "sealed",
+        "sent",
         "token",
         "tries",
     )
@@ -81,6 +82,8 @@ class Exchange:
         #: When to stop waiting for a response, whatever the message layer says.
         self.give_up = give_up
         self.began = 0.0
+        #: When it was sent last.
+        self.sent = 0.0
         self.deadline = 0.0
         self.interval = 0.0
         self.tries = 0
@@ -115,7 +118,7 @@ class Exchanges:
 
     def begin(self, exchange: Exchange, now: float, jitter: float) -> None:
         """Note that the first transmission happens now; ``jitter`` is uniform in [0, 1)."""
-        exchange.began = now
+        exchange.began = exchange.sent = now
         exchange.interval = ACK_TIMEOUT * (1 + jitter * (ACK_RANDOM_FACTOR - 1))
         exchange.deadline = min(now + exchange.interval, exchange.give_up)
         self._by_mid[(exchange.address, exchange.mid)] = exchange
@@ -149,12 +152,22 @@ class Exchanges:
                 continue
             if not exchange.acknowledged:
                 exchange.tries += 1
+                exchange.sent = now
                 exchange.interval *= 2
                 again.append(exchange)
             exchange.deadline = exchange.give_up if exchange.acknowledged else now + exchange.interval
             exchange.deadline = min(exchange.deadline, exchange.give_up)
             self._push(exchange)
         return again, failed
+
+    def overdue(self, address: Address, now: float) -> Exchange | None:
+        """The newest exchange with a peer if it is not acknowledged and was last sent over ACK_TIMEOUT ago; it counts
+        as sent now."""
+        exchange = self._by_mid.get((address, self._mids.get(address, -1)))
+        if exchange is None or exchange.acknowledged or now - exchange.sent < ACK_TIMEOUT:
+            return None
+        exchange.sent = now
+        return exchange
 
     def acknowledged(self, address: Address, mid: int) -> Exchange | None:
         """The exchange that an empty ACK or an RST with ``mid`` is about; an ACK ends its retransmissions."""

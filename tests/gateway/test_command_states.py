@@ -146,6 +146,30 @@ def test_expiry_is_answered_and_told_when_it_comes(tmp_path: FilePath, restarts:
     run(scenario)
 
 
+def test_what_was_sent_before_a_crash_and_expires_after_it_may_have_been_executed(tmp_path: FilePath) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path / "first", QUICK) as b:
+            device = b.link.add("lamp", queue=True, awake=False)
+            device.answers = [DeviceTimeout("no ACK")]
+            await b.send(request("tried", expires=NOW + 60_000), request("never", expires=NOW + 60_000))
+            await b.until(lambda: len(list(b.state.commands())) == 2)
+            device.awake = True
+            b.loop.lanes.device_awake("lamp")
+            await b.until(lambda: b.states("tried") == ["QUEUED", "SENT", "QUEUED"])
+            await b.state.durable()
+            copy_as_after_a_kill(tmp_path / "first", tmp_path / "second")
+        async with bench(tmp_path / "second", QUICK) as b:
+            b.now += 60_000
+            b.link.add("lamp", queue=True, awake=False)
+            b.loop.start()
+            said = {reply.ticket: words(reply) for reply in await b.answered(2)}
+            assert "it may have been executed" in said["tried"]
+            assert "it was not executed" in said["never"]
+            await b.until(lambda: b.states("tried") == b.states("never") == ["EXPIRED"])
+
+    run(scenario)
+
+
 def test_states_that_kafka_does_not_take_come_when_it_does_the_newest_alone(tmp_path: FilePath) -> None:
     async def scenario() -> None:
         async with bench(tmp_path, QUICK) as b:

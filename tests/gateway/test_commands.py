@@ -259,6 +259,41 @@ def test_device_heard_of_during_a_timeout_is_asked_again_at_once(tmp_path: FileP
     run(scenario)
 
 
+def test_device_heard_of_while_it_has_a_request_is_sent_it_again(tmp_path: FilePath) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            for ep, queue in (("sleeper", True), ("lamp", False)):
+                device = b.link.add(ep, queue=queue, open_gate=False)
+                await b.send(request(ep, ep=ep))
+                await b.until(lambda device=device: device.got)  # type: ignore[misc]
+                b.loop.lanes.device_awake(ep)
+            # The other one has been awake all the time.
+            assert [ep for call, ep in b.link.calls if call == "send again"] == ["sleeper"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("queue", [True, False], ids=["queue mode", "always on"])
+def test_request_that_was_sent_and_expires_without_an_answer_may_have_been_executed(
+    tmp_path: FilePath, queue: bool
+) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path, Limits()) as b:
+            device = b.link.add("lamp", queue=queue, open_gate=False)
+            device.answers = [DeviceTimeout()]
+            await b.send(request("t1", expires=NOW + 20_000))
+            await b.until(lambda: device.got)
+            # Nobody sends it after it has expired, or waits for its answer much longer.
+            assert b.link.timeouts == [20.0]
+            b.now = NOW + 20_000
+            device.gate.set()
+            [reply] = await b.answered(1)
+            assert reply.rep.code is ResponseCode.UNKNOWN
+            assert "expired" in words(reply) and "it may have been executed" in words(reply)
+
+    run(scenario)
+
+
 def test_interrupted_execute_of_a_sleeping_device_is_not_kept(tmp_path: FilePath) -> None:
     async def scenario() -> None:
         async with bench(tmp_path) as b:

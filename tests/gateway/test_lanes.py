@@ -37,6 +37,9 @@ class Devices:
     def awake(self, ep: str) -> bool:
         return ep in self.awoken
 
+    def send_again(self, ep: str) -> None:
+        raise AssertionError("no device here is heard of while it has a request")
+
     async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
         return CoapResponse(code=0x45, content_format=0, payload=b"x")
 
@@ -87,6 +90,7 @@ def test_bytes_that_wait_are_bounded_for_a_device_and_in_all() -> None:
             link=devices,
             definitions=Definitions.builtin(),
             record_sent=_nothing_is_sent,
+            record_tried=lambda _: None,
             request_of=_nothing_is_read,
             tell=_nothing_is_told,
             finish=finish,
@@ -128,6 +132,7 @@ def test_command_that_expires_while_it_waits_makes_room() -> None:
             link=Devices("a"),
             definitions=Definitions.builtin(),
             record_sent=_nothing_is_sent,
+            record_tried=lambda _: None,
             request_of=_nothing_is_read,
             tell=_nothing_is_told,
             finish=lambda *_: expired.set(),
@@ -193,6 +198,7 @@ def test_devices_behind_a_gateway_have_one_turn_after_the_other_and_bounds_of_th
             link=devices,
             definitions=Definitions.builtin(),
             record_sent=_nothing_is_sent,
+            record_tried=lambda _: None,
             request_of=_nothing_is_read,
             tell=_nothing_is_told,
             finish=finish,

@@ -16,6 +16,7 @@ from gateway.operations import (
     DeviceReset,
     DeviceView,
     Expired,
+    ExpiredUnanswered,
     Failure,
     GatewayFault,
     Method,
@@ -573,7 +574,8 @@ def test_words_of_the_device_are_passed_on_bounded_and_harmless() -> None:
     [
         (TimedOut(seconds=93), ResponseCode.UNKNOWN, "no answer within 93 s"),
         (NotRegistered(), ResponseCode.NOT_FOUND, "no device lamp is registered at gw"),
-        (Expired(), ResponseCode.PRECONDITION_FAILED, "expired"),
+        (Expired(), ResponseCode.PRECONDITION_FAILED, "it was not executed"),
+        (ExpiredUnanswered(), ResponseCode.UNKNOWN, "it may have been executed"),
         (Refused(words="makes no sense"), ResponseCode.BAD_REQUEST, "makes no sense"),
         (OutcomeUnknown(), ResponseCode.UNKNOWN, "outcome unknown"),
         (DeviceReset(), ResponseCode.UNKNOWN, "Reset"),

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.coap import endpoint as endpoint_module
 from gateway.coap.endpoint import Endpoint
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, AcknowledgedResponses, NoAnswer, Stopped, WasReset
+from gateway.coap.exchanges import ACK_TIMEOUT, EXCHANGE_LIFETIME, AcknowledgedResponses, NoAnswer, Stopped, WasReset
 from gateway.coap.incoming import BUSY_MAX_AGE, Busy, Incoming
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
 from gateway.coap.peers import Address
@@ -572,6 +572,24 @@ def test_request_comes_through_a_lossy_path() -> None:
             request = parse(first)
             peer.send(build(Type.ACK, Code.CONTENT, request.mid, request.token, [], b"at last"))
             assert (await future).payload == b"at last"
+
+    asyncio.run(run())
+
+
+def test_peer_that_was_heard_of_gets_what_it_slept_through_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        async with _running(Recorder()) as (endpoint, peer):
+            future = _ask(endpoint, peer, timeout=60.0)
+            first = await peer.receive()  # slept through
+            now = asyncio.get_running_loop().time()
+            monkeypatch.setattr(endpoint, "_now", lambda: now + ACK_TIMEOUT)
+            endpoint.send_again(peer.address)
+            endpoint.send_again(peer.address)
+            # Once, and the same message.
+            assert await peer.answers_before_ping() == [first]
+            request = parse(first)
+            peer.send(build(Type.ACK, Code.CONTENT, request.mid, request.token, [], b"awake"))
+            assert (await future).payload == b"awake"
 
     asyncio.run(run())
 

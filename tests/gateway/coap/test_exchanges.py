@@ -49,6 +49,25 @@ def test_jitter_stretches_the_schedule_within_the_longest_wait() -> None:
     assert failed == [MAX_TRANSMIT_WAIT]
 
 
+def test_what_a_peer_has_not_acknowledged_is_overdue_after_the_first_wait_once_in_that_time() -> None:
+    exchanges = Exchanges()
+    exchange = _exchange(exchanges.next_mid(PEER, 0))
+    assert exchanges.overdue(PEER, 0.0) is None
+    exchanges.begin(exchange, 0.0, 0.0)
+    assert exchanges.overdue(PEER, 1.9) is None
+    assert exchanges.due(2.0) == ([exchange], [])
+    assert exchanges.overdue(PEER, 3.9) is None
+    assert exchanges.overdue(OTHER, 4.0) is None
+    assert [exchanges.overdue(PEER, now) is exchange for now in (4.0, 5.9, 6.0)] == [True, False, True]
+    # Its own times are as they were.
+    assert exchanges.next_deadline() == 6.0
+    assert exchanges.due(6.0) == ([exchange], [])
+    exchanges.acknowledged(PEER, exchange.mid)
+    assert exchanges.overdue(PEER, 60.0) is None
+    exchanges.close(exchange)
+    assert exchanges.overdue(PEER, 60.0) is None
+
+
 def test_acknowledgement_ends_retransmission_but_not_the_wait() -> None:
     exchanges = Exchanges()
     exchange = _exchange(give_up=50.0)
