@@ -229,7 +229,8 @@ class Parts:
             device = restored(row, self.uplink)
             # What a device said while the gateway was down is lost: it gets time to say it again.
             grace = min(device.lifetime, int(EXCHANGE_LIFETIME)) * 1000
-            device.last_up = max(device.last_up, now + grace - device.lifetime * 1000)
+            if device.lifetime:
+                device.last_up = max(device.last_up, now + grace - device.lifetime * 1000)
             self.registry.add(device)
         self.behind.restored()
         for observation in stored.observations:

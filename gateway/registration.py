@@ -50,7 +50,7 @@ class Announcement:
     links: tuple[Link, ...]
     #: The alternate path (section 6.4.1), "/" if there is none.
     root: str = "/"
-    #: Content formats by the root link's ``ct``; None if it says nothing.
+    #: Content formats by the root link's ``ct``, with or without ``rt``; None if it says nothing.
     content_formats: frozenset[int] | None = None
     #: Objects and object instances, root cut off.
     paths: tuple[Path, ...] = ()
@@ -63,7 +63,8 @@ class Announcement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """The query parameters of Register and Update; None where one is absent."""
+    """The query parameters of Register and Update; None where one is absent. ``lifetime`` is in seconds, 0 without end
+    (OMA object 1, resource 1)."""
 
     ep: str | None = None
     lifetime: int | None = None
@@ -104,8 +105,8 @@ def parse_parameters(queries: Sequence[str]) -> Parameters:
 def _lifetime(text: str | None) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit()) or len(text) > 10 or not 0 < int(text) <= _LONGEST_LIFETIME:
-        raise Refused(Code.BAD_REQUEST, "lt is no number of seconds")
+    if not (text.isascii() and text.isdigit()) or len(text) > 10 or int(text) > _LONGEST_LIFETIME:
+        raise Refused(Code.BAD_REQUEST, f"lt is no number of seconds from 0 (no end) to {_LONGEST_LIFETIME}")
     return int(text)
 
 
@@ -166,11 +167,9 @@ def _parse_announcement(payload: bytes) -> Announcement:
     links = tuple(
         Link(url=link.url, at={name: value or "" for name, value in link.attributes.items()}) for link in parsed
     )
-    root, formats = "/", None
-    for link in links:
-        if "oma.lwm2m" in link.at.get("rt", "").split():
-            root = link.url
-            formats = _formats(link.at.get("ct"))
+    root = next((link.url for link in links if "oma.lwm2m" in link.at.get("rt", "").split()), "/")
+    # Some devices name their formats there and leave out the ``rt``: without an alternate path they may.
+    formats = next((_formats(link.at["ct"]) for link in links if link.url == root and "ct" in link.at), None)
     prefix = root.rstrip("/")
     paths: list[Path] = []
     versions: dict[int, str] = {}

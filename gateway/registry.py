@@ -27,6 +27,8 @@ MOST_DEVICES = 100_000
 MOST_ANNOUNCED = 128 << 20
 #: Message ids that are remembered a device: as many as the tuned peer server of our benchmarks remembers.
 WINDOW = 64
+#: Epoch ms.
+NEVER = 2**63 - 1
 
 
 class MidWindow:
@@ -100,7 +102,7 @@ class KafkaPlace:
 
 
 class Device:
-    """One registered device. ``last_up`` and ``reg_date`` are epoch ms, ``lifetime`` seconds."""
+    """One registered device. ``last_up`` and ``reg_date`` are epoch ms, ``lifetime`` seconds, 0 without end."""
 
     __slots__ = (
         "_view",
@@ -224,7 +226,7 @@ class Device:
     @property
     def expires_at(self) -> int:
         """Epoch ms at which the registration ends unless it is updated."""
-        return self.last_up + self.lifetime * 1000
+        return self.last_up + self.lifetime * 1000 if self.lifetime else NEVER
 
 
 @dataclass(slots=True)

@@ -180,7 +180,7 @@ def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
                 _address(one),
                 one.ver or "",
                 one.bnd.value if one.bnd else "",
-                "" if one.lt is None else f"{one.lt} s",
+                _lifetime(one.lt),
                 moment(one.last_up),
                 " ".join(str(i) for i in sorted({path.ids[0] for path in one.instances})),
                 "" if newest is None else moment(newest),
@@ -216,7 +216,7 @@ def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
         ("registration", one.reg_id or ""),
         ("since", "" if one.reg_date is None else moment(one.reg_date)),
         ("last update", moment(one.last_up)),
-        ("lifetime", "" if one.lt is None else f"{one.lt} s"),
+        ("lifetime", _lifetime(one.lt)),
         ("LwM2M", one.ver or ""),
         ("binding", one.bnd.value if one.bnd else ""),
         ("SMS", one.sms or ""),
@@ -235,6 +235,10 @@ def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
 def _behind(one: Device) -> str:
     """The endpoint of the gateway that it is behind; empty for one that registered itself."""
     return (one.attributes or {}).get("gateway", "") if "prefix" in (one.attributes or {}) else ""
+
+
+def _lifetime(seconds: int | None) -> str:
+    return "" if seconds is None else f"{seconds} s" if seconds else "no end"
 
 
 def _address(one: Device) -> str:

@@ -45,6 +45,7 @@ GOOD: list[tuple[list[str], Parameters]] = [
     (["b=U", "Q="], Parameters(binding=Binding.UQ)),
     (["Q"], Parameters(binding=Binding.UQ)),
     (["b=US", "Q"], Parameters(binding=Binding.UQS)),
+    (["lt=0"], Parameters(lifetime=0)),
     (["b=UT"], Parameters(binding=Binding.U)),
     (["b=UMHTN", "Q"], Parameters(binding=Binding.UQ)),
     (["sms=+491234"], Parameters(sms="+491234")),
@@ -65,7 +66,6 @@ BAD: list[tuple[list[str], Code]] = [
     (["ep=" + "e" * 256], Code.BAD_REQUEST),
     (["ep=a", "ep=b"], Code.BAD_REQUEST),
     (["ep=a", "ep=a"], Code.BAD_REQUEST),
-    (["lt=0"], Code.BAD_REQUEST),
     (["lt=-1"], Code.BAD_REQUEST),
     (["lt=+1"], Code.BAD_REQUEST),
     (["lt="], Code.BAD_REQUEST),
@@ -137,6 +137,15 @@ def test_root_link_tells_the_formats() -> None:
     assert said.root == "/"
     assert said.content_formats == frozenset({110, 112})
     assert _paths(said) == ["/3/0"]
+
+
+def test_formats_are_told_without_rt_too() -> None:
+    said = parse_announcement(b"</>;ct=110,</1/0>,</3/0>")
+    assert (said.root, said.content_formats) == ("/", frozenset({110}))
+    # Of another path they say nothing.
+    assert parse_announcement(b'</1/0>;ct=110,</x>;ct=112,</lwm2m>;rt="oma.lwm2m"').content_formats is None
+    apart = parse_announcement(b'</lwm2m>;rt="oma.lwm2m",</lwm2m>;ct=112,</lwm2m/3/0>')
+    assert (apart.root, apart.content_formats) == ("/lwm2m", frozenset({112}))
 
 
 def test_root_link_tells_the_alternate_path() -> None:

@@ -489,7 +489,7 @@ def test_requests_that_make_no_sense_are_refused_and_recorded_nowhere(tmp_path: 
             bench.uplink.records.clear()
             cases = [
                 (Request(Code.POST, [], []), LINKS, Code.BAD_REQUEST),
-                (Request(Code.POST, [], ["ep=a", "lt=0"]), LINKS, Code.BAD_REQUEST),
+                (Request(Code.POST, [], ["ep=a", "lt=-1"]), LINKS, Code.BAD_REQUEST),
                 (Request(Code.POST, [], ["ep=a", "lwm2m=1.3"]), LINKS, Code.PRECONDITION_FAILED),
                 (Request(Code.POST, [], ["ep=a", "sms=call me"]), LINKS, Code.BAD_REQUEST),
                 (Request(Code.POST, [], ["ep=a"]), b"no links", Code.BAD_REQUEST),

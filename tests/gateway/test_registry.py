@@ -108,6 +108,22 @@ def test_update_puts_the_expiry_off() -> None:
     assert registry.expired(110_000) == [device]
 
 
+def test_lifetime_of_zero_has_no_end() -> None:
+    registry = Registry()
+    device = _device(lifetime=0)
+    registry.add(device)
+    assert registry.expired(2**50) == []
+    # Until it gets one.
+    device.lifetime = 10
+    registry.sooner(device)
+    assert registry.expired(10_000) == [device]
+    registry.remove(device.ep)
+    other = _device(lifetime=60)
+    registry.add(other)
+    other.lifetime = 0
+    assert registry.expired(60_000) == registry.expired(2**50) == []
+
+
 def test_shorter_lifetime_is_seen_to_sooner() -> None:
     registry = Registry()
     device = _device(lifetime=86400)
