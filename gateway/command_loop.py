@@ -65,7 +65,7 @@ _REQUEST_ID_BYTES: Final = 24
 #: What the disk has at the end for what is not recorded yet.
 _RECORD_SECONDS: Final = 2.0
 #: What the records of requests begin with.
-_REQUEST_FRAMES: Final = frozenset(schema_of("request.AvroRequest", version).frame for version in (1, 2))
+_REQUEST_FRAMES: Final = frozenset(schema_of("request.AvroRequest", version).frame for version in (1, 2, 3))
 
 
 class CommandLoop:

@@ -15,12 +15,14 @@ from schemas.avro import serde
 from schemas.avro.records import (
     ReadBody,
     Request,
+    RequestFormat,
     RequestKind,
     ResponseCode,
     WriteMode,
     WriteRequest,
 )
-from schemas.avro.request_identity import identity_of
+from schemas.avro.registry import schema_of
+from schemas.avro.request_identity import identity_of, leading_strings
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path
 from tests.command_bench import (
@@ -395,6 +397,28 @@ def test_undecodable_records_go_to_the_dead_letters(tmp_path: FilePath) -> None:
             assert said.keys() == {ResponseCode.BAD_REQUEST, ResponseCode.CONTENT}
             assert said[ResponseCode.BAD_REQUEST].ticket == "t9"
             assert "cannot be read" in words(said[ResponseCode.BAD_REQUEST])
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_unreadable_request_of_any_version_is_answered(tmp_path: FilePath, version: int) -> None:
+    newest = {1: RequestFormat.TLV, 2: RequestFormat.SENML_CBOR, 3: RequestFormat.LWM2M_CBOR}[version]
+    asked = request("t9")
+    whole = serde.encode(replace(asked, payload=replace(asked.payload, content_format=newest)))
+    assert whole.startswith(schema_of("request.AvroRequest", version).frame)
+    _, payload_at = leading_strings(whole)
+
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            b.link.add("lamp")
+            # A kind that no schema has.
+            poisoned = whole[:payload_at] + b"\x7e" + whole[payload_at + 1 :]
+            await b.send(poisoned)
+            [reply] = await b.answered(1)
+            assert [raw.value for raw, _ in b.letters] == [poisoned]
+            assert (reply.ticket, reply.ep, reply.rep.code) == ("t9", "lamp", ResponseCode.BAD_REQUEST)
+            assert "cannot be read" in words(reply)
 
     run(scenario)
 
