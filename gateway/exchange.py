@@ -83,8 +83,13 @@ class DeviceView:
         return self.version.strip() in ("", "1", "1.0")
 
     @property
+    def spoken(self) -> str:
+        """The version of LwM2M, for people and comparisons."""
+        return "1.0" if self.is_1_0 else self.version.strip()
+
+    @property
     def is_before_1_2(self) -> bool:
-        """True for LwM2M 1.0 and 1.1: no LwM2M CBOR."""
+        """True for LwM2M 1.0 and 1.1: no LwM2M CBOR, nothing in the query of an Observe or a Discover."""
         return self.is_1_0 or self.version.strip() == "1.1"
 
 
@@ -213,7 +218,7 @@ def choose_format(asked: RequestFormat, device: DeviceView) -> ContentFormat:
     too_new = device.is_1_0 if wanted in _SENML else wanted is ContentFormat.LWM2M_CBOR and device.is_before_1_2
     if too_new and wanted not in named:
         raise RefusedRequest(
-            f"{device.ep} speaks LwM2M {'1.0' if device.is_1_0 else '1.1'}, which has no {asked.value}; "
+            f"{device.ep} speaks LwM2M {device.spoken}, which has no {asked.value}; "
             "ask for TLV and the gateway chooses what fits"
         )
     if device.content_formats is not None and wanted not in named:

@@ -28,6 +28,7 @@ class Observation:
 
     __slots__ = (
         "at",
+        "attributes",
         "compiled",
         "content_format",
         "created_ms",
@@ -55,6 +56,7 @@ class Observation:
         created_ms: int,
         resource_type: ResourceType | None,
         paths: tuple[Path, ...] = (),
+        attributes: str = "",
     ) -> None:
         self.token = token
         self.path = path
@@ -62,6 +64,8 @@ class Observation:
         self.paths = paths
         #: What tells it from the device's others.
         self.target = target_of(path, paths)
+        #: Its own, that it began with: ``pmin=5&pmax=60``. They are part of the request that it is known by.
+        self.attributes = attributes
         self.ticket = ticket
         self.observation_id = token.hex()
         #: True if an operator's pattern asked for it, False if a request did.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -27,7 +28,7 @@ from gateway.operations import build
 from gateway.registry import Device, Registry
 from gateway.replies import reply
 from gateway.state import State, StateError, StoredObservation
-from schemas.avro.records import Request, RequestFormat, RequestKind, RequestPayload, Response
+from schemas.avro.records import Request, RequestFormat, RequestKind, RequestPayload, Response, WriteAttributesRequest
 from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathPattern
@@ -179,7 +180,14 @@ class Observing:
                 device.wanted[text] = kept.get(text) or self._new(device, path, DECLARED_TICKET, declared=True)
 
     def _new(
-        self, device: Device, path: Path, ticket: str, *, declared: bool, paths: tuple[Path, ...] = ()
+        self,
+        device: Device,
+        path: Path,
+        ticket: str,
+        *,
+        declared: bool,
+        paths: tuple[Path, ...] = (),
+        attributes: str = "",
     ) -> Observation:
         return Observation(
             token=self._link.new_token(),
@@ -190,6 +198,7 @@ class Observing:
             created_ms=self._wall_ms(),
             resource_type=self._single_type(device, path),
             paths=paths,
+            attributes=attributes,
         )
 
     def complete(self, device: Device) -> None:
@@ -248,6 +257,7 @@ class Observing:
                 kind=kind,
                 path=str(observation.path),
                 content_format=asked,
+                body=WriteAttributesRequest(observe_spec=observation.attributes) if observation.attributes else None,
                 paths=tuple(map(str, observation.paths)),
             ),
         )
@@ -307,7 +317,8 @@ class Observing:
         Raises:
             ExchangeError: the device did not answer.
         """
-        observation = self._new(device, path, ticket, declared=False, paths=coap.paths)
+        own = "&".join(coap.uri_query)
+        observation = self._new(device, path, ticket, declared=False, paths=coap.paths, attributes=own)
         before = device.wanted.get(observation.target)
         message = await self._observe(device, observation, coap, timeout)
         if device.observations.get(observation.target) is observation:
@@ -333,6 +344,9 @@ class Observing:
             again = self._request(device, observation, RequestKind.OBSERVE_COMPOSITE_CANCEL)
             with suppress(RefusedRequest):
                 coap = build(again, device.view(), self._definitions)
+        if observation.attributes:
+            # The same options, those of the query too (RFC 7641 section 3.6).
+            coap = replace(coap, uri_query=tuple(observation.attributes.split("&")))
         self._table.remove(observation, device)
         self._forget(observation.token)
         address = device.address
@@ -390,6 +404,7 @@ class Observing:
             created_ms=row.created_ms,
             resource_type=self._single_type(device, path),
             paths=paths,
+            attributes=row.attributes or "",
         )
         self._table.add(observation, device)
         device.wanted[row.path] = observation
@@ -412,6 +427,7 @@ class Observing:
                     content_format=observation.content_format,
                     declared=observation.declared,
                     created_ms=observation.created_ms,
+                    attributes=observation.attributes or None,
                 )
             )
         except StateError as exc:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gateway.exchange import (
@@ -34,6 +34,7 @@ from gateway.exchange import (
     format_in_request,
     format_of_paths,
 )
+from gateway.queries import depth, own_attributes, written_attributes
 from gateway.replies import reply
 from schemas.avro.records import (
     CreateRequest,
@@ -49,7 +50,6 @@ from schemas.avro.records import (
     WriteRequest,
 )
 from schemas.lwm2m import composite, formats, prefixes
-from schemas.lwm2m.attributes import ObserveSpecError, check_target, check_version, format_spec, parse_spec
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource
@@ -114,7 +114,12 @@ class Operation:
     repeatable: bool = True
 
 
-def _plain(asked: _Asked) -> CoapRequest:
+def _delete(asked: _Asked) -> CoapRequest:
+    if asked.path.depth == 4 and asked.device.is_before_1_2:
+        raise RefusedRequest(
+            f"{asked.device.ep} speaks LwM2M {asked.device.spoken}, in which a resource instance like {asked.path} "
+            f"cannot be deleted (1.2 can); replace {asked.path.parent} by the instances that are to stay"
+        )
     return asked.to()
 
 
@@ -123,7 +128,13 @@ def _read(asked: _Asked) -> CoapRequest:
 
 
 def _observe(asked: _Asked) -> CoapRequest:
-    return asked.to(accept=_readable_format(asked), observe=0)
+    return asked.to(accept=_readable_format(asked), observe=0, uri_query=_own(asked))
+
+
+def _own(asked: _Asked) -> tuple[str, ...]:
+    if not isinstance(asked.body, WriteAttributesRequest):
+        return ()
+    return own_attributes(asked.body.observe_spec, asked.path, asked.device, asked.definitions)
 
 
 def _cancel(asked: _Asked) -> CoapRequest:
@@ -131,7 +142,8 @@ def _cancel(asked: _Asked) -> CoapRequest:
 
 
 def _discover(asked: _Asked) -> CoapRequest:
-    return asked.to(accept=ContentFormat.LINK)
+    query = depth(asked.body.observe_spec, asked.device) if isinstance(asked.body, WriteAttributesRequest) else ()
+    return asked.to(accept=ContentFormat.LINK, uri_query=query)
 
 
 def _execute(asked: _Asked) -> CoapRequest:
@@ -142,13 +154,8 @@ def _execute(asked: _Asked) -> CoapRequest:
 
 
 def _write_attributes(asked: _Asked) -> CoapRequest:
-    try:
-        attributes = parse_spec(asked.body.observe_spec)
-        check_target(attributes, asked.path, asked.definitions)
-        check_version(attributes, "1.0" if asked.device.is_1_0 else asked.device.version)
-    except ObserveSpecError as exc:
-        raise RefusedRequest(str(exc)) from exc
-    return asked.to(uri_query=tuple(format_spec(attributes).split("&")))
+    spec = asked.body.observe_spec
+    return asked.to(uri_query=written_attributes(spec, asked.path, asked.device, asked.definitions))
 
 
 def _write(asked: _Asked) -> CoapRequest:
@@ -192,7 +199,8 @@ def _read_composite(asked: _Asked) -> CoapRequest:
 
 
 def _observe_composite(asked: _Asked) -> CoapRequest:
-    return _in_one_datagram(_fetch(asked, observe=0))
+    request = _in_one_datagram(_fetch(asked, observe=0))
+    return replace(request, uri_query=_own(asked))
 
 
 def _cancel_composite(asked: _Asked) -> CoapRequest:
@@ -274,7 +282,9 @@ OPERATIONS: dict[RequestKind, Operation] = {
     ),
     RequestKind.OBSERVE: Operation(method=Method.GET, depths=(1, 2, 3, 4), targets=_ANY, make=_observe),
     RequestKind.OBSERVE_CANCEL: Operation(method=Method.GET, depths=(1, 2, 3, 4), targets=_ANY, make=_cancel),
-    RequestKind.DELETE: Operation(method=Method.DELETE, depths=(2,), targets="an object instance", make=_plain),
+    RequestKind.DELETE: Operation(
+        method=Method.DELETE, depths=(2, 4), targets="an object instance or a resource instance", make=_delete
+    ),
     RequestKind.DISCOVER: Operation(
         method=Method.GET, depths=(1, 2, 3), targets="an object, an object instance or a resource", make=_discover
     ),

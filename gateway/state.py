@@ -196,7 +196,8 @@ class State:
     def put_observation(self, observation: StoredObservation) -> None:
         """Store an observation under its token."""
         o = observation
-        row = (o.token, o.ep, o.path, o.ticket, o.observation_id, o.content_format, o.declared, o.created_ms)
+        known_by = (o.token, o.ep, o.path, o.ticket, o.observation_id)
+        row = (*known_by, o.content_format, o.declared, o.created_ms, o.attributes)
         self._admit_rows(1, row).observations[o.token] = row
 
     def delete_observation(self, token: bytes) -> None:

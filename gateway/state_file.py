@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Final
 
 #: ``PRAGMA user_version`` of the files this code writes, and the mark (``application_id``) that they are ours: "HdWt".
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 APPLICATION_ID: Final = 0x48645774
 
 _COMMANDS: Final = """
@@ -52,7 +52,7 @@ _SCHEMA: Final = f"""
 ) WITHOUT ROWID;
 CREATE TABLE observations (
     token BLOB PRIMARY KEY, ep TEXT NOT NULL, path TEXT NOT NULL, ticket TEXT NOT NULL, observation_id TEXT NOT NULL,
-    content_format INTEGER, declared INTEGER NOT NULL, created_ms INTEGER NOT NULL
+    content_format INTEGER, declared INTEGER NOT NULL, created_ms INTEGER NOT NULL, attributes TEXT
 ) WITHOUT ROWID;
 """
 #: What brings a file to the next version, by the version that it has.
@@ -71,6 +71,7 @@ DROP TABLE old;
     2: "ALTER TABLE registrations ADD COLUMN identity TEXT;",
     3: _BEHIND,
     4: _OSCORE,
+    5: "ALTER TABLE observations ADD COLUMN attributes TEXT;",
 }
 
 

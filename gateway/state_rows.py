@@ -67,6 +67,8 @@ class StoredObservation:
     content_format: int | None
     declared: bool
     created_ms: int
+    #: What it began with in its query (LwM2M 1.2): ``pmin=5&pmax=60``.
+    attributes: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +238,7 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
         db.executemany(
             "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
         )
-    _write_keyed(db, "observations", "token", 8, group.observations)
+    _write_keyed(db, "observations", "token", 9, group.observations)
     _write_keyed(db, "oscore_contexts", "digest", 5, group.oscore_contexts)
     _write_keyed(db, "oscore_observations", "token", 3, group.oscore_observations)
     _write_keyed(db, "commands", "sequence", 9, group.commands)

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -51,6 +51,7 @@ class ContentFormat(Enum):
 class SensorVersion(Enum):
     V1_0 = "1.0"
     V1_1 = "1.1"
+    V1_2 = "1.2"
 
 
 def listening_address(text: str) -> str:
@@ -257,3 +258,40 @@ class Asking:
     ticket: TicketOption = None
     expires: ExpiresOption = None
     output: OutputOption = Output.TABLE
+
+
+_OWN = "Attributes of its own"
+
+
+def _own(flag: str, metavar: str, words: str, most: int | None = None) -> Any:
+    least = None if metavar == "X" else 0
+    return typer.Option(f"--{flag}", metavar=metavar, min=least, max=most, help=words, rich_help_panel=_OWN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnAttributes:
+    """What an observation begins with, by the names of the notification attributes; None: it is not given.
+
+    `edge` has another flag: ``--edge`` and its variable are a Kafka's.
+    """
+
+    pmin: Annotated[int | None, _own("pmin", "S", "The least seconds between two notifications.")] = None
+    pmax: Annotated[int | None, _own("pmax", "S", "The most seconds between two notifications.")] = None
+    gt: Annotated[float | None, _own("gt", "X", "Tell when the value crosses X.")] = None
+    lt: Annotated[float | None, _own("lt", "X", "Tell when the value crosses X; below --gt.")] = None
+    st: Annotated[float | None, _own("st", "X", "Tell when the value has changed by X.")] = None
+    epmin: Annotated[int | None, _own("epmin", "S", "The least seconds between two looks at the value.")] = None
+    epmax: Annotated[int | None, _own("epmax", "S", "The most seconds between two looks at the value.")] = None
+    edge: Annotated[int | None, _own("boolean-edge", "0|1", "Of a boolean: tell when it falls (0), rises (1).", 1)] = (
+        None
+    )
+    con: Annotated[int | None, _own("con", "0|1", "Whether notifications are confirmable.", 1)] = None
+    hqmax: Annotated[int | None, _own("hqmax", "N", "How many to keep while they cannot be sent.")] = None
+
+    @property
+    def spec(self) -> str:
+        """``pmin=5&pmax=60``; empty where none is given."""
+        from schemas.lwm2m.attributes import Attribute, Attributes, format_spec
+
+        given = {attribute: getattr(self, attribute.value) for attribute in Attribute}
+        return format_spec(Attributes({name: value for name, value in given.items() if value is not None}))

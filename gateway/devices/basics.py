@@ -19,6 +19,7 @@ from schemas.lwm2m.path import Path
 VERSIONS: Mapping[Version, Mapping[int, str]] = {
     Version.V1_0: {1: "1.0", 3: "1.0"},
     Version.V1_1: {1: "1.1", 3: "1.1"},
+    Version.V1_2: {1: "1.1", 3: "1.1"},
 }
 
 _log = structlog.get_logger("headwater.device")

@@ -43,6 +43,7 @@ class Version(Enum):
 
     V1_0 = "1.0"
     V1_1 = "1.1"
+    V1_2 = "1.2"
 
 
 #: What a device announces in the ``ct`` of its root link and what it answers in when a request has no Accept.
@@ -51,6 +52,14 @@ _FORMATS: dict[Version, tuple[ContentFormat, ...]] = {
     Version.V1_1: (
         ContentFormat.SENML_CBOR,
         ContentFormat.SENML_JSON,
+        ContentFormat.TLV,
+        ContentFormat.JSON,
+        ContentFormat.CBOR,
+    ),
+    Version.V1_2: (
+        ContentFormat.SENML_CBOR,
+        ContentFormat.SENML_JSON,
+        ContentFormat.LWM2M_CBOR,
         ContentFormat.TLV,
         ContentFormat.JSON,
         ContentFormat.CBOR,
@@ -119,6 +128,7 @@ class Device:
         self._random = random_source
         self._site = DeviceSite(
             model,
+            version=config.version.value,
             preferred=_FORMATS[config.version][0],
             defaults=self._default_attributes,
             listener=listener,

@@ -207,8 +207,20 @@ class Model:
         return path
 
     def delete(self, path: Path) -> None:
-        """Remove an instance. Raises NoSuchPath or NotPermitted (only objects that allow Create allow Delete)."""
+        """Remove an object instance or, of a resource that can be written, a resource instance.
+
+        Raises:
+            NoSuchPath: it is not there.
+            NotPermitted: it stays (only objects that allow Create allow Delete).
+        """
         self._require(path)
+        if path.depth == 4 and Operation.WRITE in self._definition(path).operations:
+            contents, resource_id = self._holding(path).contents, path.ids[2]
+            present = contents[resource_id]
+            assert isinstance(present, dict)
+            contents[resource_id] = {i: value for i, value in present.items() if i != path.ids[3]}
+            self.changed(path)
+            return
         if path.depth != 2 or path.ids[0] not in self._factories:
             raise NotPermitted(f"{path} cannot be deleted")
         del self._holdings[path.ids[0], path.ids[1]]
@@ -226,6 +238,18 @@ class Model:
         self._holdings[object_id, instance_id] = holding
         self._objects.add(object_id)
         self._instances_changed(path)
+
+    def below(self, path: Path) -> list[Path]:
+        """What is one level below ``path``, which is there, ascending: instances, resources, resource instances."""
+        match path.depth:
+            case 1:
+                return [path.child(i) for i in self.instances(path.ids[0])]
+            case 2:
+                return [path.child(i) for i in self.resources(path)]
+            case 3:
+                content = self._holding(path).contents.get(path.ids[2])
+                return [path.child(i) for i in sorted(content)] if isinstance(content, dict) else []
+        return []
 
     def value(self, path: Path) -> Value:
         """The value of a single resource, whether or not a server may read it."""

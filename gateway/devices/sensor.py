@@ -104,6 +104,7 @@ _UNITS: Mapping[int, str] = {TEMPERATURE: "Cel", HUMIDITY: "%RH"}
 _OBJECT_VERSIONS: Mapping[Version, Mapping[int, str]] = {
     Version.V1_0: {**VERSIONS[Version.V1_0], TEMPERATURE: "1.0", HUMIDITY: "1.0"},
     Version.V1_1: {**VERSIONS[Version.V1_1], TEMPERATURE: "1.1", HUMIDITY: "1.1"},
+    Version.V1_2: {**VERSIONS[Version.V1_2], TEMPERATURE: "1.1", HUMIDITY: "1.1"},
 }
 
 

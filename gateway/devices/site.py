@@ -9,7 +9,7 @@ followed by the next of the same observation before its end (RFC 7641 section 4.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -35,8 +35,9 @@ _CODES: Mapping[type[Refused], codes.Code] = {
 }
 
 
-#: The attributes of later versions of LwM2M are refused.
+#: The attributes of later versions of LwM2M are refused: a device need not have them.
 _NEWEST_ATTRIBUTES = "1.1"
+_DEPTHS = {f"depth={levels}": levels for levels in range(4)}
 
 
 class Listener(Protocol):
@@ -54,6 +55,8 @@ class Observation:
     """An observation by one token. ``wake`` is set when something at or below its path changed."""
 
     path: Path
+    #: Its own, from the query that it began with; they are in the place of those that are written (Core 1.2).
+    attributes: Attributes
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
 
@@ -65,15 +68,20 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
         self,
         model: Model,
         *,
+        version: str,
         preferred: ContentFormat,
         defaults: Callable[[], Attributes],
         listener: Listener,
         ack_timeout: float,
     ) -> None:
-        """``preferred`` answers a request without Accept; ``defaults`` gives pmin and pmax of the Server object."""
+        """``version`` is that of LwM2M, ``preferred`` what answers a request without Accept.
+
+        ``defaults`` gives pmin and pmax of the Server object.
+        """
         super().__init__()
         self.socket: DeviceSocket | None = None
         self._model = model
+        self._is_1_2 = version >= "1.2"
         self._preferred = preferred
         self._defaults = defaults
         self._listener = listener
@@ -126,8 +134,9 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
         path = Path.parse("/".join(request.opt.uri_path))
         match request.code, path.depth:
             case codes.GET, _ if request.opt.accept == ContentFormat.LINK:
-                return self._discover(path)
+                return self._discover(path, self._levels(request, path))
             case codes.GET, _:
+                self._own_attributes(request, path)
                 return self._read(request, path)[0]
             case codes.PUT, _ if request.opt.content_format is None and not request.payload:
                 return self._write_attributes(path, "&".join(request.opt.uri_query))
@@ -146,7 +155,7 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
                 return composite.read(self._model, request)
             case codes.iPATCH, 0:
                 return composite.write(self._model, request)
-            case codes.DELETE, _:
+            case codes.DELETE, depth if depth < 4 or self._is_1_2:
                 self._model.delete(path)
                 return Message(code=codes.DELETED)
         raise NotPermitted(f"{request.code} {path} is no operation")
@@ -206,18 +215,40 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
         self._wake(path)
         return Message(code=codes.CHANGED)
 
-    def _discover(self, path: Path) -> Message:
+    def _own_attributes(self, request: Message, path: Path) -> Attributes:
+        """Those in the query of an Observe (OMA LwM2M Core 1.2)."""
+        if request.opt.observe != 0 or not request.opt.uri_query:
+            return Attributes()
+        if not self._is_1_2:
+            raise BadValue("an observation has attributes of its own from LwM2M 1.2 on")
+        asked = parse_spec("&".join(request.opt.uri_query))
+        check_target(asked, path, self._model.definitions)
+        check_version(asked, _NEWEST_ATTRIBUTES)
+        return asked
+
+    def _levels(self, request: Message, path: Path) -> int:
+        """How many levels below ``path`` a Discover lists (Core 1.2, table 6.3.2-2; before, it has no query)."""
+        query = request.opt.uri_query if self._is_1_2 else ()
+        if not query:
+            return {1: 2, 2: 1}.get(path.depth, int(self._is_1_2))
+        if len(query) > 1 or query[0] not in _DEPTHS:
+            raise BadValue("the query of a Discover is depth=0 to depth=3")
+        return _DEPTHS[query[0]]
+
+    def _discover(self, path: Path, levels: int) -> Message:
         if not self._model.has(path):
             raise NoSuchPath(f"{path} is not on this device")
-        found = [path]
-        if path.depth == 1:
-            for instance_id in self._model.instances(path.ids[0]):
-                instance = path.child(instance_id)
-                found += [instance, *(instance.child(i) for i in self._model.resources(instance))]
-        elif path.depth == 2:
-            found += [path.child(i) for i in self._model.resources(path)]
+        if path.depth == 4:
+            raise NotPermitted(f"{path}: a Discover ends at the resource")
+        found = list(self._with_below(path, levels))
         links = tuple(self._link(one, inherited=path.depth == 3) for one in found)
         return Message(code=codes.CONTENT, payload=format_links(links).encode(), content_format=int(ContentFormat.LINK))
+
+    def _with_below(self, path: Path, levels: int) -> Iterator[Path]:
+        yield path
+        if levels:
+            for one in self._model.below(path):
+                yield from self._with_below(one, levels - 1)
 
     def _link(self, path: Path, *, inherited: bool) -> Link:
         at: dict[str, str | None] = {}
@@ -241,6 +272,10 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
             effective = merged(effective, self._attributes.get(Path(*path.ids[:depth]), Attributes()))
         return effective
 
+    def _effective(self, one: Observation) -> Attributes:
+        own = one.attributes if one.attributes.values else self._inherited(one.path)
+        return merged(self._defaults(), own)
+
     def _wake(self, path: Path) -> None:
         for one in self._observations:
             if one.path.contains(path) or path.contains(one.path):
@@ -257,7 +292,9 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
     async def _observe(self, pipe: Pipe, request: Message, response: Message, node: Node) -> None:
         """Answer with ``response``, then notify until the server loses interest: then aiocoap cancels this task."""
         loop = asyncio.get_running_loop()
-        one = Observation(path=Path.parse("/".join(request.opt.uri_path)), task=asyncio.current_task())
+        path = Path.parse("/".join(request.opt.uri_path))
+        own = self._own_attributes(request, path)
+        one = Observation(path=path, attributes=own, task=asyncio.current_task())
         self._observations.add(one)
         try:
             number = 1
@@ -272,8 +309,7 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
                     pipe.add_response(_refusal(codes.NOT_FOUND, f"{one.path} is gone"), is_last=True)
                     return
                 current = self._model.read(one.path)
-                attributes = merged(self._defaults(), self._inherited(one.path))
-                if not judge(attributes, now=loop.time(), sent_at=sent_at, sent=sent, current=current).send:
+                if not judge(self._effective(one), now=loop.time(), sent_at=sent_at, sent=sent, current=current).send:
                     continue
                 number = (number + 1) % 2**24
                 sent_at, sent = loop.time(), current
@@ -284,9 +320,8 @@ class DeviceSite(resource.Resource):  # type: ignore[misc]  # aiocoap publishes 
     def _again_at(self, one: Observation, sent_at: float, sent: Node) -> float | None:
         if not self._model.has(one.path):
             return 0.0
-        attributes = merged(self._defaults(), self._inherited(one.path))
         now = asyncio.get_running_loop().time()
-        verdict = judge(attributes, now=now, sent_at=sent_at, sent=sent, current=self._model.read(one.path))
+        verdict = judge(self._effective(one), now=now, sent_at=sent_at, sent=sent, current=self._model.read(one.path))
         return now if verdict.send else verdict.again_at
 
     async def _notify(self, pipe: Pipe, request: Message, number: int, path: Path, node: Node) -> None:

@@ -18,6 +18,7 @@ from headwater.options import (
     ContentFormat,
     EndpointArgument,
     FormatOption,
+    OwnAttributes,
     PathArgument,
     PathsArgument,
     ValueType,
@@ -26,7 +27,7 @@ from headwater.options import (
 )
 
 if TYPE_CHECKING:
-    from schemas.avro.records import RequestKind
+    from schemas.avro.records import RequestBody, RequestKind
 
 PANEL = "Devices"
 
@@ -57,22 +58,39 @@ def read(
 
 
 def observe(
-    ep: EndpointArgument, paths: PathsArgument, where: Where, asking: Asking, *, form: FormatOption = None
+    ep: EndpointArgument,
+    paths: PathsArgument,
+    where: Where,
+    asking: Asking,
+    *,
+    own: OwnAttributes,
+    form: FormatOption = None,
 ) -> None:
     """Observe: the device tells every change from now on, into the topic iot.GW.observations.
 
     Several paths are observed together (Observe-Composite, LwM2M 1.1): one observation, and a record for each path that
     a notification tells of.
 
+    A device of LwM2M 1.2 can be given how often and on which change it tells for this observation alone; for an older
+    one: headwater attributes.
+
     \b
     Examples:
     headwater observe sensor-1 /3303/0/5700 --gateway rock64
+    headwater observe sensor-1 /3303/0/5700 --pmin 5 --pmax 60 --gateway rock64
     headwater observe sensor-1 /3303/0/5700 /3304/0/5700 --gateway rock64
     headwater tail observations --gateway rock64
     """
     from schemas.avro.records import RequestKind
 
-    _on(RequestKind.OBSERVE, RequestKind.OBSERVE_COMPOSITE, ep, paths, where, asking, form)
+    _on(RequestKind.OBSERVE, RequestKind.OBSERVE_COMPOSITE, ep, paths, where, asking, form, _query(own.spec))
+
+
+def _query(spec: str) -> RequestBody | None:
+    """What goes into the query of a request, in the body that it has in the topic."""
+    from schemas.avro.records import WriteAttributesRequest
+
+    return WriteAttributesRequest(observe_spec=spec) if spec else None
 
 
 def cancel(
@@ -98,24 +116,42 @@ def _on(
     where: Where,
     asking: Asking,
     form: ContentFormat | None,
+    body: RequestBody | None = None,
 ) -> None:
     """The operation on one path, or its composite one on several; only that has the root as a target."""
     if len(paths) == 1 and paths != ["/"]:
-        do(plain, ep, paths[0], None, where, asking, form=form)
+        do(plain, ep, paths[0], body, where, asking, form=form)
     else:
-        do(composite, ep, "/", None, where, asking, paths=paths, form=form)
+        do(composite, ep, "/", body, where, asking, paths=paths, form=form)
 
 
-def discover(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
+def discover(
+    ep: EndpointArgument,
+    path: PathArgument,
+    where: Where,
+    asking: Asking,
+    *,
+    depth: Annotated[
+        int | None,
+        typer.Option(
+            "--depth",
+            metavar="N",
+            min=0,
+            max=3,
+            help="How many levels below PATH (LwM2M 1.2); 3 has the instances of resources. Else as the device has it.",
+        ),
+    ] = None,
+) -> None:
     """Ask a device what it has below a path, and which notification attributes are set there.
 
     \b
     Examples:
     headwater discover sensor-1 /3303 --gateway rock64
+    headwater discover sensor-1 /3303 --depth 1 --gateway rock64
     """
     from schemas.avro.records import RequestKind
 
-    do(RequestKind.DISCOVER, ep, path, None, where, asking)
+    do(RequestKind.DISCOVER, ep, path, _query("" if depth is None else f"depth={depth}"), where, asking)
 
 
 def write(
@@ -224,11 +260,12 @@ def create(
 
 
 def delete(ep: EndpointArgument, path: PathArgument, where: Where, asking: Asking) -> None:
-    """Delete an object instance.
+    """Delete an object instance; of a device of LwM2M 1.2 also an instance of a resource that can be written.
 
     \b
     Examples:
     headwater delete sensor-1 /3303/7 --gateway rock64
+    headwater delete sensor-1 /2/0/2/101 --gateway rock64
     """
     from schemas.avro.records import RequestKind
 

@@ -91,14 +91,14 @@ class Bench:
         while self.tasks:
             await self.tasks.pop()
 
-    def register(self, reg_id: str = "r1", links: str = "</3/0>,</3303/0>") -> Device:
+    def register(self, reg_id: str = "r1", links: str = "</3/0>,</3303/0>", version: str = "1.1") -> Device:
         host, port = self._socket.getsockname()
         device = Device(
             ep="lamp",
             reg_id=reg_id,
             address=(host, port),
             lifetime=60,
-            version="1.1",
+            version=version,
             binding=Binding.U,
             queue=False,
             sms=None,
@@ -302,6 +302,35 @@ def test_requested_observation_is_stored_at_once_and_takes_the_place_of_what_was
             # Its reply is published, and asked for again if it got lost, by whoever carries the request out.
             assert await bench.stored() == [(request.token, "t1")]
             assert list(bench.table.by_token) == [request.token]
+
+    asyncio.run(run())
+
+
+def test_observation_keeps_its_own_attributes_over_a_restart_and_a_registration(tmp_path: FilePath) -> None:
+    query = ("pmin=5", "pmax=60")
+
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            device = bench.register(version="1.2")
+            await bench.establish()
+            own = replace(OBSERVE, uri_query=query)
+            asking = asyncio.create_task(bench.observing.observe(device, VALUE, "t1", own, WAIT))
+            request = await bench.establish()
+            assert tuple(request.texts(Option.URI_QUERY)) == query
+            await asking
+            assert (await bench.stored())[-1] == (request.token, "t1")
+        async with _bench(tmp_path, now_ms=2_000_000) as bench:
+            bench.restart_with(_as_stored(device, bench))
+            device = bench.register("r2", version="1.2")
+            again = await bench.establish()
+            assert (again.token, tuple(again.texts(Option.URI_QUERY))) == (request.token, query)
+            # It is known by the whole of its request (RFC 7641 section 3.6).
+            cancelling = asyncio.create_task(bench.observing.cancel(device, VALUE, CANCEL, WAIT))
+            cancel = await bench.asked()
+            assert (cancel.token, cancel.uint(Option.OBSERVE)) == (request.token, 1)
+            assert tuple(cancel.texts(Option.URI_QUERY)) == query
+            bench.answer(cancel, number=None)
+            await cancelling
 
     asyncio.run(run())
 

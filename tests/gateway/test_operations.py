@@ -50,12 +50,14 @@ from schemas.avro.records import (
     WriteMode,
     WriteRequest,
 )
+from schemas.avro.registry import schema_of
 from schemas.lwm2m.nodes import Instance, MultipleResource, Object, Resource, ResourceType
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import MAX_ID, Path
 
 DEFINITIONS = Definitions.builtin()
 OLD = DeviceView(ep="lamp", version="1.0")
+NEWEST = DeviceView(ep="lamp", version="1.2")
 NEW = DeviceView(ep="lamp", version="1.1", content_formats=frozenset({60, 110, 112, 11542, 11543}))
 COMPOSITE = {
     RequestKind.READ_COMPOSITE,
@@ -77,6 +79,11 @@ def request(
         ticket="t1",
         payload=RequestPayload(kind=kind, path=path, content_format=content_format, body=body),
     )
+
+
+def with_query(kind: RequestKind, path: str, spec: str, *paths: str) -> Request:
+    asked = request(kind, path, WriteAttributesRequest(observe_spec=spec))
+    return replace(asked, payload=replace(asked.payload, paths=paths))
 
 
 def resource(path: str, kind: ResourceType, value: str | float | int | bool | bytes) -> Resource:
@@ -326,6 +333,64 @@ def attributes(spec: str, path: str = "/3303/0/5700") -> Request:
     return request(RequestKind.WRITE_ATTRIBUTES, path, WriteAttributesRequest(observe_spec=spec))
 
 
+@pytest.mark.parametrize("path", ["/3/0", "/3/0/6", "/3/0/6/1"])
+def test_observation_of_1_2_has_attributes_of_its_own(path: str) -> None:
+    asked = with_query(RequestKind.OBSERVE, path, "pmin=5&pmax=60")
+    # It goes through the topic as it is: no new version is needed for it.
+    assert serde.decode(serde.encode(asked)) == asked
+    assert serde.encode(asked).startswith(schema_of("request.AvroRequest", 1).frame)
+    sent = build(asked, NEWEST, DEFINITIONS)
+    assert (sent.observe, sent.uri_query) == (0, ("pmin=5", "pmax=60"))
+    assert build(request(RequestKind.OBSERVE_CANCEL, path), NEWEST, DEFINITIONS).uri_query == ()
+
+
+def test_what_is_observed_together_has_attributes_of_its_own() -> None:
+    sent = build(with_query(RequestKind.OBSERVE_COMPOSITE, "/", "pmin=5&con=1", "/3", "/1/0/1"), NEWEST, DEFINITIONS)
+    assert (sent.method, sent.observe, sent.uri_query) == (Method.FETCH, 0, ("pmin=5", "con=1"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (with_query(RequestKind.OBSERVE, "/3303/0/5700", "pmin=5&pmax=1"), "pmax=1 is below pmin=5"),
+        (with_query(RequestKind.OBSERVE, "/3303/0", "gt=5"), "gt belongs to a resource"),
+        (with_query(RequestKind.OBSERVE, "/3303/0/5700", "pmin"), "pmin has no value"),
+        (with_query(RequestKind.OBSERVE, "/3303/0/5700", "depth=1"), "no such attribute"),
+        (with_query(RequestKind.OBSERVE_COMPOSITE, "/", "gt=5", "/3303/0/5700"), "gt is for one resource"),
+        (with_query(RequestKind.DISCOVER, "/3", "depth=4"), "from depth=0 to depth=3"),
+        (with_query(RequestKind.DISCOVER, "/3", "depth=1&depth=2"), "from depth=0 to depth=3"),
+    ],
+)
+def test_query_that_makes_no_sense_is_refused(asked: Request, words: str) -> None:
+    with pytest.raises(RefusedRequest, match=words):
+        build(asked, NEWEST, DEFINITIONS)
+
+
+@pytest.mark.parametrize("levels", range(4))
+def test_discover_of_1_2_has_a_depth(levels: int) -> None:
+    asked = with_query(RequestKind.DISCOVER, "/3/0", f"depth={levels}")
+    assert serde.encode(asked).startswith(schema_of("request.AvroRequest", 1).frame)
+    assert build(asked, NEWEST, DEFINITIONS).uri_query == (f"depth={levels}",)
+
+
+@pytest.mark.parametrize(
+    ("asked", "method"),
+    [
+        (request(RequestKind.READ, "/3/0/6/1"), Method.GET),
+        (request(RequestKind.OBSERVE, "/3/0/6/1"), Method.GET),
+        (request(RequestKind.OBSERVE_CANCEL, "/3/0/6/1"), Method.GET),
+        (with_query(RequestKind.WRITE_ATTRIBUTES, "/3/0/7/1", "pmin=5&gt=3"), Method.PUT),
+        (write("/16/0/0/5", resource("/16/0/0/5", ResourceType.STRING, "x")), Method.PUT),
+        (request(RequestKind.DELETE, "/16/0/0/5"), Method.DELETE),
+    ],
+)
+def test_resource_instance_is_a_target_from_1_1_on(asked: Request, method: Method) -> None:
+    sent = build(asked, NEWEST, DEFINITIONS)
+    assert (sent.method, "/" + "/".join(sent.uri_path)) == (method, asked.payload.path)
+    with pytest.raises(RefusedRequest, match=r"lamp speaks LwM2M 1\.0, in which a resource instance"):
+        build(asked, OLD, DEFINITIONS)
+
+
 NO_BODY = "needs a body of type Avro"
 
 
@@ -341,7 +406,12 @@ NO_BODY = "needs a body of type Avro"
         (request(RequestKind.EXECUTE, "/3/0"), "needs a resource"),
         (request(RequestKind.EXECUTE, "/3/0/4/1"), "needs a resource"),
         (request(RequestKind.DELETE, "/3"), "needs an object instance"),
-        (request(RequestKind.DELETE, "/3/0/1"), "needs an object instance"),
+        (request(RequestKind.DELETE, "/3/0/1"), "needs an object instance or a resource instance"),
+        (request(RequestKind.DELETE, "/3/0/6/1"), r"speaks LwM2M 1\.1, in which .* /3/0/6/1 cannot be deleted"),
+        (with_query(RequestKind.OBSERVE, "/3303/0/5700", "pmin=5"), "headwater attributes lamp PATH 'pmin=5'"),
+        (with_query(RequestKind.OBSERVE_COMPOSITE, "/", "pmin=5", "/3", "/1"), "no attributes of its own"),
+        (with_query(RequestKind.DISCOVER, "/3", "depth=1"), r"speaks LwM2M 1\.1, in which a discover has no depth"),
+        (with_query(RequestKind.DISCOVER, "/3", "pmin=1"), "nothing but a depth"),
         (request(RequestKind.DISCOVER, "/3/0/6/0"), "needs an object"),
         (request(RequestKind.DISCOVER, "/"), "the root"),
         (request(RequestKind.OBSERVE, "/"), "the root"),

@@ -56,6 +56,8 @@ OBSERVATION = StoredObservation(
     declared=False,
     created_ms=2_000,
 )
+#: One with attributes of its own.
+OF_ITS_OWN = replace(OBSERVATION, token=b"\x03", path="/3303/1/5700", attributes="pmin=5&pmax=60")
 
 
 def command(number: int, *, state: CommandState = CommandState.QUEUED) -> StoredCommand:
@@ -122,6 +124,7 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
         async with opened(tmp_path) as state:
             state.put_registration(REGISTRATION)
             state.put_observation(OBSERVATION)
+            state.put_observation(OF_ITS_OWN)
             for one in (command(2), command(1)):
                 state.put_command(one)
             state.put_command(command(2, state=CommandState.SENT))
@@ -133,7 +136,7 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
     asyncio.run(write())
     assert stored(tmp_path) == StoredState(
         registrations=(REGISTRATION,),
-        observations=(OBSERVATION,),
+        observations=(OBSERVATION, OF_ITS_OWN),
         positions={("topic", 0): 8, ("topic", 1): 3},
         answered=0,
         last_sequence=2,
@@ -344,6 +347,7 @@ def test_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
         CREATE INDEX commands_unanswered ON commands (sequence) WHERE state < 2;
         CREATE INDEX commands_answered ON commands (answered_ms) WHERE state = 2;
         INSERT INTO positions VALUES (0, 9);
+        INSERT INTO observations VALUES (x'01', 'lamp-é', '/3/0', 't1', '01', NULL, 0, 3000);
         INSERT INTO commands VALUES (5, x'00000000000000000000000000000005', 't5', 'lamp-é', x'01', 1, 3000, NULL,
             NULL, NULL);
         INSERT INTO commands VALUES (6, x'00000000000000000000000000000006', 't6', 'lamp-é', x'', 2, 3000, NULL, x'02',
@@ -360,6 +364,7 @@ def test_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
                 assert [(c.sequence, c.state, c.ticket) for c in state.commands()] == [(5, CommandState.SENT, "t5")]
                 assert state.load().positions == {}
                 assert all(one.behind is None for one in state.load().registrations)
+                assert [(one.path, one.attributes) for one in state.load().observations] == [("/3/0", None)]
                 assert [one.reply for one in (await answers(state, command(6))).values()] == [b"\x02"]
 
     asyncio.run(scenario())

@@ -90,9 +90,10 @@ class Server:
         assert int(response.opt.content_format) == content_format
         return formats.decode(content_format, response.payload, Path.parse(path), DEFINITIONS)
 
-    def observe(self, port: int, path: str, content_format: int = 11542) -> Observing:
+    def observe(self, port: int, path: str, content_format: int = 11542, query: tuple[str, ...] = ()) -> Observing:
         """Start to observe; iterate for the values."""
-        message = Message(code=codes.GET, uri=f"coap://127.0.0.1:{port}{path}", observe=0, accept=content_format)
+        uri = "?".join(filter(None, (f"coap://127.0.0.1:{port}{path}", "&".join(query))))
+        message = Message(code=codes.GET, uri=uri, observe=0, accept=content_format)
         return Observing(self.context.request(message), Path.parse(path), content_format)
 
 

@@ -100,6 +100,7 @@ def test_a_device_registers_with_its_objects_and_leaves_when_stopped() -> None:
         (Version.V1_0, False, {"lwm2m": "1.0", "b": "U"}),
         (Version.V1_0, True, {"lwm2m": "1.0", "b": "UQ"}),
         (Version.V1_1, True, {"lwm2m": "1.1", "b": "U", "Q": ""}),
+        (Version.V1_2, False, {"lwm2m": "1.2", "b": "U"}),
     ],
 )
 def test_version_and_queue_mode_are_announced(version: Version, queue: bool, expected: dict[str, str]) -> None:
@@ -368,6 +369,56 @@ def test_discover_lists_what_is_there_with_its_attributes() -> None:
             assert dict(one[0].attributes) == {"pmin": "2", "pmax": "60", "gt": "25.5"}
             sources = parse_links((await rig.server.ask(rig.port, codes.GET, "/3/0/6", accept=LINK)).payload.decode())
             assert dict(sources[0].attributes) == {"dim": "2"}
+
+    play(scenario)
+
+
+def test_discover_of_1_2_goes_as_deep_as_is_asked() -> None:
+    async def scenario() -> None:
+        async with running(version=Version.V1_2) as rig:
+
+            async def found(query: str) -> list[str]:
+                answer = await rig.server.ask(rig.port, codes.GET, query, accept=LINK)
+                assert answer.code is codes.CONTENT, answer.payload
+                return [link.url for link in parse_links(answer.payload.decode())]
+
+            assert await found("/3303?depth=0") == ["/3303"]
+            assert await found("/3303?depth=1") == ["/3303", "/3303/0", "/3303/1"]
+            assert await found("/3303?depth=2") == await found("/3303")
+            sources = ["/3/0/6", "/3/0/6/0", "/3/0/6/1"]
+            assert await found("/3/0/6") == await found("/3/0/6?depth=3") == sources
+            assert set(sources) <= set(await found("/3?depth=3"))
+            for wrong in ("/3?depth=4", "/3?depth=x", "/3?pmin=1"):
+                assert (await rig.server.ask(rig.port, codes.GET, wrong, accept=LINK)).code is codes.BAD_REQUEST
+            answer = await rig.server.ask(rig.port, codes.GET, "/3/0/6/0", accept=LINK)
+            assert answer.code is codes.METHOD_NOT_ALLOWED
+        async with running() as rig:
+            # What a device does not know it passes over.
+            answer = await rig.server.ask(rig.port, codes.GET, "/3?depth=0", accept=LINK)
+            assert len(parse_links(answer.payload.decode())) > 1
+
+    play(scenario)
+
+
+def test_an_observation_of_1_2_has_attributes_of_its_own() -> None:
+    async def scenario() -> None:
+        async with running(version=Version.V1_2) as rig:
+            rig.sensor.model.set(TEMPERATURE, 20.0)
+            # Its own are in the place of what is written, for this observation alone.
+            await rig.server.ask(rig.port, codes.PUT, "/3303/0/5700?gt=25")
+            observing = rig.server.observe(rig.port, "/3303/0/5700", query=("lt=10",))
+            await observing.first()
+            for value in (26.0, 9.0):
+                rig.sensor.model.set(TEMPERATURE, value)
+                await rig.server.ask(rig.port, codes.GET, "/3/0/0")
+            node = await observing.next()
+            assert isinstance(node, Resource)
+            assert node.value == 9.0
+            answer = await rig.server.ask(rig.port, codes.GET, "/3303/0/5700?pmin=9&pmax=1", observe=0)
+            assert answer.code is codes.BAD_REQUEST
+        async with running() as rig:
+            answer = await rig.server.ask(rig.port, codes.GET, "/3303/0/5700?pmin=1", observe=0)
+            assert (answer.code, answer.opt.observe) == (codes.BAD_REQUEST, None)
 
     play(scenario)
 

@@ -7,9 +7,10 @@ import random
 import pytest
 
 from gateway.devices.client import DeviceConfig, Version
-from gateway.devices.model import BadValue, Model, NoSuchPath, NotPermitted
+from gateway.devices.model import BadValue, Holding, Model, NoSuchPath, NotPermitted
 from gateway.devices.sensor import Sensor, Tally
 from schemas.lwm2m.nodes import Instance, MultipleResource, Object, Resource, ResourceType, values
+from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
 
 NOW = 1_700_000_000_123
@@ -111,6 +112,23 @@ def test_create_takes_the_lowest_free_id_and_delete_frees_it(model: Model) -> No
     model.delete(Path(3303, 0))
     assert model.instances(3303) == [1, 2]
     assert model.create(3303, None, []) == Path(3303, 0)
+
+
+def test_resource_instance_comes_and_goes_where_it_can_be_written() -> None:
+    told: list[Path] = []
+    rights = Holding(contents={2: {0: 15, 1: 1}})
+    model = Model(Definitions.builtin(), {(2, 0): rights, (3, 0): Holding(contents={6: {0: 1}})})
+    model.on_change.append(told.append)
+    model.write(resource("/2/0/2/7", ResourceType.INTEGER, 3), replace=True)
+    model.delete(Path(2, 0, 2, 1))
+    assert rights.contents[2] == {0: 15, 7: 3}
+    assert [str(path) for path in model.below(Path(2, 0, 2))] == ["/2/0/2/0", "/2/0/2/7"]
+    assert told == [Path(2, 0, 2, 7), Path(2, 0, 2, 1)]
+    with pytest.raises(NoSuchPath):
+        model.delete(Path(2, 0, 2, 1))
+    for stays in ("/3/0/6/0", "/2/0/2", "/2/0"):
+        with pytest.raises(NotPermitted):
+            model.delete(Path.parse(stays))
 
 
 def test_create_and_delete_are_refused_where_the_object_does_not_allow_them(model: Model) -> None:
