@@ -242,6 +242,10 @@ _BODY_OF_KIND = {
     RequestKind.CREATE.value: conversions.CREATE_REQUEST,
     RequestKind.EXECUTE.value: conversions.EXECUTE_REQUEST,
     RequestKind.WRITE_ATTRIBUTES.value: conversions.ATTRIBUTES_REQUEST,
+    # What stands in the query of these, from LwM2M 1.2 on.
+    RequestKind.OBSERVE.value: conversions.ATTRIBUTES_REQUEST,
+    RequestKind.OBSERVE_COMPOSITE.value: conversions.ATTRIBUTES_REQUEST,
+    RequestKind.DISCOVER.value: conversions.ATTRIBUTES_REQUEST,
     RequestKind.WRITE.value: conversions.WRITE_REQUEST,
     RequestKind.WRITE_COMPOSITE.value: conversions.WRITE_COMPOSITE_REQUEST,
 }

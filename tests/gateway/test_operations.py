@@ -339,6 +339,8 @@ def test_observation_of_1_2_has_attributes_of_its_own(path: str) -> None:
     # It goes through the topic as it is: no new version is needed for it.
     assert serde.decode(serde.encode(asked)) == asked
     assert serde.encode(asked).startswith(schema_of("request.AvroRequest", 1).frame)
+    payload = {"kind": "observe", "path": path, "body": {"observeSpec": "pmin=5&pmax=60"}}
+    assert serde.request_from_json({"ep": "lamp", "ticket": "t1", "payload": payload}).payload == asked.payload
     sent = build(asked, NEWEST, DEFINITIONS)
     assert (sent.observe, sent.uri_query) == (0, ("pmin=5", "pmax=60"))
     assert build(request(RequestKind.OBSERVE_CANCEL, path), NEWEST, DEFINITIONS).uri_query == ()
