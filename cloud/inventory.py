@@ -7,6 +7,7 @@ know no clock.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -14,7 +15,8 @@ from types import TracebackType
 from typing import Self
 
 from cloud.feed import SLICE, Feed, Start
-from connectors.kafka import Cluster, TopicMissing
+from cloud.interrupts import interruptible
+from connectors.kafka import Cluster, TopicMissing, Unreachable
 from schemas.avro.records import (
     Binding,
     Link,
@@ -32,6 +34,9 @@ from schemas.avro.records import (
 from schemas.avro.topics import Topics
 from schemas.lwm2m.nodes import Resource
 from schemas.lwm2m.path import Path, PathError
+
+#: What reading the registrations of one gateway may take at least, in seconds.
+_READ_S = 30.0
 
 
 class State(Enum):
@@ -253,3 +258,23 @@ class Inventory:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def device_of(cluster: Cluster, gateway: str, ep: str, *, timeout: float) -> Device | None:
+    """One device as its registrations tell; None: it never registered. ``timeout`` is as in `cloud.requests.ask`.
+
+    Raises:
+        Unreachable, TopicMissing: as `cloud.feed.Feed`.
+    """
+    topic = Topics(gateway).registrations
+    deadline = time.monotonic() + max(timeout, _READ_S)
+    found: Device | None = None
+    reach = max(2.0, min(timeout, 10.0))
+    with interruptible(lambda: Feed(cluster, [topic], start=Start.BEGINNING, timeout=reach)) as feed:
+        while not feed.caught_up:
+            if time.monotonic() > deadline:
+                raise Unreachable(f"{topic} at {cluster.bootstrap} was not read to its end in time; see --timeout")
+            for item in feed.poll():
+                if isinstance(item.record, Registration) and item.record.body.ep == ep:
+                    found = registered(found, item.record)
+    return found
