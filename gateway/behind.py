@@ -14,30 +14,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
 from gateway.admission import Admission
 from gateway.coap.exchanges import ExchangeError
-from gateway.device_link import DeviceLink, to_response
 from gateway.end_devices import GATEWAY, VERSION, Complaint, EndDevice, Reason, end_devices, is_gateway
 from gateway.observing import Observing
-from gateway.operations import build
+from gateway.own_reads import OwnReads
 from gateway.registration import Refused
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
-from gateway.replies import reply
 from gateway.state import StateError
-from schemas.avro.records import GenericBody, ReadBody, Request, RequestKind, RequestPayload, ResponseCode
+from schemas.avro.records import GenericBody, ReadBody, ResponseCode
 from schemas.lwm2m.nodes import Object
-from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
 from security.errors import CredentialStoreError
 
 _log = structlog.get_logger("headwater.behind")
-
-_TIMEOUT: Final = 93.0
 
 InOrder = Callable[[str, Callable[[], Coroutine[Any, Any, None]]], None]
 
@@ -48,24 +43,20 @@ class Behind:
     def __init__(
         self,
         *,
-        server_id: str,
         registry: Registry,
         registrations: Registrations,
         admission: Admission,
         observing: Observing,
-        link: DeviceLink,
-        definitions: Definitions,
+        own: OwnReads,
         in_order: InOrder,
         awake: Callable[[str], bool],
         wall_ms: Callable[[], int],
     ) -> None:
-        self._server_id = server_id
         self._registry = registry
         self._registrations = registrations
         self._admission = admission
         self._observing = observing
-        self._link = link
-        self._definitions = definitions
+        self._own = own
         self._in_order = in_order
         self._awake = awake
         self._wall_ms = wall_ms
@@ -231,26 +222,16 @@ class Behind:
             return
         # What changes from now on is to be read again.
         self._unread.discard(device)
-        payload = RequestPayload(kind=RequestKind.READ, path=str(GATEWAY))
-        request = Request(server_id=self._server_id, ep=device.ep, ticket="", payload=payload)
         view = device.view()
         # The version is what its links say; one that leaves it out and has resource 3 is of 2.0 all the same.
         view = replace(view, object_versions={**view.object_versions, GATEWAY.ids[0]: VERSION})
         try:
-            message = await self._link.send(device.address, build(request, view, self._definitions), timeout=_TIMEOUT)
+            answer = await self._own.read(device, GATEWAY, view=view)
         except ExchangeError as exc:
             _log.info("a gateway did not tell of the devices behind it", ep=device.ep, reason=str(exc))
             if self._registry.device(device.ep) is device:
                 self._unread.add(device)  # until its next update
             return
-        answer = reply(
-            request,
-            to_response(message),
-            now_ms=self._wall_ms(),
-            server_id=self._server_id,
-            definitions=self._definitions,
-            device=view,
-        )
         if self._registry.device(device.ep) is not device:
             return
         body = answer.rep.body

@@ -13,13 +13,10 @@ from typing import Any, Final
 import structlog
 
 from gateway.coap.exchanges import ExchangeError
-from gateway.device_link import DeviceLink, to_response
 from gateway.exchange import RefusedRequest
-from gateway.operations import build
+from gateway.own_reads import OwnReads
 from gateway.registry import Device, Registry
-from gateway.replies import reply
-from schemas.avro.records import Request, RequestKind, RequestPayload, Response
-from schemas.lwm2m.objects import Definitions
+from schemas.avro.records import Response
 from schemas.lwm2m.path import Path, PathPattern
 
 _log = structlog.get_logger("headwater.first_reads")
@@ -28,7 +25,6 @@ _log = structlog.get_logger("headwater.first_reads")
 READ_TICKET: Final = "registered"
 #: Patterns give at most so many reads of one device: one may announce thousands of instances.
 MOST_READS = 100
-_TIMEOUT = 93.0
 
 Publish = Callable[[Response, Callable[[bool], None] | None], bool]
 InOrder = Callable[[str, Callable[[], Coroutine[Any, Any, None]]], None]
@@ -40,26 +36,20 @@ class FirstReads:
     def __init__(
         self,
         *,
-        server_id: str,
         patterns: Sequence[str],
-        link: DeviceLink,
+        own: OwnReads,
         registry: Registry,
-        definitions: Definitions,
         publish: Publish,
         in_order: InOrder,
         awake: Callable[[str], bool],
-        wall_ms: Callable[[], int],
     ) -> None:
         """Raises PathError when a pattern is none."""
-        self._server_id = server_id
         self._patterns = [PathPattern.parse(text) for text in patterns]
-        self._link = link
+        self._own = own
         self._registry = registry
-        self._definitions = definitions
         self._publish = publish
         self._in_order = in_order
         self._awake = awake
-        self._wall_ms = wall_ms
         #: What is to be read, by device; and the devices of which a turn is waited for.
         self._unread: dict[Device, list[Path]] = {}
         self._waiting: set[Device] = set()
@@ -106,15 +96,8 @@ class FirstReads:
 
     async def _ask(self, device: Device, path: Path) -> bool:
         """Read, and publish the answer; False if the device is silent, so that asking on would be in vain."""
-        request = Request(
-            server_id=self._server_id,
-            ep=device.ep,
-            ticket=READ_TICKET,
-            payload=RequestPayload(kind=RequestKind.READ, path=str(path)),
-        )
-        view = device.view()
         try:
-            message = await self._link.send(device.address, build(request, view, self._definitions), timeout=_TIMEOUT)
+            answer = await self._own.read(device, path, ticket=READ_TICKET)
         except RefusedRequest as exc:
             _log.warning("a read at registration is impossible", ep=device.ep, path=str(path), reason=str(exc))
             self._done(device, path)
@@ -122,14 +105,6 @@ class FirstReads:
         except ExchangeError as exc:
             _log.info("the device did not answer a read at registration", ep=device.ep, path=str(path), reason=str(exc))
             return False
-        answer = reply(
-            request,
-            to_response(message),
-            now_ms=self._wall_ms(),
-            server_id=self._server_id,
-            definitions=self._definitions,
-            device=view,
-        )
 
         def done(durable: bool) -> None:
             if durable:

@@ -26,6 +26,7 @@ from gateway.first_reads import FirstReads
 from gateway.notifications import Notifications
 from gateway.observations import ObservationTable
 from gateway.observing import Declared, Observing
+from gateway.own_reads import OwnReads
 from gateway.recovery import Recovered
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
@@ -119,25 +120,21 @@ class Parts:
             wall_ms=wall_ms,
             clock=time.monotonic,
         )
+        own = OwnReads(server_id=gateway, link=device_link, definitions=definitions, wall_ms=wall_ms)
         self.first_reads = FirstReads(
-            server_id=gateway,
             patterns=settings.read_on_register,
-            link=device_link,
+            own=own,
             registry=self.registry,
-            definitions=definitions,
             publish=self._publish,
             in_order=self.commands.submit_internal,
             awake=command_link.awake,
-            wall_ms=wall_ms,
         )
         self.behind = Behind(
-            server_id=gateway,
             registry=self.registry,
             registrations=self.registrations,
             admission=admission,
             observing=self.observing,
-            link=device_link,
-            definitions=definitions,
+            own=own,
             in_order=self.commands.submit_internal,
             awake=command_link.awake,
             wall_ms=wall_ms,

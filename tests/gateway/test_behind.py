@@ -21,6 +21,7 @@ from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest
 from gateway.observing import Observing
+from gateway.own_reads import OwnReads
 from gateway.registration import parse_announcement
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
@@ -61,13 +62,16 @@ class Bench:
             new_id=self._new_id,
         )
         self.behind = Behind(
-            server_id="gw",
             registry=self.registry,
             registrations=self.registrations,
             admission=Admission(None),
             observing=cast(Observing, self),
-            link=cast(DeviceLink, self),
-            definitions=Definitions.builtin(),
+            own=OwnReads(
+                server_id="gw",
+                link=cast(DeviceLink, self),
+                definitions=Definitions.builtin(),
+                wall_ms=lambda: 1_000,
+            ),
             in_order=lambda ep, factory: self.turns.append(factory),
             awake=lambda ep: True,
             wall_ms=lambda: 1_000,

@@ -14,6 +14,7 @@ from gateway.coap.peers import Address
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest
 from gateway.first_reads import MOST_READS, READ_TICKET, FirstReads
+from gateway.own_reads import OwnReads
 from gateway.registration import parse_announcement
 from gateway.registry import Device, KafkaPlace, Registry
 from schemas.avro.records import Binding, GenericBody, ReadBody, Response, ResponseCode
@@ -37,15 +38,17 @@ class Bench:
         self.registry = Registry()
         self.turns: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.reads = FirstReads(
-            server_id="gw",
             patterns=patterns,
-            link=cast(DeviceLink, self),
+            own=OwnReads(
+                server_id="gw",
+                link=cast(DeviceLink, self),
+                definitions=Definitions.builtin(),
+                wall_ms=lambda: 1_000,
+            ),
             registry=self.registry,
-            definitions=Definitions.builtin(),
             publish=self._publish,
             in_order=lambda ep, factory: self.turns.append(factory),
             awake=lambda ep: self.is_awake,
-            wall_ms=lambda: 1_000,
         )
 
     async def send(self, address: Address, request: CoapRequest, *, timeout: float) -> Message:
