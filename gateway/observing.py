@@ -229,6 +229,8 @@ class Observing:
         except RefusedRequest as exc:
             _log.warning("an observation is impossible", ep=device.ep, path=observation.target, reason=str(exc))
             device.wanted.pop(observation.target, None)
+            self._table.suspend(observation)
+            self._forget(observation.token)
             return True
         except ExchangeError as exc:
             _log.info(

@@ -1,4 +1,4 @@
-"""What the gateway reads of devices by itself: asked and answered as anybody's read is, but for the topic of requests."""
+"""What the gateway reads of devices by itself: asked and answered as any other read, without the topic of requests."""
 
 from __future__ import annotations
 

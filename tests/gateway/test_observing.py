@@ -335,6 +335,25 @@ def test_observation_keeps_its_own_attributes_over_a_restart_and_a_registration(
     asyncio.run(run())
 
 
+def test_observation_with_attributes_ends_where_a_device_comes_back_as_an_older_one(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            device = bench.register(version="1.2")
+            await bench.establish()
+            bench.uplink.report()
+            own = replace(OBSERVE, uri_query=("pmin=5",))
+            asking = asyncio.create_task(bench.observing.observe(device, VALUE, "t1", own, WAIT))
+            request = await bench.establish()
+            await asking
+            assert await bench.stored() == [(request.token, "t1")]
+            device = bench.register("r2", version="1.1")
+            await bench.done()
+            assert await bench.stored() == []
+            assert bench.table.by_token == {} and device.observations == {}
+
+    asyncio.run(run())
+
+
 def test_observation_that_a_device_refuses_leaves_the_one_that_is_there(tmp_path: FilePath) -> None:
     async def run() -> None:
         async with _bench(tmp_path) as bench:

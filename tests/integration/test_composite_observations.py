@@ -299,3 +299,18 @@ def test_a_device_of_1_0_is_not_asked(gateway: Gateway) -> None:
         assert gateway.reply("refused").rep.code is ResponseCode.BAD_REQUEST
         device.ping()
         assert device.requests == []
+
+
+def test_an_observation_of_several_paths_has_attributes_of_its_own(gateway: Gateway) -> None:
+    where = ("--gateway", gateway.id, "--kafka", gateway.cluster.bootstrap)
+    with Device(gateway, "own") as device:
+        device.register(links=LINKS, version="1.2")
+        for arguments in (("observe", "own", *PATHS, "--pmin", "5", "--pmax", "60"), ("cancel", "own", *PATHS)):
+            result = CliRunner().invoke(app, [*arguments, *where])
+            assert result.exit_code == 0, result.output
+        asked = [(one.opt.observe, one.opt.uri_query, one.token) for one in device.fetches()]
+        # RFC 7641 section 3.6: cancelled by the same request.
+        assert asked == [(number, ("pmin=5", "pmax=60"), device.token) for number in (0, 1)]
+        refused = CliRunner().invoke(app, ["observe", "own", *PATHS, "--gt", "5", *where])
+        assert refused.exit_code == 1
+        assert "gt is for one resource" in refused.output
