@@ -230,7 +230,9 @@ def parse_any_size(datagram: bytes) -> Message:
     """Parse one message strictly, also one put together from blocks.
 
     An option of a length that it cannot have, or once more than it may come, counts as unrecognised (RFC 7252 sections
-    5.4.3 and 5.4.5): it is left out, and a critical one is noted in ``unrecognised``.
+    5.4.3 and 5.4.5): it is left out, and a critical one is noted in ``unrecognised``. A response that ends with the
+    payload marker has an empty payload: section 3 makes it a format error, but Zephyr's LwM2M client answers so where
+    an object is empty, and whoever asked would wait for an answer that came.
 
     Raises:
         Malformed: any message format error of RFC 7252 section 3, or text that is not UTF-8.
@@ -260,7 +262,7 @@ def parse_any_size(datagram: bytes) -> Message:
         head = datagram[at]
         at += 1
         if head == 0xFF:
-            if at == size:
+            if at == size and code < Code.CREATED:
                 raise Malformed("payload marker without payload")
             payload = datagram[at:]
             break
