@@ -1,13 +1,15 @@
 """CBOR, content format 60: one value as one CBOR item (OMA LwM2M Core 1.2, section 7.4.6; RFC 8949).
 
-TIME is a number of seconds, with tag 1 or without; OBJLNK is the text ``object:instance``. Also owns how any CBOR from
-a device is read: no more depth, no other tags and no bytes behind the item than the formats need.
+TIME is a number of seconds, with tag 1 or without, or a date and time as text with tag 0; OBJLNK is the text
+``object:instance``. Also owns how any CBOR from a device is read: no more depth, no other tags and no bytes behind the
+item than the formats need.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import cbor2
@@ -20,6 +22,7 @@ from schemas.lwm2m.path import Path
 
 #: An array of maps of values, and a decimal fraction as a value.
 MAX_DEPTH = 4
+_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decode(payload: bytes, path: Path, definitions: Definitions) -> Resource:
@@ -42,7 +45,7 @@ def resource(raw: object, definition: ResourceDefinition | None, path: Path) -> 
     if type(raw) is _Epoch:
         kind = ResourceType.TIME
         if definition is not None and definition.type not in (None, kind):
-            raise WrongValue(f"{path} is of type {definition.type.value}, but the value is a time (CBOR tag 1)")
+            raise WrongValue(f"{path} is of type {definition.type.value}, but the value is a time (CBOR tag 0 or 1)")
         return Resource(path=path, type=kind, value=fit.as_time(raw.seconds, path))
     if not isinstance(raw, int | float | str | bytes):
         raise MalformedPayload(f"{path}: a CBOR value must be a number, text, bytes or a boolean, not {_word(raw)}")
@@ -70,7 +73,7 @@ def item(kind: ResourceType, value: Value) -> object:
 
 
 class _Epoch:
-    """A number of seconds that carried tag 1."""
+    """A number of seconds since 1970 that carried tag 1, or was told with tag 0."""
 
     __slots__ = ("seconds",)
 
@@ -82,6 +85,20 @@ def _epoch(content: object, _: bool) -> _Epoch:
     if type(content) is int or type(content) is float:
         return _Epoch(content)
     raise MalformedPayload("a CBOR time (tag 1) must be a number")
+
+
+def _date_and_time(content: object, _: bool) -> _Epoch:
+    """Tag 0, the text of RFC 3339: Zephyr's client answers a TIME so. Whole seconds stay whole."""
+    if type(content) is str:
+        try:
+            told = datetime.fromisoformat(content)
+        except ValueError:
+            pass
+        else:
+            if told.tzinfo is not None:
+                seconds = (told - _BEGIN).total_seconds()
+                return _Epoch(int(seconds) if seconds.is_integer() else seconds)
+    raise MalformedPayload("a CBOR time (tag 0) must be text with a zone, such as 2026-11-23T12:00:00Z")
 
 
 def _decimal_fraction(content: object, _: bool) -> int | float:
@@ -102,8 +119,9 @@ def _refuse(_: object, __: bool) -> object:
 #: cbor2 gives these tags a meaning (regular expressions, shared references, big numbers, ...) that no payload needs;
 #: the others it hands over as CBORTag, which no value may be.
 TAGS: Mapping[int, Callable[[Any, bool], Any]] = {
-    **dict.fromkeys((0, 2, 3, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261), _refuse),
+    **dict.fromkeys((2, 3, 5, 25, 28, 29, 30, 35, 36, 37, 52, 54, 100, 256, 258, 260, 261), _refuse),
     **dict.fromkeys((1004, 43000, 55799), _refuse),
+    0: _date_and_time,
     1: _epoch,
     4: _decimal_fraction,
 }

@@ -138,6 +138,10 @@ def test_opaque_is_the_bytes() -> None:
         ("01", UNKNOWN, 1),
         ("f93e00", UNKNOWN, 1.5),
         ("c11a514b67b0", UNKNOWN, 1363896240000),
+        # Tag 0, a date and time as text: appendix A has the first, Zephyr's client tells its clock like the second.
+        ("c074323031332d30332d32315432303a30343a30305a", TIME, 1363896240000),
+        ("c07819323031332d30332d32315432303a30343a30302d30303a3030", TIME, 1363896240000),
+        ("c0781d323031332d30332d32315432323a30343a30302e3530302b30323a3030", UNKNOWN, 1363896240500),
         ("4401020304", UNKNOWN, b"\x01\x02\x03\x04"),
     ],
 )
@@ -159,7 +163,11 @@ def test_cbor_scalars_of_rfc_8949(payload: str, path: Path, value: Value) -> Non
         ("f7", INTEGER, MalformedPayload, "must be a number"),
         ("ff", INTEGER, MalformedPayload, "no valid CBOR"),
         ("c249010000000000000000", INTEGER, MalformedPayload, "tag"),
-        ("c074323031332d30332d32315432303a30343a30305a", TIME, MalformedPayload, "tag"),
+        ("c074323031332d30332d32315432303a30343a3030", TIME, MalformedPayload, "no valid CBOR"),
+        ("c073323031332d30332d32315432303a30343a3030", TIME, MalformedPayload, "tag 0.*with a zone"),
+        ("c06432303133", TIME, MalformedPayload, "tag 0.*with a zone"),
+        ("c01a514b67b0", TIME, MalformedPayload, "tag 0.*with a zone"),
+        ("c074323031332d30332d32315432303a30343a30305a", INTEGER, WrongValue, "is a time"),
         ("c16161", TIME, MalformedPayload, "must be a number"),
         ("c11a514b67b0", INTEGER, WrongValue, "is a time"),
         ("d82363285b29", STRING, MalformedPayload, "tag"),
