@@ -148,7 +148,8 @@ def paths(records: Iterable[Record]) -> list[Path]:
 def records(node: Node | Iterable[Node], definitions: Definitions) -> list[dict[str, Value]]:
     """The SenML records of a node, or of several for a composite operation; vd is bytes, vlo ``object:instance``.
 
-    A common base name is given once, in the first record; a node's timestamps become ``bt`` or ``t``.
+    A common base name is given once, in the first record; values of several objects have one an instance. Names are
+    short so: Zephyr's client cuts one off after nine characters. A node's timestamps become ``bt`` or ``t``.
 
     Raises:
         CodecError: a value does not fit the type of its resource.
@@ -157,12 +158,14 @@ def records(node: Node | Iterable[Node], definitions: Definitions) -> list[dict[
     resources = [resource for one in nodes for resource in values(one)]
     made: list[dict[str, Value]] = []
     outgoing = [fit.outgoing(resource, definitions) for resource in resources]
-    base = _base([resource.path for resource in resources])
+    common = _base([resource.path for resource in resources])
+    base = ""
     last_time: int | float = 0
     for resource, (kind, value, _) in zip(resources, outgoing, strict=True):
         record: dict[str, Value] = {}
-        if not made and base:
-            record["bn"] = base
+        here = common if common != "/" else f"/{resource.path.object_id}/{resource.path.instance_id}/"
+        if here != base:
+            record["bn"] = base = here
         time = 0 if resource.timestamp is None else fit.seconds(resource.timestamp)
         if not made and time and all(other.timestamp == resource.timestamp for other in resources):
             record["bt"] = last_time = time

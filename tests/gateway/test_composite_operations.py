@@ -77,7 +77,7 @@ def test_what_is_asked_for_is_named_in_the_payload_of_a_fetch(kind: RequestKind,
 def test_values_go_in_an_ipatch() -> None:
     sent = build(write(ZONE, LIFETIME), LAMP, DEFINITIONS)
     assert (sent.method, sent.uri_path, sent.content_format, sent.repeatable) == (Method.IPATCH, (), 112, True)
-    assert cbor2.loads(sent.payload) == [{-2: "/", 0: "3/0/14", 3: "+02"}, {0: "1/0/1", 2: 60}]
+    assert cbor2.loads(sent.payload) == [{-2: "/3/0/", 0: "14", 3: "+02"}, {-2: "/1/0/", 0: "1", 2: 60}]
 
 
 def test_the_alternate_path_is_the_root() -> None:

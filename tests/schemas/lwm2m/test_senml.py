@@ -383,9 +383,32 @@ def test_several_nodes_are_written_into_one_pack() -> None:
         Resource(path=Path(3, 0, 9), type=ResourceType.INTEGER, value=90),
     ]
     assert json.loads(senml_json.encode(nodes, BUILTIN)) == [
-        {"bn": "/", "n": "3303/0/5700", "v": 21.5},
-        {"n": "3/0/9", "v": 90},
+        {"bn": "/3303/0/", "n": "5700", "v": 21.5},
+        {"bn": "/3/0/", "n": "9", "v": 90},
     ]
+
+
+def test_names_of_values_of_several_objects_are_within_their_instance() -> None:
+    # Zephyr's client takes no more than nine characters of a name, "65535/999", and writes elsewhere what is longer.
+    nodes = [
+        Resource(path=Path(1, 0, 1), type=ResourceType.INTEGER, value=60),
+        Resource(path=Path(1, 0, 2), type=ResourceType.INTEGER, value=1),
+        Resource(path=Path(3340, 0, 5521), type=ResourceType.FLOAT, value=7.5),
+        Resource(path=Path(3340, 65534, 5521), type=ResourceType.FLOAT, value=8.5),
+        Resource(path=Path(3, 0, 11, 999), type=ResourceType.INTEGER, value=3),
+    ]
+    pack = cbor2.loads(senml_cbor.encode(nodes, BUILTIN))
+    assert [(record.get(-2), record[0]) for record in pack] == [
+        ("/1/0/", "1"),
+        (None, "2"),
+        ("/3340/0/", "5521"),
+        ("/3340/65534/", "5521"),
+        ("/3/0/", "11/999"),
+    ]
+    read = [senml_cbor.decode_series(cbor2.dumps(pack), Path(), BUILTIN)]
+    assert {str(value.path): value.value for node in read[0] for value in values(node)} == {
+        str(node.path): node.value for node in nodes
+    }
 
 
 def test_a_number_that_json_does_not_have_is_not_written() -> None:
