@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import aiocoap
 from aiocoap import interfaces
@@ -49,13 +49,14 @@ class _Upload:
 
 
 class Remote(interfaces.EndpointAddress):  # type: ignore[misc]  # aiocoap publishes no types
-    """A peer, as aiocoap wants it."""
+    """A peer, as aiocoap wants it; ``token`` is what the blocks of an upload to it have in place of aiocoap's own."""
 
     is_multicast = False
     is_multicast_locally = False
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, token: bytes | None = None) -> None:
         self.address = address
+        self.token = token
 
     def __hash__(self) -> int:
         return hash(self.address)
@@ -109,13 +110,16 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
     ) -> Message:
         """A request to a device whose payload or response may need blocks.
 
+        All blocks of the payload have one token. RFC 7959 leaves that to us, and aiocoap would take a new one for each;
+        but there are devices that know by the token what a block belongs to (Zephyr's client did for years).
+
         Raises:
             ExchangeError: as for `Endpoint.request`; NoAnswer when the whole takes longer than ``timeout`` seconds.
         """
         request = aiocoap.Message.decode(build(Type.CON, code, 0, b"", options, payload))
         request.direction = Direction.OUTGOING
         request.mid = request.mtype = None
-        request.remote = Remote(address)
+        request.remote = Remote(address, self._endpoint.new_token())
         try:
             async with asyncio.timeout(timeout):
                 response = await self.context.request(request).response
@@ -199,9 +203,11 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
         message.opt.no_response = None
         message.mid, message.mtype = 0, aiocoap.CON
         plain = parse_any_size(message.encode())
+        token = plain.token if remote.token is None or plain.block(Option.BLOCK1) is None else remote.token
 
         def finish(result: Message | ExchangeError) -> None:
             if isinstance(result, Message):
+                result = replace(result, token=plain.token)
                 block = result.block(Option.BLOCK2)
                 if block is None or block.number * block.size + len(result.payload) <= MOST_DOWNLOADED:
                     self._tokens.process_response(aiocoap.Message.decode(result.encode(), remote))
@@ -215,7 +221,7 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
                 request.add_exception(failure)
 
         exchange = self._endpoint.begin(
-            remote.address, plain.code, plain.options, plain.payload, plain.token, finish, MAX_TRANSMIT_WAIT
+            remote.address, plain.code, plain.options, plain.payload, token, finish, MAX_TRANSMIT_WAIT
         )
         return lambda: self._endpoint.end(exchange)
 

@@ -338,6 +338,9 @@ class Endpoint:
             if message.type == Type.CON:
                 self.reject(address, message.mid)
             return
+        if message.type == Type.CON and self._acknowledged.is_copy(address, message.mid, message.token, self._now()):
+            self._acknowledge_copy(address, message.mid)
+            return
         acknowledged = message.mid if message.type == Type.ACK else None
         exchange = self._exchanges.answered(address, message.token, acknowledged)
         if exchange is None and message.code in _NOT_OPENED and self._is_not_opened(message, address, acknowledged):
@@ -345,7 +348,7 @@ class Endpoint:
         if exchange is not None:
             _prove(address, exchange)
             if message.type == Type.CON and not exchange.defer:
-                self.acknowledge(address, message.mid)
+                self.acknowledge(address, message.mid, message.token)
             if message.uint(Option.OBSERVE) is not None:
                 self._settle(address, message.token)
             exchange.finish(message)
@@ -357,9 +360,7 @@ class Endpoint:
                 self.acknowledge(address, message.mid)
             return
         if message.type == Type.CON and self._acknowledged.has(address, message.mid, self._now()):
-            # RFC 7252 section 4.2: our acknowledgement was lost.
-            self.dropped_datagrams["duplicate response"] += 1
-            self._send(empty(Type.ACK, message.mid), address)
+            self._acknowledge_copy(address, message.mid)
             return
         if (address, message.token) in self._settling:
             self.dropped_datagrams["notification before its observation"] += 1
@@ -367,6 +368,11 @@ class Endpoint:
         self.dropped_datagrams["response to nothing"] += 1
         if message.type != Type.ACK:
             self._send(empty(Type.RST, message.mid), address)
+
+    def _acknowledge_copy(self, address: Address, mid: int) -> None:
+        # RFC 7252 section 4.2: our acknowledgement was lost.
+        self.dropped_datagrams["duplicate response"] += 1
+        self._send(empty(Type.ACK, mid), address)
 
     def _is_not_opened(self, message: Message, address: Address, acknowledged: int | None) -> bool:
         """An error in the clear to a protected request: the device could not open it (RFC 8613 section 8.2)."""
@@ -388,9 +394,9 @@ class Endpoint:
 
     # Sending
 
-    def acknowledge(self, address: Address, mid: int) -> None:
-        """Send an empty ACK, to a response that came as a message of its own."""
-        self._acknowledged.add(address, mid, self._now())
+    def acknowledge(self, address: Address, mid: int, token: bytes | None = None) -> None:
+        """Send an empty ACK, to a response that came as a message of its own, with ``token`` where it is known."""
+        self._acknowledged.add(address, mid, self._now(), token)
         self._send(empty(Type.ACK, mid), address)
 
     def reject(self, address: Address, mid: int) -> None:

@@ -227,18 +227,23 @@ class AcknowledgedResponses:
 
     def __init__(self, *, most: int = 16384) -> None:
         self._most = most
-        self._until: OrderedDict[tuple[Address, int], float] = OrderedDict()
+        self._until: OrderedDict[tuple[Address, int], tuple[float, bytes | None]] = OrderedDict()
 
-    def add(self, address: Address, mid: int, now: float) -> None:
-        """Note an acknowledgement that is being sent."""
-        self._until[address, mid] = now + EXCHANGE_LIFETIME
+    def add(self, address: Address, mid: int, now: float, token: bytes | None = None) -> None:
+        """Note an acknowledgement that is being sent; ``token`` is that of the response."""
+        self._until[address, mid] = now + EXCHANGE_LIFETIME, token
         self._until.move_to_end((address, mid))
         if len(self._until) > self._most:
             self._until.popitem(last=False)
 
     def has(self, address: Address, mid: int, now: float) -> bool:
         """True if the message was acknowledged within EXCHANGE_LIFETIME."""
-        return self._until.get((address, mid), now) > now
+        return self._until.get((address, mid), (now, None))[0] > now
+
+    def is_copy(self, address: Address, mid: int, token: bytes, now: float) -> bool:
+        """True if the message was acknowledged, and had this token: it answers no later request with the token."""
+        until, had = self._until.get((address, mid), (now, None))
+        return until > now and had == token
 
 
 class RequestLog:

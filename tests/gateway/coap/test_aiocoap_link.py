@@ -215,6 +215,41 @@ def test_payload_goes_out_in_blocks() -> None:
     asyncio.run(run())
 
 
+def test_blocks_of_a_payload_have_one_token_and_a_copy_of_an_answer_is_none_of_the_next(peer: Peer) -> None:
+    # A device that finds by the token what a block belongs to, and answers each in a message of its own. Our
+    # acknowledgement of its first answer was lost, so that comes again while the second is awaited.
+    async def run() -> None:
+        async with _gateway() as gateway:
+            transfer = asyncio.create_task(
+                gateway.link.transfer(peer.address, Code.PUT, [(Option.URI_PATH, b"5")], BODY)
+            )
+            tokens: set[bytes] = set()
+            got, before = b"", b""
+            for mid in range(100, 100 + (len(BODY) + 1023) // 1024):
+                asked = await peer.receive()
+                block = asked.block(Option.BLOCK1)
+                assert block is not None and block.number == mid - 100
+                tokens.add(asked.token)
+                got += asked.payload
+                if before:
+                    peer.send(before, gateway.endpoint)
+                    assert await peer.receive() == empty_ack(mid - 1)
+                peer.send(empty(Type.ACK, asked.mid), gateway.endpoint)
+                code = Code.CONTINUE if block.more else Code.CHANGED
+                options: Options = [(Option.BLOCK1, uint(block.number << 4 | block.more << 3 | block.szx))]
+                before = build(Type.CON, code, mid, asked.token, options)
+                assert await peer.ask(before, gateway.endpoint) == empty_ack(mid)
+            assert (await transfer).code == Code.CHANGED
+            assert got == BODY
+            assert len(tokens) == 1
+            assert gateway.endpoint.dropped_datagrams["duplicate response"] == mid - 100 > 1
+
+    def empty_ack(mid: int) -> Message:
+        return Message(Type.ACK, Code.EMPTY, mid, b"", [], b"")
+
+    asyncio.run(run())
+
+
 def test_what_no_resource_knows_is_not_found(peer: Peer) -> None:
     async def run() -> None:
         async with _gateway() as gateway:
