@@ -123,7 +123,9 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     metrics.counter("updates", "Update requests that were accepted.", lambda: registrations.updated)
     metrics.counter("deregistrations", "De-register requests.", lambda: registrations.deregistered)
     metrics.counter("expired", "Registrations whose lifetime ran out.", lambda: registrations.expired)
-    metrics.counter("registrations_refused", "Requests answered 5.03.", lambda: registrations.refused)
+    metrics.counter(
+        "registrations_refused", "Requests answered 5.03, or left without an answer.", lambda: registrations.refused
+    )
     metrics.counter("notifications", "Notifications taken.", lambda: short.taken)
     metrics.counter("notification_duplicates", "Notifications that came again.", lambda: short.duplicates)
     metrics.counter("notifications_refused", "Notifications left unacknowledged: no Kafka.", lambda: short.refused)

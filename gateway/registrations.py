@@ -140,10 +140,9 @@ class Registrations:
 
     def serve(self, incoming: Incoming, path: list[str], payload: bytes) -> None:
         """Answer a request below ``/rd``; ``path`` is what follows, ``payload`` the whole payload."""
-        reason = self._uplink.refusal()
-        if reason is not None:
+        if not self._uplink.accepting:
             self.refused += 1
-            incoming.busy()
+            self._refuse_for_now(incoming)
             return
         try:
             match (incoming.message.code, len(path)):
@@ -166,6 +165,17 @@ class Registrations:
         except StateError as exc:
             self.refused += 1
             _log.warning("the state cannot be written, registrations are refused", reason=str(exc))
+            incoming.busy()
+
+    def _refuse_for_now(self, incoming: Incoming) -> None:
+        """5.03; but in the first seconds no answer: the device sends its request again by itself (RFC 7252, 4.2).
+
+        A restart of the gateway or of Kafka is over by then. To some devices (Zephyr's client) any error is the end:
+        they do not register again until somebody tells them to.
+        """
+        if self._uplink.refuses_briefly():
+            incoming.drop()
+        else:
             incoming.busy()
 
     def _recorded(self, incoming: Incoming) -> tuple[RegistrationKind, str] | None:
@@ -555,7 +565,7 @@ class Registrations:
             if not failed:
                 hold()
             elif incoming is not None:
-                incoming.busy()
+                self._refuse_for_now(incoming)
             else:
                 self._registry.sooner(device)  # it expires at the next look
 

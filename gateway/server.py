@@ -206,7 +206,7 @@ class Gateway:
         try:
             while True:
                 await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-                if not uplink.accepting:
+                if not uplink.accepting and not uplink.refuses_briefly():
                     # Devices that asked before it was known that Kafka is away are told now, and come again by
                     # themselves.
                     self._endpoint.refuse_open()

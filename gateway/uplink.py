@@ -12,6 +12,7 @@ from collections.abc import Callable
 import structlog
 
 from connectors.kafka import Cluster, KafkaError, KafkaException, Message, Producer, in_words, producer, refusal_of
+from gateway.coap.incoming import PATIENCE
 from schemas.avro.topics import Topics
 
 _log = structlog.get_logger("headwater.uplink")
@@ -62,6 +63,7 @@ class Uplink:
         self._closed = False
         #: Set while the gateway must not take anything new, with the reason for people.
         self.closed_because: str | None = "the gateway is starting"
+        self._closed_at = 0.0
         self.sent = 0
         self.failed = 0
         #: Called after a fatal error with nothing under way any more; it must call `reopen` in the end.
@@ -79,6 +81,7 @@ class Uplink:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Serve delivery reports on ``loop``."""
         self._loop = loop
+        self._closed_at = loop.time()
 
     @property
     def accepting(self) -> bool:
@@ -96,6 +99,15 @@ class Uplink:
         if len(self._producer) > _FULL:
             return "the edge Kafka does not keep up"
         return None
+
+    def refuses_briefly(self) -> bool:
+        """Whether nothing new can be made durable, and that for less than PATIENCE."""
+        assert self._loop is not None
+        now = self._loop.time()
+        if self.closed_because is not None:
+            return now - self._closed_at < PATIENCE
+        silent = now - self._progress_at
+        return self.under_way > 0 and STALLED_AFTER < silent < STALLED_AFTER + PATIENCE
 
     def send(
         self,
@@ -188,11 +200,12 @@ class Uplink:
             words = in_words(error, self._cluster, "wrote what devices said")
             if words != self._refused:
                 _log.error("Kafka takes no records of this gateway", reason=words)
-            self._refused = self.closed_because = words
+            self._refused = words
+            self._shut(words)
             self._renew_at = 0.0 if self._loop is None else self._loop.time() + _REFUSED
         else:
             _log.error("the Kafka producer failed for good and is made anew", error=error.str())
-            self.closed_because = "the Kafka producer is being made anew"
+            self._shut("the Kafka producer is being made anew")
         self._producer.purge()
         if self._timer is None and self._loop is not None:
             self._timer = self._loop.call_later(_POLL_BUSY, self._tick)
@@ -211,6 +224,11 @@ class Uplink:
     def close(self, reason: str) -> None:
         """Take no new records any more; those under way go on."""
         self._closed = True
+        self._shut(reason)
+
+    def _shut(self, reason: str) -> None:
+        if self.closed_because is None and self._loop is not None:
+            self._closed_at = self._loop.time()
         self.closed_because = reason
 
     async def drained(self, timeout: float) -> bool:

@@ -22,6 +22,8 @@ class MemoryUplink:
             self.partitions[name] for name in (self.topics.observations, self.topics.registrations, self.topics.replies)
         )
         self.closed: str | None = None
+        #: While it is closed: for a short time as yet.
+        self.briefly = False
         #: Records that are taken before the queue is full.
         self.room = 1 << 30
         self.records: list[tuple[str, int, bytes, bytes, Headers]] = []
@@ -33,6 +35,9 @@ class MemoryUplink:
 
     def refusal(self) -> str | None:
         return self.closed
+
+    def refuses_briefly(self) -> bool:
+        return self.closed is not None and self.briefly
 
     def send(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.coap.message import Code, Message, Option, Options, uint
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
 #: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
 BUSY_MAX_AGE = 30
+#: What is refused for less than so many seconds may go without an answer: a device sends a confirmable request for the
+#: last time 30 s after the first at the soonest (RFC 7252 section 4.8).
+PATIENCE = 20.0
 
 
 class Incoming:
@@ -65,7 +70,14 @@ class Handler(Protocol):
 
 
 class Busy:
-    """The handler of a gateway that can take nothing yet: requests get 5.03, the rest is left to come again."""
+    """The handler of a gateway that can take nothing yet: all is left to come again, requests get 5.03 after a while.
+
+    ``clock`` is seconds. To some devices (Zephyr's client) a 5.03 to their registration is the end: they try no more.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = clock() + PATIENCE
 
     def notify(self, datagram: bytes, address: Address) -> bool:
         return False
@@ -77,7 +89,10 @@ class Busy:
         return None
 
     def request(self, incoming: Incoming) -> bool:
-        incoming.busy()
+        if self._clock() < self._until:
+            incoming.drop()
+        else:
+            incoming.busy()
         return True
 
     def batch_done(self) -> None:

@@ -1,4 +1,7 @@
-"""`kill -9` of the edge Kafka under a gateway: 5.03 while it is dead, nothing acknowledged is lost or doubled."""
+"""`kill -9` of the edge Kafka under a gateway: nothing acknowledged is lost or doubled.
+
+Who registers meanwhile gets no answer for some seconds, 5.03 then.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ MOST_GROWTH = 96 << 20
 
 
 def _told_to_come_later(gateway: Gateway, ep: str) -> None:
-    """A device that registers now gets 5.03 with Max-Age; at first the gateway may still hope for Kafka."""
+    """A device that registers now gets 5.03 with Max-Age to one of its retransmissions."""
     with RawDevice(gateway.address, ep) as device:
         answer = device.try_to_register()
         assert answer.code == Code.SERVICE_UNAVAILABLE, answer

@@ -186,6 +186,24 @@ def test_registration_that_kafka_does_not_take_is_refused_and_holds_nowhere_in_m
     asyncio.run(run())
 
 
+def test_request_gets_no_answer_while_the_refusal_is_young_and_is_taken_when_it_comes_again(tmp_path: FilePath) -> None:
+    # Zephyr's client takes any error for the last word: after a 5.03 it does not register again by itself.
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            bench.uplink.closed, bench.uplink.briefly = "the gateway is starting", True
+            assert bench.serve(Request(Code.POST, [], ["ep=a"]), LINKS).answer == "dropped"
+            assert bench.serve(Request(Code.POST, ["id"], [], mid=2)).answer == "dropped"
+            bench.uplink.briefly = False
+            assert bench.serve(Request(Code.POST, [], ["ep=a"]), LINKS).answer == "busy"
+            assert bench.interface.refused == 3 and bench.uplink.records == []
+            bench.uplink.closed = None
+            again = bench.serve(Request(Code.POST, [], ["ep=a"]), LINKS)
+            await bench.settle()
+            assert isinstance(again.answer, tuple) and again.answer[0] == Code.CREATED
+
+    asyncio.run(run())
+
+
 def test_what_waits_to_become_durable_takes_room_until_it_holds_or_fails(
     tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:

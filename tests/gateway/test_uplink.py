@@ -104,8 +104,10 @@ def test_closed_uplink_refuses_but_what_is_under_way_goes_on(kafka: Cluster, gat
         uplink = _uplink(kafka, gateway_id)
         reports: list[bool] = []
         assert uplink.send(uplink.topics.observations, 0, b"k", b"v", [], reports.append)
+        was_brief = uplink.refuses_briefly()
         uplink.close("stopping")
-        assert (uplink.accepting, uplink.refusal()) == (False, "stopping")
+        assert not was_brief
+        assert (uplink.accepting, uplink.refusal(), uplink.refuses_briefly()) == (False, "stopping", True)
         assert await uplink.drained(WAIT)
         assert reports == [True]
 
@@ -191,7 +193,7 @@ def test_partition_that_is_not_there_takes_nothing_and_breaks_nothing(kafka: Clu
 
 
 def test_killed_kafka_is_refused_while_it_is_away_and_nothing_is_lost_or_doubled(
-    broker_factory: BrokerFactory, gateway_id: str
+    broker_factory: BrokerFactory, gateway_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
         broker = broker_factory("edge")
@@ -218,6 +220,10 @@ def test_killed_kafka_is_refused_while_it_is_away_and_nothing_is_lost_or_doubled
             before = len(durable)
             await _until(lambda: not uplink.accepting)
             assert uplink.refusal() == "the edge Kafka does not answer"
+            monkeypatch.setattr("gateway.uplink.PATIENCE", 1e6)
+            assert uplink.refuses_briefly()
+            monkeypatch.setattr("gateway.uplink.PATIENCE", 0.0)
+            assert not uplink.refuses_briefly()
             assert uplink.under_way > 0
             assert len(durable) == before  # nothing becomes durable in a Kafka that is dead
             await asyncio.to_thread(broker.restart)
