@@ -118,11 +118,14 @@ def _number(text: str | None) -> str | None:
 
 
 def _binding(text: str | None, queue: str | None) -> Binding | None:
-    """1.0 says ``b=UQ``; 1.1 says ``b=U&Q``. Bindings without a letter of their own in the record count as U."""
+    """1.0 says ``b=UQ``; 1.1 says ``b=U&Q``. Bindings without a letter of their own in the record count as U.
+
+    A letter may come twice: Zephyr's client of 1.0 in queue mode says ``b=UQQ``.
+    """
     if text is None and queue is None:
         return None
     letters = "U" if text is None else text
-    if not letters or not set(letters) <= set("UMHTSNQ") or len(set(letters)) != len(letters):
+    if not letters or not set(letters) <= set("UMHTSNQ"):
         raise Refused(Code.BAD_REQUEST, "b is no binding mode")
     if queue:
         raise Refused(Code.BAD_REQUEST, "Q takes no value")
