@@ -160,13 +160,13 @@ class RawDevice:
                     return self.acknowledged[mid] > 0
         raise AssertionError(f"no answer to a notification of {path}")
 
-    def ping(self) -> None:
+    def ping(self, timeout: float = 60.0) -> None:
         """Wait until the gateway has read all before it: it answers a ping with a reset (RFC 7252 section 4.3)."""
         message = Message(code=Code.EMPTY)
         message.mtype, message.mid = CON, self.next_mid()
         self.reset.pop(message.mid, None)
         self.send(message.encode())
-        self.until("the answer to a ping", lambda: self.reset[message.mid] > 0)
+        self.until("the answer to a ping", lambda: self.reset[message.mid] > 0, timeout)
 
     def send(self, datagram: bytes) -> None:
         self._socket.sendto(datagram, self._server)
