@@ -119,7 +119,7 @@ class _Run:
     def __init__(self, folder: Path, settings: Mapping[str, str], version: str) -> None:
         self._settings, self._version = settings, version
         self._prefix = f"headwater-edge-{os.getpid()}"
-        self._edge, self._cloud, self._coap = held_port(), held_port(), held_port()
+        self._edge, self._cloud, self._coap, self._coaps = held_port(), held_port(), held_port(), held_port()
         self._metrics = {name: held_port() for name in ("kafka", "gateway", "replicator")}
         authority = Authority(folder / "pki")
         authority.create()
@@ -247,6 +247,9 @@ class _Run:
             "gateway": [
                 *("gateway", f"--id={GATEWAY}", f"--kafka={edge}", "--kafka-tls=/run/secrets/kafka"),
                 *(f"--coap=127.0.0.1:{self._coap}", "--state=/var/lib/headwater/state", f"--observe={PATTERN}"),
+                # As the stack has it, though these devices speak in the clear.
+                *(f"--coaps=127.0.0.1:{self._coaps}", "--credentials=/var/lib/headwater/credentials.db"),
+                *("--make-credentials", "--insecure"),
             ],
             "replicator": [
                 *("replicate", f"--gateway={GATEWAY}", f"--edge={edge}", "--edge-tls=/run/secrets/kafka"),

@@ -185,7 +185,8 @@ def test_no_tool_that_builds_or_installs_is_inside(images: Images, image: str) -
 def test_nothing_of_the_building_machine_is_inside(images: Images, image: str) -> None:
     names = {one.partition("=")[0] for one in images.inspect(image)["Config"]["Env"]}
     assert names <= {
-        *("PATH", "HOME", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "MALLOC_ARENA_MAX", "KAFKA_TLS_DIR"),
+        *("PATH", "HOME", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "KAFKA_TLS_DIR"),
+        *("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"),
         *("HEADWATER_METRICS", "HEADWATER_METRICS_HOST", "HEADWATER_LEAN"),
     }
     history = images.daemon.docker("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).lower()
