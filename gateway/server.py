@@ -36,9 +36,12 @@ from gateway.uplink import Uplink
 from schemas.avro.topics import Topics
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gateway.coap.secure import SecureLine
     from gateway.dtls_certificates.server import CertificateServer
     from gateway.oscore.line import OscoreLine
+    from security.credentials.store import CredentialStore
 
 _log = structlog.get_logger("headwater.gateway")
 
@@ -342,6 +345,8 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
 
     files = settings.coaps_certificate
     store = SqliteCredentials(settings.credentials, make=settings.make_credentials)
+    if settings.import_credentials is not None:
+        _take_up(store, settings.import_credentials)
     access = Access(store, has_certificates=files is not None, has_oscore=settings.coap is not None)
     try:
         certificates = None if files is None else _certificates(files, access)
@@ -352,6 +357,23 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
         access.close()
         raise
     return access, line
+
+
+def _take_up(store: CredentialStore, file: Path) -> None:
+    """Loaded here alone, as `_certificates`."""
+    from datetime import UTC, datetime
+
+    from security.credentials.importing import read_file, take_up
+
+    try:
+        report = take_up(store, read_file(file, datetime.now(UTC)))
+    except BaseException:
+        store.close()
+        raise
+    for one in report.refused:
+        _log.warning("a credential of the file is left out", file=str(file), line=one.line, reason=one.why)
+    if report.added or report.changed:
+        _log.info("credentials taken up", file=str(file), added=len(report.added), changed=len(report.changed))
 
 
 def _oscore(settings: GatewaySettings, access: Access | None, state: State, stored: StoredState) -> OscoreLine | None:

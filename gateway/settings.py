@@ -46,6 +46,8 @@ class GatewaySettings:
     credentials: Path | None = None
     #: Whether an empty store is made where there is none.
     make_credentials: bool = False
+    #: A file of which the store takes up at the start what is new in it.
+    import_credentials: Path | None = None
     #: What the gateway shows to devices with certificates; None: these are refused.
     coaps_certificate: CertificateFiles | None = None
     state: Path = Path("state")

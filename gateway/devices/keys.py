@@ -13,11 +13,11 @@ from typing import Final
 
 from security.credentials.encodings import bytes_of
 from security.credentials.fields import psk_identity
-from security.credentials.importing import MOST_BYTES, read
+from security.credentials.importing import read_file
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import Psk, is_pattern, may_register
-from security.errors import Exposed, InvalidCredential
-from security.secrets import exposure, read_secret
+from security.errors import InvalidCredential
+from security.secrets import read_secret
 
 #: So many endpoints or lines are named where there are more.
 _NAMED: Final = 3
@@ -47,22 +47,10 @@ def listed_keys(file: Path, endpoints: Sequence[str], now: datetime) -> dict[str
 
     Raises:
         Exposed: others may read or change the file.
-        OSError: it cannot be read.
+        SecretError: it cannot be read.
         InvalidCredential: it is no such list, or has no pre-shared key for some of the endpoints.
     """
-    problem = exposure(file)
-    if problem is not None:
-        raise Exposed(problem)
-    with file.open("rb") as opened:
-        data = opened.read(MOST_BYTES + 1)
-    try:
-        found = read(data, now)
-    except InvalidCredential as exc:
-        raise InvalidCredential(f"{file}: {exc}") from None
-    if found.refused:
-        first = found.refused[0]
-        raise InvalidCredential(f"{file}, line {first.line}: {first.why}")
-    keys = [one for _, one in found.rows if isinstance(one, Psk)]
+    keys = [one for _, one in read_file(file, now).rows if isinstance(one, Psk)]
     patterns = [one for one in keys if is_pattern(one.endpoint)]
     named: dict[str, Psk] = {}
     for one in keys:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from headwater.deploy.apply import Report, Work
     from headwater.deploy.convergence import Status
     from headwater.deploy.fleet import Fleet
+    from headwater.deploy.material import Material
     from headwater.deploy.plan import Action, Plan
 
 PANEL = "Fleet"
@@ -180,9 +181,8 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
         Stop: the file, the stack files or what is secret here is not right, or there is no Swarm.
     """
     from headwater.deploy.apply import Work, stack_files
-    from headwater.deploy.desired import identities
+    from headwater.deploy.device_files import check
     from headwater.deploy.fleet import FleetError, load
-    from headwater.deploy.material import look
     from headwater.deploy.stackfile import StackFileError
     from headwater.deploy.swarm import Swarm, SwarmError
 
@@ -195,6 +195,8 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
             if gateway.bootstrap is not None:
                 _check_bootstrap(gateway.bootstrap.config)
                 more.append(gateway.bootstrap.config)
+        for name, gateway in fleet.gateways.items():
+            check(name, gateway)
         files = stack_files(fleet.stacks or Path("stacks"), STACKS, profiles, more)
     except ModuleNotFoundError as exc:
         raise Stop(Exit.CANNOT_START, "YAML cannot be read here: pip install 'headwater[deploy]'") from exc
@@ -204,12 +206,11 @@ def _work(file: Path, stacks: Path | None, timeout: float) -> Work:
         swarm = Swarm()
     except SwarmError as exc:
         raise Stop(Exit.CANNOT_START, str(exc)) from exc
-    wanted = identities(fleet)
     return Work(
         fleet=fleet,
         files=files,
         swarm=swarm,
-        look=lambda: look(wanted, fleet.pki, fleet.secrets),
+        look=_look_of(fleet),
         tell=_tell,
         timeout=timeout,
     )
@@ -229,8 +230,30 @@ def _check_bootstrap(config: Path) -> None:
         raise Stop(Exit.USAGE, str(exc)) from exc
 
 
+def _look_of(fleet: Fleet) -> Callable[[], Material]:
+    """What looks at what a fleet has on this machine."""
+    from headwater.deploy.desired import identities
+    from headwater.deploy.device_files import device_files
+    from headwater.deploy.material import look
+
+    wanted = identities(fleet)
+    files = [file for gateway in fleet.gateways.values() for file in device_files(gateway).values()]
+    return lambda: look(wanted, fleet.pki, fleet.secrets, files)
+
+
+#: Those that are added to a gateway's.
+_ADDED = ("gateway/certificate", "gateway/authorities", "gateway/credentials")
 #: The stack files that a fleet may use.
-STACKS = ("analytics", "cloud", "connectors", "gateway", "monitoring", "monitoring/alert-webhook", "replicator")
+STACKS = (
+    *_ADDED,
+    "analytics",
+    "cloud",
+    "connectors",
+    "gateway",
+    "monitoring",
+    "monitoring/alert-webhook",
+    "replicator",
+)
 
 
 def _based(fleet: Fleet, folder: Path, stacks: Path | None) -> Fleet:
@@ -249,6 +272,15 @@ def _based(fleet: Fleet, folder: Path, stacks: Path | None) -> Fleet:
                     else given
                     for job, given in gateway.analytics.items()
                 },
+                "x509": gateway.x509
+                and gateway.x509.model_copy(
+                    update={
+                        "cert": folder / gateway.x509.cert,
+                        "key": folder / gateway.x509.key,
+                        "ca": gateway.x509.ca and folder / gateway.x509.ca,
+                    }
+                ),
+                "credentials": gateway.credentials and folder / gateway.credentials,
                 "bootstrap": gateway.bootstrap
                 and gateway.bootstrap.model_copy(update={"config": folder / gateway.bootstrap.config}),
             }
@@ -265,13 +297,9 @@ def _based(fleet: Fleet, folder: Path, stacks: Path | None) -> Fleet:
 
 
 def _lacking(work: Work, gateway: str) -> Work:
-    from headwater.deploy.desired import identities
-    from headwater.deploy.material import look
-
     gateways = {name: one for name, one in work.fleet.gateways.items() if name != gateway}
     fleet = work.fleet.model_copy(update={"gateways": gateways})
-    wanted = identities(fleet)
-    return replace(work, fleet=fleet, look=lambda: look(wanted, fleet.pki, fleet.secrets))
+    return replace(work, fleet=fleet, look=_look_of(fleet))
 
 
 def _revoke(work: Work, gateway: str) -> list[str]:

@@ -59,6 +59,14 @@ def gateway(
         ),
     ] = None,
     make_credentials: MakeCredentialsOption = False,
+    import_credentials: Annotated[
+        Path | None,
+        typer.Option(
+            "--import-credentials",
+            metavar="FILE",
+            help="Take up at the start what is new in FILE, CSV or JSON as for headwater credentials import.",
+        ),
+    ] = None,
     coaps: CoapsOption = "0.0.0.0:5684",
     coaps_cert: Annotated[
         Path | None,
@@ -121,6 +129,8 @@ def gateway(
         raise Stop(Exit.USAGE, "--coaps is for devices with keys: say where these are with --credentials FILE")
     if make_credentials and credentials is None:
         raise Stop(Exit.USAGE, "--make-credentials: say which file with --credentials FILE")
+    if import_credentials is not None and credentials is None:
+        raise Stop(Exit.USAGE, "--import-credentials: say into which store with --credentials FILE")
     if (coaps_cert is None) != (coaps_key is None):
         raise Stop(Exit.USAGE, "--coaps-cert FILE and --coaps-key FILE belong together: give both, or none")
     if coaps_cert is None and coaps_ca is not None:
@@ -148,6 +158,7 @@ def gateway(
         coaps=_pair(coaps),
         credentials=credentials,
         make_credentials=make_credentials,
+        import_credentials=import_credentials,
         coaps_certificate=None
         if coaps_cert is None or coaps_key is None
         else CertificateFiles(

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from headwater.deploy.device_files import STACKS, device_files
 from headwater.deploy.fleet import Bootstrap, Fleet, Gateway, Job, Retention, User, stack_word
 from headwater.deploy.material import WEBHOOK, Material, base
 from headwater.deploy.stackfile import Stack, StackFileError, digest, merge, resolve, variables_of
@@ -147,6 +148,10 @@ class _Maker:
         for password, fingerprint in self._material.passwords.items():
             name = f"cloud_{password}_{fingerprint or NEW}"
             yield name, Secret(name=name, file=self._fleet.secrets / password)
+        for gateway, given in self._fleet.gateways.items():
+            for word, path in device_files(given).items():
+                name = f"{gateway}_{word}_{self._material.files[path]}"
+                yield name, Secret(name=name, file=path)
 
     def stacks(self) -> Iterator[DesiredStack]:
         """All stacks, in the order in which they are deployed."""
@@ -158,7 +163,8 @@ class _Maker:
             yield self._stack("monitoring", "monitoring", MONITORING, self._cloud() | given, *more)
         yield self._stack("cloud", "cloud", CLOUD, self._cloud())
         for name, gateway in fleet.gateways.items():
-            yield self._stack(f"gw-{stack_word(name)}", "gateway", name, self._gateway(name, gateway))
+            added = [STACKS[word] for word in device_files(gateway) if word in STACKS]
+            yield self._stack(f"gw-{stack_word(name)}", "gateway", name, self._gateway(name, gateway), *added)
             if gateway.replicator == "cloud":
                 # As many as by itself, where the gateway's own stack has none.
                 given = self._gateway(name, gateway) | {"REPLICATORS": "1"}
@@ -240,6 +246,8 @@ class _Maker:
             "COAP_INSECURE": _word(gateway.insecure),
             **_bootstrap(gateway.bootstrap),
             "OBSERVE": " ".join(gateway.observe),
+            "READ_ON_REGISTER": " ".join(gateway.read_on_register),
+            **{f"{word.upper()}_HASH": self._material.files[file] for word, file in device_files(gateway).items()},
             "BANDWIDTH": gateway.bandwidth or "",
             "REPLICATORS": "1" if gateway.replicator == "edge" else "0",
             "BROKER_TLS": self._tls(broker),

@@ -161,9 +161,19 @@ class Bootstrap(_Part):
     insecure: bool = False
 
 
+class X509(_Part):
+    """The certificate of a server of devices: PEM files on this machine, relative to the fleet's file. ``ca`` has the
+    authorities that devices' certificates of usage 0 and 1 must come from."""
+
+    cert: Path
+    key: Path
+    ca: Path | None = None
+
+
 class Gateway(_Part):
     """One gateway; ``profile`` is a file in stacks/settings, mostly its architecture. With ``insecure`` devices may
-    speak in the clear, at ``coap_port``; ``coaps_port`` is the next one if it is None."""
+    speak in the clear, at ``coap_port``; ``coaps_port`` is the next one if it is None. With ``x509`` they may have
+    certificates; ``credentials`` are taken up when it starts, a file as `headwater credentials import` takes it."""
 
     node: NodeName
     profile: Profile
@@ -171,7 +181,10 @@ class Gateway(_Part):
     coaps_port: Port | None = None
     insecure: bool = False
     bootstrap: Bootstrap | None = None
+    x509: X509 | None = None
+    credentials: Path | None = None
     observe: tuple[Pattern, ...] = ()
+    read_on_register: tuple[Pattern, ...] = ()
     retention: Retention = Retention()
     replicator: Literal["edge", "cloud"] = "edge"
     bandwidth: Rate | None = None

@@ -64,11 +64,13 @@ class Held:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
     """Everything secret, by where it is. ``identities`` by ``role:name`` without a generation; ``passwords`` by name,
-    None where there is none yet; ``revoked`` are the identities that shall never have a right again."""
+    None where there is none yet; ``revoked`` are the identities that shall never have a right again; ``files`` are the
+    fingerprints of those with which gateways meet their devices, by path."""
 
     identities: Mapping[str, Held]
     passwords: Mapping[str, str | None]
     revoked: tuple[Identity, ...] = field(default=())
+    files: Mapping[Path, str] = field(default_factory=dict)
 
     def fingerprint(self, identity: Identity) -> str | None:
         """That of the current generation of this role and name."""
@@ -80,11 +82,12 @@ def base(identity: Identity) -> str:
     return identity.at(1).principal
 
 
-def look(identities: Iterable[Identity], pki: Path, passwords: Path) -> Material:
-    """What is there; changes nothing.
+def look(identities: Iterable[Identity], pki: Path, passwords: Path, files: Iterable[Path] = ()) -> Material:
+    """What is there; changes nothing. ``files`` are those with which gateways meet their devices.
 
     Raises:
         SecurityError: what is there cannot be used.
+        OSError: one of ``files`` cannot be read.
     """
     authority = Authority(pki)
     try:
@@ -102,6 +105,7 @@ def look(identities: Iterable[Identity], pki: Path, passwords: Path) -> Material
         passwords={name: _password(passwords / name) for name in PASSWORDS}
         | {name: _password(passwords / name) for name in (WEBHOOK,) if (passwords / name).exists()},
         revoked=() if record is None else tuple(one.identity for one in record.revoked),
+        files={file: digest(file.read_bytes()) for file in files},
     )
 
 

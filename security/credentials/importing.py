@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final
 
 from security.credentials.fields import ALL, credential_of
 from security.credentials.kinds import Credential, CredentialId
 from security.credentials.store import CredentialStore, Done, Outcome, Put
-from security.errors import InvalidCredential
+from security.errors import Exposed, InvalidCredential, SecretError
+from security.secrets import exposure
 
 #: 100,000 devices are a quarter of it.
 MOST_BYTES: Final = 64 << 20
@@ -50,13 +52,15 @@ class Bad(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What became of a file: the lines of each outcome, and whether anything was stored."""
+    """What became of a file: the lines of each outcome, and whether anything was stored. ``known`` were taken up before
+    and are left as they are."""
 
     added: tuple[int, ...]
     unchanged: tuple[int, ...]
     changed: tuple[int, ...]
     refused: tuple[Refused, ...]
     stored: bool
+    known: tuple[int, ...] = ()
 
 
 def read(data: bytes, now: datetime) -> Read:
@@ -89,6 +93,43 @@ def read(data: bytes, now: datetime) -> Read:
     return Read(rows=tuple(rows), refused=tuple(refused))
 
 
+def read_file(file: Path, now: datetime) -> Read:
+    """As `read`, of a file that is its owner's, and without a row that is none.
+
+    Raises:
+        Exposed: others may read or change the file.
+        SecretError: it cannot be read.
+        InvalidCredential: it cannot be read as such, or a row of it is no credential; the message names file and line.
+    """
+    try:
+        problem = exposure(file)
+        if problem is not None:
+            raise Exposed(problem)
+        with file.open("rb") as opened:
+            data = opened.read(MOST_BYTES + 1)
+    except OSError as exc:
+        raise SecretError(f"{file}: {exc.strerror}") from None
+    try:
+        found = read(data, now)
+    except InvalidCredential as exc:
+        raise InvalidCredential(f"{file}: {exc}") from None
+    if found.refused:
+        first, more = found.refused[0], len(found.refused) - 1
+        raise InvalidCredential(f"{file}, line {first.line}: {first.why}" + (f" (and {more} more lines)" * bool(more)))
+    return found
+
+
+def take_up(store: CredentialStore, found: Read) -> Report:
+    """Store what is new in a file that is given again at every start: what was taken up once, and says the same still,
+    is left as people have made it since. So what they removed does not come back, and a row that leaves the file leaves
+    nothing of the store. A row whose identity another endpoint has is refused, and tried again the next time.
+
+    Raises:
+        CredentialStoreError: it cannot be written; nothing is stored.
+    """
+    return _report(found, store.put([one for _, one in found.rows], Put.ONCE), stored=True)
+
+
 def bring_in(store: CredentialStore | None, found: Read, *, bad: Bad, trial: bool) -> Report:
     """Store what was read, in one step. With `Bad.REFUSE_ALL` nothing is, if one row cannot be; with ``trial`` nothing
     is at all. None is a store that is not there yet, for a trial.
@@ -100,6 +141,11 @@ def bring_in(store: CredentialStore | None, found: Read, *, bad: Bad, trial: boo
     how = Put.TRIAL if not may else Put.FITTING if bad is Bad.SKIP else Put.ALL
     credentials = [one for _, one in found.rows]
     outcomes = [Outcome(done=Done.ADDED)] * len(credentials) if store is None else store.put(credentials, how)
+    conflict = any(one.done is Done.CONFLICT for one in outcomes)
+    return _report(found, outcomes, stored=how is Put.FITTING or (how is Put.ALL and not conflict))
+
+
+def _report(found: Read, outcomes: Sequence[Outcome], *, stored: bool) -> Report:
     lines: dict[Done, list[int]] = {one: [] for one in Done}
     refused = list(found.refused)
     for (line, credential), outcome in zip(found.rows, outcomes, strict=True):
@@ -111,7 +157,8 @@ def bring_in(store: CredentialStore | None, found: Read, *, bad: Bad, trial: boo
         unchanged=tuple(lines[Done.UNCHANGED]),
         changed=tuple(lines[Done.CHANGED]),
         refused=tuple(sorted(refused, key=lambda one: one.line)),
-        stored=how is Put.FITTING or (how is Put.ALL and not lines[Done.CONFLICT]),
+        stored=stored,
+        known=tuple(lines[Done.KNOWN]),
     )
 
 

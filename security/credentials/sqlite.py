@@ -8,6 +8,7 @@ in the file, as a gateway needs them to speak; so the file is its owner's alone,
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 import sqlite3
 import threading
@@ -146,9 +147,13 @@ class SqliteCredentials:
 
     def put(self, credentials: Sequence[Credential], how: Put) -> tuple[Outcome, ...]:
         with self._writing() as db:
-            outcomes = tuple(_put(db, one, how) for one in credentials)
+            if how is Put.ONCE:
+                db.execute(sqlite_file.TAKEN_UP)
+                outcomes = tuple(_put_once(db, one, self._salt) for one in credentials)
+            else:
+                outcomes = tuple(_put(db, one, how) for one in credentials)
             conflict = any(one.done is Done.CONFLICT for one in outcomes)
-            if how is Put.TRIAL or (conflict and how is not Put.FITTING):
+            if how is Put.TRIAL or (conflict and how not in (Put.FITTING, Put.ONCE)):
                 db.execute("ROLLBACK")
             return outcomes
 
@@ -249,6 +254,18 @@ def _put(db: sqlite3.Connection, credential: Credential, how: Put) -> Outcome:
     _write(db, credential)
     _note(db, credential.id, ended=True)
     return Outcome(done=Done.CHANGED, holder=before.endpoint)
+
+
+def _put_once(db: sqlite3.Connection, credential: Credential, salt: bytes) -> Outcome:
+    own = (credential.id.kind.value, credential.id.name)
+    said = f"{credential.endpoint}\n{to_text(credential)}".encode()
+    contents = hmac.new(salt, said, hashlib.sha256).digest()
+    if db.execute("SELECT contents FROM taken_up WHERE kind = ? AND name = ?", own).fetchone() == (contents,):
+        return Outcome(done=Done.KNOWN)
+    outcome = _put(db, credential, Put.FITTING)
+    if outcome.done is not Done.CONFLICT:
+        db.execute("INSERT OR REPLACE INTO taken_up VALUES (?, ?, ?)", (*own, contents))
+    return outcome
 
 
 def _find(db: sqlite3.Connection, identity: CredentialId) -> Credential | None:

@@ -40,6 +40,14 @@ CREATE TABLE changes (
 );
 """
 
+#: What was put once (`security.credentials.store.Put.ONCE`), by id: of which contents, as a hash with the store's salt.
+#: Made when it is needed first, so it may lack in a store, and a version of before takes no notice of it.
+TAKEN_UP: Final = """
+CREATE TABLE IF NOT EXISTS taken_up (
+    kind TEXT NOT NULL, name TEXT NOT NULL, contents BLOB NOT NULL, PRIMARY KEY (kind, name)
+) WITHOUT ROWID
+"""
+
 
 def make(path: Path) -> None:
     """Make an empty store, its owner's alone, unless there is one; its folder too (0700), if there is none.

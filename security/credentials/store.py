@@ -23,6 +23,8 @@ class Put(Enum):
     ALL = "all"
     #: Those that conflict are left out.
     FITTING = "fitting"
+    #: As `FITTING`, and what was put so before, with the same contents, is left out, whatever became of it since.
+    ONCE = "once"
     #: None: only what would become of them.
     TRIAL = "trial"
 
@@ -34,6 +36,8 @@ class Done(Enum):
     UNCHANGED = "unchanged"
     CHANGED = "changed"
     CONFLICT = "conflict"
+    #: With `Put.ONCE`: it was put before, and is as people left it; perhaps it is not there any more.
+    KNOWN = "known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +116,8 @@ class CredentialStore(Protocol):
         """Add and change, in one step that is done whole or not at all; an outcome for each, in order.
 
         One that is there with the same contents is UNCHANGED and keeps its time of creation. One whose id another
-        endpoint has is a CONFLICT. With `Put.NEW` and `Put.ALL` nothing is stored if there is one.
+        endpoint has is a CONFLICT. With `Put.NEW` and `Put.ALL` nothing is stored if there is one. With `Put.ONCE` the
+        store remembers by id what was put so last, also of what is removed later; a CONFLICT it does not remember.
 
         Raises:
             CredentialStoreError: it cannot be written; nothing is stored.

@@ -127,7 +127,7 @@ class CredentialStoreContract:
         assert [one.done for one in outcomes] == [Done.ADDED] + [Done.CONFLICT] * 4
         assert [one.holder for one in outcomes] == [None, "a", "rpk-1", "x509-1", "o"]
         # All or nothing, or what fits.
-        assert (store.psk(b"new") is not None) is (how is Put.FITTING)
+        assert (store.psk(b"new") is not None) is (how in (Put.FITTING, Put.ONCE))
         assert store.psk(b"id") == psk("a", "id")
 
     def test_one_anchor_may_vouch_for_many(self, store: CredentialStore) -> None:
@@ -145,6 +145,39 @@ class CredentialStoreContract:
         assert [one.done for one in store.put(ALL, Put.TRIAL)] == [Done.ADDED] * len(ALL)
         assert list(store) == []
         assert store.changed_since(before).position == before
+
+    def test_what_was_put_once_and_removed_does_not_come_back(self, store: CredentialStore) -> None:
+        assert {one.done for one in store.put(ALL, Put.ONCE)} == {Done.ADDED}
+        store.remove([one.id for one in ALL])
+        before = store.position()
+        later = [replace(one, created=NOW + timedelta(days=1)) for one in ALL]
+        assert {one.done for one in store.put(later, Put.ONCE)} == {Done.KNOWN}
+        assert list(store) == []
+        assert store.position() == before
+
+    def test_what_was_put_once_and_changed_stays_as_it_was_changed(self, store: CredentialStore) -> None:
+        store.put([psk("a")], Put.ONCE)
+        store.put([psk("a", key=OTHER)], Put.ALL)
+        assert [one.done for one in store.put([psk("a")], Put.ONCE)] == [Done.KNOWN]
+        assert store.psk(b"a") == psk("a", key=OTHER)
+
+    def test_what_says_something_else_is_put_once_more_and_back_again(self, store: CredentialStore) -> None:
+        store.put([psk("a")], Put.ONCE)
+        for key in (OTHER, KEY):
+            assert [one.done for one in store.put([psk("a", key=key)], Put.ONCE)] == [Done.CHANGED]
+            assert store.psk(b"a") == psk("a", key=key)
+
+    def test_what_was_put_otherwise_before_is_put_once_without_a_change(self, store: CredentialStore) -> None:
+        store.put(ALL, Put.NEW)
+        assert {one.done for one in store.put(ALL, Put.ONCE)} == {Done.UNCHANGED}
+        store.remove([one.id for one in ALL])
+        assert {one.done for one in store.put(ALL, Put.ONCE)} == {Done.KNOWN}
+
+    def test_a_conflict_is_not_remembered_as_put(self, store: CredentialStore) -> None:
+        store.put([psk("b", "id")], Put.NEW)
+        assert [one.done for one in store.put([psk("a", "id")], Put.ONCE)] == [Done.CONFLICT]
+        store.remove([psk("b", "id").id])
+        assert [one.done for one in store.put([psk("a", "id")], Put.ONCE)] == [Done.ADDED]
 
     def test_what_is_removed_is_gone(self, store: CredentialStore) -> None:
         store.put(ALL, Put.NEW)

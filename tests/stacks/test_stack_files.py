@@ -15,10 +15,21 @@ from typer.testing import CliRunner
 
 from gateway.bootstrap.config import load
 from gateway.bootstrap.settings import BootstrapSettings
-from gateway.settings import GatewaySettings
+from gateway.settings import CertificateFiles, GatewaySettings
 from headwater import lean
 from headwater.cli import app
-from headwater.deploy.stackfile import FLEET, REVISION, RUNS, StackFileError, interpolate, read, settings, variables_of
+from headwater.commands.deploy import STACKS
+from headwater.deploy.stackfile import (
+    FLEET,
+    REVISION,
+    RUNS,
+    StackFileError,
+    interpolate,
+    merge,
+    read,
+    settings,
+    variables_of,
+)
 from tests.stacks.docker_host import need_docker
 
 FOLDER = Path(__file__).resolve().parents[2] / "stacks"
@@ -227,6 +238,50 @@ def test_command_of_a_service_is_one_that_headwater_takes(name: str, monkeypatch
         assert (settings.coap is not None) == open_to_all
         assert settings.credentials is not None
         assert settings.make_credentials
+
+
+#: What is added to a gateway's stack where its devices have certificates, or it is given credentials beforehand.
+ADDED = sorted(path.stem for path in (FOLDER / "gateway").glob("*.yml"))
+
+
+@pytest.mark.parametrize("name", ADDED)
+def test_what_is_added_to_a_gateway_gives_its_service_secrets_and_where_they_are(name: str) -> None:
+    content = read(FOLDER / "gateway" / f"{name}.yml")
+    assert f"gateway/{name}" in STACKS
+    with pytest.raises(StackFileError, match="_HASH is missing"):
+        _interpolated(content, GIVEN)
+    (service,) = content["services"].values()
+    assert list(content["services"]) == ["gateway"]
+    assert service.keys() == {"environment", "secrets"}
+    assert {one["source"] for one in service["secrets"]} == content["secrets"].keys()
+    for use in service["secrets"]:
+        assert (use["uid"], use["gid"], use["mode"]) == ("10001", "10001", 0o400)
+        assert use["target"] in service["environment"].values()
+        kept = content["secrets"][use["source"]]
+        assert kept["external"] is True
+        assert kept["name"].startswith(f"${{GATEWAY}}_{use['source']}_${{{use['source'].upper()}_HASH:?")
+
+
+def test_gateway_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[GatewaySettings] = []
+    monkeypatch.setattr(lean, "start", lambda process, settings: started.append(settings))
+    hashes = {f"{word}_HASH": "0123456789ab" for word in ("COAPS_CERT", "COAPS_KEY", "COAPS_CA", "CREDENTIALS")}
+    whole = merge(read(FOLDER / "gateway.yml"), *(read(FOLDER / "gateway" / f"{one}.yml") for one in ADDED))
+    given = {"OBSERVE": "/3303/*/5700 /3304/*/5700", "READ_ON_REGISTER": "/3/0 /1/*/1", "COAPS_CERT_SESSIONS": "200"}
+    service = _interpolated(whole, GIVEN | hashes | given)["services"]["gateway"]
+    words = [word for word in service["command"] if not word.startswith("--kafka-tls=")]
+    done = CliRunner().invoke(app, words, env=service["environment"])
+    assert done.exit_code == 0, done.output
+    (settings,) = started
+    assert settings.coaps_certificate == CertificateFiles(
+        certificate=Path("/run/secrets/coaps/cert.pem"),
+        key=Path("/run/secrets/coaps/key.pem"),
+        authorities=Path("/run/secrets/coaps/ca.pem"),
+        most_sessions=200,
+    )
+    assert settings.import_credentials == Path("/run/secrets/credentials")
+    assert settings.observe == ("/3303/*/5700", "/3304/*/5700")
+    assert settings.read_on_register == ("/3/0", "/1/*/1")
 
 
 def test_every_dashboard_and_every_rule_is_deployed() -> None:

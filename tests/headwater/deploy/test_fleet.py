@@ -43,6 +43,11 @@ def test_observe_patterns_are_checked_and_begin_with_a_slash(tmp_path: Path) -> 
     assert _load(tmp_path, text).gateways["a"].observe == ("/3303/*/5700",)
 
 
+def test_what_is_read_at_registration_is_checked_as_what_is_observed(tmp_path: Path) -> None:
+    text = SMALLEST + "gateways: {a: {node: n, profile: lowmem, read_on_register: [3/0, /1/*/1]}}\n"
+    assert _load(tmp_path, text).gateways["a"].read_on_register == ("/3/0", "/1/*/1")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -61,6 +66,8 @@ def test_observe_patterns_are_checked_and_begin_with_a_slash(tmp_path: Path) -> 
         (SMALLEST + f"gateways: {{{'a' * 31}: {{node: n, profile: lowmem}}}}\n", "at most 30 signs"),
         (SMALLEST + "gateways: {a: {node: n, profile: ../../etc/x}}\n", "gateways.a.profile"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, observe: ['*']}}\n", "a pattern is /object"),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, read_on_register: ['*']}}\n", "a pattern is /object"),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, x509: {cert: a.pem}}}\n", "a.x509.key: is missing"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, coap_port: 0}}\n", "gateways.a.coap_port"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, retention: {time: soon}}}\n", "no span of time"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, retention: {size: 3XB}}}\n", "no size such as"),

@@ -377,6 +377,69 @@ def test_changed_config_is_another_config_and_the_one_before_goes(tmp_path: Path
     assert [one for one in _names(found, Kind.CONFIG, Verb.DELETE) if one.startswith("monitoring_prometheus_")]
 
 
+def _with_device_files(hashes: Mapping[str, str], **of_rock64: Any) -> tuple[Fleet, Material]:
+    """A fleet whose first gateway has files for its devices, with these hashes."""
+    gateways = {name: {"node": name, "profile": "arm64v8"} for name in ("rock64", "pine64")}
+    fleet = _fleet(gateways={**gateways, "rock64": {**gateways["rock64"], **of_rock64}})
+    return fleet, replace(_material(fleet), files={Path(file): one for file, one in hashes.items()})
+
+
+def test_certificate_and_credentials_of_a_gateway_are_secrets_of_its_service_alone() -> None:
+    files = {"/x/g.pem": "a" * 12, "/x/g.key": "b" * 12, "/x/root.pem": "c" * 12, "/x/devices.csv": "d" * 12}
+    x509 = {"cert": "/x/g.pem", "key": "/x/g.key", "ca": "/x/root.pem"}
+    fleet, material = _with_device_files(files, x509=x509, credentials="/x/devices.csv")
+    wanted = desired(fleet, material, FILES)
+    (stack,) = [one for one in wanted.stacks if one.name == "gw-rock64"]
+    assert stack.files == (
+        "gateway.yml", "gateway/certificate.yml", "gateway/authorities.yml", "gateway/credentials.yml",
+    )  # fmt: skip
+    names = {
+        f"rock64_coaps_cert_{'a' * 12}": Path("/x/g.pem"),
+        f"rock64_coaps_key_{'b' * 12}": Path("/x/g.key"),
+        f"rock64_coaps_ca_{'c' * 12}": Path("/x/root.pem"),
+        f"rock64_credentials_{'d' * 12}": Path("/x/devices.csv"),
+    }
+    assert {name: wanted.secrets[name].file for name in names} == names
+    for one in wanted.stacks:
+        for name, service in one.stack.services.items():
+            has = names.keys() & service.secrets
+            assert has == (names.keys() if (one.name, name) == ("gw-rock64", "gateway") else set()), (one.name, name)
+
+
+def test_gateway_without_a_certificate_and_credentials_is_deployed_as_ever() -> None:
+    fleet = _fleet()
+    for stack in _wanted(fleet).stacks:
+        if stack.name.startswith("gw-"):
+            assert stack.files == ("gateway.yml",)
+            assert not any(one.partition("_")[2].startswith(("coaps", "credentials")) for one in stack.stack.secrets)
+
+
+def test_plan_tells_of_other_credentials_by_their_hash_and_of_that_gateway_alone() -> None:
+    fleet, material = _with_device_files({"/x/d.csv": "d" * 12}, credentials="/x/d.csv")
+    before = _deployed(desired(fleet, material, FILES))
+    other = replace(material, files={Path("/x/d.csv"): "e" * 12})
+    found = plan(desired(fleet, other, FILES), before, other)
+    assert _names(found, Kind.SECRET, Verb.CREATE) == [f"rock64_credentials_{'e' * 12}"]
+    assert _names(found, Kind.SECRET, Verb.DELETE) == [f"rock64_credentials_{'d' * 12}"]
+    assert [(one.name, one.why) for one in found.actions if one.kind is Kind.STACK] == [
+        ("gw-rock64", "gateway: other secrets")
+    ]
+
+
+def test_certificate_without_authorities_needs_no_secret_of_them() -> None:
+    fleet, material = _with_device_files(
+        {"/g.pem": "a" * 12, "/g.key": "b" * 12}, x509={"cert": "/g.pem", "key": "/g.key"}
+    )
+    (stack,) = [one for one in desired(fleet, material, FILES).stacks if one.name == "gw-rock64"]
+    assert stack.files == ("gateway.yml", "gateway/certificate.yml")
+
+
+def test_what_is_read_at_registration_is_told_the_gateway() -> None:
+    gateways = {"rock64": {"node": "rock64", "profile": "lowmem", "read_on_register": ["/3/0", "/1/*/1"]}}
+    (stack,) = [one for one in _wanted(_fleet(gateways=gateways)).stacks if one.name == "gw-rock64"]
+    assert stack.variables["READ_ON_REGISTER"] == "/3/0 /1/*/1"
+
+
 def test_webhook_of_alerts_is_mounted_where_there_is_one() -> None:
     fleet = _fleet()
     assert not any("webhook" in name for name in _wanted(fleet).secrets)
