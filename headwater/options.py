@@ -195,9 +195,6 @@ ExpiresOption = Annotated[
     ),
 ]
 #: Of virtual devices.
-CoapServerOption = Annotated[
-    str, typer.Option("--server", metavar="HOST:PORT", parser=address, help="The gateway's CoAP address.")
-]
 LifetimeOption = Annotated[
     int, typer.Option("--lifetime", metavar="S", min=1, max=2**31 - 1, help="Lifetime of the registration.")
 ]

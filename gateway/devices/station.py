@@ -12,7 +12,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -40,6 +40,7 @@ from gateway.devices.model import Content, Holding, Model
 from gateway.devices.sensor import Tally
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
+from security.credentials.kinds import Psk
 
 _log = structlog.get_logger("headwater.device")
 
@@ -159,11 +160,12 @@ async def run_stations(
     tally: Tally | None = None,
     on_outlier: OnOutlier | None = None,
     seed: int | None = None,
+    psks: Mapping[str, Psk] | None = None,
 ) -> Tally:
     """Run ``count`` stations with a sensor for each of ``metrics`` until ``stop`` is set. Returns the tally.
 
     The stations get a sensor for the next of ``later`` at each time that ``more`` is set, and all of them once they
-    have run for ``after`` seconds.
+    have run for ``after`` seconds. An endpoint that is in ``psks`` speaks DTLS with that key.
 
     Raises:
         ValueError, OSError: as `fleet.run_fleet`.
@@ -188,7 +190,15 @@ async def run_stations(
     growing = asyncio.create_task(_grow(stations, later, after, more if more is not None else asyncio.Event()))
     try:
         await run_fleet(
-            server, names(endpoint, count), make, stop=stop, period=period, version=version, queue=queue, seed=seed
+            server,
+            names(endpoint, count),
+            make,
+            stop=stop,
+            period=period,
+            version=version,
+            queue=queue,
+            seed=seed,
+            psks=psks,
         )
     finally:
         growing.cancel()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import socket
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from headwater.commands.base import command
+from headwater.commands.device_server import DeviceServer
 from headwater.commands.processes import PANEL
 from headwater.exits import Exit, Stop
 from headwater.options import (
@@ -19,17 +18,10 @@ from headwater.options import (
     SeedOption,
     SensorVersion,
     SensorVersionOption,
-    address,
 )
 
 if TYPE_CHECKING:
     import asyncio
-
-    from security.credentials.kinds import Psk
-
-CLEAR, SECURE = "coap://", "coaps://"
-#: RFC 7252 section 12.6 and 12.7.
-_PORTS = {CLEAR: 5683, SECURE: 5684}
 
 
 def register(app: typer.Typer) -> None:
@@ -37,44 +29,9 @@ def register(app: typer.Typer) -> None:
     command(app, "sensor", panel=PANEL, logs=True)(sensor)
 
 
-def server_address(text: str) -> str:
-    """HOST:PORT, or ``coap://`` or ``coaps://`` before it, as given; with either the port may be left out.
-
-    Raises:
-        typer.BadParameter: it is none of them.
-    """
-    scheme = next((one for one in _PORTS if text.startswith(one)), "")
-    rest = text.removeprefix(scheme).removesuffix("/")
-    if scheme and (rest.endswith("]") or ":" not in rest):
-        rest = f"{rest}:{_PORTS[scheme]}"
-    return scheme + address(rest)
-
-
 def sensor(
     endpoint: Annotated[str, typer.Option("--endpoint", metavar="NAME", help="Endpoint name; with --count NAME-1, …")],
-    server: Annotated[
-        str | None,
-        typer.Option(
-            "--server",
-            metavar="HOST:PORT",
-            parser=server_address,
-            help="The gateway: coap://HOST:PORT, coaps://… for DTLS; else 127.0.0.1:5683, with a key 5684.",
-        ),
-    ] = None,
-    psk_file: Annotated[
-        Path | None,
-        typer.Option("--psk-file", metavar="FILE", help="Speak DTLS with the pre-shared key in FILE, in hex."),
-    ] = None,
-    psk_identity: Annotated[
-        str | None,
-        typer.Option("--psk-identity", metavar="ID", help="The identity of that key; else the endpoint's name."),
-    ] = None,
-    psk_list: Annotated[
-        Path | None,
-        typer.Option(
-            "--psk-list", metavar="FILE", help="A key for each device, as `headwater credentials import` takes it."
-        ),
-    ] = None,
+    where: DeviceServer,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100_000, help="How many devices.")] = 1,
     period: Annotated[
         float, typer.Option("--period", metavar="S", min=0.001, max=86400, help="Seconds between two readings.")
@@ -103,8 +60,8 @@ def sensor(
     from headwater.demo.journal import JournalTally
     from headwater.running import run_until_stopped
 
-    psks = _keys(names(endpoint, count), psk_file, psk_identity, psk_list)
-    reached = _reached(server, secured=psks is not None)
+    psks = where.keys(names(endpoint, count))
+    reached = where.place
 
     async def main(stop: asyncio.Event) -> None:
         tally = Tally() if journal is None else JournalTally(journal)
@@ -130,43 +87,3 @@ def sensor(
         run_until_stopped(main)
     except socket.gaierror as exc:
         raise Stop(Exit.CANNOT_START, f"--server {reached}: {exc.strerror}; is the host's name right?") from exc
-
-
-def _reached(server: str | None, *, secured: bool) -> str:
-    """HOST:PORT of the server. Raises Stop: keys and what ``server`` says do not go together."""
-    if server is None:
-        return f"127.0.0.1:{_PORTS[SECURE if secured else CLEAR]}"
-    if secured and server.startswith(CLEAR):
-        raise Stop(Exit.USAGE, f"--server {server} is in the clear and needs no key: for DTLS say {SECURE}…")
-    if not secured and server.startswith(SECURE):
-        raise Stop(
-            Exit.USAGE,
-            f"--server {server} takes a key: --psk-file FILE (headwater credentials add NAME --psk > FILE), or for "
-            "many devices --psk-list FILE",
-        )
-    return server.removeprefix(CLEAR).removeprefix(SECURE)
-
-
-def _keys(
-    endpoints: list[str], psk_file: Path | None, psk_identity: str | None, psk_list: Path | None
-) -> dict[str, Psk] | None:
-    """The key of each endpoint, None for devices in the clear. Raises Stop, SecurityError."""
-    if psk_file is not None and psk_list is not None:
-        raise Stop(Exit.USAGE, "--psk-file and --psk-list: one of them")
-    if psk_identity is not None and psk_file is None:
-        raise Stop(Exit.USAGE, "--psk-identity goes with --psk-file; in a --psk-list each line has its own")
-    if psk_file is None and psk_list is None:
-        return None
-    from gateway.devices.keys import listed_keys, shared_key
-
-    now = datetime.now(UTC)
-    if psk_list is not None:
-        return listed_keys(psk_list, endpoints, now)
-    assert psk_file is not None
-    if len(endpoints) > 1 and psk_identity is None:
-        raise Stop(
-            Exit.USAGE,
-            f"{len(endpoints)} devices have {len(endpoints)} identities: --psk-list FILE has a key for each, or "
-            "--psk-identity ID says that they share the one of a pattern",
-        )
-    return shared_key(psk_file, endpoints, psk_identity, now)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwater.commands.base import command
+from headwater.commands.device_server import DeviceServer
 from headwater.commands.processes import PANEL
 from headwater.exits import Exit, Stop
 from headwater.options import (
-    CoapServerOption,
     JournalOption,
     LifetimeOption,
     QueueOption,
@@ -59,7 +59,7 @@ def seconds_between(period: float | None, metrics: int, *, chosen: bool) -> floa
 
 def station(
     endpoint: Annotated[str, typer.Option("--endpoint", metavar="NAME", help="Endpoint name; with --count NAME-1, …")],
-    server: CoapServerOption = "127.0.0.1:5683",
+    where: DeviceServer,
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, max=100_000, help="How many stations.")] = 1,
     metric: Annotated[
         list[str] | None,
@@ -104,16 +104,18 @@ def station(
 
     The sensors are temperature, humidity, pressure, air_quality, particulate_matter, noise, illuminance, wind_speed and
     rainfall; --add knows water_level too. A reading follows the trend of the sensor's last 300 and is pulled back to
-    its mean; now and then there is an outlier.
+    its mean; now and then there is an outlier. With a key they speak DTLS, as `headwater sensor` does.
 
     \b
     Examples:
     headwater station --server 127.0.0.1:5683 --endpoint station --count 4
+    headwater station --server coaps://gateway --endpoint station --count 4 --psk-list devices.csv
     headwater station --endpoint thermometer --metric temperature --period 10
     headwater station --endpoint station --add water_level --after 60
     """
     from gateway.devices.client import Version
     from gateway.devices.course import Outliers
+    from gateway.devices.fleet import names
     from gateway.devices.sensor import Tally
     from gateway.devices.station import run_stations
     from headwater.demo.journal import JournalTally, OutlierJournal
@@ -126,6 +128,8 @@ def station(
     if both := [one.name for one in later if one in chosen]:
         raise Stop(Exit.USAGE, f"--add {both[0]}: the station has that sensor from the beginning")
     seconds = seconds_between(period, len(chosen), chosen=bool(metric))
+    psks = where.keys(names(endpoint, count))
+    reached = where.place
 
     async def main(stop: asyncio.Event) -> None:
         import asyncio
@@ -137,7 +141,7 @@ def station(
         noted = None if made is None else OutlierJournal(made)
         try:
             await run_stations(
-                server,
+                reached,
                 endpoint,
                 stop=stop,
                 count=count,
@@ -153,6 +157,7 @@ def station(
                 tally=tally,
                 on_outlier=None if noted is None else noted.made,
                 seed=seed,
+                psks=psks,
             )
         finally:
             if isinstance(tally, JournalTally):
@@ -163,4 +168,4 @@ def station(
     try:
         run_until_stopped(main)
     except socket.gaierror as exc:
-        raise Stop(Exit.CANNOT_START, f"--server {server}: {exc.strerror}; is the host's name right?") from exc
+        raise Stop(Exit.CANNOT_START, f"--server {reached}: {exc.strerror}; is the host's name right?") from exc

@@ -1,4 +1,5 @@
-"""``headwater sensor`` and its keys: what is refused and in which words, and that a key is seen nowhere."""
+"""``headwater sensor`` and ``station``, and their keys: what is refused and in which words, and that a key is seen
+nowhere."""
 
 from __future__ import annotations
 
@@ -10,15 +11,20 @@ import typer
 from typer.testing import CliRunner
 
 from headwater.cli import app
-from headwater.commands.sensors import server_address
+from headwater.commands.device_server import server_address
 from headwater.exits import Exit
 
 KEY = "000102030405060708090a0b0c0d0e0f"
 
 
 def refused(*arguments: str) -> str:
-    """What a person reads, whatever the width."""
-    result = CliRunner().invoke(app, ["sensor", "--endpoint", "s", *arguments])
+    """What a person reads, whatever the width; both commands say the same."""
+    (said,) = {_refused(command, *arguments) for command in ("sensor", "station")}
+    return said
+
+
+def _refused(command: str, *arguments: str) -> str:
+    result = CliRunner().invoke(app, [command, "--endpoint", "s", *arguments])
     assert result.exit_code in (Exit.USAGE, Exit.CANNOT_START), result.output
     assert "Traceback" not in result.output
     assert KEY not in result.output
