@@ -37,6 +37,7 @@ from tests.ports import held_port
 from tests.prometheus_server import prometheus
 from tests.raw_device import RawDevice
 from tests.secure_device import SecureDevice, new_store
+from tests.stacks import dashboard_devices
 from tests.stacks.grafana_queries import Sources, Span
 from tests.stores.influxdb import InfluxdbStore
 from tests.way import PATIENCE, Gateway, Part, Sensors, produce, until
@@ -188,7 +189,8 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
         parts.mkdir()
         observe = ("/3303/*/5700", "/3304/*/5700", "/3/0/9")
         keys = new_store(parts / "credentials.db", {SECURED: KEY})
-        gateway = Gateway("gw-rock.64", edge.cluster, parts, observe=observe, credentials=keys)
+        plant = dashboard_devices.Plant(parts, keys)
+        gateway = Gateway("gw-rock.64", edge.cluster, parts, *plant.options, observe=observe, credentials=keys)
         stack.enter_context(gateway)
         gateway.wait_ready()
         (parts / "bootstrap").mkdir()
@@ -254,6 +256,7 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
             scraper=scraper,
             since=since,
         )
+        dashboard_devices.use(gateway, plant)
         _use(made, anna, nobody, store)
         enough = time.time() + watched_s
         until("time for a few scrapes", lambda: time.time() > enough, watched_s + PATIENCE)

@@ -112,6 +112,26 @@ BOARD = Board(
                     "ops",
                     prom(_rate("headwater_gateway_notifications_dropped_total", "reason"), "{{gateway}} {{reason}}"),
                 ),
+                series(
+                    "Sends",
+                    "What devices tell by themselves: recorded; come again; and not recorded, by reason, each of which "
+                    "appears once it has happened.",
+                    "ops",
+                    prom(_rate("headwater_gateway_sends_total"), "{{gateway}} recorded"),
+                    prom(_rate("headwater_gateway_sends_repeated_total"), "{{gateway}} came again"),
+                    prom(_rate("headwater_gateway_sends_refused_total", "reason"), "{{gateway}} refused: {{reason}}"),
+                ),
+                series(
+                    "Devices behind a device",
+                    "Of the registered devices those that a gateway of devices tells of; left out: per second and by "
+                    "reason, each of which appears once it has happened.",
+                    "short",
+                    prom(f"headwater_gateway_devices_behind{_G}", "{{gateway}} registered"),
+                    prom(
+                        _rate("headwater_gateway_devices_behind_refused_total", "reason"),
+                        "{{gateway}} left out: {{reason}}",
+                    ),
+                ),
             ],
         ),
         (
@@ -147,6 +167,36 @@ BOARD = Board(
                     "ops",
                     prom(_rate("headwater_gateway_dtls_unsent_total", "reason"), "{{gateway}} {{reason}}"),
                     prom(_rate("headwater_gateway_credentials_unreadable_total"), "{{gateway}} credentials unreadable"),
+                ),
+            ],
+        ),
+        (
+            "Devices with certificates and OSCORE",
+            [
+                series(
+                    "Sessions and contexts",
+                    "DTLS sessions with certificates, handshakes of theirs that are under way, security contexts of "
+                    "OSCORE in use. Empty where the gateway has no certificate, or no credentials.",
+                    "short",
+                    prom(f"headwater_gateway_dtls_certificate_sessions{_G}", "{{gateway}} certificates"),
+                    prom(f"headwater_gateway_dtls_certificate_handshakes_open{_G}", "{{gateway}} handshakes"),
+                    prom(f"headwater_gateway_oscore_contexts{_G}", "{{gateway}} OSCORE"),
+                ),
+                series(
+                    "Dropped certificates, by reason",
+                    "Handshakes and records with certificates that came to nothing: one that ran out, nobody's, weak. "
+                    "Each reason appears once it has happened.",
+                    "ops",
+                    prom(_rate("headwater_gateway_dtls_certificate_dropped_total", "reason"), "{{gateway}} {{reason}}"),
+                ),
+                series(
+                    "OSCORE messages",
+                    "Opened; keys that a device had derived anew; and what came to nothing, by reason, each of which "
+                    "appears once it has happened.",
+                    "ops",
+                    prom(_rate("headwater_gateway_oscore_opened_total"), "{{gateway}} opened"),
+                    prom(_rate("headwater_gateway_oscore_renewed_total"), "{{gateway}} renewed"),
+                    prom(_rate("headwater_gateway_oscore_refused_total", "reason"), "{{gateway}} {{reason}}"),
                 ),
             ],
         ),
