@@ -99,6 +99,20 @@ class LastValue:
     kind: RequestKind
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a device says of itself in its Device object (3), None where it has not been told: texts of the device."""
+
+    manufacturer: str | None = None
+    model: str | None = None
+    serial: str | None = None
+    firmware: str | None = None
+
+
+#: Where each of them stands (OMA LwM2M Core 1.1, appendix E.4).
+_ABOUT = {name: Path(3, 0, number) for number, name in enumerate(("manufacturer", "model", "serial", "firmware"))}
+
+
 def registered(before: Device | None, registration: Registration) -> Device:
     """The device after one more record of the registrations topic; ``before`` is None where none was known."""
     body = registration.body
@@ -197,6 +211,11 @@ class Picture:
     def value(self, ep: str, path: Path) -> LastValue | None:
         """The last value of one resource (instance)."""
         return self._values.get(ep, {}).get(path)
+
+    def about(self, ep: str) -> About:
+        """What an endpoint last said of itself, in whatever answer or notification."""
+        mine = self._values.get(ep, {})
+        return About(**{name: str(mine[path].resource.value) for name, path in _ABOUT.items() if path in mine})
 
     def newest(self, ep: str) -> int | None:
         """The time of the newest value of an endpoint, in epoch ms."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,7 +17,7 @@ from headwater.options import EndpointArgument, Output, OutputOption, Where
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from cloud.inventory import Device, Inventory, LastValue, Picture
+    from cloud.inventory import About, Device, Inventory, LastValue, Picture
 
 WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Stay, and show what changes; Ctrl-C ends.")]
 WaitOption = Annotated[
@@ -32,23 +33,31 @@ def register(app: typer.Typer) -> None:
 
 def devices(
     where: Where,
+    wide: Annotated[bool, typer.Option("--wide", help="Manufacturer, model and firmware too.")] = False,
     watch: WatchOption = False,
     timeout: WaitOption = 30.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show the devices of a gateway, from its topics.
 
+    Manufacturer, model and firmware are known of devices that were asked for them or told them: headwater gateway
+    --read-on-register /3/0 asks each once it registers.
+
     \b
     Examples:
     headwater devices --gateway rock64 --kafka cloud:9092
     headwater devices --gateway rock64 --watch
-    headwater devices --gateway rock64 --output json | jq -r '.[].ep'
+    headwater devices --gateway rock64 --wide
+    headwater devices --gateway rock64 --output json | jq -r '.[] | select(.firmware != "2.1.0") | .ep'
     """
 
     def as_json(picture: Picture) -> Any:
-        return [_device_json(picture.devices[ep]) for ep in sorted(picture.devices)]
+        return [_device_json(picture, ep) for ep in sorted(picture.devices)]
 
-    _show(where, watch, timeout, output, _devices_table, as_json)
+    def as_table(picture: Picture, lines: int | None) -> RenderableType:
+        return _devices_table(picture, lines, wide=wide)
+
+    _show(where, watch, timeout, output, as_table, as_json)
 
 
 def device(
@@ -77,10 +86,12 @@ def device(
         return picture.devices[ep]
 
     def as_json(picture: Picture) -> Any:
-        return _device_json(known(picture)) | {"values": [_value_json(one) for one in picture.values_of(ep)]}
+        return _device_json(picture, known(picture).ep) | {
+            "values": [_value_json(one) for one in picture.values_of(ep)]
+        }
 
     def as_table(picture: Picture, _lines: int | None) -> RenderableType:
-        return _device_view(known(picture), picture.values_of(ep))
+        return _device_view(known(picture), picture.about(ep), picture.values_of(ep))
 
     _show(where, watch, timeout, output, as_table, as_json)
 
@@ -158,7 +169,7 @@ def _follow(
 _AROUND = 5
 
 
-def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
+def _devices_table(picture: Picture, lines: int | None, *, wide: bool = False) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
@@ -172,7 +183,7 @@ def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
     rows: list[tuple[str, ...]] = []
     for ep in shown:
         one = picture.devices[ep]
-        newest = picture.newest(ep)
+        newest, about = picture.newest(ep), picture.about(ep)
         rows.append(
             (
                 ep,
@@ -184,11 +195,13 @@ def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
                 moment(one.last_up),
                 " ".join(str(i) for i in sorted({path.ids[0] for path in one.instances})),
                 "" if newest is None else moment(newest),
+                *((about.manufacturer or "", about.model or "", about.firmware or "") if wide else ()),
                 _behind(one),
             )
         )
     columns: tuple[str, ...] = (
         *("endpoint", "state", "address", "LwM2M", "binding", "lifetime", "last update", "objects", "last value"),
+        *(("manufacturer", "model", "firmware") if wide else ()),
         "behind",
     )
     if not any(row[-1] for row in rows):
@@ -199,7 +212,7 @@ def _devices_table(picture: Picture, lines: int | None) -> RenderableType:
     return Group(made, Text(f"  … and {more} more devices")) if more else made
 
 
-def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
+def _device_view(one: Device, about: About, told: list[LastValue]) -> RenderableType:
     from rich.console import Group
 
     from headwater.known_models import known
@@ -221,6 +234,10 @@ def _device_view(one: Device, told: list[LastValue]) -> RenderableType:
         ("binding", one.bnd.value if one.bnd else ""),
         ("SMS", one.sms or ""),
         ("behind", _behind(one)),
+        ("manufacturer", about.manufacturer or ""),
+        ("model", about.model or ""),
+        ("serial number", about.serial or ""),
+        ("firmware", about.firmware or ""),
         ("attributes", " ".join(f"{key}={value}" for key, value in (one.attributes or {}).items())),
     ]
     objects = [(str(path), name_of(definitions, path)) for path in one.instances]
@@ -247,7 +264,8 @@ def _address(one: Device) -> str:
     return f"[{one.address}]:{one.port}" if ":" in one.address else f"{one.address}:{one.port}"
 
 
-def _device_json(one: Device) -> dict[str, Any]:
+def _device_json(picture: Picture, ep: str) -> dict[str, Any]:
+    one = picture.devices[ep]
     return {
         "ep": one.ep,
         "state": one.state.value,
@@ -269,6 +287,7 @@ def _device_json(one: Device) -> dict[str, Any]:
         "objects": [str(path) for path in one.instances],
         "attributes": dict(one.attributes) if one.attributes is not None else None,
         "behind": _behind(one) or None,
+        **asdict(picture.about(ep)),
     }
 
 

@@ -163,6 +163,35 @@ def test_people_walk_it_from_the_servers(sink: Sink, store: OrientdbStore) -> No
     assert sorted(back[0]["names"]) == ["ep-1", "ep-2"]
 
 
+def test_device_behind_a_device_is_an_endpoint_beside_its_gateway(sink: Sink, store: OrientdbStore) -> None:
+    name = "bridge/urn:dev:1"
+    behind = {"gateway": "bridge", "prefix": "dev0"}
+    links = (Link(url="/3/0", at={}), Link(url="/3303/0", at={}))
+    text = ResourceType.STRING
+    device = Instance(
+        path=Lwm2mPath(3, 0),
+        resources=tuple(resource(f"/3/0/{i}", value, text) for i, value in enumerate(("ACME", "Lamp/2", "7", "1.0.7"))),
+    )
+    batch = [
+        at(0, new_like(ep="bridge", attributes=None, links=(Link(url="/25/0", at={"ver": "2.0"}),))),
+        at(1, new_like(ep=name, attributes=behind, links=links)),
+        at(2, notification(device, ep=name, timestamp=20, ticket="registered")),
+    ]
+    for _ in range(2):
+        sink.write(batch)
+        assert {row["name"] for row in store.sql("SELECT FROM Endpoints")} == {"bridge", name}
+        endpoint = store.endpoint(name)
+        assert endpoint is not None
+        assert (endpoint["attributes"], endpoint["online"], endpoint["server"]) == (behind, True, GATEWAY)
+        facts = {"manufacturer": "ACME", "model": "Lamp/2", "serial": "7", "firmware": "1.0.7"}
+        assert {key: endpoint[key] for key in facts} == facts
+        assert {one[0] for one in store.objects(name)} == {3, 3303}
+        assert {one[:3] for one in store.objects("bridge")} == {(25, "2.0", 0)}
+    # It goes with its gateway, each by a record of its own.
+    sink.write([at(3, delete(ep=name)), at(4, delete(ep="bridge"))])
+    assert {row["name"]: row["online"] for row in store.sql("SELECT FROM Endpoints")} == {"bridge": False, name: False}
+
+
 def test_objects_are_shared_and_go_with_the_last_that_has_them(sink: Sink, store: OrientdbStore) -> None:
     sink.write([at(0, new()), at(1, new(ep="ep-2"))])
     assert counts(store) == {"Servers": 1, "Endpoints": 2, "Objects": 4, "hasEndpoint": 2, "hasObject": 10}

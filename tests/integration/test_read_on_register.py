@@ -18,6 +18,7 @@ from schemas.lwm2m import tlv
 from schemas.lwm2m.nodes import Instance, Resource, ResourceType, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
+from tests.gateway_device import GatewayDevice
 from tests.raw_device import RawDevice
 from tests.way import Gateway, until
 
@@ -82,6 +83,30 @@ def test_each_registration_tells_model_and_firmware_in_a_reply(gateway: Gateway)
         device.register()
         _wait_told(gateway, "told", 2)
         assert len(device.requests) == 2
+
+
+def test_inventory_has_manufacturer_model_and_firmware_of_a_device_behind_a_device_too(gateway: Gateway) -> None:
+    with GatewayDevice(gateway.address, "bridge", "lamp", "mute") as bridge:
+        bridge.site.more["/dev0/3/0"] = Message(code=Code.CONTENT, payload=OBJECT, content_format=11542)
+        bridge.site.more["/dev1/3/0"] = Message(code=Code.NOT_FOUND)
+        bridge.site.more["/3/0"] = Message(code=Code.NOT_FOUND)
+        bridge.join()
+        for ep in ("bridge", "bridge/lamp", "bridge/mute"):
+            _wait_told(gateway, ep, 1)
+    place = ("--gateway", gateway.id, "--kafka", gateway.cluster.bootstrap)
+    shown = CliRunner().invoke(app, ["devices", *place, "--output", "json"])
+    assert shown.exit_code == 0, shown.output
+    facts = ("behind", "manufacturer", "model", "serial", "firmware")
+    told = {one["ep"]: tuple(one[fact] for fact in facts) for one in json.loads(shown.stdout)}
+    assert told["bridge/lamp"] == ("bridge", "ACME", "M1", None, "1.0.7")
+    assert told["bridge/mute"] == ("bridge", None, None, None, None)
+    assert told["bridge"] == (None, None, None, None, None)
+    for words, is_wide in ((["devices", *place], False), (["devices", *place, "--wide"], True)):
+        table = CliRunner().invoke(app, words, env={"COLUMNS": "250"})
+        (line,) = (one for one in table.stdout.splitlines() if "bridge/lamp" in one)
+        assert ("ACME" in line, "M1" in line, "1.0.7" in line) == (is_wide,) * 3
+    one = CliRunner().invoke(app, ["device", "bridge/lamp", *place], env={"COLUMNS": "250"})
+    assert "firmware" in one.stdout and "1.0.7" in one.stdout
 
 
 def test_a_device_that_is_asleep_is_read_at_its_next_update(gateway: Gateway) -> None:
