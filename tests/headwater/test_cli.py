@@ -121,7 +121,12 @@ def test_help_of_every_command_has_an_example(command: str) -> None:
 
 
 def test_gateway_says_what_keys_its_options_need() -> None:
-    for option in (["--no-insecure"], ["--coaps", "127.0.0.1:5684"], ["--make-credentials"]):
+    for option in (
+        ["--no-insecure"],
+        ["--coaps", "127.0.0.1:5684"],
+        ["--make-credentials"],
+        ["--import-credentials", "devices.csv"],
+    ):
         result = run("gateway", "--id", "g", *option)
         assert result.exit_code == Exit.USAGE
         assert "--credentials FILE" in result.output

@@ -242,6 +242,8 @@ def test_command_of_a_service_is_one_that_headwater_takes(name: str, monkeypatch
 
 #: What is added to a gateway's stack where its devices have certificates, or it is given credentials beforehand.
 ADDED = sorted(path.stem for path in (FOLDER / "gateway").glob("*.yml"))
+#: What it needs beside what every gateway does.
+HASHES = {f"{word}_HASH": "0123456789ab" for word in ("COAPS_CERT", "COAPS_KEY", "COAPS_CA", "CREDENTIALS")}
 
 
 @pytest.mark.parametrize("name", ADDED)
@@ -265,10 +267,9 @@ def test_what_is_added_to_a_gateway_gives_its_service_secrets_and_where_they_are
 def test_gateway_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[GatewaySettings] = []
     monkeypatch.setattr(lean, "start", lambda process, settings: started.append(settings))
-    hashes = {f"{word}_HASH": "0123456789ab" for word in ("COAPS_CERT", "COAPS_KEY", "COAPS_CA", "CREDENTIALS")}
     whole = merge(read(FOLDER / "gateway.yml"), *(read(FOLDER / "gateway" / f"{one}.yml") for one in ADDED))
     given = {"OBSERVE": "/3303/*/5700 /3304/*/5700", "READ_ON_REGISTER": "/3/0 /1/*/1", "COAPS_CERT_SESSIONS": "200"}
-    service = _interpolated(whole, GIVEN | hashes | given)["services"]["gateway"]
+    service = _interpolated(whole, GIVEN | HASHES | given)["services"]["gateway"]
     words = [word for word in service["command"] if not word.startswith("--kafka-tls=")]
     done = CliRunner().invoke(app, words, env=service["environment"])
     assert done.exit_code == 0, done.output
@@ -337,10 +338,7 @@ def test_missing_variable_is_told_and_not_guessed(stack: str) -> None:
         _interpolated(read(FOLDER / f"{stack}.yml"), {})
 
 
-@pytest.mark.swarm
-@pytest.mark.parametrize("profile", PROFILES)
-@pytest.mark.parametrize("stack", FILES)
-def test_docker_reads_every_stack_with_every_profile_as_the_deployment_does(stack: str, profile: str) -> None:
+def _docker_that_shows_stacks() -> str:
     if shutil.which("docker") is None:
         need_docker("what Docker makes of a stack")
     docker = shutil.which("docker")
@@ -350,6 +348,38 @@ def test_docker_reads_every_stack_with_every_profile_as_the_deployment_does(stac
         pytest.skip(
             "this Docker is older than 25 and can read a stack only while it deploys it, as the fleet's test does"
         )
+    return docker
+
+
+@pytest.mark.swarm
+def test_docker_puts_a_gateway_and_what_is_added_to_it_together_as_the_deployment_does() -> None:
+    docker = _docker_that_shows_stacks()
+    import yaml
+
+    files = [FOLDER / "gateway.yml", *(FOLDER / "gateway" / f"{one}.yml" for one in ADDED)]
+    variables = GIVEN | HASHES
+    done = subprocess.run(
+        [docker, "stack", "config", *(f"--compose-file={one}" for one in files)],
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = yaml.safe_load(done.stdout)["services"]["gateway"]
+    mine = _interpolated(merge(*map(read, files)), variables)["services"]["gateway"]
+    assert told["environment"] == mine["environment"]
+    assert {one["source"]: one["target"] for one in told["secrets"]} == {
+        one["source"]: one["target"] for one in mine["secrets"]
+    }
+
+
+@pytest.mark.swarm
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("stack", FILES)
+def test_docker_reads_every_stack_with_every_profile_as_the_deployment_does(stack: str, profile: str) -> None:
+    docker = _docker_that_shows_stacks()
     file = FOLDER / f"{stack}.yml"
     variables = GIVEN | settings(FOLDER / "settings" / f"{profile}.env")
     # As docs/deploy.md says it: a shell reads the settings, and nothing else is told.
