@@ -79,6 +79,11 @@ def describe_dtls(metrics: GatewayMetrics, line: SecureLine, access: Access) -> 
             "dtls_certificate_sessions", "DTLS sessions with certificates.", lambda: certificates.open_sessions
         )
         metrics.gauge(
+            "dtls_certificate_sessions_resumable",
+            "Sessions with certificates that are kept to be resumed.",
+            lambda: certificates.resumable_sessions,
+        )
+        metrics.gauge(
             "dtls_certificate_handshakes_open",
             "Handshakes with certificates that are under way.",
             lambda: certificates.open_handshakes,

@@ -32,6 +32,7 @@ class CertificateDevice(RawDevice):
             AssertionError: there was no session after ``patience`` seconds, or an alert came.
         """
         self._holder, self._authority = holder, authority
+        self._context = self._made()
         self._line: SSL.Connection | None = None
         self._is_up = False
         self.alerts: list[str] = []
@@ -42,8 +43,7 @@ class CertificateDevice(RawDevice):
             self.close()
             raise
 
-    def connect(self, *, patience: float = 30.0) -> None:
-        """Make a session, also in place of one that is there."""
+    def _made(self) -> SSL.Context:
         context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
         context.set_min_proto_version(_DTLS_1_2)
         context.set_max_proto_version(_DTLS_1_2)
@@ -55,9 +55,20 @@ class CertificateDevice(RawDevice):
         assert store is not None
         store.add_cert(crypto.X509.from_cryptography(self._authority.certificate))
         context.set_verify(SSL.VERIFY_PEER, lambda *given: bool(given[-1]))
-        line = SSL.Connection(context, None)
+        return context
+
+    def connect(self, *, patience: float = 30.0, resumes: bool = False) -> None:
+        """Make a session, also in place of one that is there; with ``resumes`` go on with that, if the gateway does."""
+        line = SSL.Connection(self._context, None)
         line.set_connect_state()
         line.set_ciphertext_mtu(1200)
+        if resumes:
+            assert self._line is not None
+            session = self._line.get_session()
+            assert session is not None
+            line.set_session(session)
+            # OpenSSL resumes none that ends unsaid.
+            self._line.set_shutdown(SSL.SENT_SHUTDOWN)
         end = time.monotonic() + patience
         with self._changed:
             self._line, self._is_up, self.alerts = line, False, []

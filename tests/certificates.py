@@ -77,14 +77,22 @@ def issue(
     return Holder(made.sign(key if signer is None else signer.key, hashes.SHA256()), key)
 
 
-def dtls_client(holder: Holder) -> SSL.Connection:
-    """OpenSSL's client with this certificate, in memory: it believes every server, and has said nothing yet."""
-    context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
-    context.set_options(SSL.OP_NO_QUERY_MTU)
-    context.set_cipher_list(b"ECDHE-ECDSA-AES128-CCM8:@SECLEVEL=0")
-    context.use_certificate(holder.certificate)
-    context.use_privatekey(holder.key)
+def dtls_client(holder: Holder, before: SSL.Connection | None = None) -> SSL.Connection:
+    """OpenSSL's client with this certificate, in memory: it believes every server, and has said nothing yet. It resumes
+    the session of ``before``, which was made here too."""
+    if before is None:
+        context = SSL.Context(SSL.DTLS_CLIENT_METHOD)
+        context.set_options(SSL.OP_NO_QUERY_MTU)
+        context.set_cipher_list(b"ECDHE-ECDSA-AES128-CCM8:@SECLEVEL=0")
+        context.use_certificate(holder.certificate)
+        context.use_privatekey(holder.key)
+    else:
+        context = before.get_context()
     made = SSL.Connection(context, None)
     made.set_connect_state()
     made.set_ciphertext_mtu(1200)
+    if before is not None:
+        session = before.get_session()
+        assert session is not None
+        made.set_session(session)
     return made

@@ -11,20 +11,43 @@ if TYPE_CHECKING:
     from OpenSSL import SSL
 
     from gateway.dtls_certificates.looking import Look
+    from gateway.dtls_certificates.resumption import Resumable
 
 
 class Attempt:
-    """One handshake, after its cookie. Times are seconds of the owner's clock."""
+    """One handshake, after its cookie. Times are seconds of the owner's clock.
 
-    __slots__ = ("address", "client_random", "connection", "deadline", "expires", "look")
+    ``session_id`` is that of the session to come, empty if it cannot be resumed; ``resumed`` the one before, if this
+    handshake is abbreviated.
+    """
+
+    __slots__ = (
+        "address",
+        "client_random",
+        "connection",
+        "deadline",
+        "expires",
+        "look",
+        "resumed",
+        "session_id",
+    )
 
     def __init__(
-        self, address: Address, client_random: bytes, connection: SSL.Connection, look: Look, expires: float
+        self,
+        address: Address,
+        client_random: bytes,
+        connection: SSL.Connection,
+        look: Look,
+        session_id: bytes,
+        resumed: Resumable | None,
+        expires: float,
     ) -> None:
         self.address = address
         self.client_random = client_random
         self.connection = connection
         self.look = look
+        self.session_id = session_id
+        self.resumed = resumed
         self.expires = expires
         #: When it has to be looked at: OpenSSL says its flight again, or it is given up.
         self.deadline = expires

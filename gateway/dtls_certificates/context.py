@@ -27,6 +27,8 @@ _CIPHERS: Final = b"ECDHE-ECDSA-AES128-CCM8:ECDHE-ECDSA-AES128-GCM-SHA256:@SECLE
 _DTLS_1_2: Final = 0xFEFD
 #: Certificates between a device's own and its anchor.
 _MOST_DEPTH: Final = 4
+#: Of whose sessions OpenSSL keeps some; it wants a name where certificates are asked for.
+_SESSIONS_OF: Final = b"headwater"
 
 
 class ServerCertificate:
@@ -47,36 +49,70 @@ class ServerCertificate:
 
 
 class CertificateContext:
-    """Makes OpenSSL's connections, each of which trusts the anchors of the moment in which it was made."""
+    """Makes OpenSSL's connections, and says whom they trust.
 
-    def __init__(self, own: ServerCertificate, admits: Callable[[Proof], bool]) -> None:
-        """``admits`` says whether the store knows a proof; it neither raises nor blocks."""
+    pyOpenSSL lets nobody change a context that has made a connection; so there is another one where sessions shall not
+    be kept, and a new one when a signer is believed no more.
+    """
+
+    def __init__(self, own: ServerCertificate, admits: Callable[[Proof], bool], resumable_for: int = 86_400) -> None:
+        """``admits`` says whether the store knows a proof; it neither raises nor blocks. ``resumable_for`` seconds
+        OpenSSL keeps a session."""
         self._own = own
         self._admits = admits
+        self._resumable_for = resumable_for
         self._authorities = frozenset(map(digest_of, own.authorities))
-        self._context = self._made(())
+        self._anchors: dict[str, x509.Certificate] = {}
+        self._stores: list[crypto.X509Store] = []
+        self.renew()
 
-    def trust(self, anchors: Iterable[bytes]) -> None:
+    @property
+    def current(self) -> SSL.Context:
+        """The one that `begin` takes."""
+        return self._current
+
+    def renew(self) -> None:
+        """Keep the sessions to come apart from those before."""
+        self._stores = []
+        self._current, self._keeping_none = self._made(SSL.SESS_CACHE_SERVER), self._made(SSL.SESS_CACHE_OFF)
+
+    def trust(self, anchors: Iterable[bytes]) -> bool:
         """Believe from now on what these certificates (DER) signed, and the authorities; one that cannot be read signs
-        nothing."""
-        self._context = self._made(anchors)
+        nothing. True if one of before is gone: the sessions to come are kept apart then."""
+        now = {digest_of(one): one for one in _readable(anchors)}
+        before, self._anchors = self._anchors, now
+        if before.keys() - now.keys():
+            self.renew()
+            return True
+        for digest in now.keys() - before.keys() - self._authorities:
+            for store in self._stores:
+                store.add_cert(crypto.X509.from_cryptography(now[digest]))
+        return False
 
-    def begin(self) -> tuple[SSL.Connection, Look]:
-        """A server's connection with nothing in it, and the look at the certificates that it will get."""
-        connection = SSL.Connection(self._context, None)
+    def begin(self, context: SSL.Context | None = None) -> tuple[SSL.Connection, Look]:
+        """A server's connection with nothing in it, and the look at the certificates that it will get. By ``context``
+        it resumes what that one has kept."""
+        connection = SSL.Connection(context or self._current, None)
         look = Look(self._authorities, self._admits)
         connection.set_app_data(look)
         connection.set_accept_state()
         connection.set_ciphertext_mtu(MTU)
         return connection, look
 
-    def _made(self, anchors: Iterable[bytes]) -> SSL.Context:
+    def begin_whole(self) -> tuple[SSL.Connection, Look]:
+        """As `begin`; but it resumes nothing, and cannot be resumed."""
+        return self.begin(self._keeping_none)
+
+    def _made(self, kept: int) -> SSL.Context:
         context = SSL.Context(SSL.DTLS_SERVER_METHOD)
         context.set_min_proto_version(_DTLS_1_2)
         context.set_max_proto_version(_DTLS_1_2)
+        # A ticket has the device's certificate in it: a ClientHello with one is longer than the handshake that it
+        # saves, and where it has to be cut in pieces, no server takes it before the cookie.
         context.set_options(SSL.OP_NO_QUERY_MTU | SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
-        # A session that is resumed would not look at the certificate again.
-        context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        context.set_session_cache_mode(kept)
+        context.set_session_id(_SESSIONS_OF)
+        context.set_timeout(self._resumable_for)
         context.set_cipher_list(_CIPHERS)
         context.use_certificate(self._own.chain[0])
         for signer in self._own.chain[1:]:
@@ -86,8 +122,9 @@ class CertificateContext:
         assert store is not None
         # An anchor need not be a root: LwM2M's usage 2 may name any signer.
         store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
-        for one in {digest_of(one): one for one in (*self._own.authorities, *_readable(anchors))}.values():
+        for one in {**{digest_of(one): one for one in self._own.authorities}, **self._anchors}.values():
             store.add_cert(crypto.X509.from_cryptography(one))
+        self._stores.append(store)
         context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _look)
         context.set_verify_depth(_MOST_DEPTH)
         # The cookie was checked before there was a connection (`gateway.dtls_certificates.server`).

@@ -12,6 +12,9 @@ from gateway.dtls.records import MOST_TOGETHER, ContentType, Malformed
 HEADER: Final = 13
 #: The longest datagram of a handshake: it fits into IPv6's smallest MTU of 1,280 bytes.
 MTU: Final = 1200
+#: Where a ServerHello has the length of its session id: behind the headers of record and message, version and random.
+_SESSION_ID: Final = HEADER + 12 + 2 + 32
+_HANDSHAKE, _SERVER_HELLO = bytes((ContentType.HANDSHAKE,)), bytes((HandshakeType.SERVER_HELLO,))
 _TYPES: Final = frozenset(
     {
         ContentType.CHANGE_CIPHER_SPEC,
@@ -72,3 +75,10 @@ def is_client_hello(record: bytes) -> bool:
         and record[3:5] == b"\0\0"
         and record[HEADER] == HandshakeType.CLIENT_HELLO
     )
+
+
+def session_id(stream: bytes) -> bytes:
+    """That of the ServerHello that OpenSSL's flight begins with (RFC 5246 section 7.4.1.3); empty if there is none."""
+    if stream[:1] != _HANDSHAKE or stream[HEADER : HEADER + 1] != _SERVER_HELLO:
+        return b""
+    return stream[_SESSION_ID + 1 : _SESSION_ID + 1 + stream[_SESSION_ID]]

@@ -2,8 +2,9 @@
 
 Follows RFC 6347 in the profile of RFC 7925 section 4.4. OpenSSL makes the handshakes and keeps the sessions; cookies
 are ours, so that there is no connection before one came back, and bounds and times are too. A session is known by its
-address: OpenSSL has no Connection ID. Whatever comes in, `receive` does not raise. It never opens a socket or logs;
-OpenSSL itself looks at the clock, for dates and for when to say a flight again.
+address: OpenSSL has no Connection ID. Who comes from another one resumes it (`gateway.dtls_certificates.greeting`).
+Whatever comes in, `receive` does not raise. It never opens a socket or logs; OpenSSL itself looks at the clock, for
+dates and for when to say a flight again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gateway.dtls.session import Address
 from gateway.dtls_certificates.attempts import Attempt, Attempts
 from gateway.dtls_certificates.context import CertificateContext
 from gateway.dtls_certificates.datagrams import HEADER, datagrams, is_client_hello, records
+from gateway.dtls_certificates.greeting import Greeter
 from gateway.dtls_certificates.saying import farewell, said
 from gateway.dtls_certificates.session import CertificateEvent, CertificateSession
 from gateway.dtls_certificates.settings import Settings
@@ -49,7 +51,6 @@ class CertificateServer:
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """``admits`` says whether the store knows a proof; ``wall`` is the time in UTC, for certificates."""
-        self._context = context
         self._admits = admits
         self._settings = settings or Settings()
         self._wall = wall
@@ -61,6 +62,7 @@ class CertificateServer:
         self._soonest = float("inf")
         #: What was received and came to nothing, by reason.
         self.dropped: Counter[str] = Counter()
+        self._greeter = Greeter(context, admits, self._settings, wall, self.dropped)
 
     @property
     def open_sessions(self) -> int:
@@ -71,6 +73,11 @@ class CertificateServer:
     def open_handshakes(self) -> int:
         """How many handshakes have shown a cookie and are not done."""
         return len(self._attempts)
+
+    @property
+    def resumable_sessions(self) -> int:
+        """How many sessions OpenSSL keeps to be resumed."""
+        return self._greeter.kept
 
     def has(self, address: Address) -> bool:
         """True if there is a session or a handshake with that address."""
@@ -126,7 +133,7 @@ class CertificateServer:
 
     def trust(self, anchors: Sequence[bytes]) -> None:
         """Believe in handshakes that begin from now on what these certificates (DER) signed."""
-        self._context.trust(anchors)
+        self._greeter.trust(anchors)
 
     def revoke(self, is_revoked: Callable[[str], bool]) -> list[tuple[CertificateSession, Send]]:
         """End the sessions of identities that are no longer good."""
@@ -192,16 +199,10 @@ class CertificateServer:
     def _begin(
         self, record: bytes, hello: ClientHello, address: Address, now: float, events: list[CertificateEvent]
     ) -> None:
-        connection, look = self._context.begin()
-        connection.bio_write(record)
-        try:
-            # It takes the message's number for the second of its client's, and ours go on from there.
-            connection.DTLSv1_listen()
-        except SSL.Error as exc:
-            raise Malformed("ClientHello that OpenSSL does not take") from exc
-        attempt = Attempt(address, hello.random, connection, look, now + self._settings.handshake_for)
+        attempt, flight = self._greeter.begin(record, hello, address, now)
         if not self._attempts.add(attempt):
             self.dropped["handshake evicted"] += 1
+        events.extend(Send(one, address) for one in datagrams(flight))
         self._go_on(attempt, now, events)
 
     def _take(self, record: bytes, address: Address, now: float, events: list[CertificateEvent]) -> None:
@@ -258,7 +259,11 @@ class CertificateServer:
     # Sessions
 
     def _establish(self, attempt: Attempt, now: float, events: list[CertificateEvent]) -> None:
-        proof, expires = attempt.look.proof, attempt.look.expires
+        if attempt.resumed is None:
+            proof, expires = attempt.look.proof, attempt.look.expires
+            self._make_room(self._greeter.keep(attempt, now), events)
+        else:
+            proof, expires = attempt.resumed.proof, attempt.resumed.expires
         # It may have been revoked since the certificate was looked at.
         if proof is None or expires is None or not self._admits(proof):
             events.append(Send(farewell(attempt.connection), attempt.address))
@@ -277,11 +282,20 @@ class CertificateServer:
         if len(self._sessions) > self._settings.most_sessions:
             longest_silent = next(iter(self._sessions.values()))
             self._end(longest_silent, Ending.EVICTED, events)
-        events.append(Established(session, resumed=False))
+        events.append(Established(session, resumed=attempt.resumed is not None))
+
+    def _make_room(self, context: SSL.Context | None, events: list[CertificateEvent]) -> None:
+        """End the sessions by a ``context``: each holds it, and with it all that it keeps to be resumed."""
+        if context is not None:
+            for session in [one for one in self._sessions.values() if one.connection.get_context() is context]:
+                self._end(session, Ending.EVICTED, events)
 
     def _end(self, session: CertificateSession, ending: Ending, events: list[CertificateEvent]) -> None:
         if ending in _TOLD:
             events.append(Send(farewell(session.connection), session.address))
+        if ending is not Ending.ALERT:
+            # As if it were said: otherwise OpenSSL would resume it no more, which its device may want to.
+            session.connection.set_shutdown(SSL.SENT_SHUTDOWN | SSL.RECEIVED_SHUTDOWN)
         self._forget(session)
         events.append(Closed(session, ending))
 
