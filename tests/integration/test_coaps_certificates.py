@@ -13,7 +13,7 @@ import pytest
 from aiocoap.numbers.codes import Code
 
 from connectors.kafka import Cluster
-from schemas.avro.records import RegistrationKind, RegistrationNew, RequestKind, ResponseCode
+from schemas.avro.records import RegistrationKind, RegistrationNew, RegistrationUpdate, RequestKind, ResponseCode
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import X509, CertificateUsage, Psk
 from security.credentials.sqlite import SqliteCredentials
@@ -242,6 +242,68 @@ def test_device_goes_on_after_a_restart_and_after_a_renewal(kafka: Cluster, plan
             device.update("lt=700")
             gateway.request("kiln-1", "t-kiln-2", RequestKind.READ, "/3303/0/5700")
             assert gateway.reply("t-kiln-2").rep.code is ResponseCode.CONTENT
+
+
+def _port_of(gateway: Gateway, ep: str) -> int:
+    """As the last update has it; 0 before the first."""
+    body = gateway.registrations(ep)[-1].body
+    return body.port if isinstance(body, RegistrationUpdate) else 0
+
+
+def _handshakes(gateway: Gateway, kind: str) -> float:
+    return gateway.metric("dtls_handshakes_total", kind=kind)
+
+
+def test_device_whose_address_changes_resumes_its_session_and_goes_on(gateway: Gateway, plant: Plant) -> None:
+    holder = issue("valve-1")
+    plant.add("valve-1", holder)
+    with CertificateDevice(gateway.secure_address, "valve-1", holder, plant.authority) as device:
+        device.register()
+        device.wait_observed(TEMPERATURE)
+        assert device.tell(TEMPERATURE, 2, 20.5)
+        number, asked = 2, len(device.requests)
+        for turn, word in enumerate(("Update", "Notify", "nothing")):
+            device.move()
+            # Nobody is told by a record whose session has another address, as RFC 6347 section 4.1.2.7 has it.
+            silent = gateway.metric("dtls_dropped_total", reason="no session")
+            heard = list(device.requests), dict(device.acknowledged), list(device.alerts)
+            device.notify(TEMPERATURE, number + 1, -1.0)
+            until("the drop", lambda before=silent: gateway.metric("dtls_dropped_total", reason="no session") > before)  # type: ignore[misc]
+            assert heard == (device.requests, dict(device.acknowledged), device.alerts)
+            before = _handshakes(gateway, "whole"), _handshakes(gateway, "resumed")
+            device.connect(resumes=True)
+            assert (_handshakes(gateway, "whole"), _handshakes(gateway, "resumed")) == (before[0], before[1] + 1)
+            if word == "Update":
+                device.update()
+                until("its new address", lambda: _port_of(gateway, "valve-1") == device.port)
+            elif word == "Notify":
+                # With the token and the registration of before.
+                number += 2
+                value = 30.0 + turn
+                assert device.tell(TEMPERATURE, number, value)
+                until("its value", lambda wanted=value: gateway.values("valve-1", TEMPERATURE)[-1] == wanted)  # type: ignore[misc]
+            ticket = f"t-valve-{turn}"
+            gateway.request("valve-1", ticket, RequestKind.READ, "/3303/0/5700")
+            assert gateway.reply(ticket).rep.code is ResponseCode.CONTENT
+        # Nothing was asked again but what was to be read.
+        assert len(device.requests) == asked + 3
+        assert -1.0 not in gateway.values("valve-1", TEMPERATURE)
+        assert gateway.metric("dtls_certificate_sessions_resumable") >= 1
+        assert [one.kind for one in gateway.registrations("valve-1")].count(RegistrationKind.NEW) == 1
+
+
+def test_removed_certificate_is_not_resumed(gateway: Gateway, plant: Plant) -> None:
+    holder = issue("valve-2")
+    made = plant.add("valve-2", holder)
+    with CertificateDevice(gateway.secure_address, "valve-2", holder, plant.authority) as device:
+        device.register()
+        device.move()
+        assert plant.store.remove([made.id])
+        refused = gateway.metric("dtls_certificate_dropped_total", reason="resumption refused")
+        with pytest.raises(AssertionError, match="unknown ca"):
+            device.connect(resumes=True)
+        assert gateway.metric("dtls_certificate_dropped_total", reason="resumption refused") == refused + 1
+        until("it is gone", lambda: gateway.registrations("valve-2")[-1].kind is RegistrationKind.DELETE)
 
 
 def test_gateway_without_a_usable_certificate_says_why(kafka: Cluster, plant: Plant, tmp_path: Path) -> None:
