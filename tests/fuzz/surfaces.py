@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path as FilePath
 
 from gateway.coap.message import Malformed, parse, parse_any_size
@@ -229,11 +230,9 @@ _FORMATS = {
 }
 
 
-def _session(name: str) -> Callable[[], Surface]:
+def _of(module: str, name: str) -> Callable[[], Surface]:
     def made() -> Surface:
-        from tests.fuzz import sessions
-
-        surface: Surface = getattr(sessions, name)()
+        surface: Surface = getattr(import_module(f"tests.fuzz.{module}"), name)()
         return surface
 
     return made
@@ -263,8 +262,10 @@ def _pure() -> dict[str, Callable[[], Surface]]:
 #: Each is made once in a process, when it is wanted.
 SURFACES: Mapping[str, Callable[[], Surface]] = {
     **_pure(),
-    "notifications": _session("notifications"),
-    "dtls-keys": _session("keys"),
-    "dtls-client": _session("client"),
-    "dtls-certificates": _session("certificates"),
+    "notifications": _of("sessions", "notifications"),
+    "dtls-keys": _of("sessions", "keys"),
+    "dtls-client": _of("sessions", "client"),
+    "dtls-certificates": _of("sessions", "certificates"),
+    "oscore": _of("protected", "oscore"),
+    "bootstrap": _of("bootstrapping", "bootstrap"),
 }
