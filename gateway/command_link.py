@@ -9,9 +9,12 @@ from gateway.coap.message import Code
 from gateway.coap.peers import Address
 from gateway.commands import DeviceGone, DeviceMoved, DeviceSentReset, DeviceTimeout
 from gateway.device_link import DeviceLink, to_response
-from gateway.exchange import CoapRequest, CoapResponse, DeviceView
+from gateway.exchange import CoapRequest, CoapResponse, DeviceView, RefusedRequest
+from gateway.file_push import push_options
+from gateway.files import Files
 from gateway.observing import Observing
 from gateway.registry import Device, Registry
+from schemas.avro.records import ResponseCode
 from schemas.lwm2m.path import Path
 
 
@@ -23,12 +26,14 @@ class CommandLink:
         registry: Registry,
         link: DeviceLink,
         observing: Callable[[], Observing],
+        files: Files,
         clock: Callable[[], float],
         reshaped: Callable[[Device], None],
     ) -> None:
         self._registry = registry
         self._link = link
         self._observing = observing
+        self._files = files
         self._clock = clock
         self._reshaped = reshaped
 
@@ -57,6 +62,9 @@ class CommandLink:
         if device is not None:
             self._link.send_again(device.address)
 
+    def files(self, ep: str) -> str:
+        return self._files.base(self._device(ep).address)
+
     def _device(self, ep: str) -> Device:
         device = self._registry.device(ep)
         if device is None:
@@ -65,6 +73,13 @@ class CommandLink:
 
     async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
         device = self._device(ep)
+        if request.file is not None and not self._files.has(request.file):
+            raise RefusedRequest(
+                f"the file {request.file} is not at this gateway (yet); it comes by the topic of its files",
+                ResponseCode.PRECONDITION_FAILED,
+            )
+        if request.file is not None and request.pushes:
+            return await self._push(device, request.file, request, timeout)
         address = device.address
         try:
             message = await self._link.send(address, request, timeout=timeout)
@@ -73,6 +88,24 @@ class CommandLink:
         if message.code in (Code.CREATED, Code.DELETED):
             self._reshaped(device)
         return to_response(message)
+
+    async def _push(self, device: Device, sha256: str, request: CoapRequest, timeout: float) -> CoapResponse:
+        ep = device.ep
+        try:
+            return to_response(
+                await self._files.push.send(
+                    ep,
+                    lambda: self._device(ep).address,
+                    push_options(request.uri_path),
+                    sha256,
+                    patient=not device.peer.queue,
+                    timeout=timeout,
+                )
+            )
+        except WasReset as exc:
+            raise DeviceSentReset(str(exc)) from exc
+        except ExchangeError as exc:
+            raise DeviceTimeout(str(exc)) from exc
 
     async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
         device = self._device(ep)

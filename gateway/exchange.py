@@ -46,6 +46,9 @@ class CoapRequest:
     payload: bytes = b""
     #: What a composite request reads, observes or stops observing, as its payload says; none lies within another.
     paths: tuple[Path, ...] = ()
+    #: The SHA-256 of the file that must be here for it, and whether that is the payload, in blocks.
+    file: str | None = None
+    pushes: bool = False
     #: False when asking twice may do it twice (execute, create): interrupted, it is answered "outcome unknown".
     repeatable: bool = True
 
@@ -76,6 +79,8 @@ class DeviceView:
     object_versions: Mapping[int, str] = field(default_factory=dict)
     #: What stands in front of its names in a payload, where it is behind a gateway (`schemas.lwm2m.prefixes`).
     prefix: str = ""
+    #: Where it finds the gateway's files: a URI to which the hash of one is added.
+    files: str = ""
 
     @property
     def is_1_0(self) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
@@ -36,7 +36,7 @@ from gateway.exchange import (
 )
 from gateway.operations import build
 from gateway.state import StateError
-from schemas.avro.records import CommandPhase, Request, RequestKind
+from schemas.avro.records import CommandPhase, FileRequest, Request, RequestKind
 from schemas.avro.serde import SerdeError
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
@@ -83,6 +83,9 @@ class DeviceLink(Protocol):
     def queue_mode(self, ep: str) -> bool:
         """True if the device sleeps (binding with Q)."""
 
+    def files(self, ep: str) -> str:
+        """The URI, less the hash, at which the device finds the gateway's files. Raises DeviceGone."""
+
     def awake(self, ep: str) -> bool:
         """True if the device can be reached now: not in queue mode, or heard of within the awake window."""
 
@@ -120,6 +123,8 @@ class Limits:
     answer: float = 93.0
     #: How long at least, where it expires sooner.
     shortest_answer: float = 5.0
+    #: How long a file may take to be sent when its request has no ``expires``.
+    push: float = 3_600.0
     #: How long a command waits for a sleeping device when it has no ``expires``.
     longest_wait: float = 86_400.0
     #: How long an answered request is known.
@@ -415,9 +420,13 @@ class Lanes:
         request = command.request or request_in(command.raw)
         command.request = request
         try:
+            if isinstance(request.payload.body, FileRequest):
+                view = replace(view, files=self._link.files(command.ep))
             coap = build(request, view, self._definitions)
         except RefusedRequest as exc:
             return exc.refused
+        except DeviceGone:
+            return NotRegistered()
         if not coap.repeatable:
             try:
                 async with asyncio.timeout(self._limits.answer):
@@ -488,6 +497,9 @@ class Lanes:
             case RequestKind.OBSERVE_CANCEL | RequestKind.OBSERVE_COMPOSITE_CANCEL:
                 return await self._link.cancel(request.ep, Path.parse(request.payload.path), coap, timeout)
             case _:
+                if coap.pushes:
+                    until = self._limits.push if request.expires is None else (request.expires - self._now_ms()) / 1000
+                    timeout = max(timeout, until)
                 return await self._link.request(request.ep, coap, timeout)
 
     def _wait(self, command: Command, lane: _Lane) -> None:

@@ -154,6 +154,17 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
         "stage",
         lambda: {"command": commands.undecodable, "gateway:decode": plain.dropped["undecodable payload"]},
     )
+    files = parts.files
+    metrics.gauge("files", "Files for devices that are here.", lambda: len(files.cache))
+    metrics.gauge("files_bytes", "Their bytes.", lambda: files.cache.size)
+    metrics.gauge("file_requests_waiting", "Blocks that wait for their turn.", lambda: files.server.waiting)
+    metrics.counter("files_completed", "Files for devices that came whole.", lambda: files.cache.completed)
+    metrics.counters("files_dropped", "Files, or pieces, that were dropped.", "reason", lambda: files.dropped)
+    metrics.counter("file_blocks", "Blocks of files that devices fetched.", lambda: files.server.blocks)
+    metrics.counter("file_bytes", "Their bytes.", lambda: files.server.sent_bytes)
+    metrics.counters(
+        "file_requests_refused", "Requests for files that got none.", "reason", lambda: files.server.refused
+    )
     metrics.counter("datagrams", "Datagrams received.", lambda: endpoint.received)
     metrics.counters("datagrams_dropped", "Datagrams dropped.", "reason", lambda: endpoint.dropped_datagrams)
     metrics.counter("records", "Records handed to the producer.", lambda: uplink.sent)

@@ -52,7 +52,7 @@ from schemas.avro.records import (
 from schemas.lwm2m import composite, formats, prefixes
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
-from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource
+from schemas.lwm2m.nodes import Instance, MultipleResource, Node, Object, Resource, ResourceType
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import MAX_ID, Path, PathError
 
@@ -158,7 +158,23 @@ def _write_attributes(asked: _Asked) -> CoapRequest:
     return asked.to(uri_query=written_attributes(spec, asked.path, asked.device, asked.definitions))
 
 
+def _write_file(asked: _Asked, file: FileRequest) -> CoapRequest:
+    """Its bytes to a resource that takes them (push), or where the device fetches it to one that takes a URI (pull)."""
+    if asked.path.depth != 3:
+        raise RefusedRequest(f"a file is the value of a resource, and {asked.path} is {_LEVELS[asked.path.depth]}")
+    known = asked.definitions.resource(asked.path)
+    if known is not None and known.type is ResourceType.STRING:
+        node = Resource(path=asked.path, type=ResourceType.STRING, value=asked.device.files + file.sha256)
+        content_format, payload = _encoded(asked, node)
+        return asked.to(content_format=content_format, payload=payload, file=file.sha256)
+    if known is not None and known.type is not ResourceType.OPAQUE:
+        raise RefusedRequest(f"{asked.path} takes neither the bytes of a file nor a URI")
+    return asked.to(content_format=ContentFormat.OPAQUE, file=file.sha256, pushes=True)
+
+
 def _write(asked: _Asked) -> CoapRequest:
+    if isinstance(asked.body, FileRequest):
+        return _write_file(asked, asked.body)
     body: WriteRequest = asked.body
     node = _fit(body.node, asked.path, body.mode)
     content_format, payload = _encoded(asked, node)
@@ -335,9 +351,8 @@ def build(request: Request, device: DeviceView, definitions: Definitions) -> Coa
         raise RefusedRequest(f"{path}: the id {MAX_ID} is reserved")
     if path.depth == 4 and device.is_1_0:
         raise RefusedRequest(f"{device.ep} speaks LwM2M 1.0, in which a resource instance like {path} is no target")
-    if isinstance(payload.body, FileRequest):
-        raise RefusedRequest(f"the value for {path} is to be a file, and this gateway has no files yet")
-    if operation.body is not None and not isinstance(payload.body, operation.body):
+    a_file = payload.kind is RequestKind.WRITE and isinstance(payload.body, FileRequest)
+    if operation.body is not None and not a_file and not isinstance(payload.body, operation.body):
         raise RefusedRequest(f"{payload.kind.value} needs a body of type Avro{operation.body.__name__}")
     return operation.make(
         _Asked(

@@ -17,11 +17,12 @@ from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.incoming import Incoming
-from gateway.coap.peers import Address
+from gateway.coap.peers import Address, SecurePeer
 from gateway.command_link import CommandLink
 from gateway.commands import Commands
 from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
+from gateway.files import Files
 from gateway.first_reads import FirstReads
 from gateway.notifications import Notifications
 from gateway.observations import ObservationTable
@@ -87,12 +88,14 @@ class Parts:
             behind=lambda device: self.behind.by_prefix(device),
             wall_ms=wall_ms,
         )
+        self.files = Files(settings, endpoint, uplink.topics.files, known=self.reachable, clock=time.monotonic)
         aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
         device_link = DeviceLink(endpoint, aiocoap_link)
         command_link = CommandLink(
             self.registry,
             device_link,
             lambda: self.observing,
+            self.files,
             time.monotonic,
             lambda device: self.behind.reshaped(device),
         )
@@ -158,7 +161,7 @@ class Parts:
     # Handler
 
     def request(self, incoming: Incoming) -> bool:
-        return self.registrations.request(incoming) or self.sends.request(incoming)
+        return self.registrations.request(incoming) or self.sends.request(incoming) or self.files.request(incoming)
 
     def reset(self, address: Address, mid: int) -> None:
         """An RST to nothing that is open: nothing of ours goes without an exchange."""
@@ -179,6 +182,10 @@ class Parts:
 
     def verified(self, address: Address) -> bool:
         return self.registry.at(address) is not None
+
+    def reachable(self, address: Address) -> bool:
+        """True if the peer may be sent more than it sent: it is registered, or has answered something over DTLS."""
+        return address.proven if isinstance(address, SecurePeer) else self.verified(address)
 
     # Listener of the registrations
 

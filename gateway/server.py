@@ -197,6 +197,7 @@ class Gateway:
                 "devices registered with credentials and cannot be reached without --credentials", devices=keyed
             )
         uplink.reopen()
+        parts.files.start()
         parts.commands.start()
         _log.info(
             "the gateway is ready",
@@ -323,6 +324,7 @@ class Gateway:
             return
         # Replies of what devices have now still go out, so the uplink closes after the commands.
         await parts.commands.stop()
+        await asyncio.to_thread(parts.files.stop)
         parts.uplink.close("the gateway is stopping")
         if not await parts.uplink.drained(_DRAIN_SECONDS):
             _log.warning("not everything under way became durable; devices will send it again")

@@ -61,5 +61,7 @@ class GatewaySettings:
     #: Patterns of what is read of every device that registers.
     read_on_register: tuple[str, ...] = ()
     definitions: Path | None = None
+    #: The host name or address at which devices fetch files; None: the one from which they are answered.
+    file_host: str | None = None
     #: Seconds that a device may take to answer a command.
     command_timeout: float = 93.0

@@ -149,7 +149,8 @@ TOPICS: Mapping[tuple[Role, Side], tuple[_Row, ...]] = {
 }
 #: A person's: what seeing is, and what commanding adds.
 SEEING: tuple[_Row, ...] = ((_UP, (_R,)), (_DOWN, (_D,)))
-COMMANDING: tuple[_Row, ...] = ((_DOWN, (_W,)),)
+#: Who sends a file looks whether it is there already; requests, which may hold keys, are not for reading.
+COMMANDING: tuple[_Row, ...] = ((_DOWN, (_W,)), ((TopicKind.FILES,), (_R,)))
 
 #: Topics that people name themselves, which begin with ``analytics.<gateway>..``.
 _OWN: Mapping[tuple[Role, Side], tuple[Operation, ...]] = {

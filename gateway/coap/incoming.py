@@ -35,6 +35,11 @@ class Incoming:
         """Answer; a confirmable request is acknowledged by it (piggybacked, RFC 7252 section 5.2.1)."""
         self._endpoint.answer(self, code, options or [], payload)
 
+    def reply_once(self, code: int, options: Options, payload: bytes) -> None:
+        """Answer and forget it: the same request, sent again, is worked on anew. For what changes nothing (GET)."""
+        self.reply(code, options, payload)
+        self._endpoint.forget(self)
+
     def busy(self) -> None:
         """Answer 5.03 with Max-Age, and forget the request so that the device may send it again."""
         self.reply(Code.SERVICE_UNAVAILABLE, [(Option.MAX_AGE, uint(BUSY_MAX_AGE))])

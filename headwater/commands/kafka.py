@@ -250,6 +250,8 @@ def create(
         TopicKind.MAXPER30SEC: maxper30sec or partitions,
         TopicKind.COMMANDS: commands,
         TopicKind.DEADLETTER: deadletter,
+        # Its pieces are put together in their order.
+        TopicKind.FILES: None,
     }
     names = Topics(gateway)
     cluster = reach.cluster(kafka, kafka_tls)

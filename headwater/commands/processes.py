@@ -100,6 +100,14 @@ def gateway(
         typer.Option("--read-on-register", metavar="PATTERN", help="Read this of every device that registers: /3/0."),
     ] = None,
     definitions: ModelsOption = None,
+    file_host: Annotated[
+        str | None,
+        typer.Option(
+            "--file-host",
+            metavar="HOST",
+            help="Where devices fetch firmware, if its own address is another to them (NAT, a container).",
+        ),
+    ] = None,
     command_timeout: Annotated[
         float, typer.Option("--command-timeout", metavar="S", min=1, help="How long a device may take to answer.")
     ] = 93.0,
@@ -172,6 +180,7 @@ def gateway(
         observe_by_endpoint=by_endpoint,
         read_on_register=tuple(read_on_register or ()),
         definitions=definitions or FOLDER,
+        file_host=file_host,
         command_timeout=command_timeout,
     )
     lean.start(lean.Process.GATEWAY, settings)

@@ -48,7 +48,8 @@ def family_of(subject: str) -> str | None:
     'iot-key'
 
     A topic that holds records of several schemas (dead letters, joins) has no subject of its values: each record says
-    its schema's id. Dead letters have none of their keys either, which are as they came.
+    its schema's id. Dead letters have none of their keys either, which are as they came; files have none at all, being
+    bytes of their own.
     """
     if subject in SUBJECTS:
         return subject
@@ -59,7 +60,7 @@ def family_of(subject: str) -> str | None:
             except UnknownTopic:
                 return None
             if ending == _KEY:
-                return None if kind is TopicKind.DEADLETTER else FAMILIES[kind].key_subject
+                return None if kind in (TopicKind.DEADLETTER, TopicKind.FILES) else FAMILIES[kind].key_subject
             return FAMILIES[kind].subject
     return None
 

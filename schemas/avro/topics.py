@@ -42,6 +42,7 @@ class TopicKind(Enum):
     MAXPER30SEC = "maxper30sec"
     COMMANDS = "commands"
     DEADLETTER = "deadletter"
+    FILES = "files"
     AGGREGATES = "aggregates"
     STATISTICS = "statistics"
     READINGS = "readings"
@@ -119,6 +120,14 @@ FAMILIES: Mapping[TopicKind, TopicFamily] = {
         prefix="iot",
         suffix="deadletter",
         direction=Direction.UP,
+        partitions=1,
+        subject=None,
+    ),
+    # Images for devices, in pieces (`schemas.files`).
+    TopicKind.FILES: TopicFamily(
+        prefix="iot",
+        suffix="files",
+        direction=Direction.DOWN,
         partitions=1,
         subject=None,
     ),
@@ -209,6 +218,10 @@ class Topics:
     @property
     def deadletter(self) -> str:
         return self.name(TopicKind.DEADLETTER)
+
+    @property
+    def files(self) -> str:
+        return self.name(TopicKind.FILES)
 
     @property
     def uplink(self) -> tuple[str, ...]:

@@ -233,10 +233,26 @@ def test_kind_without_a_row_is_refused() -> None:
         build(request(RequestKind.SEND, "/3"), NEW, DEFINITIONS)
 
 
-def test_a_file_is_refused_while_the_gateway_has_none() -> None:
-    body = FileRequest(sha256="0a" * 32, size=3, name="v2.bin")
-    with pytest.raises(RefusedRequest, match="the value for /5/0/0 is to be a file, and this gateway has no files yet"):
-        build(request(RequestKind.WRITE, "/5/0/0", body), NEW, DEFINITIONS)
+FILE = FileRequest(sha256="0a" * 32, size=3, name="v2.bin")
+
+
+def test_a_file_is_pushed_to_what_takes_bytes_and_told_to_what_takes_a_uri() -> None:
+    device = replace(NEW, files="coap://10.0.0.1:5683/files/")
+    for path in ("/5/0/0", "/9/3/2", "/33333/0/1"):
+        made = build(request(RequestKind.WRITE, path, FILE), device, DEFINITIONS)
+        assert (made.method, made.content_format, made.payload) == (Method.PUT, 42, b"")
+        assert (made.file, made.pushes) == (FILE.sha256, True)
+    for path in ("/5/0/1", "/9/3/3"):
+        asked = request(RequestKind.WRITE, path, FILE, RequestFormat.TEXT_CODE)
+        made = build(asked, device, DEFINITIONS)
+        assert (made.content_format, made.payload) == (0, b"coap://10.0.0.1:5683/files/" + b"0a" * 32)
+        assert (made.file, made.pushes) == (FILE.sha256, False)
+
+
+@pytest.mark.parametrize("path", ["/5/0", "/5/0/3", "/3/0/6/1"])
+def test_a_file_is_not_for_what_takes_no_file(path: str) -> None:
+    with pytest.raises(RefusedRequest, match=f"{path}"):
+        build(request(RequestKind.WRITE, path, FILE), NEW, DEFINITIONS)
 
 
 @pytest.mark.parametrize(("version", "named"), [("1.0", None), ("1.1", None), ("1.1", frozenset({110, 112}))])

@@ -48,8 +48,8 @@ def test_the_subject_of_any_gateways_topic_is_its_familys(subject: str, family: 
 
 def test_the_subjects_of_a_gateway_are_those_of_its_topics() -> None:
     listed = subjects_of("rock64")
-    assert len(set(listed)) == len(listed) == 2 * len(FAMILIES) - 3
-    for kind in set(FAMILIES) - {TopicKind.DEADLETTER, TopicKind.JOINED}:
+    assert len(set(listed)) == len(listed) == 2 * len(FAMILIES) - 5
+    for kind in set(FAMILIES) - {TopicKind.DEADLETTER, TopicKind.JOINED, TopicKind.FILES}:
         assert {f"{Topics('rock64').name(kind)}{part}" for part in ("-key", "-value")} <= set(listed)
 
 

@@ -33,10 +33,11 @@ def test_topics_are_those_of_the_contract() -> None:
         "analytics.rock64.observations.maxper30sec": 2,
         "iot.rock64.commands": 1,
         "iot.rock64.deadletter": 1,
+        "iot.rock64.files": 1,
     }
-    assert topics.downlink == ("iot.rock64.management.req",)
+    assert topics.downlink == ("iot.rock64.management.req", "iot.rock64.files")
     of_jobs = tuple(f"analytics.rock64.{name}" for name in ("aggregates", "statistics", "readings", "alerts", "joined"))
-    assert topics.uplink == (*(name for name in topics.partitions() if name != topics.requests), *of_jobs)
+    assert topics.uplink == (*(name for name in topics.partitions() if name not in topics.downlink), *of_jobs)
     assert topics.requests == "iot.rock64.management.req"
     assert topics.replies == "iot.rock64.management.rep"
     assert topics.registrations == "iot.rock64.registrations"

@@ -1,0 +1,97 @@
+"""Sending a file to the edge: its pieces into ``iot.<gw>.files``, once.
+
+Owns the look whether it is there already. Where the topic's Kafka is the cloud's the replicator carries the pieces; the
+gateway puts them together (`gateway.file_cache`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from cloud.requests import NotSent
+from connectors.kafka import (
+    Cluster,
+    KafkaError,
+    KafkaException,
+    Message,
+    ensure_topics,
+    producer,
+    read_to_end,
+)
+from schemas.avro.topics import FAMILIES, TopicKind, Topics
+from schemas.files import File, NoPiece, describe, piece_of, pieces
+
+#: What Kafka may take for a piece, in seconds.
+_PER_PIECE_S = 5.0
+
+
+def load(path: Path) -> tuple[File, bytes]:
+    """A file of this machine.
+
+    Raises:
+        OSError: it cannot be read.
+        NoPiece: it is empty or too large.
+    """
+    data = path.read_bytes()
+    return describe(data, path.name), data
+
+
+def is_there(cluster: Cluster, gateway: str, file: File) -> bool:
+    """True if the topic holds every piece of the file.
+
+    Raises:
+        Unreachable, KafkaException: Kafka did not answer, or refused.
+    """
+    missing = set(range(file.pieces))
+    for message in read_to_end(cluster, [Topics(gateway).files]):
+        with contextlib.suppress(NoPiece):
+            piece = piece_of(message.key(), message.value(), message.headers())
+            if piece.file.sha256 == file.sha256:
+                missing.discard(piece.number)
+    return not missing
+
+
+def send(cluster: Cluster, gateway: str, file: File, data: bytes, *, again: bool = False) -> bool:
+    """Put the file into the topic if it is not there, or ``again``; returns whether it was put there.
+
+    Raises:
+        Unreachable, KafkaException: Kafka did not answer, or refused.
+        NotSent: Kafka did not confirm all of it; some of it may be there, and to send it again does no harm.
+    """
+    topic = Topics(gateway).files
+    ensure_topics(cluster, {topic: FAMILIES[TopicKind.FILES].partitions})
+    if not again and is_there(cluster, gateway, file):
+        return False
+    failures: list[KafkaError] = []
+    confirmed = 0
+
+    def report(error: KafkaError | None, _: Message) -> None:
+        nonlocal confirmed
+        if error is None:
+            confirmed += 1
+        else:
+            failures.append(error)
+
+    until = time.monotonic() + 10.0 + _PER_PIECE_S * file.pieces
+    client = producer(
+        cluster, message_timeout_ms=int((until - time.monotonic()) * 1000), enable_gapless_guarantee=False
+    )
+    try:
+        for piece in pieces(file, data):
+            client.produce(topic, piece.data, piece.key, 0, headers=piece.headers, on_delivery=report)
+            client.poll(0)
+        while confirmed < file.pieces and not failures and time.monotonic() < until:
+            client.poll(0.1)
+    except (KafkaException, BufferError) as exc:
+        raise NotSent(f"{file.name} was not taken by Kafka at {cluster.bootstrap}: {exc}") from exc
+    finally:
+        client.purge()
+        with contextlib.suppress(KafkaException):
+            client.flush(1.0)
+    if failures:
+        raise NotSent(f"{file.name} was not taken by Kafka at {cluster.bootstrap}: {failures[0].str()}")
+    if confirmed < file.pieces:
+        raise NotSent(f"Kafka at {cluster.bootstrap} did not confirm all of {file.name} in time")
+    return True

@@ -1,0 +1,85 @@
+"""Files for devices: the cache, what fills it, who fetches from it and who is sent to, as one part of the gateway.
+
+Owns where a device finds the gateway's files. `gateway.file_cache`, `gateway.file_intake`, `gateway.file_server` and
+`gateway.file_push` have the rest.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable
+
+from gateway.coap.endpoint import Endpoint
+from gateway.coap.incoming import Incoming
+from gateway.coap.peers import Address, SecurePeer, host_port
+from gateway.file_cache import FileCache
+from gateway.file_intake import FileIntake
+from gateway.file_push import FilePush
+from gateway.file_server import PATH, FileServer
+from gateway.settings import GatewaySettings
+
+
+class Files:
+    """``known``: whether an address has shown that it can be reached. ``clock`` is monotonic seconds.
+
+    Raises:
+        OSError: the folder of the cache cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        endpoint: Endpoint,
+        topic: str,
+        *,
+        known: Callable[[Address], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._endpoint = endpoint
+        self._host = settings.file_host
+        self.cache = FileCache(settings.state / "files")
+        self.intake = FileIntake(settings.kafka, topic, self.cache)
+        self.server = FileServer(self.cache, known=known, missed=self.intake.look_again, clock=clock)
+        self.push = FilePush(self.cache, endpoint, clock)
+        #: Requests for a file, now or soon answered; False: for something else.
+        self.request: Callable[[Incoming], bool] = self.server.request
+
+    @property
+    def dropped(self) -> Counter[str]:
+        """Files and records that were dropped, by reason."""
+        return self.cache.dropped + self.intake.dropped
+
+    def start(self) -> None:
+        """Take what is in the topic."""
+        self.intake.start()
+
+    def stop(self) -> None:
+        """Take nothing any more; blocks."""
+        self.intake.stop()
+        self.cache.close()
+
+    def has(self, sha256: str) -> bool:
+        """True if the file is here; if not it is looked for."""
+        if sha256 in self.cache:
+            return True
+        self.intake.look_again()
+        return False
+
+    def base(self, peer: Address) -> str:
+        """The URI, less the hash, at which this device fetches files."""
+        host, port = self._endpoint.local_address_of(peer)
+        host = self._host or (_towards(*host_port(peer)) if host in ("0.0.0.0", "::") else host)
+        scheme = "coaps" if isinstance(peer, SecurePeer) else "coap"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{PATH}/"
+
+
+def _towards(host: str, port: int) -> str:
+    """Our address as a peer sees it, if nothing between translates it. Nothing is sent."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as way:
+        try:
+            way.connect((host, port))
+        except OSError:
+            return socket.gethostname()
+        return str(way.getsockname()[0]).removeprefix("::ffff:")
