@@ -37,6 +37,7 @@ class Component(Enum):
     ANALYTICS = "analytics"
     SCHEMAS = "schemas"
     BOOTSTRAP = "bootstrap"
+    CAMPAIGNS = "campaigns"
 
 
 @cache

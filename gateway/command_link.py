@@ -76,7 +76,7 @@ class CommandLink:
         if request.file is not None and not self._files.has(request.file):
             raise RefusedRequest(
                 f"the file {request.file} is not at this gateway (yet); it comes by the topic of its files",
-                ResponseCode.PRECONDITION_FAILED,
+                ResponseCode.REQUEST_ENTITY_INCOMPLETE,
             )
         if request.file is not None and request.pushes:
             return await self._push(device, request.file, request, timeout)

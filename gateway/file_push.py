@@ -110,7 +110,7 @@ class FilePush:
 
 
 #: What a request for a file is answered that is not at the gateway.
-_GONE = ResponseCode.PRECONDITION_FAILED
+_GONE = ResponseCode.REQUEST_ENTITY_INCOMPLETE
 
 
 def push_options(path: tuple[str, ...]) -> Options:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import structlog
 from aiocoap import Context, Message, error
@@ -30,6 +31,10 @@ from security.credentials.kinds import Psk
 if TYPE_CHECKING:
     from gateway.devices.secure import SecureTransport
 
+#: RFC 7252 sections 12.6 and 12.7.
+_PORTS = {"coap": 5683, "coaps": 5684}
+#: Seconds without a block after which a download is given up.
+_FETCH_PATIENCE = 300.0
 LIFETIME = Path(1, 0, 1)
 DEFAULT_PMIN = Path(1, 0, 2)
 DEFAULT_PMAX = Path(1, 0, 3)
@@ -65,6 +70,14 @@ _FORMATS: dict[Version, tuple[ContentFormat, ...]] = {
         ContentFormat.CBOR,
     ),
 }
+
+
+class CannotFetch(Exception):
+    """A file could not be had; ``refused``: its server said no, else it was silent."""
+
+    def __init__(self, words: str, *, refused: bool) -> None:
+        super().__init__(words)
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,6 +332,50 @@ class Device:
             return None
         finally:
             self._busy = False
+
+    async def fetch(self, uri: str) -> bytes:
+        """The file at a ``coap(s)://`` URI, block by block (RFC 7959), from the device's own socket.
+
+        Raises:
+            ValueError: it is no such URI.
+            CannotFetch: the server refused it, or was silent for `_FETCH_PATIENCE` seconds.
+        """
+        parts = urlsplit(uri)
+        if parts.scheme not in _PORTS or not parts.hostname:
+            raise ValueError(f"{uri!r} is no URI that can be fetched from")
+        at, szx, found = 0, 6, bytearray()
+        quiet_until = asyncio.get_running_loop().time() + _FETCH_PATIENCE
+        while True:
+            response = await self._block_of(parts.hostname, parts.port or _PORTS[parts.scheme], parts.path, at, szx)
+            if response is None:
+                if asyncio.get_running_loop().time() > quiet_until:
+                    raise CannotFetch(f"{uri} was silent", refused=False)
+                await asyncio.sleep(self.config.retry_first)
+                continue
+            if response.code is codes.SERVICE_UNAVAILABLE:
+                await asyncio.sleep(self.config.retry_first)
+                continue
+            if response.code is not codes.CONTENT:
+                raise CannotFetch(f"{uri}: {response.code}", refused=True)
+            quiet_until = asyncio.get_running_loop().time() + _FETCH_PATIENCE
+            found += response.payload
+            block = response.opt.block2
+            if block is None or not block.more:
+                return bytes(found)
+            szx = min(szx, block.size_exponent)
+            at = len(found)
+
+    async def _block_of(self, host: str, port: int, path: str, at: int, szx: int) -> Message | None:
+        assert self._context is not None
+        assert self._socket is not None
+        message = Message(code=codes.GET, uri_path=path.strip("/").split("/"), transport_tuning=self._tuning)
+        message.opt.block2 = (at >> (szx + 4), False, szx)
+        try:
+            message.remote = await self._socket.resolve(host, port)
+            async with asyncio.timeout(self._tuning.MAX_TRANSMIT_WAIT):
+                return await self._context.request(message, handle_blockwise=False).response
+        except (error.Error, OSError):
+            return None
 
     def _register_query(self) -> tuple[str, ...]:
         """Transport 1.1, section 6.4.3: queue mode is ``b=UQ`` in version 1.0 and ``Q`` beside the binding in 1.1."""

@@ -12,11 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path as FilePath
 
 from gateway.devices.basics import VERSIONS, Basics
 from gateway.devices.client import Device, DeviceConfig, Version
 from gateway.devices.fleet import names, run_fleet
 from gateway.devices.gauge import APPLICATION, MAXIMUM, MINIMUM, RESET, UNITS, VALUE, reset, show, shown
+from gateway.devices.images import FIRMWARE, SOFTWARE, Images
 from gateway.devices.model import Content, Factory, Holding, Model
 from schemas.lwm2m.nodes import Node, Resource, values
 from schemas.lwm2m.objects import Definitions
@@ -111,7 +113,8 @@ _OBJECT_VERSIONS: Mapping[Version, Mapping[int, str]] = {
 class Sensor:
     """One virtual sensor device.
 
-    ``clock`` gives the time of day in epoch milliseconds; ``definitions`` default to the built-in ones.
+    ``clock`` gives the time of day in epoch milliseconds; ``definitions`` default to the built-in ones. With a folder
+    of ``images`` it takes firmware and software.
     """
 
     def __init__(
@@ -123,10 +126,15 @@ class Sensor:
         random_source: random.Random,
         clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         definitions: Definitions | None = None,
+        images: FilePath | None = None,
     ) -> None:
         self._random = random_source
         self._config = config
         basics = Basics(config, kind="virtual sensor", lifetime=lifetime, clock=clock)
+        kept = () if images is None else (FIRMWARE, SOFTWARE)
+        self.images = {
+            kind.number: Images(kind, images and images / f"{config.endpoint}.{kind.number}.json") for kind in kept
+        }
         known = definitions if definitions is not None else Definitions.builtin()
         self.model = Model(
             known.with_versions(_OBJECT_VERSIONS[config.version]),
@@ -135,11 +143,14 @@ class Sensor:
                 (TEMPERATURE, 0): self._measuring(TEMPERATURE)(0, {}),
                 (TEMPERATURE, 1): self._measuring(TEMPERATURE)(1, {}),
                 (HUMIDITY, 0): self._measuring(HUMIDITY)(0, {}),
+                **{(number, 0): one.holding() for number, one in self.images.items()},
             },
             {TEMPERATURE: self._measuring(TEMPERATURE)},
         )
         self.device = Device(config, self.model, tally.of(config.endpoint), random_source)
         basics.belongs_to(self.device)
+        for one in self.images.values():
+            one.belongs_to(self.device)
 
     def measure(self) -> None:
         """Take a reading of every sensor: its value moves, and its extremes with it."""
@@ -176,12 +187,13 @@ async def run_sensors(
     tally: Tally | None = None,
     seed: int | None = None,
     psks: Mapping[str, Psk] | None = None,
+    images: FilePath | None = None,
 ) -> Tally:
     """Run ``count`` sensors until ``stop`` is set; they then de-register. Returns the tally.
 
     ``server`` is ``HOST:PORT``; each sensor reads every ``period`` seconds, and their starts are spread over one period
     so that they do not speak all at once. ``seed`` repeats the readings of a run. An endpoint that is in ``psks``
-    speaks DTLS with that key.
+    speaks DTLS with that key. With ``images`` each takes firmware and software, and keeps what it has in that folder.
 
     Raises:
         ValueError: ``server`` is no HOST:PORT.
@@ -191,7 +203,7 @@ async def run_sensors(
     await run_fleet(
         server,
         names(endpoint, count),
-        lambda config, source: Sensor(config, lifetime=lifetime, tally=counted, random_source=source),
+        lambda config, source: Sensor(config, lifetime=lifetime, tally=counted, random_source=source, images=images),
         stop=stop,
         period=period,
         version=version,

@@ -39,6 +39,12 @@ def sensor(
     lifetime: LifetimeOption = 300,
     version: SensorVersionOption = SensorVersion.V1_1,
     queue: QueueOption = False,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images", metavar="DIR", help="Take firmware (object 5) and software (9), and keep their state there."
+        ),
+    ] = None,
     journal: JournalOption = None,
     seed: SeedOption = None,
 ) -> None:
@@ -78,6 +84,7 @@ def sensor(
                 tally=tally,
                 seed=seed,
                 psks=psks,
+                images=images,
             )
         finally:
             if isinstance(tally, JournalTally):

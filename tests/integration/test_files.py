@@ -76,7 +76,7 @@ def test_a_file_is_told_sent_and_fetched_and_survives_a_kill(kafka: Cluster, gat
             device.register()
             gateway.request("lamp", "too-early", RequestKind.WRITE, "/5/0/1", body())
             early = gateway.reply("too-early")
-            assert early.rep.code is ResponseCode.PRECONDITION_FAILED
+            assert early.rep.code is ResponseCode.REQUEST_ENTITY_INCOMPLETE
             assert isinstance(early.rep.body, GenericBody)
             assert "not at this gateway" in early.rep.body.message
             assert files.send(kafka, gateway_id, FILE, IMAGE)

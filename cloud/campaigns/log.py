@@ -1,0 +1,138 @@
+"""The topic in which campaigns are: ``headwater.campaigns.<gateway>``, compacted, one partition.
+
+Keys are ``plan/NAME``, ``control/NAME`` and ``device/NAME/EP``; the last record of each is what holds. People write the
+first two, whoever runs the campaign the third. The log is all that there is: whoever reads it to its end knows as much
+as whoever wrote it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import structlog
+
+from cloud.campaigns.machine import Device
+from cloud.campaigns.plan import (
+    Control,
+    NotOurs,
+    Plan,
+    control_json,
+    control_of,
+    device_json,
+    device_of,
+    plan_json,
+    plan_of,
+)
+from cloud.requests import NotSent
+from connectors.kafka import Cluster, Message, ensure_topics, partition_counts, producer, read_to_end
+
+_log = structlog.get_logger("headwater.campaigns")
+
+_SETTINGS = {"cleanup.policy": "compact", "max.compaction.lag.ms": "86400000"}
+
+
+def campaigns_topic(gateway: str) -> str:
+    return f"headwater.campaigns.{gateway}"
+
+
+def make(cluster: Cluster, gateway: str) -> None:
+    """Make the topic if it is not there. Raises Unreachable, KafkaException."""
+    topic = campaigns_topic(gateway)
+    ensure_topics(cluster, {topic: 1}, config={topic: _SETTINGS})
+
+
+@dataclass(slots=True)
+class Campaign:
+    """One campaign as far as its records were read."""
+
+    plan: Plan
+    control: Control = field(default_factory=Control)
+    devices: dict[str, Device] = field(default_factory=dict)
+
+
+class Book:
+    """All campaigns of a gateway, from the records of the topic."""
+
+    def __init__(self) -> None:
+        self.campaigns: dict[str, Campaign] = {}
+        #: Records that were none of ours.
+        self.strange = 0
+
+    def take(self, message: Message) -> Campaign | None:
+        """One more record; the campaign that it changed."""
+        kind, _, rest = (message.key() or b"").decode("utf-8", "replace").partition("/")
+        value: bytes | None = message.value()
+        try:
+            if value is None:
+                return None
+            if kind == "plan":
+                plan = plan_of(value)
+                known = self.campaigns.get(plan.name)
+                if known is not None and known.plan.created != plan.created:
+                    known = None
+                if known is None:
+                    known = self.campaigns[plan.name] = Campaign(plan)
+                return known
+            name, _, ep = rest.partition("/")
+            campaign = self.campaigns.get(name)
+            if campaign is None:
+                raise NotOurs(f"there is no campaign {name[:100]!r}")
+            if kind == "control":
+                campaign.control = control_of(value)
+            elif kind == "device":
+                campaign.devices[ep] = device_of(value)
+            else:
+                raise NotOurs(f"{kind[:100]!r} is no kind of a record")
+        except NotOurs as exc:
+            self.strange += 1
+            _log.warning("a record of the campaigns is left out", offset=message.offset(), error=str(exc))
+            return None
+        return campaign
+
+
+def read(cluster: Cluster, gateway: str) -> Book:
+    """All that the topic holds; nothing where there is no topic.
+
+    Raises:
+        Unreachable, KafkaException: Kafka did not answer, or refused.
+    """
+    book = Book()
+    if partition_counts(cluster, [campaigns_topic(gateway)]):
+        for message in read_to_end(cluster, [campaigns_topic(gateway)]):
+            book.take(message)
+    return book
+
+
+def plan_record(plan: Plan) -> tuple[str, bytes]:
+    return f"plan/{plan.name}", plan_json(plan)
+
+
+def control_record(name: str, control: Control) -> tuple[str, bytes]:
+    return f"control/{name}", control_json(control)
+
+
+def device_record(name: str, device: Device) -> tuple[str, bytes]:
+    return f"device/{name}/{device.ep}", device_json(device)
+
+
+def say(cluster: Cluster, gateway: str, *records: tuple[str, bytes]) -> None:
+    """Write some records, and return when Kafka has them.
+
+    Raises:
+        Unreachable, KafkaException: Kafka did not answer, or refused.
+        NotSent: it did not confirm them in time.
+    """
+    make(cluster, gateway)
+    client = producer(cluster, message_timeout_ms=15_000, enable_gapless_guarantee=False)
+    failures: list[str] = []
+    for key, value in records:
+        client.produce(
+            campaigns_topic(gateway),
+            value,
+            key.encode(),
+            0,
+            on_delivery=lambda error, _: failures.append(error.str()) if error is not None else None,
+        )
+    left = client.flush(20.0)
+    if failures or left:
+        raise NotSent(f"Kafka at {cluster.bootstrap} did not take it: {failures[0] if failures else 'no answer'}")
