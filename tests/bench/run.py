@@ -35,6 +35,7 @@ from tests.bench.targets import (
     COAPS_PEER,
     DEFAULT,
     DTLS,
+    FIRMWARE,
     HEADWATER,
     MEMORY,
     MIRROR,
@@ -225,12 +226,23 @@ def coaps(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
     return measured
 
 
+def firmware(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
+    """Images that fifty devices fetch at once, and the notifications meanwhile, run by run."""
+    measured: Measured = {FIRMWARE: []}
+    for run in range(plan.runs):
+        found = folder / f"firmware-{run}.json"
+        _run([sys.executable, "-m", "tests.bench.firmware", "--out", str(found)], REPOSITORY)
+        measured[FIRMWARE].append(json.loads(found.read_text()))
+    return measured
+
+
 PARTS = {
     "servers": servers,
     "replication": replication,
     "memory": memory,
     "dtls": dtls,
     "coaps": coaps,
+    "firmware": firmware,
     "sinks": sinks,
     "analytics": analytics,
 }

@@ -22,6 +22,7 @@ REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 MEMORY = "memory"
 DTLS = "dtls"
 COAPS, COAPS_PEER = "headwater over DTLS", "leshan-tuned over DTLS"
+FIRMWARE = "firmware"
 SINK, BARE_CLIENT = "sinks", "bare clients"
 JOB, QUIX = "analytics jobs", "plain Quix Streams"
 
@@ -120,6 +121,9 @@ TARGETS: tuple[Target, ...] = (
     _own(COAPS, "acknowledged notifications over DTLS-PSK that are in the topic, share", "landed_share",
          Bound.AT_LEAST, 1.0),
     _own(COAPS, "notifications over DTLS-PSK that were given up or refused", "lost", Bound.AT_MOST, 0.0),
+    _own(FIRMWARE, "images of 50 devices that fetched at once and did not come whole", "damaged", Bound.AT_MOST, 0.0),
+    _own(FIRMWARE, "p99 of a notification's acknowledgement, by that before they fetched", "p99_ratio",
+         Bound.AT_MOST, 2.0),
     _sink("Cassandra, notifications/s", "cassandra"),
     _sink("Elasticsearch, notifications/s", "elasticsearch"),
     _sink("InfluxDB, notifications/s", "influxdb"),
@@ -138,6 +142,8 @@ TARGETS: tuple[Target, ...] = (
 
 #: Figures that are shown without a target: what they are called, whose, and beside whom.
 SHOWN: tuple[tuple[str, str, str], ...] = (
+    ("1 MiB to each of 50 devices at once, s", FIRMWARE, "took_s"),
+    ("CPU-ms of the gateway per megabyte of images", FIRMWARE, "cpu_ms_per_mb"),
     ("first registrations of a fresh process /s", HEADWATER, "register cold_per_s"),
     ("CPU-seconds per 10,000 registrations", HEADWATER, "register cpu_s_per_10k"),
     ("CPU-seconds per 10,000 updates", HEADWATER, "update cpu_s_per_10k"),
