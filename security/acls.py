@@ -193,6 +193,16 @@ def ledger_topic(gateway: str) -> str:
     return f"headwater.replicator.{gateway}"
 
 
+def campaigns_topic(gateway: str) -> str:
+    """Where the campaigns of a gateway's devices are, on the side from which they are carried out."""
+    return f"headwater.campaigns.{gateway}"
+
+
+def campaigns_id(gateway: str, name: str | None = None) -> str:
+    """The transactional id of who carries a gateway's campaigns out, or one of them alone."""
+    return f"headwater-campaigns-{gateway}" + ("" if name is None else f"{END}{name}")
+
+
 def rights(identity: Identity, cluster: Cluster) -> frozenset[Grant]:
     """All that ``identity`` may do on ``cluster``.
 
@@ -279,9 +289,14 @@ def _user(allowed: UserRights, gateways: Iterable[str]) -> Iterator[Grant]:
         if allowed.sees(gateway):
             yield from _topics(SEEING, gateway)
             yield from _prefixed(Resource.TOPIC, own_topics(gateway), (_R,))
+            yield from _literal(Resource.TOPIC, campaigns_topic(gateway), (_R,))
             yield from _looking(Role.USER)
         if allowed.commands(gateway):
             yield from _topics(COMMANDING, gateway)
+            # A campaign is nothing but commands, and who may give these may carry it out.
+            yield from _literal(Resource.TOPIC, campaigns_topic(gateway), (_W, _C))
+            yield from _literal(Resource.TRANSACTIONAL_ID, campaigns_id(gateway), (_W,))
+            yield from _prefixed(Resource.TRANSACTIONAL_ID, f"{campaigns_id(gateway)}{END}", (_W,))
 
 
 def _monitor() -> Iterator[Grant]:

@@ -25,14 +25,11 @@ from cloud.campaigns.plan import (
 )
 from cloud.requests import NotSent
 from connectors.kafka import Cluster, Message, ensure_topics, partition_counts, producer, read_to_end
+from security.acls import campaigns_topic
 
 _log = structlog.get_logger("headwater.campaigns")
 
 _SETTINGS = {"cleanup.policy": "compact", "max.compaction.lag.ms": "86400000"}
-
-
-def campaigns_topic(gateway: str) -> str:
-    return f"headwater.campaigns.{gateway}"
 
 
 def make(cluster: Cluster, gateway: str) -> None:

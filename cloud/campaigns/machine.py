@@ -380,6 +380,8 @@ def _at_download(device: Device, state: int, result: int, task: Task, now: int, 
     late = now - device.since > GRACE
     failure = _failure(row, result)
     if failure is not None and state == row.idle and (moved or late):
+        if result in row.passing and device.sends < MOST_SENDS:
+            return _send(replace(_says(device, f"{failure}; once more", now), stale=result), now)
         return _end(device, Phase.FAILED, failure, now)
     if state == row.ready:
         ready = _says(device, "has the image", now, Phase.EXECUTING)

@@ -43,6 +43,8 @@ class UpdateObject:
     states: Mapping[int, str]
     failures: Mapping[int, str]
     fair: frozenset[int]
+    #: Those after which the image is sent again.
+    passing: frozenset[int]
     protocols: int | None = None
     delivery: int | None = None
     activate: int | None = None
@@ -80,6 +82,7 @@ OBJECTS: Mapping[int, UpdateObject] = {
         },
         # 11: deferred, so that it may still come.
         fair=frozenset({0, 1, 11}),
+        passing=frozenset({4}),
         empty_uri_resets=True,
     ),
     9: UpdateObject(
@@ -108,6 +111,7 @@ OBJECTS: Mapping[int, UpdateObject] = {
             59: "the uninstallation failed",
         },
         fair=frozenset({0, 1, 2, 3}),
+        passing=frozenset({52}),
         activate=10,
     ),
 }

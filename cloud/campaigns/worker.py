@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from cloud.campaigns.log import Book, Campaign, campaigns_topic, device_record, make
+from cloud.campaigns.log import Book, Campaign, device_record, make
 from cloud.campaigns.machine import Aborted, CameBack, Device, Event, Tick, Told, advance, begin
 from cloud.campaigns.plan import Runner, Standing, Wish, overview, to_begin
 from cloud.campaigns.requests import MARK_BYTES, answered, of_ticket, request
@@ -43,6 +43,7 @@ from connectors.kafka import (
 from schemas.avro.records import Key, Notification, Registration, RegistrationKind, Response
 from schemas.avro.serde import SerdeError, decode, encode
 from schemas.avro.topics import Topics
+from security.acls import campaigns_id, campaigns_topic
 
 _log = structlog.get_logger("headwater.campaigns")
 
@@ -59,11 +60,6 @@ _GROUP = "headwater-feed"
 
 class TakenOver(Exception):
     """Another one carries the same campaigns out now."""
-
-
-def transactional_id(gateway: str, name: str | None) -> str:
-    """Of the worker of a gateway, or of the command that runs one campaign."""
-    return f"headwater-campaigns-{gateway}" + ("" if name is None else f"..{name}")
 
 
 class Worker:
@@ -131,7 +127,7 @@ class Worker:
         make(self._cluster, self._gateway)
         writer = producer(
             self._cluster,
-            transactional_id=transactional_id(self._gateway, self._only),
+            transactional_id=campaigns_id(self._gateway, self._only),
             enable_gapless_guarantee=False,
             message_timeout_ms=50_000,
             transaction_timeout_ms=60_000,

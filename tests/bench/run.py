@@ -343,6 +343,7 @@ def report(saved: Mapping[str, Any]) -> str:
         *[_memory_section(figures) for figures in measured.get(MEMORY, ())],
         *_section("## DTLS with pre-shared keys", shown_table(measured, DTLS, ())),
         *_section("## Notifications over DTLS-PSK, beside the peer", shown_table(measured, COAPS, [COAPS_PEER])),
+        *_section("## Images for many devices at once", shown_table(measured, FIRMWARE, ())),
         "## Measured on",
         "\n".join(facts),
     ]

@@ -33,7 +33,10 @@ def test_a_person_may_write_the_requests_of_the_gateways_that_were_given_and_no_
     asked = ("user:anna", "--side", "cloud", "--gateway", "rock64", "--gateway", "pi3", "--command", "anna=rock64")
     found = json.loads(rights(*asked, "--see", "anna=*", "--output", "json"))
     assert {one["principal"] for one in found} == {"User:user:anna"}
-    assert {one["name"] for one in found if one["operation"] == "write"} == {"iot.rock64.management.req"}
+    assert {one["name"] for one in found if one["operation"] == "write"} == {
+        *("iot.rock64.management.req", "iot.rock64.files", "headwater.campaigns.rock64"),
+        *("headwater-campaigns-rock64", "headwater-campaigns-rock64.."),
+    }
     assert {"iot.pi3.observations", "iot.rock64.observations"} <= {one["name"] for one in found}
 
 

@@ -194,7 +194,8 @@ def test_kills_of_worker_and_gateway_and_restarts_of_devices_change_nothing(
             part.start()
         gateway.wait_ready()
         until("the end", lambda: standing(gateway, "spring") is Standing.DONE, 300)
-        assert phases(gateway, "spring") == {f"lamp-{number}": Phase.UPDATED for number in range(1, 5)}
+        said = run(gateway, "campaign", "status", "spring", "--output", "json").output
+        assert phases(gateway, "spring") == {f"lamp-{number}": Phase.UPDATED for number in range(1, 5)}, said
         for number in range(1, 5):
             assert version_of(gateway, f"lamp-{number}") == "2.4.0"
     assert executions(gateway) == ["lamp-1", "lamp-2", "lamp-3", "lamp-4"]

@@ -48,6 +48,7 @@ def topics(gateway: str) -> dict[str, int]:
     return {
         **{own.name(kind): 1 for kind in FAMILIES},
         acls.ledger_topic(gateway): 1,
+        acls.campaigns_topic(gateway): 1,
         f"{acls.own_topics(gateway)}mine": 1,
         f"changelog__{acls.job_group('aggregate', gateway)}--{own.observations}--default": 1,
         f"changelog__{acls.job_group('join', gateway)}..0123abcd--{own.observations}--default": 1,

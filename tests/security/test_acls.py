@@ -189,6 +189,14 @@ def test_a_person_commands_only_where_it_is_allowed() -> None:
         assert may("user:anna", here, Resource.TOPIC, own.requests, Operation.WRITE) is commands
         assert not may("user:anna", here, Resource.TOPIC, own.requests, Operation.READ)
         assert not may("user:anna", here, Resource.TOPIC, own.replies, Operation.WRITE)
+        # Who sends a file looks whether it is there, and who sees a gateway sees its campaigns.
+        assert may("user:anna", here, Resource.TOPIC, own.files, Operation.WRITE) is commands
+        assert may("user:anna", here, Resource.TOPIC, own.files, Operation.READ) is commands
+        assert may("user:anna", here, Resource.TOPIC, acls.campaigns_topic(gateway), Operation.READ) is sees
+        for operation in (Operation.WRITE, Operation.CREATE):
+            assert may("user:anna", here, Resource.TOPIC, acls.campaigns_topic(gateway), operation) is commands
+        for name in (acls.campaigns_id(gateway), acls.campaigns_id(gateway, "one-1")):
+            assert may("user:anna", here, Resource.TRANSACTIONAL_ID, name, Operation.WRITE) is commands
     assert not acls.rights(Identity.parse("user:bob"), here)
 
 
