@@ -146,10 +146,15 @@ def overview(plan: Plan, control: Control, devices: Mapping[str, Device]) -> Ove
     counts: dict[Phase, int] = {}
     for device in devices.values():
         counts[device.phase] = counts.get(device.phase, 0) + 1
-    stage = 0
-    while stage < len(plan.stages) - 1 and _ended(plan.endpoints[: plan.stages[stage]], devices):
-        stage += 1
     failed = counts.get(Phase.FAILED, 0) - control.forgiven
+    stage = 0
+    # A stage with too many failures is never over, however many devices the next one has.
+    while (
+        stage < len(plan.stages) - 1
+        and _ended(plan.endpoints[: plan.stages[stage]], devices)
+        and failed <= plan.threshold * plan.stages[stage]
+    ):
+        stage += 1
     allowed = plan.threshold * plan.stages[stage]
     waiting = len(plan.endpoints) - len(devices)
     all_ended = _ended(plan.endpoints, devices)
