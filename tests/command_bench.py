@@ -95,6 +95,9 @@ class Link:
     def queue_mode(self, ep: str) -> bool:
         return self.devices[ep].queue
 
+    def files(self, ep: str) -> str:
+        return "coap://127.0.0.1/files/"
+
     def awake(self, ep: str) -> bool:
         return self.devices[ep].awake
 

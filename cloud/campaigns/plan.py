@@ -146,15 +146,16 @@ def overview(plan: Plan, control: Control, devices: Mapping[str, Device]) -> Ove
     counts: dict[Phase, int] = {}
     for device in devices.values():
         counts[device.phase] = counts.get(device.phase, 0) + 1
-    failed = counts.get(Phase.FAILED, 0) - control.forgiven
     stage = 0
     # A stage with too many failures is never over, however many devices the next one has.
     while (
         stage < len(plan.stages) - 1
         and _ended(plan.endpoints[: plan.stages[stage]], devices)
-        and failed <= plan.threshold * plan.stages[stage]
+        and _failed(plan.endpoints[: plan.stages[stage]], devices) - control.forgiven
+        <= plan.threshold * plan.stages[stage]
     ):
         stage += 1
+    failed = counts.get(Phase.FAILED, 0) - control.forgiven
     allowed = plan.threshold * plan.stages[stage]
     waiting = len(plan.endpoints) - len(devices)
     all_ended = _ended(plan.endpoints, devices)
@@ -174,6 +175,10 @@ def overview(plan: Plan, control: Control, devices: Mapping[str, Device]) -> Ove
 
 def _ended(endpoints: Sequence[str], devices: Mapping[str, Device]) -> bool:
     return all(ep in devices and devices[ep].phase.ended for ep in endpoints)
+
+
+def _failed(endpoints: Sequence[str], devices: Mapping[str, Device]) -> int:
+    return sum(ep in devices and devices[ep].phase is Phase.FAILED for ep in endpoints)
 
 
 def to_begin(plan: Plan, seen: Overview, devices: Mapping[str, Device]) -> list[str]:

@@ -34,6 +34,9 @@ class Devices:
     def queue_mode(self, ep: str) -> bool:
         return True
 
+    def files(self, ep: str) -> str:
+        return "coap://127.0.0.1/files/"
+
     def awake(self, ep: str) -> bool:
         return ep in self.awoken
 
