@@ -136,7 +136,8 @@ class Worker:
         writer.init_transactions(_KAFKA_S)
         reader = self._begin_reading()
         self.trouble = None
-        _log.debug("campaigns go on", gateway=self._gateway, campaigns=len(self._mine()))
+        if self._only is None:
+            _log.info("campaigns are carried out", gateway=self._gateway, campaigns=len(self._mine()))
         try:
             while not stop.is_set():
                 self.turned = time.monotonic()

@@ -63,8 +63,9 @@ PatienceOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add both groups to ``app``."""
     firmware = typer.Typer(help="A new image for one device, followed to its end.", no_args_is_help=True)
-    command(firmware, "pull", group="firmware")(pull)
-    command(firmware, "push", group="firmware")(push)
+    # What is wrong with Kafka, or with a record, is told on stderr.
+    command(firmware, "pull", group="firmware", logs=True)(pull)
+    command(firmware, "push", group="firmware", logs=True)(push)
     app.add_typer(firmware, name="firmware", rich_help_panel=PANEL)
     campaign = typer.Typer(help="New images for many devices, in stages.", no_args_is_help=True)
     functions: dict[str, Callable[..., None]] = {
@@ -73,10 +74,10 @@ def register(app: typer.Typer) -> None:
         "pause": pause,
         "resume": resume,
         "abort": abort,
+        "run": run,
     }
     for verb, function in functions.items():
-        command(campaign, verb, group="campaign")(function)
-    command(campaign, "run", group="campaign", logs=True)(run)
+        command(campaign, verb, group="campaign", logs=True)(function)
     app.add_typer(campaign, name="campaign", rich_help_panel=PANEL)
 
 

@@ -12,11 +12,11 @@ from aiocoap import Message
 from aiocoap.numbers.codes import Code
 
 from cloud import files
-from connectors.kafka import Cluster, producer
+from connectors.kafka import Cluster, producer, read_to_end
 from schemas.avro.records import FileRequest, GenericBody, RequestKind, ResponseCode
 from schemas.files import File, describe, pieces
 from tests.raw_device import RawDevice
-from tests.way import Gateway, until
+from tests.way import Gateway, Part, until
 
 pytestmark = [pytest.mark.kafka]
 
@@ -138,6 +138,38 @@ def test_a_device_that_slept_through_half_of_it_gets_the_rest(kafka: Cluster, ga
             assert gateway.reply("sent").rep.code is ResponseCode.CHANGED
             assert taking.whole == IMAGE
             assert taking.incomplete == 0
+
+
+def test_the_line_carries_a_file_once_whatever_the_number_of_devices(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    assert files.send(cloud_kafka, gateway_id, FILE, IMAGE)
+    lines = ("replicate", "--gateway", gateway_id, "--edge", kafka.bootstrap, "--cloud", cloud_kafka.bootstrap)
+    with Gateway(gateway_id, kafka, tmp_path) as gateway, Part("replicator", tmp_path, *lines):
+        gateway.wait_ready()
+        until("the file", lambda: gateway.metric("files") == 1)
+        uri = f"coap://127.0.0.1:{gateway.coap_port}/files/{FILE.sha256}"
+        for _ in range(3):
+            assert fetch(uri).payload == IMAGE
+        assert not files.send(cloud_kafka, gateway_id, FILE, IMAGE)
+        topic = gateway.topics.files
+        for cluster in (kafka, cloud_kafka):
+            keys = [message.key() for message in read_to_end(cluster, [topic])]
+            assert keys == [FILE.sha256.encode()] * FILE.pieces
+
+
+def test_a_file_that_the_cache_has_lost_is_taken_from_kafka_again(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    files.send(kafka, gateway_id, FILE, IMAGE)
+    with Gateway(gateway_id, kafka, tmp_path) as gateway:
+        gateway.wait_ready()
+        until("the file", lambda: gateway.metric("files") == 1)
+        (gateway.state / "files" / FILE.sha256).unlink()
+        uri = f"coap://127.0.0.1:{gateway.coap_port}/files/{FILE.sha256}"
+        assert fetch(uri).code == Code.NOT_FOUND
+        until("the file again", lambda: gateway.metric("files_completed_total") == 2)
+        assert fetch(uri).payload == IMAGE
 
 
 def test_what_is_no_piece_of_a_file_is_counted(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 import java.io.BufferedReader;
 import java.io.ByteArrayInputStream;
 import java.io.InputStreamReader;
+import java.math.BigInteger;
 import java.net.InetAddress;
 import java.nio.charset.StandardCharsets;
+import java.security.MessageDigest;
+import java.security.NoSuchAlgorithmException;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.HashMap;
@@ -12,6 +15,11 @@ import java.util.Timer;
 import java.util.TimerTask;
 import java.util.concurrent.ConcurrentHashMap;
 
+import org.eclipse.californium.core.CoapClient;
+import org.eclipse.californium.core.CoapResponse;
+import org.eclipse.californium.core.config.CoapConfig;
+import org.eclipse.californium.core.network.CoapEndpoint;
+import org.eclipse.californium.elements.config.Configuration;
 import org.eclipse.leshan.client.LeshanClient;
 import org.eclipse.leshan.client.LeshanClientBuilder;
 import org.eclipse.leshan.client.engine.DefaultRegistrationEngineFactory;
@@ -184,6 +192,88 @@ public final class LeshanDevice {
         }
     }
 
+    /** Firmware Update: takes an image by its bytes or its URI, with Californium's own block-wise transfers. */
+    public static final class Firmware extends SimpleInstanceEnabler {
+        private long state = 0;
+        private long result = 0;
+
+        @Override
+        public ReadResponse read(LwM2mServer server, int resource) {
+            switch (resource) {
+            case 1:
+                return ReadResponse.success(resource, "");
+            case 3:
+                return ReadResponse.success(resource, state);
+            case 5:
+                return ReadResponse.success(resource, result);
+            case 9:
+                return ReadResponse.success(resource, 2L);
+            default:
+                return super.read(server, resource);
+            }
+        }
+
+        @Override
+        public WriteResponse write(LwM2mServer server, boolean replace, int resource, LwM2mResource value) {
+            if (resource == 0) {
+                has((byte[]) value.getValue());
+            } else {
+                String uri = (String) value.getValue();
+                becomes(uri.isEmpty() ? 0 : 1, 0);
+                if (!uri.isEmpty()) {
+                    new Thread(() -> fetch(uri), "fetch").start();
+                }
+            }
+            return WriteResponse.success();
+        }
+
+        @Override
+        public ExecuteResponse execute(LwM2mServer server, int resource, Arguments arguments) {
+            event("executed", "path", "/5/0/" + resource, "arguments", "");
+            becomes(3, 0);
+            becomes(0, 1);
+            return ExecuteResponse.success();
+        }
+
+        private void fetch(String uri) {
+            try {
+                CoapConfig.register();
+                Configuration configuration = new Configuration();
+                configuration.set(CoapConfig.MAX_RESOURCE_BODY_SIZE, 1 << 20);
+                CoapClient client = new CoapClient(uri);
+                client.setEndpoint(CoapEndpoint.builder().setConfiguration(configuration).build());
+                client.setTimeout(60000L);
+                CoapResponse response = client.get();
+                if (response == null || !response.isSuccess()) {
+                    event("not fetched", "code", response == null ? "none" : response.getCode().toString());
+                    becomes(0, 4);
+                } else {
+                    has(response.getPayload());
+                }
+            } catch (Exception error) {
+                event("error", "message", String.valueOf(error));
+                becomes(0, 7);
+            }
+        }
+
+        private void has(byte[] image) {
+            try {
+                byte[] digest = MessageDigest.getInstance("SHA-256").digest(image);
+                event("image", "sha256", String.format("%064x", new BigInteger(1, digest)));
+            } catch (NoSuchAlgorithmException error) {
+                throw new IllegalStateException(error);
+            }
+            becomes(2, 0);
+        }
+
+        private void becomes(long state, long result) {
+            this.state = state;
+            this.result = result;
+            fireResourceChange(3);
+            fireResourceChange(5);
+        }
+    }
+
     private static synchronized void event(String name, String... pairs) {
         StringBuilder line = new StringBuilder("{\"event\": ").append(quote(name));
         for (int i = 0; i < pairs.length; i += 2) {
@@ -288,13 +378,15 @@ public final class LeshanDevice {
         objects.setFactoryForObject(16, (model, id, taken) -> new Watched(16, id == null ? 1 : id, portfolio));
         objects.setInstancesForObject(16, new Watched(16, 0, portfolio));
 
+        objects.setInstancesForObject(5, new Firmware());
+
         DefaultRegistrationEngineFactory engine = new DefaultRegistrationEngineFactory();
         engine.setQueueMode(Boolean.parseBoolean(args[3]));
         engine.setPreferredContentFormat(ContentFormat.SENML_CBOR);
         engine.setRetryWaitingTimeInMs(1000);
 
         LeshanClientBuilder builder = new LeshanClientBuilder(args[0]);
-        builder.setObjects(objects.create(0, 1, 3, 16, 3303));
+        builder.setObjects(objects.create(0, 1, 3, 5, 16, 3303));
         builder.setRegistrationEngineFactory(engine);
         builder.setEndpointsProviders(new CaliforniumClientEndpointsProvider.Builder(
                 new CoapClientProtocolProvider(), new CoapsClientProtocolProvider())
