@@ -19,6 +19,7 @@ from connectors.kafka import Cluster
 from headwater.cli import app
 from headwater.demo.audit import read_side
 from schemas.avro.records import Request, RequestKind
+from tests.secure_device import new_store
 from tests.way import Gateway, Part, Sensors, until
 
 pytestmark = [pytest.mark.kafka]
@@ -89,6 +90,22 @@ def test_a_device_is_updated_and_each_step_is_told(
     assert version_of(gateway, "lamp-1") == "2.1.0"
     assert version_of(gateway, "lamp-2") == "1.0.0"
     assert executions(gateway) == ["lamp-1"]
+
+
+@pytest.mark.parametrize("method", ["pull", "push"])
+def test_a_device_with_a_key_is_updated_over_dtls(kafka: Cluster, gateway_id: str, tmp_path: Path, method: str) -> None:
+    keys = new_store(tmp_path / "credentials.db", {"lamp": b"sixteen byte key"})
+    key = tmp_path / "lamp.key"
+    key.write_text(b"sixteen byte key".hex())
+    key.chmod(0o600)
+    with Gateway(gateway_id, kafka, tmp_path, "--no-insecure", credentials=keys) as gateway:
+        gateway.wait_ready()
+        words = ("--images", str(tmp_path / "images"), "--psk-file", str(key))
+        with Sensors(gateway.secure_address, tmp_path, *words, endpoint="lamp"):
+            until("the registration", lambda: gateway.metric("devices") == 1)
+            result = run(gateway, "firmware", method, "lamp", str(image(tmp_path, "2.7.0")))
+            assert result.exit_code == 0, result.output
+            assert version_of(gateway, "lamp") == "2.7.0"
 
 
 @pytest.mark.parametrize(
