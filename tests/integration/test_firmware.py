@@ -24,6 +24,9 @@ from tests.way import Gateway, Part, Sensors, until
 
 pytestmark = [pytest.mark.kafka]
 
+#: Several devices one after the other, on a machine that has other things to do, in seconds.
+LONG = 300.0
+
 
 def image(folder: Path, version: str, size: int = 150_000, seed: int = 1, word: str = "") -> Path:
     path = folder / f"sensor-{version}{word}.bin"
@@ -142,7 +145,7 @@ def test_a_campaign_goes_by_stages_and_says_of_each_device_where_it_stands(
 ) -> None:
     create(gateway, image(tmp_path, "2.2.0"), "--pattern", "lamp-*", "--stages", "1,50%,100%")
     with worker(gateway, tmp_path):
-        until("the end", lambda: standing(gateway, "spring") is Standing.DONE)
+        until("the end", lambda: standing(gateway, "spring") is Standing.DONE, LONG)
     shown = json.loads(run(gateway, "campaign", "status", "spring", "--output", "json").output)
     assert (shown["updated"], shown["failed"], shown["stages"]) == (4, 0, [1, 2, 4])
     for one in shown["devices"]:
@@ -160,13 +163,13 @@ def test_a_campaign_goes_by_stages_and_says_of_each_device_where_it_stands(
 def test_too_many_failures_stop_it_until_it_is_resumed(gateway: Gateway, devices: Sensors, tmp_path: Path) -> None:
     create(gateway, image(tmp_path, "3.0.0", word="faulty"), "--pattern", "lamp-*", "--stages", "1,2,100%")
     with worker(gateway, tmp_path):
-        until("that it stops", lambda: standing(gateway, "spring") is Standing.STOPPED)
+        until("that it stops", lambda: standing(gateway, "spring") is Standing.STOPPED, LONG)
         # One failed, of one: the others have not begun and do not.
         assert phases(gateway, "spring") == {"lamp-1": Phase.FAILED}
         assert "more than 10%" in run(gateway, "campaign", "status", "spring").output
         assert run(gateway, "campaign", "resume", "spring").exit_code == 0
         until("the next failure", lambda: len(phases(gateway, "spring")) == 2)
-        until("that it stops", lambda: standing(gateway, "spring") is Standing.STOPPED)
+        until("that it stops", lambda: standing(gateway, "spring") is Standing.STOPPED, LONG)
         assert sorted(phases(gateway, "spring")) == ["lamp-1", "lamp-2"]
         assert run(gateway, "campaign", "abort", "spring").exit_code == 0
         assert standing(gateway, "spring") is Standing.ABORTED
@@ -174,7 +177,8 @@ def test_too_many_failures_stop_it_until_it_is_resumed(gateway: Gateway, devices
 
 
 def test_what_pauses_is_downloaded_and_not_installed(gateway: Gateway, devices: Sensors, tmp_path: Path) -> None:
-    create(gateway, image(tmp_path, "2.3.0", size=400_000), "--pattern", "lamp-*", "--stages", "2,100%")
+    # So large that the pause comes before anybody has it all.
+    create(gateway, image(tmp_path, "2.3.0", size=6_000_000), "--pattern", "lamp-*", "--stages", "2,100%")
     with worker(gateway, tmp_path):
         until("a beginning", lambda: bool(phases(gateway, "spring")))
         assert run(gateway, "campaign", "pause", "spring").exit_code == 0
@@ -184,10 +188,11 @@ def test_what_pauses_is_downloaded_and_not_installed(gateway: Gateway, devices: 
                 [one.words for one in read(gateway.cluster, gateway.id).campaigns["spring"].devices.values()]
                 == ["has the image and waits: the campaign pauses"] * 2
             ),
+            LONG,
         )
         assert executions(gateway) == []
         assert run(gateway, "campaign", "resume", "spring").exit_code == 0
-        until("the end", lambda: standing(gateway, "spring") is Standing.DONE)
+        until("the end", lambda: standing(gateway, "spring") is Standing.DONE, LONG)
     assert executions(gateway) == ["lamp-1", "lamp-2", "lamp-3", "lamp-4"]
 
 
@@ -210,7 +215,7 @@ def test_kills_of_worker_and_gateway_and_restarts_of_devices_change_nothing(
             part.kill()
             part.start()
         gateway.wait_ready()
-        until("the end", lambda: standing(gateway, "spring") is Standing.DONE, 300)
+        until("the end", lambda: standing(gateway, "spring") is Standing.DONE, LONG)
         said = run(gateway, "campaign", "status", "spring", "--output", "json").output
         assert phases(gateway, "spring") == {f"lamp-{number}": Phase.UPDATED for number in range(1, 5)}, said
         for number in range(1, 5):
@@ -222,8 +227,8 @@ def test_a_second_worker_takes_over(gateway: Gateway, devices: Sensors, tmp_path
     (tmp_path / "other").mkdir()
     create(gateway, image(tmp_path, "2.5.0"), "--pattern", "lamp-*", "--stages", "100%")
     with worker(gateway, tmp_path) as first, worker(gateway, tmp_path / "other"):
-        until("the end", lambda: standing(gateway, "spring") is Standing.DONE)
+        until("the end", lambda: standing(gateway, "spring") is Standing.DONE, LONG)
         create(gateway, image(tmp_path, "2.6.0"), "--endpoint", "lamp-1", name="summer")
-        until("the end of the other", lambda: standing(gateway, "summer") is Standing.DONE)
+        until("the end of the other", lambda: standing(gateway, "summer") is Standing.DONE, LONG)
         until("that the first ended", lambda: not first.runs)
     assert executions(gateway) == ["lamp-1", "lamp-1", "lamp-2", "lamp-3", "lamp-4"]
