@@ -2,8 +2,9 @@
 
 Owns which request comes when (`Pending`, whose number is part of its ticket, so that it is the same after a restart of
 whoever sends it) and what is said of the device in words. No I/O, no clock. What a device tells by notifications only
-makes the machine look: what it goes by are its own reads, which are never old. The update is executed once: whatever
-came of it is found out by looking.
+makes the machine look: what it goes by are its own reads, which are never old. Whatever came of an execute is found out
+by looking; it is made again, a few times at most, only where the device itself says that it has the image and has not
+begun (a second execute changes nothing then, OMA LwM2M Core 1.2, E.6.2: Update is for the state Downloaded alone).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ EXPIRES = 3_600_000
 #: Beyond that: no reply comes any more.
 LOST = EXPIRES + 900_000
 MOST_SENDS = 3
+MOST_EXECUTES = 3
 _MOST_TRACE = 40
 
 
@@ -113,6 +115,9 @@ class Device:
     #: How often the image was sent; whether the device was seen at work on it since.
     sends: int = 0
     moved: bool = False
+    #: How often it was told to update; whether it registered since it was sent the image or told so.
+    executes: int = 0
+    back: bool = False
     #: The result that it had before.
     stale: int = 0
     resets: int = 0
@@ -175,7 +180,7 @@ def advance(device: Device, event: Event, task: Task, now: int, *, held: bool = 
         case CameBack():
             if device.phase.ended:
                 return device
-            return _soon(_trace(device, "registered anew", now), now, 500)
+            return _soon(replace(_trace(device, "registered anew", now), back=True), now, 500)
         case Aborted():
             if device.phase.ended:
                 return device
@@ -201,6 +206,8 @@ def _tick(device: Device, task: Task, now: int, *, held: bool) -> Device:
             if device.held
             else replace(_says(device, "has the image and waits: the campaign pauses", now), held=True)
         )
+    if device.later is Ask.EXECUTE:
+        device = replace(device, executes=device.executes + 1, back=False)
     return _ask(replace(device, held=False), device.later, now)
 
 
@@ -318,7 +325,7 @@ def _looked(device: Device, event: Answered, task: Task, now: int, *, held: bool
         case Phase.SENDING | Phase.DOWNLOADING:
             return _at_download(device, state, result, task, now, held=held)
         case Phase.UPDATING:
-            return _at_update(device, state, result, task, now)
+            return _at_update(device, state, result, task, now, held=held)
     return _look_later(device, now)
 
 
@@ -349,7 +356,9 @@ def _checked(device: Device, event: Answered, state: int, result: int, task: Tas
 def _send(device: Device, now: int) -> Device:
     pull = device.method is Method.PULL
     words = "is told where the image is" if pull else "is sent the image"
-    sending = replace(_says(device, words, now, Phase.SENDING), sends=device.sends + 1, moved=False)
+    sending = replace(
+        _says(device, words, now, Phase.SENDING), sends=device.sends + 1, moved=False, back=False, executes=0
+    )
     return _ask(sending, Ask.TELL_URI if pull else Ask.SEND, now)
 
 
@@ -390,34 +399,53 @@ def _at_download(device: Device, state: int, result: int, task: Task, now: int, 
         return _look_later(_says(device, f"downloads the image ({_state(row, state)})", now), now)
     if state in row.done and result == row.success and moved and device.stale != row.success:
         # It has updated by itself, between two looks.
-        return _at_update(_says(device, "updated by itself", now, Phase.UPDATING), state, result, task, now)
+        return _at_update(_says(device, "updated by itself", now, Phase.UPDATING), state, result, task, now, held=held)
     if state == row.idle:
-        if not late:
-            return _look_later(device, now)
-        if device.sends >= MOST_SENDS:
-            words = f"forgot the image {device.sends} times (it is idle again, without a result)"
-            return _end(device, Phase.FAILED, words, now)
-        return _send(_says(device, "is idle again without a result, perhaps restarted", now), now)
+        return _forgot(device, now) if late or device.back else _look_later(device, now)
     # It updates by itself (automatic upgrade at download), or is further than was asked for.
     return _look_later(_says(device, f"updates by itself ({_state(row, state)})", now, Phase.UPDATING), now)
+
+
+def _forgot(device: Device, now: int) -> Device:
+    """It is idle and tells no result: what it had of the image is gone."""
+    if device.sends >= MOST_SENDS:
+        words = f"forgot the image {device.sends} times (it is idle again, without a result)"
+        return _end(device, Phase.FAILED, words, now)
+    return _send(_says(device, "is idle again without a result, perhaps restarted", now), now)
 
 
 def _executed(device: Device, ask: Ask, event: Answered, task: Task, now: int) -> Device:
     if event.code is ResponseCode.CHANGED and ask is Ask.ACTIVATE:
         return _end(device, Phase.UPDATED, "is updated and activated", now)
     if event.code is ResponseCode.CHANGED:
-        return _look_later(_says(device, "updates", now, Phase.UPDATING), now)
+        # It was there to hear of it, whenever it had registered.
+        return _look_later(_says(replace(device, back=False), "updates", now, Phase.UPDATING), now)
     if event.code is ResponseCode.UNKNOWN:
         # It may have been executed, so it is not asked again: its state tells.
         words = "was told to update and has not answered; its state will tell"
         return _look_later(_says(device, words, now, Phase.UPDATING), now)
     if event.code in (ResponseCode.NOT_FOUND, ResponseCode.PRECONDITION_FAILED) and _unreached(event) is not None:
         # It certainly did not hear of it.
-        return _says(_wait(device, ask, now, RETRY), f"waits to {ask.value}: {_unreached(event)}", now)
+        unheard = replace(device, executes=max(0, device.executes - 1)) if ask is Ask.EXECUTE else device
+        return _says(_wait(unheard, ask, now, RETRY), f"waits to {ask.value}: {_unreached(event)}", now)
+    if ask is Ask.EXECUTE and device.executes > 1:
+        # It may have begun by what it was told before.
+        words = f"did not take it that it was told again: {_refusal(event)}; its state will tell"
+        return _look_later(_says(device, words, now, Phase.UPDATING), now)
     return _end(device, Phase.FAILED, f"refused to {ask.value}: {_refusal(event)}", now)
 
 
-def _at_update(device: Device, state: int, result: int, task: Task, now: int) -> Device:
+def _not_begun(device: Device, task: Task, now: int, *, held: bool) -> Device:
+    """It was told to update, and has the image still and says that it does nothing with it."""
+    if device.executes >= MOST_EXECUTES:
+        words = f"was told to update {device.executes} times and has not begun; look at the device"
+        return _end(device, Phase.FAILED, words, now)
+    why = "registered anew" if device.back else "did nothing"
+    words = f"was told to update, {why} and has the image still; is told again"
+    return _tick(_wait(_says(device, words, now, Phase.EXECUTING), Ask.EXECUTE, now, 0), task, now, held=held)
+
+
+def _at_update(device: Device, state: int, result: int, task: Task, now: int, *, held: bool) -> Device:
     row = task.row
     failure = _failure(row, result)
     if failure is not None:
@@ -426,7 +454,9 @@ def _at_update(device: Device, state: int, result: int, task: Task, now: int) ->
         if row.activate is not None:
             return _ask(_says(device, "is installed and is activated", now, Phase.ACTIVATING), Ask.ACTIVATE, now)
         return _ask(_says(device, "reports success; its version is read", now, Phase.VERIFYING), Ask.VERSION, now)
-    if state == row.ready and now - device.since > GRACE:
-        words = "was told to update and has not begun; look at the device before it is told again"
-        return _end(device, Phase.FAILED, words, now)
+    late = now - device.since > GRACE
+    if state == row.ready and result not in row.deferred and (device.back or (late and row.says_updating)):
+        return _not_begun(device, task, now, held=held)
+    if state == row.idle and result != row.success and (device.back or late):
+        return _forgot(device, now)
     return _look_later(_says(device, f"updates ({_state(row, state)}, result {result})", now), now)

@@ -48,6 +48,10 @@ class UpdateObject:
     protocols: int | None = None
     delivery: int | None = None
     activate: int | None = None
+    #: Results by which the device says that it updates later, when it may.
+    deferred: frozenset[int] = frozenset()
+    #: True if it has a state for an update that is under way, so that one in ``ready`` is doing nothing.
+    says_updating: bool = False
     #: True if an empty URI takes back a package that is there.
     empty_uri_resets: bool = False
 
@@ -80,9 +84,10 @@ OBJECTS: Mapping[int, UpdateObject] = {
             9: "the device does not speak the protocol of the URI",
             10: "the update was cancelled",
         },
-        # 11: deferred, so that it may still come.
         fair=frozenset({0, 1, 11}),
+        deferred=frozenset({11}),
         passing=frozenset({4}),
+        says_updating=True,
         empty_uri_resets=True,
     ),
     9: UpdateObject(

@@ -260,6 +260,8 @@ def device_fields(device: Device) -> dict[str, Any]:
         "method": device.method.value,
         "later": device.later.value,
         "moved": device.moved,
+        "executes": device.executes,
+        "back": device.back,
         "stale": device.stale,
         "resets": device.resets,
         "observed": device.observed,

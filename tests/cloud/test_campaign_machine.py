@@ -11,6 +11,7 @@ import pytest
 from cloud.campaigns.machine import (
     GRACE,
     LOST,
+    MOST_EXECUTES,
     MOST_SENDS,
     Aborted,
     Answered,
@@ -213,20 +214,117 @@ def test_the_image_may_come_to_the_gateway_later() -> None:
     assert fake.device.sends == 1
 
 
-@pytest.mark.parametrize("worked", [True, False])
-def test_an_update_of_unknown_outcome_is_never_executed_again(worked: bool) -> None:
+def test_an_update_of_unknown_outcome_that_was_done_is_not_executed_again() -> None:
     fake = Fake()
 
     def interrupted() -> Answered:
-        if worked:
-            fake.answer(Ask.EXECUTE)
-        return Answered(number=0, code=ResponseCode.UNKNOWN, message="outcome unknown")
+        fake.answer(Ask.EXECUTE)
+        return no(ResponseCode.UNKNOWN, "outcome unknown")()
 
     fake.does[Ask.EXECUTE] = interrupted
-    device = fake.run()
+    assert fake.run().phase is Phase.UPDATED
     assert fake.asked[Ask.EXECUTE] == 1
-    assert device.phase is (Phase.UPDATED if worked else Phase.FAILED)
-    assert worked or "has not begun" in device.words
+
+
+@pytest.mark.parametrize("code", [ResponseCode.UNKNOWN, OK])
+@pytest.mark.parametrize("number", sorted(OBJECTS))
+def test_a_device_that_restarts_at_the_execute_and_has_the_image_still_is_told_again(
+    number: int, code: ResponseCode
+) -> None:
+    fake = Fake(Task(object_id=number, method=Method.PULL))
+    fake.does[Ask.EXECUTE] = first(no(code), then=lambda: fake.answer(Ask.EXECUTE))
+    fake.run(lambda one: one.phase is Phase.UPDATING)
+    told = fake.now
+    fake.event(CameBack())
+    device = fake.run()
+    assert device.phase is Phase.UPDATED
+    assert fake.asked[Ask.EXECUTE] == 2
+    assert "registered anew and has the image still; is told again" in " ".join(words for _, words in device.trace)
+    assert fake.now - told < GRACE, "its registration says it at once"
+    # Told at the same moment as ever: what was sent is not sent again.
+    assert fake.asked[Ask.TELL_URI] == 1
+
+
+def test_a_device_that_never_begins_is_told_three_times_and_has_failed() -> None:
+    fake = Fake()
+    fake.does[Ask.EXECUTE] = no(ResponseCode.UNKNOWN, "outcome unknown")
+    device = fake.run()
+    assert (device.phase, fake.asked[Ask.EXECUTE]) == (Phase.FAILED, MOST_EXECUTES)
+    assert device.words == "was told to update 3 times and has not begun; look at the device"
+    assert fake.now - device.began > MOST_EXECUTES * GRACE
+
+
+def test_a_device_that_does_not_hear_of_it_is_told_as_often_as_it_takes() -> None:
+    fake = Fake()
+    gone = no(ResponseCode.NOT_FOUND, "no device lamp is registered at gw")
+    fake.does[Ask.EXECUTE] = first(*[gone] * 10, then=lambda: fake.answer(Ask.EXECUTE))
+    assert fake.run().phase is Phase.UPDATED
+    assert fake.device.executes == 1
+
+
+def test_a_device_that_has_begun_after_all_and_refuses_to_be_told_again_is_followed() -> None:
+    fake = Fake()
+
+    def begun() -> Answered:
+        fake.answer(Ask.EXECUTE)
+        return no(ResponseCode.METHOD_NOT_ALLOWED, "an image is being installed")()
+
+    fake.does[Ask.EXECUTE] = first(no(ResponseCode.UNKNOWN), then=begun)
+    assert fake.run().phase is Phase.UPDATED
+    assert fake.asked[Ask.EXECUTE] == 2
+
+
+def test_a_device_whose_image_is_gone_at_the_execute_is_sent_it_again() -> None:
+    fake = Fake()
+
+    def forgets() -> Answered:
+        fake.state, fake.result = 0, 0
+        return no(ResponseCode.UNKNOWN)()
+
+    fake.does[Ask.EXECUTE] = first(forgets, then=lambda: fake.answer(Ask.EXECUTE))
+    fake.run(lambda one: one.phase is Phase.UPDATING)
+    fake.event(CameBack())
+    device = fake.run()
+    assert device.phase is Phase.UPDATED
+    assert fake.asked[Ask.TELL_URI] == fake.asked[Ask.EXECUTE] == 2
+    assert any("is idle again without a result" in words for _, words in device.trace)
+    for_ever = Fake()
+    for_ever.after_execute = (0, 0)
+    assert "forgot the image 3 times" in for_ever.run().words
+    assert for_ever.asked[Ask.TELL_URI] == MOST_SENDS
+
+
+def test_a_device_that_puts_it_off_or_installs_slowly_is_not_told_again() -> None:
+    for number, after in ((5, (2, 11)), (9, (3, 3)), (5, (3, 0))):
+        fake = Fake(Task(object_id=number, method=Method.PULL, patience=GRACE * 10))
+        fake.after_execute = after
+        device = fake.run()
+        assert fake.asked[Ask.EXECUTE] == 1
+        assert device.words.startswith("gave up after 600 s")
+
+
+def test_what_is_held_is_not_told_again() -> None:
+    fake = Fake()
+    fake.does[Ask.EXECUTE] = first(no(ResponseCode.UNKNOWN), then=lambda: fake.answer(Ask.EXECUTE))
+    fake.run(lambda one: one.phase is Phase.UPDATING)
+    fake.held = True
+    fake.event(CameBack())
+    fake.run(lambda one: one.held)
+    assert fake.asked[Ask.EXECUTE] == 1
+    fake.held = False
+    assert fake.run().phase is Phase.UPDATED
+
+
+def test_a_device_that_restarts_while_it_downloads_is_told_anew_at_once() -> None:
+    fake = Fake()
+    fake.after_image = (1, 0)
+    fake.run(lambda one: one.phase is Phase.DOWNLOADING)
+    fake.state, fake.after_image = 0, (2, 0)
+    before = fake.now
+    fake.event(CameBack())
+    fake.run(lambda _: fake.asked[Ask.TELL_URI] == 2)
+    assert fake.now - before < GRACE
+    assert fake.run().phase is Phase.UPDATED
 
 
 def test_a_reply_that_never_comes_is_no_reason_to_execute_again() -> None:
