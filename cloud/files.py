@@ -21,7 +21,7 @@ from connectors.kafka import (
     read_to_end,
 )
 from schemas.avro.topics import FAMILIES, TopicKind, Topics
-from schemas.files import File, NoPiece, describe, piece_of, pieces
+from schemas.files import PIECE, File, NoPiece, describe, piece_of, pieces
 
 #: What Kafka may take for a piece, in seconds.
 _PER_PIECE_S = 5.0
@@ -38,19 +38,27 @@ def load(path: Path) -> tuple[File, bytes]:
     return describe(data, path.name), data
 
 
-def is_there(cluster: Cluster, gateway: str, file: File) -> bool:
-    """True if the topic holds every piece of the file.
+def is_there(cluster: Cluster, gateway: str, file: File, data: bytes) -> bool:
+    """True if the topic holds every piece of the file, so that a gateway makes it of them.
 
     Raises:
         Unreachable, KafkaException: Kafka did not answer, or refused.
     """
-    missing = set(range(file.pieces))
+    missing, wrong = set(range(file.pieces)), set[int]()
     for message in read_to_end(cluster, [Topics(gateway).files]):
         with contextlib.suppress(NoPiece):
             piece = piece_of(message.key(), message.value(), message.headers())
-            if piece.file.sha256 == file.sha256:
-                missing.discard(piece.number)
-    return not missing
+            if (piece.file.sha256, piece.file.size) != (file.sha256, file.size):
+                continue
+            missing.discard(piece.number)
+            right = piece.data == data[piece.number * PIECE : (piece.number + 1) * PIECE]
+            (wrong.discard if right else wrong.add)(piece.number)
+            if not missing:
+                if not wrong:
+                    return True
+                # As the gateway does it: all of it is dropped, and it begins anew.
+                missing, wrong = set(range(file.pieces)), set()
+    return False
 
 
 def send(cluster: Cluster, gateway: str, file: File, data: bytes, *, again: bool = False) -> bool:
@@ -62,7 +70,7 @@ def send(cluster: Cluster, gateway: str, file: File, data: bytes, *, again: bool
     """
     topic = Topics(gateway).files
     ensure_topics(cluster, {topic: FAMILIES[TopicKind.FILES].partitions})
-    if not again and is_there(cluster, gateway, file):
+    if not again and is_there(cluster, gateway, file, data):
         return False
     failures: list[KafkaError] = []
     confirmed = 0
@@ -76,7 +84,11 @@ def send(cluster: Cluster, gateway: str, file: File, data: bytes, *, again: bool
 
     until = time.monotonic() + 10.0 + _PER_PIECE_S * file.pieces
     client = producer(
-        cluster, message_timeout_ms=int((until - time.monotonic()) * 1000), enable_gapless_guarantee=False
+        cluster,
+        message_timeout_ms=int((until - time.monotonic()) * 1000),
+        enable_gapless_guarantee=False,
+        # A piece a batch: the topic takes no larger ones.
+        batch_size=PIECE,
     )
     try:
         for piece in pieces(file, data):

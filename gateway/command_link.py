@@ -74,10 +74,7 @@ class CommandLink:
     async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
         device = self._device(ep)
         if request.file is not None and not self._files.has(request.file):
-            raise RefusedRequest(
-                f"the file {request.file} is not at this gateway (yet); it comes by the topic of its files",
-                ResponseCode.REQUEST_ENTITY_INCOMPLETE,
-            )
+            raise RefusedRequest(self._files.why(request.file), ResponseCode.REQUEST_ENTITY_INCOMPLETE)
         if request.file is not None and request.pushes:
             return await self._push(device, request.file, request, timeout)
         address = device.address

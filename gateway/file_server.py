@@ -37,15 +37,15 @@ _AROUND = 4 + 9 + 2 + 5 + 6 + 1
 
 
 class FileServer:
-    """``known`` says whether an address has shown that it can be reached; ``missed`` is told of files that are not
-    here."""
+    """``known`` says whether an address has shown that it can be reached; ``missed`` is told the hash of a file
+    that is not here."""
 
     def __init__(
         self,
         cache: FileCache,
         *,
         known: Callable[[Address], bool],
-        missed: Callable[[], None],
+        missed: Callable[[str], None],
         clock: Callable[[], float],
         per_second: float = PER_SECOND,
     ) -> None:
@@ -111,7 +111,7 @@ class FileServer:
         if size is None:
             self.refused["not here"] += 1
             if is_hash(sha256):
-                self._missed()
+                self._missed(sha256)
             incoming.reply(Code.NOT_FOUND, payload=b"no such file here")
             return
         asked = message.block(Option.BLOCK2) or Block(0, more=False, szx=_SZX)
@@ -140,7 +140,7 @@ class FileServer:
         data = self._cache.read(sha256, start, length)
         if not data:
             self.refused["not here"] += 1
-            self._missed()
+            self._missed(sha256)
             incoming.reply(Code.NOT_FOUND, payload=b"no such file here")
             return
         more = start + len(data) < size

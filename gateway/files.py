@@ -7,7 +7,7 @@ Owns where a device finds the gateway's files. `gateway.file_cache`, `gateway.fi
 from __future__ import annotations
 
 import socket
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 
 from gateway.coap.endpoint import Endpoint
@@ -18,6 +18,9 @@ from gateway.file_intake import FileIntake
 from gateway.file_push import FilePush
 from gateway.file_server import PATH, FileServer
 from gateway.settings import GatewaySettings
+
+#: Of so many files it is known that devices were told of them.
+_MOST_TOLD = 1_024
 
 
 class Files:
@@ -40,7 +43,9 @@ class Files:
         self._host = settings.file_host
         self.cache = FileCache(settings.state / "files")
         self.intake = FileIntake(settings.kafka, topic, self.cache)
-        self.server = FileServer(self.cache, known=known, missed=self.intake.look_again, clock=clock)
+        self.server = FileServer(self.cache, known=known, missed=self._missed, clock=clock)
+        #: The files that devices were told of or sent, the last one at the end.
+        self._told: OrderedDict[str, None] = OrderedDict()
         self.push = FilePush(self.cache, endpoint, clock)
         #: Requests for a file, now or soon answered; False: for something else.
         self.request: Callable[[Incoming], bool] = self.server.request
@@ -50,10 +55,6 @@ class Files:
         """Files and records that were dropped, by reason."""
         return self.cache.dropped + self.intake.dropped
 
-    def start(self) -> None:
-        """Take what is in the topic."""
-        self.intake.start()
-
     def stop(self) -> None:
         """Take nothing any more; blocks."""
         self.intake.stop()
@@ -61,10 +62,27 @@ class Files:
 
     def has(self, sha256: str) -> bool:
         """True if the file is here; if not it is looked for."""
+        self._told[sha256] = None
+        self._told.move_to_end(sha256)
+        if len(self._told) > _MOST_TOLD:
+            self._told.popitem(last=False)
         if sha256 in self.cache:
             return True
-        self.intake.look_again()
+        self.intake.want(sha256)
         return False
+
+    def why(self, sha256: str) -> str:
+        """Why a file is not here, in words."""
+        trouble = self.intake.why(sha256)
+        return (
+            f"the file {sha256} is not at this gateway "
+            + (f"({trouble})" if trouble else "(yet); it comes by the topic of its files")
+        )  # fmt: skip
+
+    def _missed(self, sha256: str) -> None:
+        # Whoever asks for what nobody was told of has the topic read for nothing.
+        if sha256 in self._told:
+            self.intake.want(sha256)
 
     def base(self, peer: Address) -> str:
         """The URI, less the hash, at which this device fetches files."""

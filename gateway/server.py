@@ -197,7 +197,6 @@ class Gateway:
                 "devices registered with credentials and cannot be reached without --credentials", devices=keyed
             )
         uplink.reopen()
-        parts.files.start()
         parts.commands.start()
         _log.info(
             "the gateway is ready",

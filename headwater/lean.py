@@ -1,4 +1,5 @@
-"""A gateway, a replicator or a bootstrap server that has let go of its command line, for machines with little memory.
+"""A gateway, a replicator, a bootstrap server or who carries out campaigns, having let go of its command line, for
+machines with little memory.
 
 Owns the change over: with ``HEADWATER_LEAN=1`` (as the image sets it) a process that the command has read and checked
 the settings of begins anew under the same process id, with nothing loaded but what it runs. What only a command line
@@ -21,6 +22,7 @@ from headwater.exits import Exit, Stop, expected
 from headwater.terminal import printable
 
 if TYPE_CHECKING:
+    from cloud.campaigns.service import CampaignSettings
     from connectors.replicator import ReplicatorSettings
     from gateway.bootstrap.settings import BootstrapSettings
     from gateway.settings import GatewaySettings
@@ -37,9 +39,12 @@ class Process(Enum):
     GATEWAY = "gateway"
     REPLICATOR = "replicator"
     BOOTSTRAP = "bootstrap"
+    CAMPAIGNS = "campaigns"
 
 
-def start(process: Process, settings: GatewaySettings | ReplicatorSettings | BootstrapSettings) -> None:
+def start(
+    process: Process, settings: GatewaySettings | ReplicatorSettings | BootstrapSettings | CampaignSettings
+) -> None:
     """Run it until it is told to stop, in this process or, with `LEAN`, in what this process becomes.
 
     Raises:
@@ -119,10 +124,22 @@ def _bootstrap(settings: BootstrapSettings) -> None:
         ) from exc
 
 
+def _campaigns(settings: CampaignSettings) -> None:
+    from cloud.campaigns.service import run
+    from cloud.campaigns.worker import TakenOver
+    from headwater.running import run_thread_until_stopped
+
+    try:
+        run_thread_until_stopped(lambda stop: run(settings, stop))
+    except TakenOver as exc:
+        raise Stop(Exit.REFUSED, str(exc)) from exc
+
+
 _RUN: dict[Process, Callable[..., None]] = {
     Process.GATEWAY: _gateway,
     Process.REPLICATOR: _replicator,
     Process.BOOTSTRAP: _bootstrap,
+    Process.CAMPAIGNS: _campaigns,
 }
 
 

@@ -146,6 +146,8 @@ TOPICS: Mapping[tuple[Role, Side], tuple[_Row, ...]] = {
     # Jobs read what devices said and what other jobs found.
     (Role.ANALYTICS, Side.EDGE): (((*_OF_DEVICES, *_RESULTS), (_R, _DC)), (_RESULTS, (_W, _C)), (_DEAD, (_W,))),
     (Role.ANALYTICS, Side.CLOUD): (((*_OF_DEVICES, *_RESULTS), (_R, _DC)), (_RESULTS, (_W, _C)), (_DEAD, (_W,))),
+    # Who carries campaigns out hears what devices say and writes requests; images are put there by people.
+    (Role.CAMPAIGNS, Side.CLOUD): ((_OF_DEVICES, (_R,)), ((TopicKind.REQUESTS,), (_W,))),
 }
 #: A person's: what seeing is, and what commanding adds.
 SEEING: tuple[_Row, ...] = ((_UP, (_R,)), (_DOWN, (_D,)))
@@ -167,6 +169,7 @@ _LOOKING: Mapping[Role, tuple[str, ...]] = {
     Role.REPLICATOR: ("headwater-look",),
     Role.SINK: ("headwater-offsets", "headwater-replay"),
     Role.ANALYTICS: (),
+    Role.CAMPAIGNS: ("headwater-feed", "headwater-look", "headwater-offsets", "headwater-reader"),
     Role.USER: ("headwater-feed", "headwater-look", "headwater-offsets", "headwater-reader"),
 }
 #: What every cluster has whose processes look at it: so no grant of it makes one gateway's reach another's.
@@ -276,11 +279,17 @@ def _analytics(gateway: str, side: Side) -> Iterator[Grant]:
         yield from _prefixed(Resource.TOPIC, f"changelog__{group}{END}", state)
 
 
+def _campaigns(gateway: str, side: Side) -> Iterator[Grant]:
+    yield from _literal(Resource.TOPIC, campaigns_topic(gateway), (_R, _W, _C))
+    yield from _literal(Resource.TRANSACTIONAL_ID, campaigns_id(gateway), (_W,))
+
+
 _OTHERS = {
     Role.GATEWAY: _gateway,
     Role.REPLICATOR: _replicator,
     Role.SINK: _sink,
     Role.ANALYTICS: _analytics,
+    Role.CAMPAIGNS: _campaigns,
 }
 
 

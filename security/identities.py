@@ -39,12 +39,13 @@ class Role(Enum):
     REPLICATOR = "replicator"
     SINK = "sink"
     ANALYTICS = "analytics"
+    CAMPAIGNS = "campaigns"
     USER = "user"
     MONITOR = "monitor"
 
 
 #: The roles whose name is the id of a gateway.
-OF_GATEWAY = frozenset({Role.BROKER, Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS})
+OF_GATEWAY = frozenset({Role.BROKER, Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS, Role.CAMPAIGNS})
 #: The roles that may serve all gateways in one, by the name ``_all``.
 _OF_ALL = frozenset({Role.SINK, Role.ANALYTICS})
 

@@ -364,7 +364,7 @@ def _send(device: Device, now: int) -> Device:
 
 def _sent(device: Device, ask: Ask, event: Answered, task: Task, now: int) -> Device:
     if event.code is ResponseCode.REQUEST_ENTITY_INCOMPLETE:
-        words = "waits for the image to come to the gateway" if ask is Ask.TELL_URI else f"waits: {_refusal(event)}"
+        words = "waits for the image to come to the gateway" + (f": {event.message}" if event.message else "")
         return _wait(_says(device, words, now), ask, now, 2_000)
     if event.code not in _GOOD:
         return _end(device, Phase.FAILED, f"did not take the image: {_refusal(event)}", now)

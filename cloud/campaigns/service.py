@@ -74,7 +74,6 @@ def run(settings: CampaignSettings, stop: threading.Event) -> None:
 
     Raises:
         TakenOver: another process does so now.
-        TopicMissing: the gateway's topics are not there.
         OSError: the metrics port is taken.
     """
     worker = Worker(settings.kafka, settings.gateway)

@@ -98,18 +98,20 @@ class Worker:
     def run(self, stop: threading.Event, *, until_done: bool = False) -> None:
         """Work until ``stop`` is set, or with ``until_done`` until all campaigns have ended and nothing is open.
 
-        Kafka that is away is waited for.
+        Kafka that is away is waited for, and by a worker of all campaigns the gateway's topics too.
 
         Raises:
             TakenOver: another one with the same campaigns began.
-            TopicMissing: the gateway's topics are not there.
+            TopicMissing: the gateway's topics are not there, and it is the worker of a command.
         """
         complained = ""
         while not stop.is_set():
             try:
                 if self._session(stop, until_done=until_done):
                     return
-            except (KafkaException, Unreachable) as exc:
+            except (KafkaException, Unreachable, TopicMissing) as exc:
+                if isinstance(exc, TopicMissing) and self._only is not None:
+                    raise
                 error = exc.args[0] if isinstance(exc, KafkaException) else None
                 if error is not None and error.code() in _FENCED:
                     raise TakenOver(

@@ -467,25 +467,22 @@ def run(
 ) -> None:
     """Carry out the campaigns of a gateway, from now until told to stop. It may be killed at any moment.
 
-    A second one for the same gateway takes over, and the first ends.
+    A second one for the same gateway takes over, and the first ends. Topics that are not there yet are waited for.
 
     \b
     Examples:
     headwater campaign run --gateway rock64 --kafka cloud:9092 --metrics 9595
     """
     from cloud.campaigns.service import CampaignSettings
-    from cloud.campaigns.service import run as serve
-    from cloud.campaigns.worker import TakenOver
-    from headwater.running import run_thread_until_stopped
+    from headwater import lean
 
-    settings = CampaignSettings(
-        gateway=where.gateway,
-        kafka=where.cluster,
-        metrics_port=metrics,
-        metrics_host=metrics_host,
-        metrics_keys=metrics_keys,
+    lean.start(
+        lean.Process.CAMPAIGNS,
+        CampaignSettings(
+            gateway=where.gateway,
+            kafka=where.cluster,
+            metrics_port=metrics,
+            metrics_host=metrics_host,
+            metrics_keys=metrics_keys,
+        ),
     )
-    try:
-        run_thread_until_stopped(lambda stop: serve(settings, stop))
-    except TakenOver as exc:
-        raise Stop(Exit.REFUSED, str(exc)) from exc

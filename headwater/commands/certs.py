@@ -80,8 +80,8 @@ def create(
     """Make certificates: for the cloud (and the authority, if there is none), an edge, or one client.
 
     cloud has broker:cloud, admin:fleet and monitor:fleet; edge GW has gateway:GW, broker:GW and replicator:GW. A client
-    is sink:GW (or 'sink:*' for all gateways), analytics:GW, user:NAME, monitor:NAME or admin:NAME. Each gets a folder
-    with ca.pem, cert.pem, key.pem and keystore.pem. Whoever has certificates keeps them: twice is as once.
+    is sink:GW (or 'sink:*' for all gateways), analytics:GW, campaigns:GW, user:NAME, monitor:NAME or admin:NAME. Each
+    gets a folder with ca.pem, cert.pem, key.pem and keystore.pem. Whoever has certificates keeps them: twice is once.
 
     \b
     Examples:

@@ -247,6 +247,7 @@ _ADDED = ("gateway/certificate", "gateway/authorities", "gateway/credentials")
 STACKS = (
     *_ADDED,
     "analytics",
+    "campaigns",
     "cloud",
     "connectors",
     "gateway",

@@ -87,6 +87,8 @@ def identities(fleet: Fleet) -> list[Identity]:
             found.append(Identity(Role.SINK, name))
         if gateway.analytics:
             found.append(Identity(Role.ANALYTICS, name))
+        if gateway.campaigns:
+            found.append(Identity(Role.CAMPAIGNS, name))
     return found
 
 
@@ -169,6 +171,13 @@ class _Maker:
                 # As many as by itself, where the gateway's own stack has none.
                 given = self._gateway(name, gateway) | {"REPLICATORS": "1"}
                 yield self._stack(f"rep-{stack_word(name)}", "replicator", name, given)
+            if gateway.campaigns:
+                given = {
+                    **self._cloud(gateway.version),
+                    "GATEWAY": name,
+                    "CAMPAIGNS_TLS": self._tls(Identity(Role.CAMPAIGNS, name)),
+                }
+                yield self._stack(f"cam-{stack_word(name)}", "campaigns", name, given)
             if any(gateway.sinks.values()):
                 identity = Identity(Role.SINK, name)
                 given = self._sinks(identity, name, name, gateway.sinks)
@@ -244,6 +253,7 @@ class _Maker:
             "COAP_PORT": str(ports["coap_port"]),
             "COAPS_PORT": str(ports["coaps_port"]),
             "COAP_INSECURE": _word(gateway.insecure),
+            "FILE_HOST": gateway.file_host or gateway.node,
             **_bootstrap(gateway.bootstrap),
             "OBSERVE": " ".join(gateway.observe),
             "READ_ON_REGISTER": " ".join(gateway.read_on_register),

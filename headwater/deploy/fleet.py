@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -64,6 +65,15 @@ def _pattern(text: str) -> str:
     return "/" + text.strip("/")
 
 
+def _host(text: str) -> str:
+    try:
+        ip_address(text)
+    except ValueError as exc:
+        if not _HOST.fullmatch(text):
+            raise ValueError(f"{text!r} is no name or address of a host, without a port") from exc
+    return text
+
+
 def _user(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", text) or len(text) > 50:
         raise ValueError(f"{text!r} is no name of a user: letters, digits, '-', '_', and single dots inside")
@@ -111,6 +121,7 @@ def _rate(value: object) -> object:
 GatewayId = Annotated[str, AfterValidator(_gateway)]
 NodeName = Annotated[str, AfterValidator(_node)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+Host = Annotated[str, AfterValidator(_host)]
 UserName = Annotated[str, AfterValidator(_user)]
 Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
 Bytes = Annotated[int, BeforeValidator(_bytes)]
@@ -173,7 +184,9 @@ class X509(_Part):
 class Gateway(_Part):
     """One gateway; ``profile`` is a file in stacks/settings, mostly its architecture. With ``insecure`` devices may
     speak in the clear, at ``coap_port``; ``coaps_port`` is the next one if it is None. With ``x509`` they may have
-    certificates; ``credentials`` are taken up when it starts, a file as `headwater credentials import` takes it."""
+    certificates; ``credentials`` are taken up when it starts, a file as `headwater credentials import` takes it.
+    ``campaigns``: whether somebody carries out those of its devices; ``file_host`` is where these fetch images, its
+    node's name if it is None."""
 
     node: NodeName
     profile: Profile
@@ -188,6 +201,8 @@ class Gateway(_Part):
     retention: Retention = Retention()
     replicator: Literal["edge", "cloud"] = "edge"
     bandwidth: Rate | None = None
+    campaigns: bool = False
+    file_host: Host | None = None
     sinks: Sinks = Field(default_factory=dict)
     analytics: Mapping[JobName, Job | None] = Field(default_factory=dict)
     version: str | None = None

@@ -130,6 +130,8 @@ FAMILIES: Mapping[TopicKind, TopicFamily] = {
         direction=Direction.DOWN,
         partitions=1,
         subject=None,
+        # Small batches, so that they take no memory of an edge's Kafka; small segments, so that old images end.
+        settings={"max.message.bytes": "131072", "segment.bytes": "16777216"},
     ),
     TopicKind.AGGREGATES: TopicFamily(
         prefix="analytics",

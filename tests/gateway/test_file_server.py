@@ -40,10 +40,11 @@ class _Handler(Busy):
             clock=time.monotonic,
             per_second=per_second,
         )
-        for number, piece in enumerate(pieces(FILE, IMAGE)):
-            self.cache.take(piece, number)
+        for piece in pieces(FILE, IMAGE):
+            self.cache.take(piece)
 
-    def _missed(self) -> None:
+    def _missed(self, sha256: str) -> None:
+        assert len(sha256) == 64
         self.missed += 1
 
     def request(self, incoming: Incoming) -> bool:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import aiocoap
@@ -37,6 +40,18 @@ def fetch(uri: str) -> Message:
             await context.shutdown()
 
     return asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def ask_for(gateway: Gateway, device: RawDevice, file: File = FILE) -> None:
+    """Have a device told where the file is, as often as it takes until it is there."""
+    tickets = itertools.count()
+
+    def told() -> bool:
+        ticket = f"ask-{file.sha256[:8]}-{next(tickets)}"
+        gateway.request(device.ep, ticket, RequestKind.WRITE, "/5/0/1", body(file))
+        return gateway.reply(ticket).rep.code is ResponseCode.CHANGED
+
+    until("the file", told)
 
 
 class Taking:
@@ -81,6 +96,7 @@ def test_a_file_is_told_sent_and_fetched_and_survives_a_kill(kafka: Cluster, gat
             assert "not at this gateway" in early.rep.body.message
             assert files.send(kafka, gateway_id, FILE, IMAGE)
             assert not files.send(kafka, gateway_id, FILE, IMAGE)
+            # It was asked for, so it is waited for.
             until("the file", lambda: gateway.metric("files") == 1)
 
             gateway.request("lamp", "told", RequestKind.WRITE, "/5/0/1", body())
@@ -105,10 +121,10 @@ def test_a_device_that_forgot_its_part_gets_all_of_it_again(kafka: Cluster, gate
     files.send(kafka, gateway_id, FILE, IMAGE)
     with Gateway(gateway_id, kafka, tmp_path) as gateway:
         gateway.wait_ready()
-        until("the file", lambda: gateway.metric("files") == 1)
         taking = Taking(forget_at=100_000)
         with RawDevice(gateway.address, "lamp", answer=taking) as device:
             device.register()
+            ask_for(gateway, device)
             gateway.request("lamp", "sent", RequestKind.WRITE, "/5/0/0", body())
             assert gateway.reply("sent").rep.code is ResponseCode.CHANGED
             assert taking.whole == IMAGE
@@ -119,7 +135,6 @@ def test_a_device_that_slept_through_half_of_it_gets_the_rest(kafka: Cluster, ga
     files.send(kafka, gateway_id, FILE, IMAGE)
     with Gateway(gateway_id, kafka, tmp_path, "--command-timeout", "2") as gateway:
         gateway.wait_ready()
-        until("the file", lambda: gateway.metric("files") == 1)
         taking = Taking()
 
         def drowsy(request: Message) -> Message | None:
@@ -131,6 +146,7 @@ def test_a_device_that_slept_through_half_of_it_gets_the_rest(kafka: Cluster, ga
         woken: list[bool] = []
         with RawDevice(gateway.address, "lamp", answer=drowsy) as device:
             device.register()
+            ask_for(gateway, device)
             gateway.request("lamp", "sent", RequestKind.WRITE, "/5/0/0", body())
             until("that it sleeps", lambda: not device.listening)
             woken.append(True)
@@ -145,9 +161,14 @@ def test_the_line_carries_a_file_once_whatever_the_number_of_devices(
 ) -> None:
     assert files.send(cloud_kafka, gateway_id, FILE, IMAGE)
     lines = ("replicate", "--gateway", gateway_id, "--edge", kafka.bootstrap, "--cloud", cloud_kafka.bootstrap)
-    with Gateway(gateway_id, kafka, tmp_path) as gateway, Part("replicator", tmp_path, *lines):
+    with (
+        Gateway(gateway_id, kafka, tmp_path) as gateway,
+        Part("replicator", tmp_path, *lines),
+        RawDevice(gateway.address, "lamp", answer=Taking()) as device,
+    ):
         gateway.wait_ready()
-        until("the file", lambda: gateway.metric("files") == 1)
+        device.register()
+        ask_for(gateway, device)
         uri = f"coap://127.0.0.1:{gateway.coap_port}/files/{FILE.sha256}"
         for _ in range(3):
             assert fetch(uri).payload == IMAGE
@@ -158,13 +179,28 @@ def test_the_line_carries_a_file_once_whatever_the_number_of_devices(
             assert keys == [FILE.sha256.encode()] * FILE.pieces
 
 
+def device_and_gateway(
+    kafka: Cluster, gateway_id: str, folder: Path
+) -> AbstractContextManager[tuple[Gateway, RawDevice]]:
+    """A gateway and a device that is registered there."""
+
+    @contextmanager
+    def both() -> Iterator[tuple[Gateway, RawDevice]]:
+        with Gateway(gateway_id, kafka, folder) as gateway:
+            gateway.wait_ready()
+            with RawDevice(gateway.address, "lamp", answer=Taking()) as device:
+                device.register()
+                yield gateway, device
+
+    return both()
+
+
 def test_a_file_that_the_cache_has_lost_is_taken_from_kafka_again(
     kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
     files.send(kafka, gateway_id, FILE, IMAGE)
-    with Gateway(gateway_id, kafka, tmp_path) as gateway:
-        gateway.wait_ready()
-        until("the file", lambda: gateway.metric("files") == 1)
+    with device_and_gateway(kafka, gateway_id, tmp_path) as (gateway, device):
+        ask_for(gateway, device)
         (gateway.state / "files" / FILE.sha256).unlink()
         uri = f"coap://127.0.0.1:{gateway.coap_port}/files/{FILE.sha256}"
         assert fetch(uri).code == Code.NOT_FOUND
@@ -172,16 +208,49 @@ def test_a_file_that_the_cache_has_lost_is_taken_from_kafka_again(
         assert fetch(uri).payload == IMAGE
 
 
-def test_what_is_no_piece_of_a_file_is_counted(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
-    with Gateway(gateway_id, kafka, tmp_path) as gateway:
-        client = producer(kafka)
+def test_what_nobody_asked_for_is_left_where_it_is(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    other = random.Random(12).randbytes(100_000)
+    theirs = describe(other, "other.bin")
+    for file, data in ((theirs, other), (FILE, IMAGE)):
+        files.send(kafka, gateway_id, file, data)
+    with device_and_gateway(kafka, gateway_id, tmp_path) as (gateway, device):
+        # A stranger who asks for what no device was told of does not have the topic read.
+        assert fetch(f"coap://127.0.0.1:{gateway.coap_port}/files/{theirs.sha256}").code == Code.NOT_FOUND
+        assert fetch(f"coap://127.0.0.1:{gateway.coap_port}/files/{'0' * 64}").code == Code.NOT_FOUND
+        ask_for(gateway, device)
+        assert gateway.metric("files_completed_total") == gateway.metric("files") == 1
+        # Behind it in the topic, and before it.
+        third = random.Random(13).randbytes(70_000)
+        files.send(kafka, gateway_id, describe(third, "third.bin"), third)
+        ask_for(gateway, device, describe(third, "third.bin"))
+        ask_for(gateway, device, theirs)
+        assert gateway.metric("files") == 3
+
+
+def test_what_is_no_piece_of_a_file_is_counted_and_what_is_wrong_is_told(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    with device_and_gateway(kafka, gateway_id, tmp_path) as (gateway, device):
+        client = producer(kafka, batch_size=65_536)
         client.produce(gateway.topics.files, b"what is this", b"key", 0)
         for piece in pieces(FILE, IMAGE):
             data = bytes(len(piece.data)) if piece.number == 2 else piece.data
             client.produce(gateway.topics.files, data, piece.key, 0, headers=piece.headers)
-        client.flush(30)
-        gateway.wait_ready()
-        until("the count", lambda: gateway.metric("files_dropped_total", reason="no piece of a file") == 1)
+        # Cut off within a piece, of another size, and a piece of a file that never comes whole.
+        (first, *_) = pieces(FILE, IMAGE)
+        client.produce(gateway.topics.files, first.data[:100], first.key, 0, headers=first.headers)
+        client.produce(gateway.topics.files, first.data, b"0" * 64, 0, headers=first.headers)
+        assert client.flush(30) == 0
+        gateway.request("lamp", "told", RequestKind.WRITE, "/5/0/1", body())
+        assert gateway.reply("told").rep.code is ResponseCode.REQUEST_ENTITY_INCOMPLETE
+        until("the count", lambda: gateway.metric("files_dropped_total", reason="no piece of a file") == 2)
         until("the other", lambda: gateway.metric("files_dropped_total", reason="wrong hash") == 1)
-        files.send(kafka, gateway_id, FILE, IMAGE, again=True)
-        until("the file", lambda: gateway.metric("files") == 1)
+        gateway.request("lamp", "told why", RequestKind.WRITE, "/5/0/1", body())
+        why = gateway.reply("told why").rep
+        assert why.code is ResponseCode.REQUEST_ENTITY_INCOMPLETE
+        assert isinstance(why.body, GenericBody)
+        assert "is not what its SHA-256 says; send it again" in why.body.message
+        # All numbers are there, and it is sent all the same, as they do not make it.
+        assert files.send(kafka, gateway_id, FILE, IMAGE)
+        ask_for(gateway, device)
+        assert not files.send(kafka, gateway_id, FILE, IMAGE)

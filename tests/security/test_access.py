@@ -31,7 +31,7 @@ pytestmark = pytest.mark.kafka
 OWN, OTHER = "gw", "gw.b"
 PEOPLE = ("--command", f"anna={OWN}", "--see", f"anna={OTHER}", "--see", f"bob={OWN}")
 IDENTITIES = [
-    *(f"{role.value}:{OWN}" for role in (Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS)),
+    *(f"{role.value}:{OWN}" for role in (Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS, Role.CAMPAIGNS)),
     "sink:_all",
     "user:anna",
     "user:bob",

@@ -142,7 +142,7 @@ def overlap(one: Grant, other: Grant) -> bool:
 def test_no_right_of_one_gateway_is_about_anything_of_another(one: str, other: str) -> None:
     assume(one != other)
     validate_gateway_id(one)
-    roles = (Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS)
+    roles = (Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS, Role.CAMPAIGNS)
     for side in Side:
         here = at(side, one, other)
         try:
@@ -176,7 +176,7 @@ def test_nobody_but_super_users_may_delete_alter_or_touch_the_cluster() -> None:
 
 
 def test_an_identity_has_nothing_on_another_edge_and_a_gateway_nothing_in_the_cloud() -> None:
-    for role in (Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS):
+    for role in (Role.GATEWAY, Role.REPLICATOR, Role.SINK, Role.ANALYTICS, Role.CAMPAIGNS):
         assert not acls.rights(Identity(role, "gw"), at(Side.EDGE, "other"))
     assert not acls.rights(Identity(Role.GATEWAY, "gw"), at(Side.CLOUD, "gw"))
 

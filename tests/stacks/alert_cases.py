@@ -140,6 +140,27 @@ CASES = (
         fires="13m30s",
     ),
     Case(
+        alert="CampaignsDown",
+        series={
+            f'headwater_build_info{{component="campaigns", {_GW}}}': _UP,
+            'headwater_build_info{component="campaigns", gateway="other"}': "1x2000",
+            f'headwater_build_info{{component="gateway", {_GW}}}': "1x39 _x400",
+        },
+        quiet=("9m", "11m30s"),
+        fires="13m",
+    ),
+    Case(
+        alert="CampaignStopped",
+        # One is stopped at last; elsewhere some run and pause.
+        series={
+            f'headwater_campaigns{{{_GW}, standing="stopped"}}': "0x40 1x400",
+            'headwater_campaigns{gateway="other", standing="running"}': "3x400",
+            'headwater_campaigns{gateway="other", standing="paused"}': "1x400",
+        },
+        quiet=("10m", "10m45s"),
+        fires="12m",
+    ),
+    Case(
         alert="DeadLetters",
         # Each of the three that write them, once.
         series={

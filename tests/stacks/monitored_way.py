@@ -206,7 +206,7 @@ def watched(folder: Path) -> Iterator[Watched]:
         gateway = Gateway("watched", edge.cluster, parts, observe=("/3303/*/5700",), credentials=keys)
         stack.enter_context(gateway)
         gateway.wait_ready()
-        ours = {job: held_port() for job in ("replicator", "sink", "analytics")}
+        ours = {job: held_port() for job in ("replicator", "sink", "analytics", "campaigns")}
 
         def start(job: str, words: str) -> None:
             words = f"{words} --gateway {gateway.id} --metrics {ours[job]}"
@@ -219,6 +219,7 @@ def watched(folder: Path) -> Iterator[Watched]:
             "analytics",
             f"analytics run aggregate --window 2s --quiet --kafka {cloud.cluster.bootstrap} --state {parts / 'job'}",
         )
+        start("campaigns", f"campaign run --kafka {cloud.cluster.bootstrap}")
         ours["schemas"] = held_port()
         line_of_schemas = f"schemas serve --no-auth --port {held_port()} --metrics {ours['schemas']}"
         stack.enter_context(Part("schemas", parts, *line_of_schemas.split()))

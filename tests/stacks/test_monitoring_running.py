@@ -30,6 +30,7 @@ LABELS = frozenset(
     {
         *("component", "gateway", "version", "python"),
         *("reason", "outcome", "stage", "lane", "topic", "partition", "sink", "group", "name", "kind"),
+        *("standing", "phase"),
         # Of Python's own metrics, and of certificates.
         *("generation", "implementation", "major", "minor", "patchlevel"),
         *("identity", "file", "source", "status", "code"),
@@ -43,6 +44,7 @@ DOWN = {
     "SinkDown": "sink",
     "ReplicatorDown": "replicator",
     "AnalyticsJobDown": "analytics",
+    "CampaignsDown": "campaigns",
     "AlertmanagerDown": "alertmanager",
 }
 NAME = re.compile(r"headwater_[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -73,7 +75,7 @@ def families(way: Watched) -> dict[str, list[Metric]]:
 
 def test_every_target_is_up_and_no_scrape_fails(way: Watched) -> None:
     jobs = {
-        *("gateway", "bootstrap", "replicator", "sink", "analytics", "schemas"),
+        *("gateway", "bootstrap", "replicator", "sink", "analytics", "campaigns", "schemas"),
         *("kafka", "node", "prometheus", "alertmanager"),
     }
     until("all targets are up", way.prometheus.scrapes_all)

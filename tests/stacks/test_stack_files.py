@@ -43,7 +43,7 @@ GIVEN = {
     "JOB": "outliers",
     **dict.fromkeys(
         (
-            "ADMIN_TLS", "ANALYTICS_TLS", "API_KEYS_HASH", "BROKER_TLS", "CLIENT_TLS", "GATEWAY_TLS",
+            "ADMIN_TLS", "ANALYTICS_TLS", "API_KEYS_HASH", "BROKER_TLS", "CAMPAIGNS_TLS", "CLIENT_TLS", "GATEWAY_TLS",
             "GRAFANA_PASSWORD_HASH", "INFLUXDB_GRAFANA_PASSWORD_HASH", "INFLUXDB_PASSWORD_HASH",
             "INFLUXDB_SINK_PASSWORD_HASH", "INFLUXDB_TOKEN_HASH", "ORIENTDB_PASSWORD_HASH",
             "ORIENTDB_SINK_PASSWORD_HASH", "REPLICATOR_TLS", "SENSORS_HASH", "SINK_TLS",
@@ -87,7 +87,7 @@ each_service = pytest.mark.parametrize(
 
 
 def test_all_stacks_are_there() -> None:
-    assert FILES == ["analytics", "cloud", "connectors", "gateway", "monitoring", "replicator", "sensors"]
+    assert FILES == ["analytics", "campaigns", "cloud", "connectors", "gateway", "monitoring", "replicator", "sensors"]
     assert {"amd64", "arm64v8", "arm32v7", "lowmem", "cloud"} <= set(PROFILES)
 
 
@@ -132,7 +132,7 @@ def test_service_may_do_no_more_than_it_must(stack: str, name: str, service: dic
 def test_what_holds_a_volume_a_port_or_a_transaction_ends_before_the_next_one_starts(
     stack: str, name: str, service: dict[str, Any]
 ) -> None:
-    holds = service.get("volumes") or service.get("ports") or "replicat" in name
+    holds = service.get("volumes") or service.get("ports") or "replicat" in name or name == "campaigns"
     if holds:
         assert service["deploy"]["update_config"]["order"] == "stop-first"
 

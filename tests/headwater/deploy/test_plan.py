@@ -26,7 +26,7 @@ from headwater.deploy.plan import (
     removal,
     without,
 )
-from headwater.deploy.stackfile import FLEET, StackFileError
+from headwater.deploy.stackfile import FLEET, StackFileError, interpolate, read
 from security.identities import Identity, Role
 
 STACK_FOLDER = Path(__file__).resolve().parents[3] / "stacks"
@@ -452,22 +452,54 @@ def test_webhook_of_alerts_is_mounted_where_there_is_one() -> None:
 def test_replicator_sinks_and_jobs_of_a_gateway_are_stacks_of_its_own() -> None:
     gateways = {
         "rock64": {
-            "node": "rock64", "profile": "lowmem", "replicator": "cloud", "sinks": {"influxdb": 2},
+            "node": "rock64", "profile": "lowmem", "replicator": "cloud", "sinks": {"influxdb": 2}, "campaigns": True,
             "analytics": {"max-temperature": None, "outliers": {"edge": True}},
         }
     }  # fmt: skip
     wanted = _wanted(_fleet(gateways=gateways, sinks={}))
     stacks = {stack.name: stack for stack in wanted.stacks}
     assert list(stacks) == [
-        "monitoring", "cloud", "gw-rock64", "rep-rock64", "connectors-rock64", "an-rock64-max-temperature",
-        "an-rock64-outliers",
+        "monitoring", "cloud", "gw-rock64", "rep-rock64", "cam-rock64", "connectors-rock64",
+        "an-rock64-max-temperature", "an-rock64-outliers",
     ]  # fmt: skip
     assert stacks["gw-rock64"].stack.services["replicator"].replicas == 0
     assert stacks["rep-rock64"].stack.services["replicator"].replicas == 1
+    assert stacks["cam-rock64"].stack.networks == {"cloudnet", "monnet"}
     assert stacks["connectors-rock64"].stack.services["influxdb-sink"].replicas == 2
     assert stacks["connectors-rock64"].stack.services["orientdb-sink"].replicas == 0
     assert stacks["an-rock64-outliers"].stack.networks == {"edgenet_rock64", "monnet"}
     assert stacks["an-rock64-max-temperature"].stack.networks == {"cloudnet", "monnet"}
+
+
+def test_who_carries_campaigns_out_has_its_own_identity_and_no_other_secret() -> None:
+    gateways = {
+        "rock64": {"node": "rock64", "profile": "arm64v8", "campaigns": True},
+        "pine64": {"node": "pine64", "profile": "arm64v8"},
+    }
+    fleet = _fleet(gateways=gateways)
+    assert [str(one) for one in identities(fleet) if one.role is Role.CAMPAIGNS] == ["campaigns:rock64"]
+    wanted = _wanted(fleet)
+    (stack,) = [one for one in wanted.stacks if one.name.startswith("cam-")]
+    assert {name.rpartition("_")[0] for name in stack.stack.secrets} == {
+        f"rock64_campaigns_{file}" for file in ("ca", "cert", "key")
+    }
+
+
+def test_devices_fetch_images_by_the_name_of_the_node_or_as_the_file_says() -> None:
+    gateways = {
+        "rock64": {"node": "box-7", "profile": "arm64v8", "coap_port": 5783},
+        "pine64": {"node": "pine64", "profile": "arm64v8", "file_host": "192.0.2.13"},
+    }
+    stacks = {stack.name: stack for stack in _wanted(_fleet(gateways=gateways)).stacks}
+    assert stacks["gw-rock64"].variables["FILE_HOST"] == "box-7"
+    assert stacks["gw-pine64"].variables["FILE_HOST"] == "192.0.2.13"
+    # The port that devices are told is the one at which it listens, so that is the one that is published.
+    variables = stacks["gw-rock64"].variables
+    gateway = read(STACK_FOLDER / "gateway.yml")["services"]["gateway"]
+    command = {interpolate(word, variables) for word in gateway["command"]}
+    assert {"--coap=0.0.0.0:5783", "--coaps=0.0.0.0:5784"} <= command
+    ports = [[interpolate(one[side], variables) for side in ("target", "published")] for one in gateway["ports"]]
+    assert ports == [["5783", "5783"], ["5784", "5784"]]
 
 
 def test_no_edge_gets_a_key_of_the_administrator_or_of_another_gateway() -> None:
