@@ -27,12 +27,15 @@ _MOST_REMEMBERED = 4_096
 
 
 class FilePush:
-    """Sends files from ``cache``; ``clock`` is monotonic seconds."""
+    """Sends files from ``cache``; ``clock`` is monotonic seconds, and each block has ``per_block`` of them."""
 
-    def __init__(self, cache: FileCache, endpoint: Endpoint, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, cache: FileCache, endpoint: Endpoint, clock: Callable[[], float], *, per_block: float = MAX_TRANSMIT_WAIT
+    ) -> None:
         self._cache = cache
         self._endpoint = endpoint
         self._clock = clock
+        self._per_block = per_block
         #: By device and target: the file, and how many bytes of it were acknowledged.
         self._came: OrderedDict[tuple[str, tuple[str, ...]], tuple[str, int]] = OrderedDict()
         self.blocks = 0
@@ -77,7 +80,7 @@ class FilePush:
                 raise NoAnswer(f"{at} of {size} bytes were sent within {timeout:g} s")
             try:
                 answer = await self._endpoint.request(
-                    where(), Code.PUT, options + block, data, timeout=min(left, MAX_TRANSMIT_WAIT)
+                    where(), Code.PUT, options + block, data, timeout=min(left, self._per_block)
                 )
             except NoAnswer:
                 self._remember(target, sha256, at)

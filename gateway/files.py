@@ -46,7 +46,7 @@ class Files:
         self.server = FileServer(self.cache, known=known, missed=self._missed, clock=clock)
         #: The files that devices were told of or sent, the last one at the end.
         self._told: OrderedDict[str, None] = OrderedDict()
-        self.push = FilePush(self.cache, endpoint, clock)
+        self.push = FilePush(self.cache, endpoint, clock, per_block=settings.command_timeout)
         #: Requests for a file, now or soon answered; False: for something else.
         self.request: Callable[[Incoming], bool] = self.server.request
 

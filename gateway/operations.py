@@ -162,6 +162,11 @@ def _write_file(asked: _Asked, file: FileRequest) -> CoapRequest:
     """Its bytes to a resource that takes them (push), or where the device fetches it to one that takes a URI (pull)."""
     if asked.path.depth != 3:
         raise RefusedRequest(f"a file is the value of a resource, and {asked.path} is {_LEVELS[asked.path.depth]}")
+    if asked.device.prefix:
+        raise RefusedRequest(
+            f"{asked.device.ep} is behind a gateway, which takes files for itself alone: firmware and software of the "
+            "devices behind it are its own to bring"
+        )
     known = asked.definitions.resource(asked.path)
     if known is not None and known.type is ResourceType.STRING:
         node = Resource(path=asked.path, type=ResourceType.STRING, value=asked.device.files + file.sha256)

@@ -16,6 +16,8 @@ from cloud.campaigns.plan import (
     Control,
     NotOurs,
     Plan,
+    Runner,
+    Wish,
     control_json,
     control_of,
     device_json,
@@ -54,6 +56,20 @@ class Book:
         self.campaigns: dict[str, Campaign] = {}
         #: Records that were none of ours.
         self.strange = 0
+
+    def taken(self, now: int) -> dict[str, str]:
+        """The devices that a campaign has begun with and not come to an end with, and its name. ``now`` is epoch ms.
+
+        A command that was given up holds its device no longer than it would have had patience.
+        """
+        return {
+            device.ep: campaign.plan.name
+            for campaign in self.campaigns.values()
+            if campaign.control.wish is not Wish.ABORT
+            for device in campaign.devices.values()
+            if not device.phase.ended
+            and (campaign.plan.runner is Runner.WORKER or now - device.began <= campaign.plan.task.patience)
+        }
 
     def take(self, message: Message) -> Campaign | None:
         """One more record; the campaign that it changed."""

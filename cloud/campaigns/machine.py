@@ -284,9 +284,13 @@ def _answered(device: Device, ask: Ask, event: Answered, task: Task, now: int, *
     if ask in (Ask.EXECUTE, Ask.ACTIVATE):
         return _executed(device, ask, event, task, now)
     why = None if event.code in _GOOD else _unreached(event)
-    if why is not None and ask in (Ask.OBSERVE_STATE, Ask.OBSERVE_RESULT, Ask.VERSION):
-        # It can be done without: it is looked at all the same.
-        why = None if ask is Ask.VERSION else why
+    # These can be done without, as it is looked at all the same: an answer that nobody can read must not hold it up.
+    if ask is Ask.VERSION or (
+        ask in (Ask.OBSERVE_STATE, Ask.OBSERVE_RESULT)
+        and event.code in (ResponseCode.UNKNOWN, ResponseCode.INTERNAL_SERVER_ERROR)
+        and device.pause > LOOK_FIRST
+    ):
+        why = None
     if why is not None:
         again = _wait(device, ask, now, max(RETRY, device.pause))
         return _says(replace(again, pause=min(device.pause * 2, LOOK_LONGEST)), f"waits to {ask.value}: {why}", now)

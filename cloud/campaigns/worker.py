@@ -222,8 +222,9 @@ class Worker:
             return
         topic, value = message.topic(), message.value() or b""
         if topic == campaigns_topic(self._gateway):
-            # Of devices nobody but this one writes, and it knows more.
-            if not (message.key() or b"").startswith(b"device/"):
+            # Of its devices nobody but this one writes, and it knows more.
+            kind, _, rest = (message.key() or b"").decode("utf-8", "replace").partition("/")
+            if kind != "device" or self.book.campaigns.get(rest.partition("/")[0]) not in self._mine():
                 self.book.take(message)
             return
         if topic != self._topics.registrations and MARK_BYTES not in value:
@@ -286,8 +287,12 @@ class Worker:
             (self._held.add if held else self._held.discard)(campaign.plan.name)
             for device in list(campaign.devices.values()):
                 self._put(campaign, advance(device, Tick(), campaign.plan.task, now, held=held))
-            for ep in to_begin(campaign.plan, seen, campaign.devices):
-                self._put(campaign, begin(ep, now))
+            next_ones = to_begin(campaign.plan, seen, campaign.devices)
+            # Who is on the way to another image comes to its end first: two would take it from each other.
+            taken = self.book.taken(now) if next_ones else {}
+            for ep in next_ones:
+                if ep not in taken:
+                    self._put(campaign, begin(ep, now))
 
     # What goes
 

@@ -143,10 +143,11 @@ def _one(
 
     file = _send_file(where, path)
     task = Task(object_id=int(object_.value), instance=instance, method=method, patience=round(patience * 1000))
+    book = read(where.cluster, where.gateway)
     known = next(
         (
             one.plan
-            for one in read(where.cluster, where.gateway).campaigns.values()
+            for one in book.campaigns.values()
             if (one.plan.runner, one.plan.endpoints) == (Runner.COMMAND, (ep,))
             and (one.plan.file.sha256, one.plan.task.object_id, one.plan.task.instance, one.plan.task.method)
             == (file.sha256, task.object_id, task.instance, task.method)
@@ -156,6 +157,12 @@ def _one(
     )
     if known is None:
         now = time.time_ns() // 1_000_000
+        if (other := book.taken(now).get(ep)) is not None:
+            raise Stop(
+                Exit.REFUSED,
+                f"{ep} is on the way to another image, by the campaign {other}: wait for its end, or end it with "
+                f"headwater campaign abort {other} --gateway {where.gateway}",
+            )
         known = Plan(
             name=f"one-{now}-{file.sha256[:8]}",
             gateway=where.gateway,
@@ -343,7 +350,8 @@ def status(
         return
     campaign = _of(book.campaigns, name)
     summary = _summary(campaign)
-    details = [_device(campaign, ep) for ep in campaign.plan.endpoints]
+    taken = book.taken(time.time_ns() // 1_000_000)
+    details = [_device(campaign, ep, taken.get(ep)) for ep in campaign.plan.endpoints]
     if output is Output.JSON:
         print_json({**summary, "devices": details})
         return
@@ -381,13 +389,15 @@ def _summary(campaign: Campaign) -> dict[str, Any]:
     }
 
 
-def _device(campaign: Campaign, ep: str) -> dict[str, Any]:
+def _device(campaign: Campaign, ep: str, other: str | None) -> dict[str, Any]:
+    """``other``: the campaign that has begun with it."""
     from cloud.campaigns.plan import device_fields
     from headwater.values import moment
 
     device = campaign.devices.get(ep)
     if device is None:
-        return {"ep": ep, "phase": "waiting", "words": "waits for its stage", "at": "", "trace": []}
+        words = "waits for its stage" if other is None else f"waits for the campaign {other}"
+        return {"ep": ep, "phase": "waiting", "words": words, "at": "", "trace": []}
     fields = device_fields(device)
     return {
         "ep": ep,

@@ -204,6 +204,15 @@ def test_what_did_not_reach_the_device_is_asked_again(ask: Ask) -> None:
     assert any("it is not registered now" in words for _, words in fake.device.trace)
 
 
+@pytest.mark.parametrize("code", [ResponseCode.UNKNOWN, ResponseCode.NOT_FOUND, ResponseCode.METHOD_NOT_ALLOWED])
+def test_a_device_that_cannot_be_observed_is_updated_all_the_same(code: ResponseCode) -> None:
+    fake = Fake()
+    for ask in (Ask.OBSERVE_STATE, Ask.OBSERVE_RESULT):
+        fake.does[ask] = no(code, "the device's answer cannot be read")
+    assert fake.run().phase is Phase.UPDATED
+    assert fake.asked[Ask.OBSERVE_STATE] <= 2
+
+
 def test_the_image_may_come_to_the_gateway_later() -> None:
     fake = Fake()
     fake.does[Ask.TELL_URI] = first(

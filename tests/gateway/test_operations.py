@@ -249,6 +249,12 @@ def test_a_file_is_pushed_to_what_takes_bytes_and_told_to_what_takes_a_uri() -> 
         assert (made.file, made.pushes) == (FILE.sha256, False)
 
 
+@pytest.mark.parametrize("path", ["/5/0/0", "/5/0/1", "/9/0/2"])
+def test_a_file_is_not_for_a_device_behind_a_gateway(path: str) -> None:
+    with pytest.raises(RefusedRequest, match="bridge/lamp is behind a gateway, which takes files for itself alone"):
+        build(request(RequestKind.WRITE, path, FILE), replace(NEW, ep="bridge/lamp", prefix="dev0"), DEFINITIONS)
+
+
 @pytest.mark.parametrize("path", ["/5/0", "/5/0/3", "/3/0/6/1"])
 def test_a_file_is_not_for_what_takes_no_file(path: str) -> None:
     with pytest.raises(RefusedRequest, match=f"{path}"):

@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.kafka]
 
 NEW, UPDATE, DELETE = RegistrationKind.NEW, RegistrationKind.UPDATE, RegistrationKind.DELETE
 TEMPERATURE = "/3303/0/5700"
-SENML_JSON = 110
+SENML_JSON, TLV = 110, 11542
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +115,24 @@ def test_a_device_behind_a_gateway_is_an_endpoint_of_its_own(gateway: Gateway) -
         for ep in ("bridge/urn:dev:1", "bridge/lamp"):
             records = _wait_for(gateway, ep, NEW, DELETE)
             assert isinstance(records[-1].body, RegistrationDelete) and not records[-1].body.expired
+
+
+def test_a_device_behind_a_gateway_takes_no_image_and_its_campaign_says_so(gateway: Gateway, tmp_path: Path) -> None:
+    image = tmp_path / "lamp.bin"
+    image.write_bytes(b"headwater 2.0.0\n")
+    with GatewayDevice(gateway.address, "takes", "a") as device:
+        device.site.more["/dev0/5/0"] = Message(
+            code=Code.CONTENT, payload=b"\xc1\x03\x00\xc1\x05\x00", content_format=TLV
+        )
+        for resource in ("3", "5"):
+            device.site.more[f"/dev0/5/0/{resource}"] = Message(code=Code.CONTENT, payload=b"0", content_format=0)
+        device.join()
+        _new(gateway, "takes/a")
+        words = ["--gateway", gateway.id, "--kafka", gateway.cluster.bootstrap]
+        done = CliRunner().invoke(app, ["firmware", "push", "takes/a", str(image), "--patience", "40", *words])
+        assert done.exit_code == 1
+        assert "takes/a is behind a gateway, which takes files for itself alone" in done.output
+        assert not [path for path in device.asked_paths() if path in ("/dev0/5/0/0", "/dev0/5/0/2")]
 
 
 def test_names_in_payloads_have_the_prefix_on_the_wire_and_not_in_records(gateway: Gateway) -> None:

@@ -23,7 +23,7 @@ from tests.way import Gateway, Part, until
 
 pytestmark = [pytest.mark.kafka]
 
-IMAGE = random.Random(11).randbytes(300_001)
+IMAGE = random.Random(11).randbytes(200_001)
 FILE = describe(IMAGE, "image.bin")
 
 
@@ -138,7 +138,7 @@ def test_a_device_that_slept_through_half_of_it_gets_the_rest(kafka: Cluster, ga
         taking = Taking()
 
         def drowsy(request: Message) -> Message | None:
-            if len(taking.data) >= 150_000 and not woken:
+            if len(taking.data) >= 100_000 and not woken:
                 device.listening = False
                 return None
             return taking(request)
