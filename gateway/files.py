@@ -74,10 +74,9 @@ class Files:
     def why(self, sha256: str) -> str:
         """Why a file is not here, in words."""
         trouble = self.intake.why(sha256)
-        return (
-            f"the file {sha256} is not at this gateway "
-            + (f"({trouble})" if trouble else "(yet); it comes by the topic of its files")
-        )  # fmt: skip
+        if trouble is None:
+            return f"the file {sha256} is not at this gateway (yet); it comes by the topic of its files"
+        return f"the file {sha256} is not at this gateway: {trouble}"
 
     def _missed(self, sha256: str) -> None:
         # Whoever asks for what nobody was told of has the topic read for nothing.

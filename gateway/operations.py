@@ -49,6 +49,7 @@ from schemas.avro.records import (
     WriteMode,
     WriteRequest,
 )
+from schemas.files import is_hash
 from schemas.lwm2m import composite, formats, prefixes
 from schemas.lwm2m.errors import CodecError
 from schemas.lwm2m.formats import ContentFormat
@@ -162,6 +163,8 @@ def _write_file(asked: _Asked, file: FileRequest) -> CoapRequest:
     """Its bytes to a resource that takes them (push), or where the device fetches it to one that takes a URI (pull)."""
     if asked.path.depth != 3:
         raise RefusedRequest(f"a file is the value of a resource, and {asked.path} is {_LEVELS[asked.path.depth]}")
+    if not is_hash(file.sha256):
+        raise RefusedRequest(f"{file.sha256[:80]!r} is no SHA-256 in small hex, by which a file is known")
     if asked.device.prefix:
         raise RefusedRequest(
             f"{asked.device.ep} is behind a gateway, which takes files for itself alone: firmware and software of the "

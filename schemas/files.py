@@ -70,7 +70,7 @@ def describe(data: bytes, name: str) -> File:
     Raises:
         NoPiece: it is empty, too large, or its name is none.
     """
-    return _checked(File(sha256=hashlib.sha256(data).hexdigest(), size=len(data), name=name))
+    return checked(File(sha256=hashlib.sha256(data).hexdigest(), size=len(data), name=name))
 
 
 def pieces(file: File, data: bytes) -> Iterator[Piece]:
@@ -92,14 +92,19 @@ def piece_of(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str
         sha256 = (key or b"").decode("ascii")
     except ValueError as exc:
         raise NoPiece("the record has no headers size, piece and name, or no hash as its key") from exc
-    file = _checked(File(sha256=sha256, size=size, name=name))
+    file = checked(File(sha256=sha256, size=size, name=name))
     data = value or b""
     if not 0 <= number < file.pieces or len(data) != min(PIECE, size - number * PIECE):
         raise NoPiece(f"a file of {size} bytes has no piece {number} of {len(data)} bytes")
     return Piece(file=file, number=number, data=data)
 
 
-def _checked(file: File) -> File:
+def checked(file: File) -> File:
+    """The file, if there can be such a one.
+
+    Raises:
+        NoPiece: it is empty, too large, or its hash or its name is none.
+    """
     if not 0 < file.size <= MOST_BYTES:
         raise NoPiece(f"a file has 1 to {MOST_BYTES >> 20} MiB, this one has {file.size} bytes")
     if not is_hash(file.sha256):

@@ -93,7 +93,7 @@ class Book:
             if kind == "control":
                 campaign.control = control_of(value)
             elif kind == "device":
-                campaign.devices[ep] = device_of(value)
+                campaign.devices[ep] = device_of(value, ep)
             else:
                 raise NotOurs(f"{kind[:100]!r} is no kind of a record")
         except NotOurs as exc:

@@ -29,6 +29,8 @@ LOST = EXPIRES + 900_000
 MOST_SENDS = 3
 MOST_EXECUTES = 3
 _MOST_TRACE = 40
+#: What stands in a gateway's reply before why a file is not there, if it is more than not there yet.
+NOT_HERE = " is not at this gateway: "
 
 
 class Phase(Enum):
@@ -368,7 +370,8 @@ def _send(device: Device, now: int) -> Device:
 
 def _sent(device: Device, ask: Ask, event: Answered, task: Task, now: int) -> Device:
     if event.code is ResponseCode.REQUEST_ENTITY_INCOMPLETE:
-        words = "waits for the image to come to the gateway" + (f": {event.message}" if event.message else "")
+        _, _, why = event.message.partition(NOT_HERE)
+        words = "waits for the image to come to the gateway" + (f": {why}" if why else "")
         return _wait(_says(device, words, now), ask, now, 2_000)
     if event.code not in _GOOD:
         return _end(device, Phase.FAILED, f"did not take the image: {_refusal(event)}", now)

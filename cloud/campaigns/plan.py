@@ -15,7 +15,7 @@ from typing import Any
 
 from cloud.campaigns.machine import Ask, Device, Pending, Phase, Task
 from cloud.campaigns.objects import OBJECTS, Method
-from schemas.files import File
+from schemas.files import File, checked
 
 #: So that a plan fits a record.
 MOST_DEVICES = 10_000
@@ -211,6 +211,11 @@ def plan_json(plan: Plan) -> bytes:
     )
 
 
+def _file_of(said: Mapping[str, Any]) -> File:
+    """Raises ValueError, TypeError, KeyError: it says no file."""
+    return checked(File(sha256=str(said["sha256"]), size=int(said["size"]), name=str(said["name"])))
+
+
 def plan_of(data: bytes) -> Plan:
     """Raises NotOurs: it is none that `plan_json` wrote."""
     try:
@@ -218,20 +223,20 @@ def plan_of(data: bytes) -> Plan:
         return Plan(
             name=said["name"],
             gateway=said["gateway"],
-            file=File(**said["file"]),
-            endpoints=tuple(said["endpoints"]),
-            stages=tuple(said["stages"]),
+            file=_file_of(said["file"]),
+            endpoints=tuple(str(one) for one in said["endpoints"]),
+            stages=tuple(int(one) for one in said["stages"]),
             threshold=float(said["threshold"]),
             task=Task(
-                object_id=said["object"],
-                instance=said["instance"],
+                object_id=int(said["object"]),
+                instance=int(said["instance"]),
                 method=Method(said["method"]),
-                patience=said["patience"],
+                patience=int(said["patience"]),
             ),
-            created=said["created"],
+            created=int(said["created"]),
             runner=Runner(said["runner"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise NotOurs(f"{data[:200]!r} is no campaign") from exc
 
 
@@ -244,7 +249,7 @@ def control_of(data: bytes) -> Control:
     try:
         said = json.loads(data)
         return Control(wish=Wish(said["wish"]), forgiven=int(said["forgiven"]))
-    except (ValueError, TypeError, KeyError) as exc:
+    except (ValueError, TypeError, KeyError, RecursionError) as exc:
         raise NotOurs(f"{data[:200]!r} is no wish for a campaign") from exc
 
 
@@ -277,10 +282,23 @@ def device_json(device: Device) -> bytes:
     return _dump(device_fields(device))
 
 
-def device_of(data: bytes) -> Device:
-    """Raises NotOurs."""
+#: What is a number in a device's record, beside what `device_of` makes of text.
+_NUMBERS = ("began", "since", "number", "pause", "sends", "executes", "stale", "resets")
+_FLAGS = ("moved", "back", "observed", "held")
+
+
+def device_of(data: bytes, ep: str) -> Device:
+    """The device of that name. Raises NotOurs."""
     try:
         said = json.loads(data)
+        if (
+            said["ep"] != ep
+            or not isinstance(said["words"], str)
+            or any(type(said[name]) is not int for name in _NUMBERS)
+            or any(type(said[name]) is not bool for name in _FLAGS)
+            or type(said["again"]) not in (int, type(None))
+        ):
+            raise NotOurs(f"{data[:200]!r} is not what there is to know of the device {ep[:100]!r}")
         pending = said.pop("pending")
         device = Device(
             phase=Phase(said.pop("phase")),
@@ -291,9 +309,9 @@ def device_of(data: bytes) -> Device:
         )
         if pending is None:
             return device
-        asked = Pending(number=pending["number"], ask=Ask(pending["ask"]), asked=pending["asked"])
+        asked = Pending(number=int(pending["number"]), ask=Ask(pending["ask"]), asked=int(pending["asked"]))
         return replace(device, pending=asked)
-    except (ValueError, TypeError, KeyError, AttributeError) as exc:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise NotOurs(f"{data[:200]!r} is no device of a campaign") from exc
 
 

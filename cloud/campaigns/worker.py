@@ -26,6 +26,7 @@ from cloud.campaigns.machine import Aborted, CameBack, Device, Event, Tick, Told
 from cloud.campaigns.plan import Runner, Standing, Wish, overview, to_begin
 from cloud.campaigns.requests import MARK_BYTES, answered, of_ticket, request
 from connectors.kafka import (
+    OFFSET_END,
     Cluster,
     Consumer,
     KafkaError,
@@ -94,6 +95,12 @@ class Worker:
         #: Campaigns of which no device may be told to install, as of the last tick.
         self._held: set[str] = set()
         self._ticked = 0.0
+        #: Campaigns of which nothing is left to be done, until somebody writes of them.
+        self._over: set[str] = set()
+        #: What is read next of each partition; and whether notifications are, which only hasten a look.
+        self._at: dict[tuple[str, int], int] = {}
+        self._hears: bool | None = None
+        self._observed: list[tuple[str, int]] = []
 
     def run(self, stop: threading.Event, *, until_done: bool = False) -> None:
         """Work until ``stop`` is set, or with ``until_done`` until all campaigns have ended and nothing is open.
@@ -148,6 +155,7 @@ class Worker:
                 self._tick()
                 while self._changed:
                     self._commit(writer)
+                self._listen(reader)
                 if until_done and self._all_done():
                     return True
         finally:
@@ -168,6 +176,7 @@ class Worker:
         for message in read_to_end(self._cluster, [campaigns_topic(self._gateway)]):
             book.take(message)
         self.book = book
+        self._over.clear()
         self._out = {
             (campaign.plan.name, device.ep): device.pending.number
             for campaign in self._mine()
@@ -189,8 +198,21 @@ class Worker:
             for ep in campaign.devices:
                 self._apply(campaign, ep, Told(), now)
         reader = consumer(self._cluster, _GROUP)
-        reader.assign([TopicPartition(topic, partition, at) for (topic, partition), at in ends.items()])
+        self._observed = [place for place in ends if place[0] == self._topics.observations]
+        self._at = {place: at for place, at in ends.items() if place not in self._observed}
+        self._hears = None
+        self._listen(reader)
         return reader
+
+    def _listen(self, reader: Consumer) -> None:
+        """Read what devices measure, among which notifications of theirs are, only while one is on its way."""
+        busy = any(one.plan.name not in self._over and one.devices for one in self._mine())
+        if busy == self._hears:
+            return
+        self._hears = busy
+        places = [TopicPartition(topic, partition, at) for (topic, partition), at in self._at.items()]
+        more = [TopicPartition(topic, partition, OFFSET_END) for topic, partition in self._observed if busy]
+        reader.assign([*places, *more])
 
     def _mine(self) -> list[Campaign]:
         runner = Runner.WORKER if self._only is None else Runner.COMMAND
@@ -221,9 +243,12 @@ class Worker:
                 raise KafkaException(error)
             return
         topic, value = message.topic(), message.value() or b""
+        if (place := (topic, message.partition())) in self._at:
+            self._at[place] = message.offset() + 1
         if topic == campaigns_topic(self._gateway):
             # Of its devices nobody but this one writes, and it knows more.
             kind, _, rest = (message.key() or b"").decode("utf-8", "replace").partition("/")
+            self._over.discard(rest)
             if kind != "device" or self.book.campaigns.get(rest.partition("/")[0]) not in self._mine():
                 self.book.take(message)
             return
@@ -279,6 +304,8 @@ class Worker:
         self._ticked = time.monotonic()
         now = self._wall_ms()
         for campaign in self._mine():
+            if campaign.plan.name in self._over:
+                continue
             if campaign.control.wish is Wish.ABORT:
                 for device in list(campaign.devices.values()):
                     self._put(campaign, advance(device, Aborted(), campaign.plan.task, now))
@@ -293,6 +320,10 @@ class Worker:
             for ep in next_ones:
                 if ep not in taken:
                     self._put(campaign, begin(ep, now))
+            if seen.standing in _OVER and all(
+                one.phase.ended and one.pending is None for one in campaign.devices.values()
+            ):
+                self._over.add(campaign.plan.name)
 
     # What goes
 
@@ -320,6 +351,7 @@ class Worker:
 
 
 _HOLDING = (Standing.PAUSED, Standing.STOPPED, Standing.ABORTED)
+_OVER = (Standing.ABORTED, Standing.DONE)
 _FENCED = (KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH)
 
 

@@ -28,6 +28,7 @@ from cloud import files
 from connectors.kafka import Cluster
 from gateway.coap.message import Code, Message, Option, Type, build, empty, parse, uint
 from headwater.servers import broker
+from schemas.avro.records import FileRequest, RequestKind
 from schemas.files import File, describe
 from tests.bench.memory import cpu_seconds
 from tests.ports import held_port
@@ -198,6 +199,9 @@ def _with_kafka(
         files.send(cluster, "firmware", file, image)
         fleet = Fleet(gateway.address, [f"device-{number}" for number in range(devices)])
         fleet.register()
+        # It is asked for before it is taken, and so it is taken before it is told.
+        wanted = FileRequest(sha256=file.sha256, size=file.size, name=file.name)
+        gateway.request("device-0", "wanted", RequestKind.WRITE, "/5/0/1", wanted)
         while not gateway.metric("files"):
             time.sleep(0.1)
         # The first ones find everything cold.

@@ -56,7 +56,7 @@ class Fake:
         before = self.device
         self.device = advance(self.device, event, self.task, self.now, held=self.held)
         # Whatever it has come to survives its way through the topic.
-        assert device_of(device_json(self.device)) == self.device
+        assert device_of(device_json(self.device), self.device.ep) == self.device
         assert self.device.number in (before.number, before.number + 1)
 
     def step(self) -> None:
@@ -219,6 +219,10 @@ def test_the_image_may_come_to_the_gateway_later() -> None:
         *[no(ResponseCode.REQUEST_ENTITY_INCOMPLETE)] * 5, then=lambda: fake.answer(Ask.TELL_URI)
     )
     fake.run(lambda one: one.words == "waits for the image to come to the gateway")
+    why = "the file ab is not at this gateway: there is no room for its 5 bytes at the gateway"
+    before = fake.does[Ask.TELL_URI]
+    fake.does[Ask.TELL_URI] = first(no(ResponseCode.REQUEST_ENTITY_INCOMPLETE, why), then=before)
+    fake.run(lambda one: one.words.endswith("to the gateway: there is no room for its 5 bytes at the gateway"))
     assert fake.run().phase is Phase.UPDATED
     assert fake.device.sends == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -17,6 +19,7 @@ from cloud.campaigns.plan import (
     Wish,
     control_json,
     control_of,
+    device_json,
     device_of,
     overview,
     percentage,
@@ -133,9 +136,34 @@ def test_records_come_back_as_they_were_written() -> None:
     assert control_of(control_json(control)) == control
 
 
-@pytest.mark.parametrize("read", [plan_of, control_of, device_of])
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"1", b"\xff", b'{"name": 1}', b'{"pending": null}'])
-def test_what_is_none_of_ours_is_told(read: object, data: bytes) -> None:
-    assert callable(read)
+@pytest.mark.parametrize("read", [plan_of, control_of, lambda data: device_of(data, "lamp")])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"7",
+        b"{}",
+        b'{"name": 1}',
+        b"\xff",
+        b"[" * 100_000,
+        b'{"wish": "fly", "forgiven": 0}',
+    ],
+)
+def test_records_that_are_none_of_ours_are_told(read: Callable[[bytes], object], data: bytes) -> None:
     with pytest.raises(NotOurs):
         read(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ep", "other"), ("ep", 5), ("words", None), ("again", "soon"), ("began", 1.5), ("moved", 1), ("trace", [[1]]),
+     ("pending", {"number": "x"}), ("phase", "flying"), ("sends", None), ("strange", 1), ("number", True)],
+)  # fmt: skip
+def test_a_device_s_record_with_one_thing_wrong_is_none_of_ours(name: str, value: object) -> None:
+    good = json.loads(device_json(begin("lamp", 5)))
+    assert device_of(json.dumps(good).encode(), "lamp") == begin("lamp", 5)
+    with pytest.raises(NotOurs):
+        device_of(json.dumps(good | {name: value}).encode(), "lamp")

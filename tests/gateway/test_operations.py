@@ -255,6 +255,12 @@ def test_a_file_is_not_for_a_device_behind_a_gateway(path: str) -> None:
         build(request(RequestKind.WRITE, path, FILE), replace(NEW, ep="bridge/lamp", prefix="dev0"), DEFINITIONS)
 
 
+@pytest.mark.parametrize("sha256", ["", "0A" * 32, "../" * 21 + "a", "0a" * 33])
+def test_a_file_is_known_by_its_hash_alone(sha256: str) -> None:
+    with pytest.raises(RefusedRequest, match="is no SHA-256 in small hex"):
+        build(request(RequestKind.WRITE, "/5/0/1", replace(FILE, sha256=sha256)), NEW, DEFINITIONS)
+
+
 @pytest.mark.parametrize("path", ["/5/0", "/5/0/3", "/3/0/6/1"])
 def test_a_file_is_not_for_what_takes_no_file(path: str) -> None:
     with pytest.raises(RefusedRequest, match=f"{path}"):

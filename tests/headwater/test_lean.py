@@ -96,6 +96,22 @@ def test_bootstrap_server_loads_what_reads_its_configuration_only_when_that_chan
         assert process.wait(timeout=WAIT_S) == Exit.OK
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files in memory are Linux's")
+def test_who_carries_campaigns_out_waits_for_kafka_with_nothing_loaded_but_what_it_runs() -> None:
+    port = held_port()
+    words = ("campaign", "run", "--gateway", "lean", "--kafka", f"127.0.0.1:{held_port()}", "--metrics", str(port))
+    with running(*words) as process:
+        assert 'component="campaigns"' in until_it_serves(process, port)
+        line = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+        assert line[1:6] == ["-P", "-m", "headwater.lean", "campaign", "run"]
+        mapped = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "librdkafka" in mapped
+        for unwanted in ("_pydantic_core", "cryptography"):
+            assert unwanted not in mapped
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=WAIT_S) == Exit.OK
+
+
 def test_without_it_the_process_stays_what_it_was(tmp_path: Path) -> None:
     port = held_port()
     with running(*gateway(tmp_path / "state", port), lean="0") as process:

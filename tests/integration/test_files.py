@@ -15,8 +15,12 @@ from aiocoap import Message
 from aiocoap.numbers.codes import Code
 
 from cloud import files
+from cloud.campaigns.machine import NOT_HERE
 from connectors.kafka import Cluster, producer, read_to_end
+from gateway import file_intake
+from gateway.file_cache import SPARE, FileCache
 from schemas.avro.records import FileRequest, GenericBody, RequestKind, ResponseCode
+from schemas.avro.topics import Topics
 from schemas.files import File, describe, pieces
 from tests.raw_device import RawDevice
 from tests.way import Gateway, Part, until
@@ -227,6 +231,32 @@ def test_what_nobody_asked_for_is_left_where_it_is(kafka: Cluster, gateway_id: s
         assert gateway.metric("files") == 3
 
 
+def test_what_has_no_room_is_told_and_taken_when_there_is_some(
+    kafka: Cluster, gateway_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_intake, "_NOT_AGAIN_FOR", 0.2)
+    free = [SPARE]
+    cache = FileCache(tmp_path, free=lambda: free[0])
+    intake = file_intake.FileIntake(kafka, Topics(gateway_id).files, cache)
+    files.send(kafka, gateway_id, FILE, IMAGE)
+    intake.want(FILE.sha256)
+    until("that it is told", lambda: "no room for its 200001 bytes" in (intake.why(FILE.sha256) or ""))
+    until("that it gives up", lambda: not intake.reads)
+    assert [*tmp_path.iterdir()] == []
+    free[0] += len(IMAGE)
+
+    def is_here() -> bool:
+        intake.want(FILE.sha256)
+        return FILE.sha256 in cache
+
+    until("the file", is_here)
+    # At rest it reads nothing.
+    until("the end", lambda: not intake.reads)
+    assert intake.why(FILE.sha256) is None
+    intake.stop()
+    cache.close()
+
+
 def test_what_is_no_piece_of_a_file_is_counted_and_what_is_wrong_is_told(
     kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
@@ -249,7 +279,9 @@ def test_what_is_no_piece_of_a_file_is_counted_and_what_is_wrong_is_told(
         why = gateway.reply("told why").rep
         assert why.code is ResponseCode.REQUEST_ENTITY_INCOMPLETE
         assert isinstance(why.body, GenericBody)
-        assert "is not what its SHA-256 says; send it again" in why.body.message
+        assert why.body.message.endswith(
+            f"{FILE.sha256}{NOT_HERE}what came is not what its SHA-256 says; send it again"
+        )
         # All numbers are there, and it is sent all the same, as they do not make it.
         assert files.send(kafka, gateway_id, FILE, IMAGE)
         ask_for(gateway, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -237,11 +238,14 @@ def test_what_pauses_is_downloaded_and_not_installed_and_what_is_aborted_is_told
     # So large that the pause comes before anybody has it all.
     those, others = lamps(15, 16), lamps(18)
     file = image(tmp_path, "2.3.0", size=3_000_000)
-    create(gateway, "slow", file, those, "--stages", "100%")
     create(gateway, "never", file, others)
-    until("a beginning", lambda: bool(phases(gateway, "slow") and phases(gateway, "never")))
+    create(gateway, "slow", file, those, "--stages", "100%")
+    until("a beginning", lambda: bool(phases(gateway, "slow")))
+    # While the worker stands still, so that no device has all of it before.
+    works.process.send_signal(signal.SIGSTOP)
     assert run(gateway, "campaign", "pause", "slow").exit_code == 0
     assert run(gateway, "campaign", "abort", "never").exit_code == 0
+    works.process.send_signal(signal.SIGCONT)
     until(
         "that both have it",
         lambda: (
