@@ -190,9 +190,9 @@ class Worker:
             if device.pending is not None
         ]
         if out:
-            for message in read_to_end(self._cluster, data, since_ms=max(0, min(out) - _SKEW)):
+            for message in read_to_end(self._cluster, [self._topics.replies], since_ms=max(0, min(out) - _SKEW)):
                 self._take(message)
-        # What happened while nobody looked is found by looking.
+        # What else happened while nobody looked is found by looking: an old registration says nothing of now.
         now = self._wall_ms()
         for campaign in self._mine():
             for ep in campaign.devices:

@@ -92,7 +92,7 @@ class Fleet:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("fleet")
     issuer = Issuer(folder / "pki")
-    roles = ("gateway", "replicator", "sink", "analytics")
+    roles = ("gateway", "replicator", "sink", "analytics", "campaigns")
     for principal in ("admin:fleet", "user:anna", "user:bob", *(f"{role}:{GW}" for role in roles)):
         issuer.issue(principal)
     started = []
@@ -124,6 +124,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             "job", state, "analytics", "run", "aggregate", "--gateway", GW, "--kafka", made.edge.bootstrap,
             *tls("analytics"), "--state", str(state / "job"), "--window", "2s", "--grace", "0s", "--quiet",
         ),
+        "campaigns": Part(
+            "campaigns", state, "campaign", "run", "--gateway", GW, "--kafka", made.cloud.bootstrap, *tls("campaigns"),
+        ),
         "sensors": Sensors(gateway.address, state, "--period", "0.3", "--count", "3"),
     }  # fmt: skip
     try:
@@ -153,6 +156,31 @@ def test_everyone_does_his_work_with_the_least_rights(fleet: Fleet) -> None:
     until(f"aggregates in the cloud; {fleet.said()}", lambda: bool(read_side(fleet.at(Side.CLOUD), [results])))
     store = fleet.folder / "run" / "store.db"
     until(f"a store; {fleet.said()}", store.exists)
+
+
+def test_an_image_comes_to_a_device_by_whoever_may_and_by_nobody_else(fleet: Fleet) -> None:
+    """Anna sends it and makes the campaign, the service carries it out; Bob may look."""
+    image = fleet.folder / "lamp.bin"
+    image.write_bytes(b"headwater 2.0.0\n" + bytes(100_000))
+    lamps = Sensors(fleet.gateway.address, fleet.folder, "--images", str(fleet.folder / "images"), endpoint="lamp")
+    with lamps:
+        until(f"the registration; {fleet.said()}", lambda: bool(lamps.acknowledged), 150)
+        refused = fleet.person("bob", "campaign", "create", "mine", str(image), "--endpoint", "lamp")
+        assert refused.returncode != 0
+        assert "user:bob" in refused.stderr
+        made = fleet.person("anna", "campaign", "create", "spring", str(image), "--endpoint", "lamp")
+        assert made.returncode == 0, made.stderr
+
+        def done() -> bool:
+            seen = fleet.person("bob", "campaign", "status", "spring", "--output", "json")
+            assert seen.returncode == 0, seen.stderr
+            return bool(json.loads(seen.stdout)["standing"] == "done")
+
+        until(f"the end of the campaign; {fleet.said()}", done, 150)
+        seen = fleet.person("bob", "campaign", "status", "spring", "--output", "json")
+        assert json.loads(seen.stdout)["updated"] == 1, seen.stdout
+    (told,) = [json.loads(line) for line in fleet.parts["campaigns"].said(500).splitlines() if "carried out" in line]
+    assert told["gateway"] == GW
 
 
 def test_a_right_that_is_taken_away_stops_the_gateway_and_loses_nothing(fleet: Fleet) -> None:
@@ -211,7 +239,7 @@ def test_certificates_and_authority_are_rotated_while_data_flows(fleet: Fleet) -
             assert running.pid == one.pid
         for principal in clients:
             issuer.issue(principal, trusted=trusted)
-        for name in ("replicator", "sink", "job", "gateway"):
+        for name in ("replicator", "sink", "job", "campaigns", "gateway"):
             # As a power cut would: then it is certain that nothing hangs on an orderly end.
             fleet.parts[name].kill()
             fleet.parts[name].start()
