@@ -34,10 +34,10 @@ _log = structlog.get_logger("headwater.campaigns")
 _SETTINGS = {"cleanup.policy": "compact", "max.compaction.lag.ms": "86400000"}
 
 
-def make(cluster: Cluster, gateway: str) -> None:
+def make(cluster: Cluster, gateway: str, *, timeout: float = 15.0) -> None:
     """Make the topic if it is not there. Raises Unreachable, KafkaException."""
     topic = campaigns_topic(gateway)
-    ensure_topics(cluster, {topic: 1}, config={topic: _SETTINGS})
+    ensure_topics(cluster, {topic: 1}, config={topic: _SETTINGS}, timeout=timeout)
 
 
 @dataclass(slots=True)

@@ -54,6 +54,8 @@ _POLL_S = 0.2
 _TICK_S = 0.25
 _RETRY_S = 2.0
 _KAFKA_S = 30.0
+#: A question to Kafka: shorter than the time in which a process that is told to stop has to.
+_CALL_S = 5.0
 #: Requests of one transaction, at most.
 _MOST_AT_ONCE = 500
 _GROUP = "headwater-feed"
@@ -133,7 +135,7 @@ class Worker:
     def _session(self, stop: threading.Event, *, until_done: bool) -> bool:
         """True if all is done."""
         self._changed.clear()
-        make(self._cluster, self._gateway)
+        make(self._cluster, self._gateway, timeout=_CALL_S)
         writer = producer(
             self._cluster,
             transactional_id=campaigns_id(self._gateway, self._only),
@@ -142,30 +144,35 @@ class Worker:
             transaction_timeout_ms=60_000,
             linger_ms=2,
         )
-        writer.init_transactions(_KAFKA_S)
-        reader = self._begin_reading()
-        self.trouble = None
-        if self._only is None:
-            _log.info("campaigns are carried out", gateway=self._gateway, campaigns=len(self._mine()))
+        reader: Consumer | None = None
         try:
+            writer.init_transactions(_CALL_S)
+            reader = self._begin_reading()
+            self.trouble = None
+            if self._only is None:
+                _log.info("campaigns are carried out", gateway=self._gateway, campaigns=len(self._mine()))
             while not stop.is_set():
                 self.turned = time.monotonic()
                 for message in _batch(reader):
                     self._take(message)
                 self._tick()
                 while self._changed:
-                    self._commit(writer)
+                    self._commit(writer, stop)
                 self._listen(reader)
                 if until_done and self._all_done():
                     return True
         finally:
             with contextlib.suppress(KafkaException, RuntimeError):
-                reader.close()
+                if reader is not None:
+                    reader.close()
+            writer.purge(blocking=False)
         return False
 
     def _begin_reading(self) -> Consumer:
         data = [self._topics.replies, self._topics.registrations]
-        ends = end_offsets(self._cluster, [*data, self._topics.observations, campaigns_topic(self._gateway)])
+        ends = end_offsets(
+            self._cluster, [*data, self._topics.observations, campaigns_topic(self._gateway)], timeout=_CALL_S
+        )
         for topic in (*data, self._topics.observations):
             if (topic, 0) not in ends:
                 raise TopicMissing(
@@ -173,7 +180,7 @@ class Worker:
                     "gateway, and is this the right Kafka?"
                 )
         book = Book()
-        for message in read_to_end(self._cluster, [campaigns_topic(self._gateway)]):
+        for message in read_to_end(self._cluster, [campaigns_topic(self._gateway)], timeout=_CALL_S):
             book.take(message)
         self.book = book
         self._over.clear()
@@ -190,7 +197,8 @@ class Worker:
             if device.pending is not None
         ]
         if out:
-            for message in read_to_end(self._cluster, [self._topics.replies], since_ms=max(0, min(out) - _SKEW)):
+            since = max(0, min(out) - _SKEW)
+            for message in read_to_end(self._cluster, [self._topics.replies], since_ms=since, timeout=_CALL_S):
                 self._take(message)
         # What else happened while nobody looked is found by looking: an old registration says nothing of now.
         now = self._wall_ms()
@@ -327,7 +335,7 @@ class Worker:
 
     # What goes
 
-    def _commit(self, writer: Producer) -> None:
+    def _commit(self, writer: Producer, stop: threading.Event) -> None:
         batch = list(self._changed.items())[:_MOST_AT_ONCE]
         writer.begin_transaction()
         requests = 0
@@ -341,7 +349,15 @@ class Worker:
                 made = request(campaign.plan, device, pending)
                 writer.produce(self._topics.requests, encode(made), encode(Key(ep=ep)))
                 requests += 1
-        writer.commit_transaction(_KAFKA_S)
+        until = time.monotonic() + _KAFKA_S
+        while True:
+            try:
+                writer.commit_transaction(_CALL_S)
+                break
+            except KafkaException as exc:
+                # What became of it the next session reads.
+                if not exc.args[0].retriable() or stop.is_set() or time.monotonic() > until:
+                    raise
         self.requests_sent += requests
         for (name, ep), device in batch:
             if device.pending is not None:
