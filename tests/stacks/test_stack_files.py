@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cloud.campaigns.service import CampaignSettings
 from gateway.bootstrap.config import load
 from gateway.bootstrap.settings import BootstrapSettings
 from gateway.settings import CertificateFiles, GatewaySettings
@@ -231,10 +232,14 @@ def test_command_of_a_service_is_one_that_headwater_takes(name: str, monkeypatch
             key: str(open_to_all).lower() if key.endswith("_INSECURE") else value
             for key, value in service["environment"].items()
         }
+        if "HEADWATER_GATEWAY_FILE_HOST" in environment:
+            environment["HEADWATER_GATEWAY_FILE_HOST"] = "rock64" if open_to_all else ""
         done = CliRunner().invoke(app, words, env=environment)
         assert done.exit_code == 0, done.output
         settings = started.pop()
         assert isinstance(settings, (BootstrapSettings, GatewaySettings))
+        if isinstance(settings, GatewaySettings):
+            assert (settings.file_host or None) == ("rock64" if open_to_all else None)
         assert (settings.coap is not None) == open_to_all
         assert settings.credentials is not None
         assert settings.make_credentials
@@ -283,6 +288,20 @@ def test_gateway_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.import_credentials == Path("/run/secrets/credentials")
     assert settings.observe == ("/3303/*/5700", "/3304/*/5700")
     assert settings.read_on_register == ("/3/0", "/1/*/1")
+
+
+def test_who_carries_campaigns_out_is_started_by_a_command_that_headwater_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(lean, "start", lambda process, settings: started.append(settings))
+    (service,) = (one for stack, key, one in SERVICES if (stack, key) == ("campaigns", "campaigns"))
+    words = [word for word in service["command"] if not word.startswith("--kafka-tls=")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    (settings,) = started
+    assert isinstance(settings, CampaignSettings)
+    assert (settings.gateway, settings.kafka.bootstrap, settings.metrics_port) == ("rock64", "kafka-cloud:9092", 9590)
 
 
 def test_every_dashboard_and_every_rule_is_deployed() -> None:

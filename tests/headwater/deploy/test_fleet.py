@@ -69,6 +69,12 @@ def test_what_is_read_at_registration_is_checked_as_what_is_observed(tmp_path: P
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, read_on_register: ['*']}}\n", "a pattern is /object"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, x509: {cert: a.pem}}}\n", "a.x509.key: is missing"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, coap_port: 0}}\n", "gateways.a.coap_port"),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, campaigns: maybe}}\n", "gateways.a.campaigns"),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, file_host: 'box:5683'}}\n", "name or address of a host"),
+        (
+            SMALLEST + "gateways: {a: {node: n, profile: lowmem, file_host: 'coap://box'}}\n",
+            "name or address of a host",
+        ),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, retention: {time: soon}}}\n", "no span of time"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, retention: {size: 3XB}}}\n", "no size such as"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, sinks: {mysql: 1}}}\n", "gateways.a.sinks"),
@@ -134,3 +140,10 @@ def test_every_problem_of_a_file_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(FleetError) as refused:
         _load(tmp_path, "cloud: {node: big, a: 1}\ngateways: {x: {node: n}}\n")
     assert len(str(refused.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("host", ["192.0.2.11", "2001:db8::11", "rock64", "rock64.example.org"])
+def test_devices_may_be_told_a_name_or_an_address_for_files(tmp_path: Path, host: str) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(SMALLEST + f"gateways: {{a: {{node: n, profile: lowmem, file_host: '{host}'}}}}\n")
+    assert load(file).gateways["a"].file_host == host
