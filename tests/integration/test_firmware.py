@@ -235,17 +235,17 @@ def test_too_many_failures_stop_it_until_it_is_resumed(
 def test_what_pauses_is_downloaded_and_not_installed_and_what_is_aborted_is_told_nothing_more(
     gateway: Gateway, devices: Sensors, works: Part, tmp_path: Path
 ) -> None:
-    # So large that the pause comes before anybody has it all.
     those, others = lamps(15, 16), lamps(18)
-    file = image(tmp_path, "2.3.0", size=3_000_000)
+    file = image(tmp_path, "2.3.0")
+    # While the devices stand still, so that none has the image before.
+    devices.process.send_signal(signal.SIGSTOP)
     create(gateway, "never", file, others)
     create(gateway, "slow", file, those, "--stages", "100%")
-    until("a beginning", lambda: bool(phases(gateway, "slow")))
-    # While the worker stands still, so that no device has all of it before.
-    works.process.send_signal(signal.SIGSTOP)
+    until("both beginnings", lambda: bool(phases(gateway, "slow") and phases(gateway, "never")))
     assert run(gateway, "campaign", "pause", "slow").exit_code == 0
     assert run(gateway, "campaign", "abort", "never").exit_code == 0
-    works.process.send_signal(signal.SIGCONT)
+    until("that the worker knows it", lambda: phases(gateway, "never") == {"lamp-18": Phase.ABORTED})
+    devices.process.send_signal(signal.SIGCONT)
     until(
         "that both have it",
         lambda: (
