@@ -47,16 +47,14 @@ class Access:
     an OSCORE credential.
     """
 
-    def __init__(self, store: CredentialStore, *, has_certificates: bool = False, has_oscore: bool = True) -> None:
+    def __init__(self, store: CredentialStore, *, has_certificates: bool = False) -> None:
         """``has_certificates``: devices may show certificates; otherwise those in the store are not looked at.
-        ``has_oscore``: they may speak OSCORE; the same.
 
         Raises:
             CredentialStoreError: the store cannot be read.
         """
         self._store = store
         self._has_certificates = has_certificates
-        self._has_oscore = has_oscore
         self._position: Position = store.position()
         self._complained_at = -1e9
         #: What was wrong when it was looked at last.
@@ -113,6 +111,14 @@ class Access:
         except CredentialStoreError:
             return None
 
+    def speaks_oscore(self) -> bool:
+        """Whether any device has a credential of OSCORE.
+
+        Raises:
+            CredentialStoreError: the store cannot be read.
+        """
+        return self._ask(lambda store: store.has(Kind.OSCORE))
+
     def oscore(self, name: str) -> Oscore | None:
         """The OSCORE credential with this name.
 
@@ -124,7 +130,7 @@ class Access:
 
     def _with_key(self, identity: str) -> Psk | Oscore | None:
         if identity.startswith(OSCORE_MARK):
-            return self.oscore(identity.removeprefix(OSCORE_MARK)) if self._has_oscore else None
+            return self.oscore(identity.removeprefix(OSCORE_MARK))
         return self.psk(identity)
 
     def endpoints(self, identity: str) -> frozenset[str]:
@@ -175,7 +181,7 @@ class Access:
         Raises:
             CredentialStoreError: the store cannot be read.
         """
-        kinds = (Psk, *((X509,) if self._has_certificates else ()), *((Oscore,) if self._has_oscore else ()))
+        kinds = (Psk, Oscore, *((X509,) if self._has_certificates else ()))
         return frozenset(
             one.endpoint for one in self._ask(lambda store: store.of_endpoint(ep)) if isinstance(one, kinds)
         )
@@ -212,9 +218,7 @@ class Access:
 
     def _identities(self, ids: frozenset[CredentialId]) -> frozenset[str]:
         with_keys = {one.name for one in ids if one.kind is Kind.PSK}
-        if self._has_oscore:
-            with_keys |= {OSCORE_MARK + one.name for one in ids if one.kind is Kind.OSCORE}
-        return frozenset(with_keys)
+        return frozenset(with_keys | {OSCORE_MARK + one.name for one in ids if one.kind is Kind.OSCORE})
 
     def _certified(self, added: frozenset[CredentialId]) -> frozenset[str]:
         def look(store: CredentialStore) -> list[Credential | None]:

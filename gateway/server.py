@@ -11,6 +11,7 @@ import gc
 import sys
 import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -34,6 +35,7 @@ from gateway.settings import CertificateFiles, GatewaySettings
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
 from schemas.avro.topics import Topics
+from security.errors import CredentialStoreError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,15 +81,17 @@ class Gateway:
             raise
         try:
             self._state = State.open(settings.state)
-            self._stored: StoredState | None = self._state.load()
-            self._oscore = _oscore(settings, self._access, self._state, self._stored)
-            self._endpoint.oscore = self._oscore
+            self._stored: StoredState = self._state.load()
+            self._oscore: OscoreLine | None = None
+            self._begin_oscore()
         except BaseException:
             self._endpoint.close()
             self._close_security()
             raise
         #: Devices whose registrations have to end, as the credentials say.
         self._unwelcome: set[Device] = set()
+        #: True if it is to be seen whether OSCORE is spoken now.
+        self._is_oscore_due = False
         self._tasks: asyncio.TaskGroup
         self._parts: Parts | None = None
         self._not_ready: str | None = "the edge Kafka does not answer yet"
@@ -174,9 +178,9 @@ class Gateway:
             self._spawn,
             Admission(self._access),
         )
-        stored, self._stored = self._stored, None
-        assert stored is not None
-        parts.restore(stored)
+        parts.restore(self._stored)
+        # Of the rest OSCORE may have need later.
+        self._stored = replace(self._stored, registrations=(), observations=())
         if self._oscore is not None:
             _adopt(self._oscore, parts)
         await self._read_back(parts)
@@ -217,7 +221,7 @@ class Gateway:
                 uplink.poll()
                 parts.registrations.expire()
                 parts.behind.follow_up()
-                self._follow_credentials(parts)
+                self._follow_credentials(parts, metrics)
                 if self._oscore is not None:
                     self._oscore.sweep(asyncio.get_running_loop().time(), parts.table.by_token.__contains__)
         finally:
@@ -232,7 +236,30 @@ class Gateway:
             await _guarded(look())
             await asyncio.sleep(LOOK_EVERY)
 
-    def _follow_credentials(self, parts: Parts) -> None:
+    def _begin_oscore(self) -> None:
+        """Speak OSCORE if a device has a credential for it; until then nothing of it is loaded.
+
+        Raises:
+            CredentialStoreError: the credentials cannot be read.
+        """
+        if self._settings.coap is None or self._access is None or not self._access.speaks_oscore():
+            return
+        from gateway.oscore.line import OscoreLine
+
+        self._oscore = self._endpoint.oscore = OscoreLine(self._access, self._state, self._stored, time.time)
+
+    def _begin_oscore_late(self, parts: Parts, metrics: GatewayMetrics) -> None:
+        """As soon as there is the first credential for it."""
+        try:
+            self._begin_oscore()
+        except CredentialStoreError:
+            return  # with the next look
+        self._is_oscore_due = False
+        if self._oscore is not None:
+            _adopt(self._oscore, parts)
+            describe_oscore(metrics, self._oscore)
+
+    def _follow_credentials(self, parts: Parts, metrics: GatewayMetrics) -> None:
         """End what is not allowed any more: sessions whose keys are gone, and registrations that may not be."""
         if self._access is None or self._secure is None:
             return
@@ -241,9 +268,13 @@ class Gateway:
             self._secure.revoke(None if changed.everything else changed.ended)
             if changed.certificates or changed.everything:
                 self._secure.look_again(self._access.is_revoked, self._access.anchors())
-            if self._oscore is not None:
+            if self._oscore is None:
+                self._is_oscore_due = True
+            else:
                 self._oscore.look_again(None if changed.everything else changed.ended | changed.added)
             self._unwelcome.update(unwelcome(parts.registry, self._access, changed))
+        if self._is_oscore_due:
+            self._begin_oscore_late(parts, metrics)
         for device in [one for one in self._unwelcome if parts.registry.registration(one.reg_id) is not one]:
             self._unwelcome.discard(device)
         for device in self._unwelcome:
@@ -348,7 +379,7 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
     store = SqliteCredentials(settings.credentials, make=settings.make_credentials)
     if settings.import_credentials is not None:
         _take_up(store, settings.import_credentials)
-    access = Access(store, has_certificates=files is not None, has_oscore=settings.coap is not None)
+    access = Access(store, has_certificates=files is not None)
     try:
         certificates = None if files is None else _certificates(files, access)
         line = SecureLine(
@@ -375,15 +406,6 @@ def _take_up(store: CredentialStore, file: Path) -> None:
         _log.warning("a credential of the file is left out", file=str(file), line=one.line, reason=one.why)
     if report.added or report.changed:
         _log.info("credentials taken up", file=str(file), added=len(report.added), changed=len(report.changed))
-
-
-def _oscore(settings: GatewaySettings, access: Access | None, state: State, stored: StoredState) -> OscoreLine | None:
-    """OSCORE is spoken where messages come in the clear, by devices that have credentials."""
-    if access is None or settings.coap is None:
-        return None
-    from gateway.oscore.line import OscoreLine
-
-    return OscoreLine(access, state, stored, time.time)
 
 
 def _adopt(oscore: OscoreLine, parts: Parts) -> None:

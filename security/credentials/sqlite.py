@@ -135,6 +135,11 @@ class SqliteCredentials:
     def find(self, identity: CredentialId) -> Credential | None:
         return next(iter(self._rows("WHERE kind = ? AND name = ?", identity.kind.value, identity.name)), None)
 
+    def has(self, kind: Kind) -> bool:
+        with self._lock, self._told():
+            row = self._db.execute("SELECT 1 FROM credentials WHERE kind = ? LIMIT 1", (kind.value,)).fetchone()
+        return row is not None
+
     def __iter__(self) -> Iterator[Credential]:
         return iter(self._rows("ORDER BY endpoint, kind, name"))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from security.credentials.kinds import Credential, CredentialId, Oscore, Psk, Rpk
+from security.credentials.kinds import Credential, CredentialId, Kind, Oscore, Psk, Rpk
 
 
 class Put(Enum):
@@ -106,6 +106,10 @@ class CredentialStore(Protocol):
 
     def find(self, identity: CredentialId) -> Credential | None:
         """The credential of this id."""
+        ...
+
+    def has(self, kind: Kind) -> bool:
+        """Whether there is any of this kind."""
         ...
 
     def __iter__(self) -> Iterator[Credential]:

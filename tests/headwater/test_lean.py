@@ -11,11 +11,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from headwater.exits import Exit
+from tests.oscore_device import credential, oscore_store
 from tests.ports import held_port
+from tests.secure_device import new_store
 
 REPOSITORY = Path(__file__).parents[2]
 #: To be waited for at most; a busy machine starts slowly.
@@ -46,7 +49,33 @@ def gateway(state: Path, metrics: int) -> list[str]:
     ]
 
 
-def until_it_serves(process: subprocess.Popen[str], port: int) -> str:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files in memory are Linux's")
+@pytest.mark.parametrize("speaks_oscore", [False, True])
+def test_gateway_loads_oscore_only_where_a_device_has_a_credential_for_it(tmp_path: Path, speaks_oscore: bool) -> None:
+    store = new_store(tmp_path / "credentials.db", {"press-1": b"one of sixteen b"})
+    if speaks_oscore:
+        oscore_store(store, [credential("press-2", b"2")])
+    port, imports = held_port(), tmp_path / "imports"
+    secure = ("--credentials", str(store), "--coaps", f"127.0.0.1:{held_port()}")
+    with (
+        imports.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, "-m", "headwater.cli", *gateway(tmp_path / "state", port), *secure],
+            env={**os.environ, "HEADWATER_LEAN": "1", "PYTHONPROFILEIMPORTTIME": "1"},
+            cwd=REPOSITORY,
+            stderr=out,
+        ) as process,
+    ):
+        try:
+            until_it_serves(process, port)
+        finally:
+            process.kill()
+    loaded = {line.rsplit("|", 1)[-1].strip() for line in imports.read_text().splitlines()}
+    assert "gateway.dtls.server" in loaded
+    assert ("gateway.oscore.line" in loaded) is speaks_oscore
+
+
+def until_it_serves(process: subprocess.Popen[Any], port: int) -> str:
     """The metrics, once there are some."""
     until = time.monotonic() + WAIT_S
     while True:

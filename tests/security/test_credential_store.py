@@ -76,6 +76,13 @@ class CredentialStoreContract:
         assert store.oscore(identity or b"\7") is None
         assert store.find(CredentialId(Kind.RPK, "p-1")) is None
 
+    @pytest.mark.parametrize("kind", Kind)
+    def test_whether_there_is_any_of_a_kind(self, store: CredentialStore, kind: Kind) -> None:
+        store.put([one for one in ALL if one.id.kind is not kind], Put.NEW)
+        assert not store.has(kind)
+        store.put(list(ALL), Put.NEW)
+        assert store.has(kind)
+
     def test_by_endpoint_its_own_come_before_those_of_patterns(self, store: CredentialStore) -> None:
         exact, wide = psk("p-1", "z"), psk("*", "a")
         store.put([wide, *ALL, exact], Put.NEW)

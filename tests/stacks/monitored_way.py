@@ -26,6 +26,7 @@ from tests.bootstrap_process import WITH_KEY, BootstrapProcess
 from tests.identities import Issuer
 from tests.installed_server import ANSWER_S, Server
 from tests.kafka_brokers import KafkaBroker, new_broker
+from tests.oscore_device import credential, oscore_store
 from tests.ports import held_port
 from tests.prometheus_server import prometheus
 from tests.secure_device import new_store
@@ -201,8 +202,8 @@ def watched(folder: Path) -> Iterator[Watched]:
         edge, cloud = brokers["edge"], brokers["cloud"]
         line = stack.enter_context(Link(listener.advertised_port, listener.port))
 
-        # With credentials, so that its metrics of DTLS are there to be held to their page.
-        keys = new_store(parts / "credentials.db", {})
+        # With credentials, so that its metrics of DTLS and OSCORE are there to be held to their page.
+        keys = oscore_store(new_store(parts / "credentials.db", {}), [credential("never-here", b"1")])
         gateway = Gateway("watched", edge.cluster, parts, observe=("/3303/*/5700",), credentials=keys)
         stack.enter_context(gateway)
         gateway.wait_ready()
