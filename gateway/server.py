@@ -75,7 +75,7 @@ class Gateway:
         self._secure: SecureLine | None
         self._access, self._secure = _security(settings)
         try:
-            self._endpoint = Endpoint(settings.coap, Busy(), secure=self._secure)
+            self._endpoint = Endpoint(settings.coap if settings.insecure else None, Busy(), secure=self._secure)
         except BaseException:
             self._close_security()
             raise
@@ -92,15 +92,11 @@ class Gateway:
         self._unwelcome: set[Device] = set()
         #: True if it is to be seen whether OSCORE is spoken now.
         self._is_oscore_due = False
+        self._is_coap_taken = False
         self._tasks: asyncio.TaskGroup
         self._parts: Parts | None = None
         self._not_ready: str | None = "the edge Kafka does not answer yet"
         self._health: HealthServer | None = None
-
-    @property
-    def coap_address(self) -> tuple[str, int]:
-        """Where devices are listened to."""
-        return self._endpoint.local_address
 
     @property
     def coaps_address(self) -> tuple[str, int] | None:
@@ -204,8 +200,8 @@ class Gateway:
         parts.commands.start()
         _log.info(
             "the gateway is ready",
-            coap=None if self._settings.coap is None else Remote(self.coap_address).hostinfo,
-            coaps=None if self._secure is None else Remote(self._secure.local_address).hostinfo,
+            coap=_shown(self._endpoint.plain_address),
+            coaps=_shown(self.coaps_address),
             devices=len(parts.registry),
             observations=len(parts.table),
         )
@@ -241,12 +237,15 @@ class Gateway:
 
         Raises:
             CredentialStoreError: the credentials cannot be read.
+            OSError: its address cannot be bound.
         """
-        if self._settings.coap is None or self._access is None or not self._access.speaks_oscore():
+        if self._access is None or not self._access.speaks_oscore():
             return
         from gateway.oscore.line import OscoreLine
 
-        self._oscore = self._endpoint.oscore = OscoreLine(self._access, self._state, self._stored, time.time)
+        line = OscoreLine(self._access, self._state, self._stored, time.time)
+        self._endpoint.speak_oscore(line, self._settings.coap)
+        self._oscore = line
 
     def _begin_oscore_late(self, parts: Parts, metrics: GatewayMetrics) -> None:
         """As soon as there is the first credential for it."""
@@ -254,10 +253,20 @@ class Gateway:
             self._begin_oscore()
         except CredentialStoreError:
             return  # with the next look
+        except OSError as exc:
+            if not self._is_coap_taken:
+                self._is_coap_taken = True
+                _log.error(
+                    "devices with OSCORE are not heard: the port of --coap cannot be opened, and is tried again",
+                    coap=Remote(self._settings.coap).hostinfo,
+                    reason=exc.strerror or str(exc),
+                )
+            return
         self._is_oscore_due = False
         if self._oscore is not None:
             _adopt(self._oscore, parts)
             describe_oscore(metrics, self._oscore)
+            _log.info("OSCORE is spoken from now on", coap=_shown(self._endpoint.plain_address))
 
     def _follow_credentials(self, parts: Parts, metrics: GatewayMetrics) -> None:
         """End what is not allowed any more: sessions whose keys are gone, and registrations that may not be."""
@@ -366,6 +375,10 @@ async def _guarded(work: Coroutine[Any, Any, None]) -> None:
         await work
     except Exception:  # noqa: BLE001  # logged with its trace, and the other devices go on
         _log.exception("a task failed")
+
+
+def _shown(address: tuple[str, int] | None) -> str | None:
+    return None if address is None else Remote(address).hostinfo
 
 
 def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[None, None]:

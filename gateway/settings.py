@@ -39,8 +39,10 @@ class GatewaySettings:
 
     gateway: str
     kafka: Cluster
-    #: Where devices speak in the clear; None: nowhere.
-    coap: tuple[str, int] | None = DEFAULT_COAP
+    #: Where devices speak in the clear, and with OSCORE.
+    coap: tuple[str, int] = DEFAULT_COAP
+    #: Whether they may speak in the clear; else ``coap`` is opened with the first credential for OSCORE, for it alone.
+    insecure: bool = True
     #: Where they speak over DTLS, if there are ``credentials``: the store of them, a file.
     coaps: tuple[str, int] = DEFAULT_COAPS
     credentials: Path | None = None

@@ -81,7 +81,7 @@ def _gateway(settings: GatewaySettings) -> None:
     except CredentialStoreError as exc:
         raise Stop(Exit.CANNOT_START, str(exc)) from exc
     except OSError as exc:
-        coap = "" if settings.coap is None else f"CoAP at {_written(*settings.coap)}, "
+        coap = f"CoAP at {_written(*settings.coap)}, " if settings.insecure or settings.credentials is not None else ""
         coaps = "" if settings.credentials is None else f"CoAP over DTLS at {_written(*settings.coaps)}, "
         raise Stop(
             Exit.CANNOT_START,

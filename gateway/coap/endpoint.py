@@ -60,6 +60,7 @@ AMPLIFICATION = 3
 #: What a device says in the clear that cannot open what it got (RFC 8613 section 8.2).
 _NOT_OPENED = (Code.BAD_REQUEST, Code.UNAUTHORIZED, Code.BAD_OPTION)
 _UNRECOGNISED = "unrecognised critical option"
+_NO_PLAIN = "no plain CoAP here"
 
 
 class Endpoint:
@@ -73,13 +74,15 @@ class Endpoint:
         secure: SecureLine | None = None,
         seed: int | None = None,
     ) -> None:
-        """Bind at once; ``coap`` is where messages come in the clear, None: nowhere.
+        """Bind at once; ``coap`` is where messages come in the clear, None: nowhere (`speak_oscore`).
 
         Raises:
             OSError: the address cannot be bound.
         """
         self._random = random.Random(seed)
         self._socket = None if coap is None else bind(*coap)
+        #: False: on the socket OSCORE alone is spoken.
+        self._in_the_clear = coap is not None
         self._secure = secure
         self._handler = handler
         self.fallback: Fallback | None = None
@@ -107,6 +110,11 @@ class Endpoint:
         assert self._secure is not None
         return self._secure.local_address
 
+    @property
+    def plain_address(self) -> tuple[str, int] | None:
+        """The host and port that are bound for messages in the clear, or with OSCORE."""
+        return None if self._socket is None else name_of(self._socket)
+
     def local_address_of(self, peer: Address) -> tuple[str, int]:
         """The host and port at which a peer reaches us."""
         if self._secure is not None and isinstance(peer, SecurePeer) and not isinstance(peer, OscorePeer):
@@ -116,6 +124,18 @@ class Endpoint:
     def serve(self, handler: Handler) -> None:
         """Hand messages to ``handler`` from now on."""
         self._handler = handler
+
+    def speak_oscore(self, line: OscoreLine, coap: tuple[str, int]) -> None:
+        """Take messages with OSCORE: where they come in the clear, or else at ``coap``, and there no others.
+
+        Raises:
+            OSError: ``coap`` cannot be bound.
+        """
+        if self._socket is None:
+            self._socket = bind(*coap)
+            if self._loop is not None:
+                self._loop.add_reader(self._socket.fileno(), self._drain)
+        self.oscore = line
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to receive."""
@@ -151,7 +171,7 @@ class Endpoint:
     def _drain(self) -> None:
         assert self._socket is not None
         receive = self._socket.recvfrom
-        notify = self._handler.notify
+        notify = self._handler.notify if self._in_the_clear else _not_in_the_clear
         taken = 0
         datagram, address = b"", ("", 0)
         try:
@@ -206,6 +226,8 @@ class Endpoint:
         try:
             if message.unrecognised == Option.OSCORE and self.oscore is not None and isinstance(address, tuple):
                 self._take_protected(self.oscore, message, address, len(datagram))
+            elif isinstance(address, tuple) and self.oscore is not None and not self._in_the_clear:
+                self._take_unprotected(self.oscore, message, address, len(datagram))
             else:
                 self._dispatch(message, address, len(datagram))
         except Exception:  # noqa: BLE001  # one datagram must never end the gateway; it is counted and logged
@@ -269,15 +291,27 @@ class Endpoint:
         elif isinstance(found, Stray) and message.type != Type.ACK:
             self._transmit(empty(Type.RST, message.mid), address)
         elif isinstance(found, Unverified):
-            # RFC 8613 section 8.2; not to be cached.
-            type_, mid = (
-                (Type.ACK, message.mid)
-                if message.type == Type.CON
-                else (Type.NON, self._exchanges.next_mid(address, self._random.getrandbits(16)))
-            )
-            answer = build(type_, found.code, mid, message.token, [(Option.MAX_AGE, b"")], found.words)
+            self._answer_unverified(found, message, address, size)
+
+    def _take_unprotected(self, oscore: OscoreLine, message: Message, address: UdpAddress, size: int) -> None:
+        """Of what is not protected, where OSCORE alone is spoken, only what OSCORE leaves so means anything: messages
+        without content (RFC 8613 section 4.2), and errors of devices that could not open a request (section 8.2)."""
+        if message.code == Code.EMPTY:
+            self._take_empty(message, address)
+        elif message.is_request and message.type in (Type.CON, Type.NON):
+            if (refused := oscore.unprotected(self._now())) is not None:
+                self._answer_unverified(refused, message, address, size)
+        elif message.type == Type.RST or message.code not in _NOT_OPENED or not self._is_not_opened(message, address):
+            self.dropped_datagrams["not protected"] += 1
+
+    def _answer_unverified(self, found: Unverified, message: Message, address: UdpAddress, size: int) -> None:
+        """RFC 8613 section 8.2; not to be cached. Nothing is kept of who has shown nothing, no message id either."""
+        type_, mid = (Type.ACK, message.mid) if message.type == Type.CON else (Type.NON, self._random.getrandbits(16))
+        for words in (found.words, b""):
+            answer = build(type_, found.code, mid, message.token, [(Option.MAX_AGE, b"")], words)
             if len(answer) <= AMPLIFICATION * size:
                 self._transmit(answer, address)
+                return
 
     def _take_request(self, message: Message, address: Address, size: int) -> None:
         if message.unrecognised and message.type == Type.NON:
@@ -343,7 +377,7 @@ class Endpoint:
             return
         acknowledged = message.mid if message.type == Type.ACK else None
         exchange = self._exchanges.answered(address, message.token, acknowledged)
-        if exchange is None and message.code in _NOT_OPENED and self._is_not_opened(message, address, acknowledged):
+        if exchange is None and message.code in _NOT_OPENED and self._is_not_opened(message, address):
             return
         if exchange is not None:
             _prove(address, exchange)
@@ -374,8 +408,9 @@ class Endpoint:
         self.dropped_datagrams["duplicate response"] += 1
         self._send(empty(Type.ACK, mid), address)
 
-    def _is_not_opened(self, message: Message, address: Address, acknowledged: int | None) -> bool:
+    def _is_not_opened(self, message: Message, address: Address) -> bool:
         """An error in the clear to a protected request: the device could not open it (RFC 8613 section 8.2)."""
+        acknowledged = message.mid if message.type == Type.ACK else None
         peer = self.oscore.peer_at(address) if self.oscore is not None and isinstance(address, tuple) else None
         exchange = None if peer is None else self._exchanges.answered(peer, message.token, acknowledged)
         if exchange is None:
@@ -416,12 +451,14 @@ class Endpoint:
         elif isinstance(address, SecurePeer):
             if self._secure is not None:
                 self._secure.send(datagram, address)
-        else:
+        elif self._in_the_clear or len(datagram) == 4:
             self._transmit(datagram, address)
+        else:
+            self.dropped_datagrams[_NO_PLAIN] += 1
 
     def _transmit(self, datagram: bytes, address: UdpAddress) -> None:
         if self._socket is None:
-            self.dropped_datagrams["no plain CoAP here"] += 1
+            self.dropped_datagrams[_NO_PLAIN] += 1
             return
         try:
             self._socket.sendto(datagram, address)
@@ -604,6 +641,11 @@ class Endpoint:
         for exchange in failed:
             exchange.finish(NoAnswer("the device did not answer"))
         self._arm()
+
+
+def _not_in_the_clear(datagram: bytes, address: Address) -> bool:
+    """In the place of the short path where OSCORE alone is spoken."""
+    return False
 
 
 def _prove(address: Address, exchange: Exchange) -> None:

@@ -305,6 +305,10 @@ class OscoreLine:
         """A request whose number was taken, and whose answer is not known any more."""
         return self._refuse("OSCORE replay", Code.UNAUTHORIZED, b"Replay detected", now)
 
+    def unprotected(self, now: float) -> Unverified | None:
+        """A request in the clear where OSCORE alone is spoken."""
+        return self._refuse("unprotected request", Code.UNAUTHORIZED, b"only with OSCORE, or over coaps", now)
+
     def _refuse(self, reason: str, code: Code, words: bytes, now: float) -> Unverified | None:
         self.refused[reason] += 1
         if now >= self._refusals_until:

@@ -48,7 +48,10 @@ def gateway(
         typer.Option("--coap", metavar="HOST:PORT", parser=listening_address, help="Where devices reach it, over UDP."),
     ] = "0.0.0.0:5683",
     insecure: Annotated[
-        bool, typer.Option("--insecure/--no-insecure", help="Whether devices may speak in the clear, at --coap.")
+        bool,
+        typer.Option(
+            "--insecure/--no-insecure", help="Whether devices may speak in the clear, at --coap; else OSCORE alone."
+        ),
     ] = True,
     credentials: Annotated[
         Path | None,
@@ -162,7 +165,8 @@ def gateway(
     settings = GatewaySettings(
         gateway=id,
         kafka=reach.cluster(kafka, kafka_tls),
-        coap=_pair(coap) if insecure else None,
+        coap=_pair(coap),
+        insecure=insecure,
         coaps=_pair(coaps),
         credentials=credentials,
         make_credentials=make_credentials,

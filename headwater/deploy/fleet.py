@@ -183,10 +183,10 @@ class X509(_Part):
 
 class Gateway(_Part):
     """One gateway; ``profile`` is a file in stacks/settings, mostly its architecture. With ``insecure`` devices may
-    speak in the clear, at ``coap_port``; ``coaps_port`` is the next one if it is None. With ``x509`` they may have
-    certificates; ``credentials`` are taken up when it starts, a file as `headwater credentials import` takes it.
-    ``campaigns``: whether somebody carries out those of its devices; ``file_host`` is where these fetch images, its
-    node's name if it is None."""
+    speak in the clear, at ``coap_port``, else there is OSCORE alone; ``coaps_port`` is the next one if it is None. With
+    ``x509`` they may have certificates; ``credentials`` are taken up when it starts, a file as `headwater credentials
+    import` takes it. ``campaigns``: whether somebody carries out those of its devices; ``file_host`` is where these
+    fetch images, its node's name if it is None."""
 
     node: NodeName
     profile: Profile

@@ -240,7 +240,8 @@ def test_command_of_a_service_is_one_that_headwater_takes(name: str, monkeypatch
         assert isinstance(settings, (BootstrapSettings, GatewaySettings))
         if isinstance(settings, GatewaySettings):
             assert (settings.file_host or None) == ("rock64" if open_to_all else None)
-        assert (settings.coap is not None) == open_to_all
+        is_open = settings.insecure if isinstance(settings, GatewaySettings) else settings.coap is not None
+        assert is_open == open_to_all
         assert settings.credentials is not None
         assert settings.make_credentials
 
@@ -302,6 +303,12 @@ def test_who_carries_campaigns_out_is_started_by_a_command_that_headwater_takes(
     (settings,) = started
     assert isinstance(settings, CampaignSettings)
     assert (settings.gateway, settings.kafka.bootstrap, settings.metrics_port) == ("rock64", "kafka-cloud:9092", 9590)
+
+
+def test_port_at_which_a_closed_gateway_hears_oscore_is_published() -> None:
+    (gateway,) = (service for stack, name, service in SERVICES if (stack, name) == ("gateway", "gateway"))
+    (coap,) = (one for one in gateway["command"] if one.startswith("--coap="))
+    assert int(coap.rpartition(":")[2]) in [one["target"] for one in gateway["ports"] if one["protocol"] == "udp"]
 
 
 def test_every_dashboard_and_every_rule_is_deployed() -> None:

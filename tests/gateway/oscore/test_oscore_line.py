@@ -16,7 +16,7 @@ import pytest
 from aiocoap import Message
 from aiocoap.message import Direction
 from aiocoap.numbers.codes import Code
-from aiocoap.numbers.types import CON, NON
+from aiocoap.numbers.types import ACK, CON, NON
 
 from gateway.access import Access
 from gateway.coap.endpoint import Endpoint
@@ -26,7 +26,7 @@ from gateway.coap.message import Option, build, parse
 from gateway.coap.peers import Address, OscorePeer
 from gateway.oscore.association import RESERVED
 from gateway.oscore.found import Again, Opened, Renewing, Unverified
-from gateway.oscore.line import OscoreLine
+from gateway.oscore.line import MOST_REFUSALS, OscoreLine
 from gateway.oscore.renewal import unwrapped
 from gateway.oscore.window import SIZE
 from gateway.state import State, StateUnavailable
@@ -294,3 +294,116 @@ async def test_nonsense_is_counted_and_the_next_good_message_is_answered(tmp_pat
         assert line.refused.total() > 1000
         assert len(line) == 1
         endpoint.close()
+
+
+class Stranger:
+    """Somebody who says what he likes to an endpoint, and hears all that comes back."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        self._socket.connect(server)
+        self.heard: list[bytes] = []
+
+    def say(self, datagram: bytes) -> None:
+        self._socket.send(datagram)
+
+    async def has_been_read(self) -> None:
+        """What was said before is done with: the ping behind it is answered (RFC 7252 section 4.3)."""
+        self.say(b"\x40\x00\x50\x50")
+        async with asyncio.timeout(60):
+            while True:
+                came = await asyncio.get_running_loop().sock_recv(self._socket, 2048)
+                if came == b"\x70\x00\x50\x50":
+                    return
+                self.heard.append(came)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@asynccontextmanager
+async def _oscore_alone(folder: Path) -> AsyncIterator[tuple[Endpoint, OscoreLine, Handler, Stranger]]:
+    async with _line(folder) as (line, _):
+        handler = Handler()
+        endpoint = Endpoint(None, handler)
+        endpoint.start(asyncio.get_running_loop())
+        endpoint.speak_oscore(line, ("127.0.0.1", 0))
+        assert endpoint.plain_address is not None
+        stranger = Stranger(endpoint.plain_address)
+        try:
+            yield endpoint, line, handler, stranger
+        finally:
+            stranger.close()
+            endpoint.close()
+
+
+@on_a_loop
+async def test_where_oscore_alone_is_spoken_nothing_in_the_clear_is_taken(tmp_path: Path) -> None:
+    async with _oscore_alone(tmp_path) as (endpoint, line, handler, stranger):
+        register = Message(code=Code.POST, uri_path=("rd",), uri_query=("ep=press-1",), payload=b"</3/0>")
+        register.mtype, register.mid, register.token = CON, 7, b"abc"
+        tiny = Message(code=Code.GET)
+        tiny.mtype, tiny.mid = CON, 8
+        without_ack = Message(code=Code.POST, uri_path=("dp",), payload=b"[]")
+        without_ack.mtype, without_ack.mid, without_ack.token = NON, 9, b"n"
+        said = [one.encode() for one in (register, tiny, without_ack)]
+        for kind, mid in ((CON, 10), (NON, 11)):
+            notification = Message(code=Code.CONTENT, payload=b"1", content_format=0)
+            notification.opt.observe = 3
+            notification.mtype, notification.mid, notification.token = kind, mid, b"observed"
+            stranger.say(notification.encode())
+        for one in said:
+            stranger.say(one)
+        await stranger.has_been_read()
+        answers = list(map(Message.decode, stranger.heard))
+        assert [(one.mtype, one.code, one.token) for one in answers] == [
+            (ACK, Code.UNAUTHORIZED, b"abc"),
+            (ACK, Code.UNAUTHORIZED, b""),
+            (NON, Code.UNAUTHORIZED, b"n"),
+        ]
+        assert answers[0].payload == b"only with OSCORE, or over coaps"
+        for one, answer in zip(said, stranger.heard, strict=True):
+            assert len(answer) <= 3 * len(one)
+        assert handler.requests == []
+        assert endpoint.open_requests == 0
+        assert line.refused == {"unprotected request": 3}
+        assert endpoint.dropped_datagrams["not protected"] == 2
+        # What is protected is taken beside it.
+        stranger.say(_request(DeviceContext(OF), 0x4444))
+        await stranger.has_been_read()
+        assert [one.message.mid for one in handler.requests] == [0x4444]
+        assert isinstance(handler.requests[0].address, OscorePeer)
+        assert len(line) == 1
+
+
+@on_a_loop
+async def test_a_flood_in_the_clear_is_counted_and_answered_so_often_a_second(tmp_path: Path) -> None:
+    async with _oscore_alone(tmp_path) as (_, line, handler, stranger):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        request = Message(code=Code.GET, uri_path=("rd",))
+        request.mtype, request.token = CON, b"f"
+        for mid in range(1000):
+            request.mid = mid
+            stranger.say(request.encode())
+            if mid % 50 == 0:
+                await asyncio.sleep(0)
+        await stranger.has_been_read()
+        assert line.refused["unprotected request"] == 1000
+        assert 0 < len(stranger.heard) <= MOST_REFUSALS * (1 + int(loop.time() - begun) + 1)
+        assert len(stranger.heard) < 1000 or loop.time() - begun > 8
+        assert handler.requests == []
+
+
+@on_a_loop
+async def test_where_oscore_alone_is_spoken_nothing_goes_in_the_clear(tmp_path: Path) -> None:
+    async with _oscore_alone(tmp_path) as (endpoint, _, _, stranger):
+        here = stranger._socket.getsockname()
+        # As to a device whose registration is of a time when it might speak so.
+        asked = endpoint.request(here, OurCode.GET, [(Option.URI_PATH, b"3")])
+        await stranger.has_been_read()
+        assert stranger.heard == []
+        assert endpoint.dropped_datagrams["no plain CoAP here"] == 1
+        asked.cancel()
