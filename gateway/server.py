@@ -31,7 +31,7 @@ from gateway.observing import Declared
 from gateway.parts import Parts, wall_ms
 from gateway.recovery import recover
 from gateway.registry import WINDOW, Device
-from gateway.settings import CertificateFiles, GatewaySettings
+from gateway.settings import GatewaySettings
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
 from schemas.avro.topics import Topics
@@ -41,9 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gateway.coap.secure import SecureLine
-    from gateway.dtls_certificates.server import CertificateServer
     from gateway.oscore.line import OscoreLine
-    from security.credentials.store import CredentialStore
 
 _log = structlog.get_logger("headwater.gateway")
 
@@ -272,11 +270,7 @@ class Gateway:
         """End what is not allowed any more: sessions whose keys are gone, and registrations that may not be."""
         if self._access is None or self._secure is None:
             return
-        changed = self._access.changed()
-        if changed:
-            self._secure.revoke(None if changed.everything else changed.ended)
-            if changed.certificates or changed.everything:
-                self._secure.look_again(self._access.is_revoked, self._access.anchors())
+        if changed := self._secure.follow(self._access):
             if self._oscore is None:
                 self._is_oscore_due = True
             else:
@@ -382,39 +376,30 @@ def _shown(address: tuple[str, int] | None) -> str | None:
 
 
 def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[None, None]:
-    """The credentials and the DTLS port, where there are credentials: else neither is loaded (some ten megabytes)."""
+    """The credentials and the DTLS port, where there are credentials: else neither is loaded."""
     if settings.credentials is None:
         return None, None
-    from gateway.coap.secure import SecureLine
-    from security.credentials.sqlite import SqliteCredentials
+    from gateway.entrance import open_entrance
 
-    files = settings.coaps_certificate
-    store = SqliteCredentials(settings.credentials, make=settings.make_credentials)
     if settings.import_credentials is not None:
-        _take_up(store, settings.import_credentials)
-    access = Access(store, has_certificates=files is not None)
-    try:
-        certificates = None if files is None else _certificates(files, access)
-        line = SecureLine(
-            *settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None, certificates=certificates
-        )
-    except BaseException:
-        access.close()
-        raise
-    return access, line
+        _take_up(settings.credentials, settings.import_credentials, make=settings.make_credentials)
+    return open_entrance(
+        settings.credentials, settings.coaps, settings.coaps_certificate, make=settings.make_credentials
+    )
 
 
-def _take_up(store: CredentialStore, file: Path) -> None:
-    """Loaded here alone, as `_certificates`."""
+def _take_up(credentials: Path, file: Path, *, make: bool) -> None:
+    """Loaded here alone: what reads such files is for the start."""
     from datetime import UTC, datetime
 
     from security.credentials.importing import read_file, take_up
+    from security.credentials.sqlite import SqliteCredentials
 
+    store = SqliteCredentials(credentials, make=make)
     try:
         report = take_up(store, read_file(file, datetime.now(UTC)))
-    except BaseException:
+    finally:
         store.close()
-        raise
     for one in report.refused:
         _log.warning("a credential of the file is left out", file=str(file), line=one.line, reason=one.why)
     if report.added or report.changed:
@@ -428,20 +413,6 @@ def _adopt(oscore: OscoreLine, parts: Parts) -> None:
     for device, peer in devices.items():
         if instead[peer] is not peer:
             parts.registry.move(device, instead[peer])
-
-
-def _certificates(files: CertificateFiles, access: Access) -> CertificateServer:
-    """Loaded here alone: pyOpenSSL, and OpenSSL's memory, are for gateways that show a certificate."""
-    from gateway.dtls_certificates.context import CertificateContext, ServerCertificate
-    from gateway.dtls_certificates.server import CertificateServer
-    from gateway.dtls_certificates.settings import Settings
-
-    own = ServerCertificate(files.certificate, files.key, files.authorities)
-    server = CertificateServer(
-        CertificateContext(own, access.admits), access.admits, Settings(most_sessions=files.most_sessions)
-    )
-    server.trust(access.anchors())
-    return server
 
 
 async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:

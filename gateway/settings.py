@@ -7,25 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from connectors.kafka import Cluster
+from gateway.dtls_certificates.settings import CertificateFiles
 
 DEFAULT_COAP = ("0.0.0.0", 5683)
 DEFAULT_COAPS = ("0.0.0.0", 5684)
 DEFAULT_METRICS_PORT = 9590
-DEFAULT_CERTIFICATE_SESSIONS = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificateFiles:
-    """The gateway's own certificate, in PEM: ``certificate`` with what signed it behind, its ``key``, and
-    ``authorities`` that the certificates of usage 0 and 1 have to come from.
-
-    ``most_sessions`` of devices with certificates, some 82 KB each; then the longest silent goes.
-    """
-
-    certificate: Path
-    key: Path
-    authorities: Path | None = None
-    most_sessions: int = DEFAULT_CERTIFICATE_SESSIONS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwater.exits import Exit, Stop
+
 if TYPE_CHECKING:
     from connectors.kafka import Cluster
+    from gateway.dtls_certificates.settings import CertificateFiles
 
 
 class Output(Enum):
@@ -245,6 +248,57 @@ class Where:
         from headwater.reach import cluster
 
         return cluster(self.kafka, self.kafka_tls)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnCertificate:
+    """The certificate of a server that devices with certificates reach over DTLS."""
+
+    coaps_cert: Annotated[
+        Path | None,
+        typer.Option("--coaps-cert", metavar="FILE", help="Its certificate (PEM), for devices with certificates."),
+    ] = None
+    coaps_key: Annotated[
+        Path | None,
+        typer.Option("--coaps-key", metavar="FILE", help="The key of --coaps-cert (PEM, EC), its owner's alone."),
+    ] = None
+    coaps_ca: Annotated[
+        Path | None,
+        typer.Option("--coaps-ca", metavar="FILE", help="Authorities (PEM) of devices' certificates of usage 0 and 1."),
+    ] = None
+    coaps_cert_sessions: Annotated[
+        int,
+        typer.Option("--coaps-cert-sessions", metavar="N", min=1, help="Most sessions with certificates; 82 KB each."),
+    ] = 1000
+
+    def files(self, credentials: Path | None) -> CertificateFiles | None:
+        """What is given of it, beside the devices' ``credentials``.
+
+        Raises:
+            Stop: it does not fit together.
+        """
+        from gateway.dtls_certificates.settings import CertificateFiles
+
+        if (self.coaps_cert is None) != (self.coaps_key is None):
+            raise Stop(Exit.USAGE, "--coaps-cert FILE and --coaps-key FILE belong together: give both, or none")
+        if self.coaps_cert is None or self.coaps_key is None:
+            if self.coaps_ca is not None:
+                raise Stop(
+                    Exit.USAGE, "--coaps-ca is for devices with certificates: give --coaps-cert and --coaps-key too"
+                )
+            return None
+        if credentials is None:
+            raise Stop(
+                Exit.USAGE,
+                "--coaps-cert is for devices with certificates: say which these are with headwater credentials add "
+                "--x509, and --credentials FILE here",
+            )
+        return CertificateFiles(
+            certificate=self.coaps_cert,
+            key=self.coaps_key,
+            authorities=self.coaps_ca,
+            most_sessions=self.coaps_cert_sessions,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from gateway.admission import Admission
 from gateway.bootstrap.config_file import ConfigFile
 from gateway.bootstrap.objects import instances
 from gateway.bootstrap.plan import PREFERRED
-from gateway.bootstrap.runs import Asked, Runs
+from gateway.bootstrap.runs import Asked, Runs, spoken_with
 from gateway.bootstrap.store_file import BootstrapFileError
 from gateway.coap.aiocoap_link import Remote
 from gateway.coap.incoming import BUSY_MAX_AGE, Incoming
@@ -109,7 +109,7 @@ class Interface:
             words = "nothing is configured for this endpoint"
             if isinstance(peer, SecurePeer):
                 host, port = peer.udp[:2]
-                self._spawn(self._runs.refused(ep, f"{host}:{port}", peer.identity, words))
+                self._spawn(self._runs.refused(ep, f"{host}:{port}", spoken_with(peer), words))
             raise Refused(Code.BAD_REQUEST, words)
         return Asked(ep=ep, peer=peer, profile=profile, content_format=content_format)
 

@@ -47,6 +47,18 @@ class BootstrapMetrics(Collector):
         if self._secure is not None:
             yield _by("dtls_handshakes", "Handshakes that were completed.", "kind", self._secure.handshakes)
             yield _by("dtls_dropped", "DTLS records that were dropped.", "reason", self._secure.server.dropped)
+            if (certificates := self._secure.certificates) is not None:
+                yield GaugeMetricFamily(
+                    "headwater_bootstrap_dtls_certificate_sessions",
+                    "DTLS sessions with certificates.",
+                    value=certificates.open_sessions,
+                )
+                yield _by(
+                    "dtls_certificate_dropped",
+                    "What came to nothing on the side of certificates.",
+                    "reason",
+                    certificates.dropped,
+                )
 
 
 def _by(name: str, documentation: str, label: str, counts: dict[str, int]) -> CounterMetricFamily:

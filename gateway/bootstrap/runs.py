@@ -17,6 +17,7 @@ from gateway.bootstrap.plan import Plan
 from gateway.bootstrap.profile import Profile
 from gateway.bootstrap.store_file import BootstrapFileError
 from gateway.bootstrap.trace import Outcome, Trace
+from gateway.certificate_proof import proof_of, shown
 from gateway.coap.exchanges import ExchangeError, Stopped
 from gateway.coap.incoming import Incoming
 from gateway.coap.message import Code
@@ -27,6 +28,13 @@ from schemas.lwm2m.objects import Definitions
 from security.errors import CredentialError
 
 _log = structlog.get_logger("headwater.bootstrap")
+
+
+def spoken_with(peer: Address) -> str | None:
+    """The identity of its key, or what tells its certificate, for the trace; None: in the clear."""
+    if not isinstance(peer, SecurePeer):
+        return None
+    return peer.identity if proof_of(peer.identity) is None else shown(peer.identity)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +54,8 @@ class Asked:
 
     @property
     def identity(self) -> str | None:
-        """With which key the device spoke; None: in the clear."""
-        return self.peer.identity if isinstance(self.peer, SecurePeer) else None
+        """With which key or certificate the device spoke; None: in the clear."""
+        return spoken_with(self.peer)
 
 
 class _Failed(Exception):

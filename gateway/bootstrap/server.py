@@ -51,6 +51,7 @@ class BootstrapServer:
         Raises:
             BootstrapFileError: the file cannot be used.
             CredentialStoreError: the credentials cannot be read.
+            SecretError, Exposed, CertificateUnusable: its certificate or the key of it cannot be used.
             OSError: a CoAP address cannot be bound.
         """
         self._settings = settings
@@ -70,14 +71,14 @@ class BootstrapServer:
         self._not_ready: str | None = "the bootstrap server is starting"
 
     def _open_credentials(self) -> None:
-        if self._settings.credentials is None:
+        settings = self._settings
+        if settings.credentials is None:
             return
-        from gateway.coap.secure import SecureLine
-        from security.credentials.sqlite import SqliteCredentials
+        from gateway.entrance import open_entrance
 
-        store = SqliteCredentials(self._settings.credentials, make=self._settings.make_credentials)
-        access = self._access = Access(store)
-        self._secure = SecureLine(*self._settings.coaps, access.key, lambda one: access.only_endpoint(one) is not None)
+        self._access, self._secure = open_entrance(
+            settings.credentials, settings.coaps, settings.coaps_certificate, make=settings.make_credentials
+        )
 
     def _close(self) -> None:
         if self._secure is not None:
@@ -134,12 +135,19 @@ class BootstrapServer:
             root.add_resource(["bspack"], PackResource(interface))
             metrics = BootstrapMetrics(self._settings.config, runs, interface, self._endpoint, self._secure)
             gateway = self._settings.gateway or "*"
+            files = self._settings.coaps_certificate
             if self._settings.metrics_port is not None:
                 self._health = serve_health(
                     self._settings.metrics_port,
                     host=self._settings.metrics_host,
                     keys=self._settings.metrics_keys,
-                    registry=with_process(metrics.registry, Component.BOOTSTRAP, (gateway,), self._ready),
+                    registry=with_process(
+                        metrics.registry,
+                        Component.BOOTSTRAP,
+                        (gateway,),
+                        self._ready,
+                        certificates=() if files is None else (files.certificate, files.authorities),
+                    ),
                     ready=self._ready,
                 )
             self._endpoint.serve(interface)
@@ -161,14 +169,12 @@ class BootstrapServer:
             await runs.drained(_DRAIN_SECONDS)
 
     async def _follow_credentials(self) -> None:
-        """End sessions whose keys are gone."""
+        """End sessions whose keys or certificates are good no more."""
+        if self._access is None or self._secure is None:
+            return
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            if self._access is None or self._secure is None:
-                continue
-            changed = self._access.changed()
-            if changed:
-                self._secure.revoke(None if changed.everything else changed.ended)
+            self._secure.follow(self._access)
 
     async def _follow_configuration(self) -> None:
         """Serve what the file says now. Runs that are under way keep what they began with."""

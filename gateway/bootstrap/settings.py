@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.bootstrap.config_file import ConfigFile
+from gateway.dtls_certificates.settings import CertificateFiles
 
 DEFAULT_COAP = ("0.0.0.0", 5693)
 DEFAULT_COAPS = ("0.0.0.0", 5694)
@@ -18,11 +19,13 @@ class BootstrapSettings:
     config: ConfigFile
     #: Where devices speak in the clear; None: nowhere.
     coap: tuple[str, int] | None = None
-    #: Where they speak over DTLS, if there are ``credentials``: the store of the keys for this, a file.
+    #: Where they speak over DTLS, if there are ``credentials``: the store of those for this, a file.
     coaps: tuple[str, int] = DEFAULT_COAPS
     credentials: Path | None = None
     #: Whether an empty store is made where there is none.
     make_credentials: bool = False
+    #: What it shows to devices with certificates; None: these are refused.
+    coaps_certificate: CertificateFiles | None = None
     #: The file with the trace of the runs, and with what was made for whom.
     state: Path = Path("bootstrap.db")
     #: Seconds that a device may take for a step.

@@ -25,6 +25,7 @@ from gateway.dtls.events import Established, Moved, Received, Send
 from gateway.dtls.server import Server, SessionClosed
 
 if TYPE_CHECKING:
+    from gateway.access import Access, Changed
     from gateway.coap.sides import AnyEvent, AnySession
     from gateway.dtls_certificates.server import CertificateServer
 
@@ -259,6 +260,16 @@ class SecureLine:
             self.unsent[f"send error {exc.errno}"] += 1
 
     # Revocation
+
+    def follow(self, access: Access) -> Changed:
+        """End the sessions whose credentials are gone, and believe those that are new; what has changed since it was
+        asked last."""
+        changed = access.changed()
+        if changed:
+            self.revoke(None if changed.everything else changed.ended)
+            if changed.certificates or changed.everything:
+                self.look_again(access.is_revoked, access.anchors())
+        return changed
 
     def revoke(self, identities: Iterable[str] | None = None) -> None:
         """End the sessions and handshakes of identities whose keys are no longer good (None: all)."""

@@ -19,6 +19,7 @@ from headwater.options import (
     MetricsOption,
     Output,
     OutputOption,
+    OwnCertificate,
     endpoint_name,
     gateway_id,
     listening_address,
@@ -49,12 +50,13 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     file: ConfigArgument,
+    own: OwnCertificate,
     credentials: Annotated[
         Path | None,
         typer.Option(
             "--credentials",
             metavar="FILE",
-            help="The keys with which devices may be bootstrapped, for DTLS; headwater credentials makes them.",
+            help="The keys and certificates of devices that come over DTLS; headwater credentials adds them.",
         ),
     ] = None,
     make_credentials: MakeCredentialsOption = False,
@@ -91,13 +93,14 @@ def serve(
     """Run a bootstrap server: a device that asks it gets its servers, with a key made for it alone.
 
     The key is in the store of the server (the one of headwater gateway --credentials) before the device has it. What it
-    had before is good until it said that it is done. A device may only be bootstrapped under the names that its key for
-    this server is for.
+    had before is good until it said that it is done. A device may only be bootstrapped under the names that its key or
+    certificate for this server is for; with certificates it needs --coaps-cert and --coaps-key, as a gateway does.
 
     \b
     Examples:
     headwater credentials add 'press-*' --psk --identity factory --store bootstrap-keys.db > factory.key
     headwater bootstrap serve bootstrap.yaml --credentials bootstrap-keys.db
+    headwater bootstrap serve bootstrap.yaml --credentials keys.db --coaps-cert bootstrap.pem --coaps-key bootstrap.key
     headwater bootstrap log press-7
     \b
     bootstrap.yaml:
@@ -115,8 +118,8 @@ def serve(
     if credentials is None and not insecure:
         raise Stop(
             Exit.USAGE,
-            "say with which keys devices are bootstrapped: headwater credentials add ENDPOINT --psk --store FILE, and "
-            "--credentials FILE here; or --insecure, in the network of a factory",
+            "say with which keys or certificates devices are bootstrapped: headwater credentials add ENDPOINT --psk "
+            "--store FILE, and --credentials FILE here; or --insecure, in the network of a factory",
         )
     settings = BootstrapSettings(
         config=_load(file),
@@ -124,6 +127,7 @@ def serve(
         coaps=_pair(coaps),
         credentials=credentials,
         make_credentials=make_credentials,
+        coaps_certificate=own.files(credentials),
         state=trace,
         step_timeout=step_timeout,
         most_runs=most_runs,

@@ -22,6 +22,7 @@ from headwater.options import (
     MetricsHostOption,
     MetricsKeysOption,
     MetricsOption,
+    OwnCertificate,
     addresses,
     gateway_id,
     listening_address,
@@ -41,6 +42,7 @@ def gateway(
     id: Annotated[
         str, typer.Option("--id", metavar="GW", parser=gateway_id, help="The gateway's id; part of its topics' names.")
     ],
+    own: OwnCertificate,
     kafka: KafkaOption = EDGE,
     kafka_tls: KafkaTlsOption = None,
     coap: Annotated[
@@ -71,22 +73,6 @@ def gateway(
         ),
     ] = None,
     coaps: CoapsOption = "0.0.0.0:5684",
-    coaps_cert: Annotated[
-        Path | None,
-        typer.Option("--coaps-cert", metavar="FILE", help="Its certificate (PEM), for devices with certificates."),
-    ] = None,
-    coaps_key: Annotated[
-        Path | None,
-        typer.Option("--coaps-key", metavar="FILE", help="The key of --coaps-cert (PEM, EC), its owner's alone."),
-    ] = None,
-    coaps_ca: Annotated[
-        Path | None,
-        typer.Option("--coaps-ca", metavar="FILE", help="Authorities (PEM) of devices' certificates of usage 0 and 1."),
-    ] = None,
-    coaps_cert_sessions: Annotated[
-        int,
-        typer.Option("--coaps-cert-sessions", metavar="N", min=1, help="Most sessions with certificates; 82 KB each."),
-    ] = 1000,
     state: Annotated[
         Path | None,
         typer.Option("--state", metavar="DIR", help="Its durable state; .headwater/GW/state when left out."),
@@ -128,7 +114,7 @@ def gateway(
     headwater gateway --id rock64 --credentials credentials.db --coaps-cert gateway.pem --coaps-key gateway.key
     headwater gateway --config /etc/headwater.toml
     """
-    from gateway.settings import CertificateFiles, GatewaySettings
+    from gateway.settings import GatewaySettings
     from schemas.lwm2m.path import PathPattern
 
     by_endpoint = _observe_by_endpoint(ctx)
@@ -142,16 +128,6 @@ def gateway(
         raise Stop(Exit.USAGE, "--make-credentials: say which file with --credentials FILE")
     if import_credentials is not None and credentials is None:
         raise Stop(Exit.USAGE, "--import-credentials: say into which store with --credentials FILE")
-    if (coaps_cert is None) != (coaps_key is None):
-        raise Stop(Exit.USAGE, "--coaps-cert FILE and --coaps-key FILE belong together: give both, or none")
-    if coaps_cert is None and coaps_ca is not None:
-        raise Stop(Exit.USAGE, "--coaps-ca is for devices with certificates: give --coaps-cert and --coaps-key too")
-    if coaps_cert is not None and credentials is None:
-        raise Stop(
-            Exit.USAGE,
-            "--coaps-cert is for devices with certificates: say which these are with headwater credentials add --x509, "
-            "and --credentials FILE here",
-        )
     if not insecure and credentials is None:
         raise Stop(
             Exit.USAGE, "with --no-insecure devices need keys: headwater credentials add, and --credentials FILE here"
@@ -171,11 +147,7 @@ def gateway(
         credentials=credentials,
         make_credentials=make_credentials,
         import_credentials=import_credentials,
-        coaps_certificate=None
-        if coaps_cert is None or coaps_key is None
-        else CertificateFiles(
-            certificate=coaps_cert, key=coaps_key, authorities=coaps_ca, most_sessions=coaps_cert_sessions
-        ),
+        coaps_certificate=own.files(credentials),
         state=state or Path(".headwater") / id / "state",
         metrics_host=metrics_host,
         metrics_port=metrics,

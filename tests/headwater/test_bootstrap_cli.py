@@ -70,6 +70,20 @@ def test_serve_asks_with_which_keys(config: Path) -> None:
     assert "--credentials FILE" in result.output
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--coaps-cert", "a.pem"], "belong together"),
+        (["--coaps-ca", "ca.pem"], "give --coaps-cert and --coaps-key too"),
+        (["--coaps-cert", "a.pem", "--coaps-key", "a.key"], "--credentials FILE"),
+    ],
+)
+def test_serve_says_what_belongs_to_its_certificate(config: Path, options: list[str], says: str) -> None:
+    result = run("serve", str(config), "--insecure", *options)
+    assert result.exit_code == Exit.USAGE
+    assert says in " ".join(result.output.split())
+
+
 def test_log_of_a_file_that_is_not_there_is_not_ours_or_open_to_others(tmp_path: Path) -> None:
     assert run("log", "--trace", str(tmp_path / "none.db")).exit_code == Exit.CANNOT_START
     foreign = tmp_path / "foreign.db"

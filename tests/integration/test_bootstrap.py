@@ -22,6 +22,7 @@ from security.credentials.kinds import Psk
 from security.credentials.sqlite import SqliteCredentials
 from security.credentials.store import Put
 from tests.bootstrap_process import WITH_KEY, Answers, BootstrapProcess
+from tests.certificates import issue
 from tests.raw_device import RawDevice
 from tests.secure_device import SecureDevice, new_store
 from tests.stacks.metrics_page import page_rows
@@ -303,8 +304,10 @@ def test_told_to_stop_it_lets_runs_end(server: Server) -> None:
     assert running.runs("press-7")[0]["outcome"] == "done"
 
 
-def test_the_page_of_metrics_has_all_that_it_shows(server: Server) -> None:
-    found = list(text_string_to_metric_families(server(keys=("press-7",)).get("metrics") or ""))
+def test_the_page_of_metrics_has_all_that_it_shows(server: Server, tmp_path: Path) -> None:
+    certificate, key = map(str, issue("bootstrap").write(tmp_path, "own"))
+    running = server(CONFIG, "--coaps-cert", certificate, "--coaps-key", key, keys=("press-7",))
+    found = list(text_string_to_metric_families(running.get("metrics") or ""))
     shown = {
         one.name + ("_total" if one.type == "counter" else ""): one
         for one in found

@@ -56,7 +56,7 @@ import org.eclipse.leshan.transport.californium.client.endpoint.coaps.CoapsClien
  * An LwM2M device made of Eclipse Leshan's client, driven by lines.
  *
  * Arguments: endpoint name, server URI, lifetime in seconds, true for queue mode, and with a coaps URI the PSK identity
- * and the key in hex, or in hex its certificate, its private key (PKCS#8) and the server's certificate. With "bootstrap" in the place of true or false the server is one for bootstrap, reached in the clear or with identity and key. Events go to standard output, one JSON object a line; commands come on standard input:
+ * and the key in hex, or in hex its certificate, its private key (PKCS#8) and the server's certificate. With "bootstrap" in the place of true or false the server is one for bootstrap, reached with what is behind it, or in the clear. Events go to standard output, one JSON object a line; commands come on standard input:
  * "set PATH VALUE", "send FORMAT PATH ...", "collect PATH", "flush FORMAT" (sends what was collected, with its times),
  * "update", "deregister", "quit" (also end of input).
  */
@@ -313,8 +313,14 @@ public final class LeshanDevice {
 
     private static Security security(String[] args) {
         if (isBootstrap(args)) {
-            return args.length == 4 ? Security.noSecBootstrap(args[1])
-                    : Security.pskBootstrap(args[1], args[4].getBytes(StandardCharsets.UTF_8), bytes(args[5]));
+            switch (args.length) {
+            case 4:
+                return Security.noSecBootstrap(args[1]);
+            case 6:
+                return Security.pskBootstrap(args[1], args[4].getBytes(StandardCharsets.UTF_8), bytes(args[5]));
+            default:
+                return Security.x509Bootstrap(args[1], bytes(args[4]), bytes(args[5]), bytes(args[6]));
+            }
         }
         switch (args.length) {
         case 4:

@@ -129,7 +129,7 @@ class LeshanDevice:
     ):
         """A device that speaks over DTLS has one of these. ``psk``: its identity and its key; ``x509``: in DER its
         certificate, its private key, and the certificate of the server. ``bootstrap``: the server is one that tells it
-        its servers, reached with ``psk`` or in the clear."""
+        its servers, reached with one of these or in the clear."""
         proof = () if x509 is None else tuple(one.hex() for one in x509)
         if psk is not None:
             proof = (psk[0], psk[1].hex())

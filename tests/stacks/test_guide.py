@@ -25,6 +25,7 @@ LEFT_OUT = {
     "apt-get install --yes docker.io": "a box of the test has Docker; where this machine has none it is installed so",
     "git clone": "the checkout, its environment and its images are what is tested",
     "alpine/socat": "an image that only a registry has",
+    "put coaps.pem": "a certificate that only the reader has",
 }
 
 

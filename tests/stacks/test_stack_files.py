@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from cloud.campaigns.service import CampaignSettings
 from gateway.bootstrap.config import load
 from gateway.bootstrap.settings import BootstrapSettings
-from gateway.settings import CertificateFiles, GatewaySettings
+from gateway.dtls_certificates.settings import CertificateFiles
+from gateway.settings import GatewaySettings
 from headwater import lean
 from headwater.cli import app
 from headwater.commands.deploy import STACKS
@@ -161,7 +162,9 @@ def test_no_password_stands_in_a_file_or_comes_by_the_environment(
     stack: str, name: str, service: dict[str, Any]
 ) -> None:
     for key, value in (service.get("environment") or {}).items():
-        if re.search(r"PASSWORD|TOKEN|SECRET|_KEY", key):
+        if key.endswith("_COAPS_KEY"):
+            assert re.fullmatch(r"|/var/lib/\S+", str(value)), f"{key} is the name of a file in a volume"
+        elif re.search(r"PASSWORD|TOKEN|SECRET|_KEY", key):
             assert key.endswith("_FILE"), key
             assert str(value).startswith("/run/secrets/"), key
     words = " ".join(map(str, service.get("command") or ()))
@@ -244,6 +247,19 @@ def test_command_of_a_service_is_one_that_headwater_takes(name: str, monkeypatch
         assert is_open == open_to_all
         assert settings.credentials is not None
         assert settings.make_credentials
+        assert settings.coaps_certificate is None
+    if name == "gateway":
+        return  # its certificate is added to its stack: `test_gateway_takes_what_is_added_to_it`
+    given = [key for key in service["environment"] if "_COAPS_" in key]
+    files = {key: f"/var/lib/credentials/{key.rpartition('_')[2].lower()}.pem" for key in given}
+    done = CliRunner().invoke(app, words, env={**service["environment"], **files})
+    assert done.exit_code == 0, done.output
+    settings = started.pop()
+    assert isinstance(settings, (BootstrapSettings, GatewaySettings))
+    folder = Path("/var/lib/credentials")
+    assert settings.coaps_certificate == CertificateFiles(
+        certificate=folder / "cert.pem", key=folder / "key.pem", authorities=folder / "ca.pem"
+    )
 
 
 #: What is added to a gateway's stack where its devices have certificates, or it is given credentials beforehand.
