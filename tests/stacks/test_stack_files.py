@@ -324,7 +324,7 @@ def test_who_carries_campaigns_out_is_started_by_a_command_that_headwater_takes(
 def test_port_at_which_a_closed_gateway_hears_oscore_is_published() -> None:
     (gateway,) = (service for stack, name, service in SERVICES if (stack, name) == ("gateway", "gateway"))
     (coap,) = (one for one in gateway["command"] if one.startswith("--coap="))
-    assert int(coap.rpartition(":")[2]) in [one["target"] for one in gateway["ports"] if one["protocol"] == "udp"]
+    assert coap.rpartition(":")[2] in [str(one["target"]) for one in gateway["ports"] if one["protocol"] == "udp"]
 
 
 def test_every_dashboard_and_every_rule_is_deployed() -> None:
