@@ -6,12 +6,11 @@ may do what is `gateway.admission`'s rule.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.access import Access
 from gateway.coap.secure import SecureLine
-from security.credentials.sqlite import SqliteCredentials
+from security.credentials.opening import StorePlace, open_store
 
 if TYPE_CHECKING:
     from gateway.dtls_certificates.server import CertificateServer
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def open_entrance(
-    credentials: Path, coaps: tuple[str, int], certificate: CertificateFiles | None, *, make: bool
+    credentials: StorePlace, coaps: tuple[str, int], certificate: CertificateFiles | None, *, make: bool
 ) -> tuple[Access, SecureLine]:
     """The store of ``credentials`` (made where there is none, with ``make``), and DTLS at ``coaps`` for who is in it:
     with keys, and with certificates where there is one to be shown to them.
@@ -29,7 +28,7 @@ def open_entrance(
         SecretError, Exposed, CertificateUnusable: the certificate or its key cannot be used.
         OSError: the address cannot be bound.
     """
-    access = Access(SqliteCredentials(credentials, make=make), has_certificates=certificate is not None)
+    access = Access(open_store(credentials, make=make), has_certificates=certificate is not None)
     try:
         line = SecureLine(
             *coaps,

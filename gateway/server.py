@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from gateway.coap.secure import SecureLine
     from gateway.oscore.line import OscoreLine
+    from security.credentials.opening import StorePlace
 
 _log = structlog.get_logger("headwater.gateway")
 
@@ -184,6 +185,8 @@ class Gateway:
             describe_dtls(metrics, self._secure, self._access)
         if self._oscore is not None:
             describe_oscore(metrics, self._oscore)
+        # Kafka may have been away for long.
+        await self._look_at_credentials(parts, metrics)
         uplink.on_fatal = lambda: self._spawn(self._renew(parts))
         self._endpoint.serve(parts)
         if self._secure is not None and self._access is not None:
@@ -203,7 +206,9 @@ class Gateway:
             devices=len(parts.registry),
             observations=len(parts.table),
         )
-        watching = self._tasks.create_task(self._watch_models(parts))
+        watching = [
+            self._tasks.create_task(one) for one in (self._watch_models(parts), self._follow_credentials(parts, metrics))
+        ]
         try:
             while True:
                 await asyncio.sleep(_HOUSEKEEPING_SECONDS)
@@ -215,11 +220,12 @@ class Gateway:
                 uplink.poll()
                 parts.registrations.expire()
                 parts.behind.follow_up()
-                self._follow_credentials(parts, metrics)
+                self._end_unwelcome(parts)
                 if self._oscore is not None:
                     self._oscore.sweep(asyncio.get_running_loop().time(), parts.table.by_token.__contains__)
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
 
     async def _watch_models(self, parts: Parts) -> None:
         async def look() -> None:
@@ -266,11 +272,19 @@ class Gateway:
             describe_oscore(metrics, self._oscore)
             _log.info("OSCORE is spoken from now on", coap=_shown(self._endpoint.plain_address))
 
-    def _follow_credentials(self, parts: Parts, metrics: GatewayMetrics) -> None:
-        """End what is not allowed any more: sessions whose keys are gone, and registrations that may not be."""
+    async def _follow_credentials(self, parts: Parts, metrics: GatewayMetrics) -> None:
+        """End sessions whose keys are gone, and find registrations that may not be any more."""
+        while True:
+            await self._look_at_credentials(parts, metrics)
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+
+    async def _look_at_credentials(self, parts: Parts, metrics: GatewayMetrics) -> None:
         if self._access is None or self._secure is None:
             return
-        if changed := self._secure.follow(self._access):
+        # The store may be far away, and nobody waits for it here.
+        changed = await asyncio.to_thread(self._access.changed)
+        if changed:
+            self._secure.follow(self._access, changed)
             if self._oscore is None:
                 self._is_oscore_due = True
             else:
@@ -278,6 +292,9 @@ class Gateway:
             self._unwelcome.update(unwelcome(parts.registry, self._access, changed))
         if self._is_oscore_due:
             self._begin_oscore_late(parts, metrics)
+
+    def _end_unwelcome(self, parts: Parts) -> None:
+        """End registrations that may not be any more."""
         for device in [one for one in self._unwelcome if parts.registry.registration(one.reg_id) is not one]:
             self._unwelcome.discard(device)
         for device in self._unwelcome:
@@ -388,14 +405,14 @@ def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[No
     )
 
 
-def _take_up(credentials: Path, file: Path, *, make: bool) -> None:
+def _take_up(credentials: StorePlace, file: Path, *, make: bool) -> None:
     """Loaded here alone: what reads such files is for the start."""
     from datetime import UTC, datetime
 
     from security.credentials.importing import read_file, take_up
-    from security.credentials.sqlite import SqliteCredentials
+    from security.credentials.opening import open_store
 
-    store = SqliteCredentials(credentials, make=make)
+    store = open_store(credentials, make=make)
     try:
         report = take_up(store, read_file(file, datetime.now(UTC)))
     finally:

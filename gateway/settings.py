@@ -8,6 +8,7 @@ from pathlib import Path
 
 from connectors.kafka import Cluster
 from gateway.dtls_certificates.settings import CertificateFiles
+from security.credentials.opening import StorePlace
 
 DEFAULT_COAP = ("0.0.0.0", 5683)
 DEFAULT_COAPS = ("0.0.0.0", 5684)
@@ -29,9 +30,9 @@ class GatewaySettings:
     coap: tuple[str, int] = DEFAULT_COAP
     #: Whether they may speak in the clear; else ``coap`` is opened with the first credential for OSCORE, for it alone.
     insecure: bool = True
-    #: Where they speak over DTLS, if there are ``credentials``: the store of them, a file.
+    #: Where they speak over DTLS, if there are ``credentials``: the store of them.
     coaps: tuple[str, int] = DEFAULT_COAPS
-    credentials: Path | None = None
+    credentials: StorePlace | None = None
     #: Whether an empty store is made where there is none.
     make_credentials: bool = False
     #: A file of which the store takes up at the start what is new in it.

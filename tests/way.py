@@ -43,6 +43,7 @@ from schemas.avro.records import (
 )
 from schemas.avro.topics import Topics
 from schemas.lwm2m.nodes import Resource
+from security.credentials.opening import StorePlace
 from tests.faults import chaos
 from tests.ports import held_port
 
@@ -147,7 +148,7 @@ class Gateway(Part):
         *arguments: str,
         observe: Sequence[str] = (),
         name: str = "",
-        credentials: Path | None = None,
+        credentials: StorePlace | None = None,
     ) -> None:
         self.topics = Topics(gateway_id)
         self.id = gateway_id

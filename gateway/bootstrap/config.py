@@ -14,6 +14,7 @@ from gateway.bootstrap.yaml_tree import MOST_BYTES, ConfigError, Value, read
 from schemas.lwm2m.path import Path, PathError
 from security.credentials.encodings import certificate_of
 from security.credentials.kinds import is_pattern
+from security.credentials.opening import StorePlace, StoreUrl, place_of
 from security.errors import InvalidCredential
 
 #: Objects of which a device is asked what it has (section 6.1.7.3: Bootstrap-Read is for objects 1 and 2).
@@ -36,7 +37,7 @@ _SERVER = {
     "uri": "where the device reaches the server, such as coaps://gateway.example:5684",
     "short_id": "its short server id, 1 to 65534",
     "security": "psk, x509, oscore or none",
-    "store": "the file of credentials that this server reads",
+    "store": "the credentials that this server reads: a file, or redis://…",
     "server_certificate": "with x509: the server's certificate, a PEM file",
     "lifetime": "of registrations, in seconds; 0: without end",
     "binding": "U, UQ, …",
@@ -149,7 +150,7 @@ def _account(value: Value, folder: FilePath) -> Account:
         uri=_uri(found["uri"], mode),
         short_id=found["short_id"].number(*_SHORT_ID),
         mode=mode,
-        store=folder / found["store"].text() if "store" in found else None,
+        store=_store(found["store"], folder) if "store" in found else None,
         server_certificate=_certificate(found["server_certificate"], folder) if "server_certificate" in found else b"",
         lifetime=found["lifetime"].number(0, _LONGEST) if "lifetime" in found else 86400,
         binding=_binding(found["binding"]) if "binding" in found else "U",
@@ -159,6 +160,21 @@ def _account(value: Value, folder: FilePath) -> Account:
         disable_timeout=times["disable_timeout"],
         hold_off=times["hold_off"],
     )
+
+
+def _store(value: Value, folder: FilePath) -> StorePlace:
+    try:
+        place = place_of(value.text())
+    except InvalidCredential as exc:
+        raise value.wrong(str(exc)) from None
+    if not isinstance(place, StoreUrl):
+        return folder / place
+    if place.has_password:
+        # It would go into the trace, from which old keys are removed.
+        raise value.wrong(
+            "a password does not stand in this file: put it into another one, and ?password_file=FILE here"
+        )
+    return place
 
 
 def _uri(value: Value, mode: Mode) -> str:

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from threading import Lock
 
 from gateway.bootstrap.ledger import Given, Ledger
@@ -25,7 +24,7 @@ from gateway.bootstrap.profile import Account, Mode
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import MOST_IDENTITY, X509, Credential, Kind, Oscore, Psk
 from security.credentials.making import Made, Random, new_oscore, new_psk, new_x509
-from security.credentials.sqlite import SqliteCredentials
+from security.credentials.opening import open_store, place_of
 from security.credentials.store import Done, Put
 from security.errors import CredentialStoreError, StoreMissing
 
@@ -76,7 +75,7 @@ class Issuer:
     def _material(self, ep: str, account: Account) -> Material:
         if account.store is None:
             return Material(account=account)
-        store = SqliteCredentials(account.store, make=True)
+        store = open_store(account.store, make=True)
         try:
             kind = _KINDS[account.mode]
             if kind is not Kind.X509:
@@ -124,7 +123,7 @@ class Issuer:
 
     def _remove(self, name: str, old: Sequence[Given]) -> int:
         try:
-            store = SqliteCredentials(Path(name))
+            store = open_store(place_of(name))
         except StoreMissing:
             return 0
         try:

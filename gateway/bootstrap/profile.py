@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, Flag
 from fnmatch import fnmatchcase
-from pathlib import Path as FilePath
 
 from schemas.lwm2m.path import Path
+from security.credentials.opening import StorePlace
 
 
 class Mode(Enum):
@@ -43,7 +43,7 @@ class Account:
     short_id: int
     mode: Mode
     #: Where that server reads its devices' credentials; None only without security.
-    store: FilePath | None = None
+    store: StorePlace | None = None
     #: In DER; with X.509, what the device shall hold the server to (object 0, resource 4).
     server_certificate: bytes = b""
     lifetime: int = 86400

@@ -174,7 +174,8 @@ class BootstrapServer:
             return
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
-            self._secure.follow(self._access)
+            # The store may be far away, and nobody waits for it here.
+            self._secure.follow(self._access, await asyncio.to_thread(self._access.changed))
 
     async def _follow_configuration(self) -> None:
         """Serve what the file says now. Runs that are under way keep what they began with."""

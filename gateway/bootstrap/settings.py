@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.bootstrap.config_file import ConfigFile
 from gateway.dtls_certificates.settings import CertificateFiles
+from security.credentials.opening import StorePlace
 
 DEFAULT_COAP = ("0.0.0.0", 5693)
 DEFAULT_COAPS = ("0.0.0.0", 5694)
@@ -19,9 +20,9 @@ class BootstrapSettings:
     config: ConfigFile
     #: Where devices speak in the clear; None: nowhere.
     coap: tuple[str, int] | None = None
-    #: Where they speak over DTLS, if there are ``credentials``: the store of those for this, a file.
+    #: Where they speak over DTLS, if there are ``credentials``: the store of those for this.
     coaps: tuple[str, int] = DEFAULT_COAPS
-    credentials: Path | None = None
+    credentials: StorePlace | None = None
     #: Whether an empty store is made where there is none.
     make_credentials: bool = False
     #: What it shows to devices with certificates; None: these are refused.

@@ -261,15 +261,12 @@ class SecureLine:
 
     # Revocation
 
-    def follow(self, access: Access) -> Changed:
-        """End the sessions whose credentials are gone, and believe those that are new; what has changed since it was
-        asked last."""
-        changed = access.changed()
+    def follow(self, access: Access, changed: Changed) -> None:
+        """End the sessions whose credentials are gone, and believe those that are new."""
         if changed:
             self.revoke(None if changed.everything else changed.ended)
             if changed.certificates or changed.everything:
                 self.look_again(access.is_revoked, access.anchors())
-        return changed
 
     def revoke(self, identities: Iterable[str] | None = None) -> None:
         """End the sessions and handshakes of identities whose keys are no longer good (None: all)."""

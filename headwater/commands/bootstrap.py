@@ -52,10 +52,10 @@ def serve(
     file: ConfigArgument,
     own: OwnCertificate,
     credentials: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--credentials",
-            metavar="FILE",
+            metavar="FILE|URL",
             help="The keys and certificates of devices that come over DTLS; headwater credentials adds them.",
         ),
     ] = None,
@@ -112,6 +112,7 @@ def serve(
           store: .headwater/credentials.db
     """
     from gateway.bootstrap.settings import BootstrapSettings
+    from security.credentials.opening import place_of
 
     if credentials is None and make_credentials:
         raise Stop(Exit.USAGE, "--make-credentials: say which file with --credentials FILE")
@@ -125,7 +126,7 @@ def serve(
         config=_load(file),
         coap=_pair(coap) if insecure else None,
         coaps=_pair(coaps),
-        credentials=credentials,
+        credentials=None if credentials is None else place_of(credentials),
         make_credentials=make_credentials,
         coaps_certificate=own.files(credentials),
         state=trace,

@@ -20,6 +20,7 @@ from headwater.options import Output, OutputOption, endpoint_name
 
 if TYPE_CHECKING:
     from security.credentials.importing import Report
+    from security.credentials.opening import StorePlace
 
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
@@ -56,9 +57,9 @@ def list_(
     headwater credentials list --output json | jq '.[] | select(.kind == "psk") | .identity'
     """
     from headwater.output import print_json
-    from security.credentials.sqlite import SqliteCredentials
+    from security.credentials.opening import open_store, place_of
 
-    found = SqliteCredentials(store)
+    found = open_store(place_of(store))
     rows = [as_json(one, found.salt) for one in (found if endpoint is None else found.of_endpoint(endpoint))]
     if output is Output.JSON:
         print_json(rows)
@@ -89,10 +90,11 @@ def remove(
     headwater credentials remove 'factory-*' --yes
     """
     from headwater.output import print_json
-    from security.credentials.sqlite import SqliteCredentials
+    from security.credentials.opening import open_store, place_of
     from security.errors import NoSuchCredential
 
-    opened = SqliteCredentials(store)
+    place = place_of(store)
+    opened = open_store(place)
     own = [one for one in opened.of_endpoint(endpoint) if one.endpoint == endpoint]
     chosen = [one for one in own if identity is None or one.id.name == identity]
     if not chosen:
@@ -100,7 +102,7 @@ def remove(
         what = (
             f"no identity {identity!r:.120}: there are {known}" if own else "none: headwater credentials list has all"
         )
-        raise NoSuchCredential(f"{store} has of {endpoint!r:.120} {what}")
+        raise NoSuchCredential(f"{place} has of {endpoint!r:.120} {what}")
     ask(yes, f"This removes {len(chosen)} of {endpoint}: " + ", ".join(str(one.id) for one in chosen))
     removed = opened.remove([one.id for one in chosen])
     if output is Output.JSON:
@@ -141,8 +143,8 @@ def import_(
     factory-*,psk,batch-7,base64:AAECAwQFBgcICQoLDA0ODw==
     """
     from security.credentials.importing import MOST_BYTES, Bad, bring_in, read
-    from security.credentials.sqlite import SqliteCredentials
-    from security.errors import InvalidCredential
+    from security.credentials.opening import open_store, place_of
+    from security.errors import InvalidCredential, StoreMissing
 
     shown = "stdin" if str(file) == "-" else str(file)
     if str(file) == "-":
@@ -156,14 +158,18 @@ def import_(
         raise InvalidCredential(f"{shown}: {exc}; nothing was stored") from None
     # What cannot be stored makes no store either.
     make = not dry_run and (skip_bad or not found.refused)
-    into = SqliteCredentials(store, make=make) if make or store.exists() else None
+    place = place_of(store)
+    try:
+        into = open_store(place, make=make)
+    except StoreMissing:
+        into = None
     report = bring_in(into, found, bad=Bad.SKIP if skip_bad else Bad.REFUSE_ALL, trial=dry_run)
-    _tell(report, shown, store, dry_run=dry_run, output=output)
+    _tell(report, shown, place, dry_run=dry_run, output=output)
     if report.refused:
         raise typer.Exit(Exit.REFUSED if skip_bad else Exit.USAGE)
 
 
-def _tell(report: Report, shown: str, store: Path, *, dry_run: bool, output: Output) -> None:
+def _tell(report: Report, shown: str, store: StorePlace, *, dry_run: bool, output: Output) -> None:
     from headwater.output import print_json
     from headwater.terminal import printable
 

@@ -112,10 +112,11 @@ def add(
     """
     from headwater.output import print_json
     from security.credentials.importing import conflict_words
-    from security.credentials.sqlite import SqliteCredentials
+    from security.credentials.opening import open_store, place_of
     from security.credentials.store import Done, Put
 
     kind = _kind(psk=psk, rpk=rpk, x509=x509, oscore=oscore)
+    place = place_of(store)
     own = {
         "--identity": (identity, "--psk"),
         "--usage": (usage, "--x509"),
@@ -144,7 +145,7 @@ def add(
     }[kind]
     made = None if source is not None else _make(kind, endpoint, fields, days)
     credential = made.credential if made is not None else _given(kind, endpoint, fields, source or "")
-    opened = SqliteCredentials(store, make=True)
+    opened = open_store(place, make=True)
     (outcome,) = opened.put([credential], Put.ALL if replace else Put.NEW)
     if outcome.done is Done.CONFLICT:
         if outcome.holder == endpoint:
@@ -159,7 +160,7 @@ def add(
     if made is not None:
         # Alone on stdout, so that it can go into a file without being seen.
         typer.echo(made.secret.reveal().rstrip("\n"))
-    told = f"{outcome.done.value}: {endpoint} may register with the {credential.id}; it is in {store}"
+    told = f"{outcome.done.value}: {endpoint} may register with the {credential.id}; it is in {place}"
     typer.echo(told + _beside(credential) + ("; the key is not shown again" if made is not None else ""), err=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,11 +12,15 @@ import typer
 if TYPE_CHECKING:
     from security.credentials.kinds import Credential
 
-STORE = Path(".headwater/credentials.db")
+STORE = ".headwater/credentials.db"
 
 StoreOption = Annotated[
-    Path,
-    typer.Option("--store", metavar="FILE", help="The store, a file for its owner alone. (HEADWATER_CREDENTIALS)"),
+    str,
+    typer.Option(
+        "--store",
+        metavar="FILE|URL",
+        help="The store: a file for its owner alone, or redis://HOST:PORT/DB, rediss://…. (HEADWATER_CREDENTIALS)",
+    ),
 ]
 
 

@@ -56,10 +56,10 @@ def gateway(
         ),
     ] = True,
     credentials: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--credentials",
-            metavar="FILE",
+            metavar="FILE|URL",
             help="The devices' keys, for DTLS; headwater credentials makes them. (HEADWATER_CREDENTIALS)",
         ),
     ] = None,
@@ -116,6 +116,7 @@ def gateway(
     """
     from gateway.settings import GatewaySettings
     from schemas.lwm2m.path import PathPattern
+    from security.credentials.opening import place_of
 
     by_endpoint = _observe_by_endpoint(ctx)
     declared = (one for patterns in by_endpoint.values() for one in patterns)
@@ -144,7 +145,7 @@ def gateway(
         coap=_pair(coap),
         insecure=insecure,
         coaps=_pair(coaps),
-        credentials=credentials,
+        credentials=None if credentials is None else place_of(credentials),
         make_credentials=make_credentials,
         import_credentials=import_credentials,
         coaps_certificate=own.files(credentials),

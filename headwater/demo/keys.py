@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from security.credentials.making import new_psk
-from security.credentials.sqlite import SqliteCredentials
+from security.credentials.opening import open_store
 from security.credentials.store import Put
 
 
@@ -31,7 +31,7 @@ def make_keys(directory: Path, endpoints: Sequence[str]) -> Keys:
     """
     keys = Keys(store=directory / "credentials.db", list=directory / "sensors.csv")
     made = [new_psk(one, one.encode(), now=datetime.now(UTC), random=secrets.token_bytes) for one in endpoints]
-    store = SqliteCredentials(keys.store, make=True)
+    store = open_store(keys.store, make=True)
     try:
         store.put([one.credential for one in made], Put.NEW)
     finally:

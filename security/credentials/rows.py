@@ -6,6 +6,8 @@ alone.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -41,6 +43,12 @@ def to_text(credential: Credential) -> str:
                 "hkdf": credential.hkdf.value,
             }
     return json.dumps(content)
+
+
+def digest_of(credential: Credential, salt: bytes) -> bytes:
+    """What tells, in the store of this ``salt`` alone, whether a credential says the same: whose it is, and all its
+    fields."""
+    return hmac.new(salt, f"{credential.endpoint}\n{to_text(credential)}".encode(), hashlib.sha256).digest()
 
 
 def from_text(kind: str, endpoint: str, created: datetime, text: str) -> Credential:

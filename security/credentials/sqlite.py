@@ -7,8 +7,6 @@ in the file, as a gateway needs them to speak; so the file is its owner's alone,
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import sqlite3
 import threading
@@ -29,10 +27,9 @@ from security.credentials.kinds import (
     Kind,
     Oscore,
     Psk,
-    Rpk,
     is_pattern,
 )
-from security.credentials.rows import from_text, to_text
+from security.credentials.rows import digest_of, from_text, to_text
 from security.credentials.sqlite_file import READ_WAIT_S, WRITE_WAIT_S
 from security.credentials.store import Changes, Done, Outcome, Position, Put
 from security.errors import InvalidCredential, StoreForeign
@@ -94,12 +91,6 @@ class SqliteCredentials:
         except UnicodeDecodeError:
             return None
         return found if isinstance(found, Psk) else None
-
-    def rpk(self, public_key: bytes) -> Rpk | None:
-        for found in self._rows("WHERE kind = 'rpk' AND name = ?", hashlib.sha256(public_key).hexdigest()):
-            if isinstance(found, Rpk) and found.public_key == public_key:
-                return found
-        return None
 
     def oscore(self, recipient_id: bytes, id_context: bytes | None = None) -> Oscore | None:
         found = [one for one in self._rows("WHERE recipient = ?", recipient_id) if isinstance(one, Oscore)]
@@ -263,8 +254,7 @@ def _put(db: sqlite3.Connection, credential: Credential, how: Put) -> Outcome:
 
 def _put_once(db: sqlite3.Connection, credential: Credential, salt: bytes) -> Outcome:
     own = (credential.id.kind.value, credential.id.name)
-    said = f"{credential.endpoint}\n{to_text(credential)}".encode()
-    contents = hmac.new(salt, said, hashlib.sha256).digest()
+    contents = digest_of(credential, salt)
     if db.execute("SELECT contents FROM taken_up WHERE kind = ? AND name = ?", own).fetchone() == (contents,):
         return Outcome(done=Done.KNOWN)
     outcome = _put(db, credential, Put.FITTING)

@@ -1,7 +1,7 @@
-"""What a store of credentials can do, whatever it is made of (a file, a server over HTTP, Redis).
+"""What a store of credentials can do, whatever it is made of.
 
-Owns the protocol that the gateway and the commands know. Its contract is `tests.security.test_credential_store`: a new
-store is one file, and one more fixture there.
+Owns the protocol that the gateway and the commands know. One of another kind is a file with it, a row in
+`security.credentials.opening`, and fixtures for `tests.contracts.test_credential_stores`, which is its contract.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from security.credentials.kinds import Credential, CredentialId, Kind, Oscore, Psk, Rpk
+from security.credentials.kinds import Credential, CredentialId, Kind, Oscore, Psk
 
 
 class Put(Enum):
@@ -72,7 +72,8 @@ class CredentialStore(Protocol):
     """Credentials by what a device shows. All of it is synchronous, and may be called from any thread.
 
     Lookups answer within a fraction of a second or raise `CredentialStoreError`; they never wait for who writes. A
-    store that is far away keeps a copy, and answers out of that.
+    store that is far away keeps a copy from `position` on, answers out of that, and brings it up in `changed_since`,
+    which may take seconds: so who must not wait asks for the changes in a thread.
     """
 
     @property
@@ -82,10 +83,6 @@ class CredentialStore(Protocol):
 
     def psk(self, identity: bytes) -> Psk | None:
         """The pre-shared key of an identity, as it came in a handshake (any bytes)."""
-        ...
-
-    def rpk(self, public_key: bytes) -> Rpk | None:
-        """The raw public key, if it is known. ``public_key``: a SubjectPublicKeyInfo in DER."""
         ...
 
     def oscore(self, recipient_id: bytes, id_context: bytes | None = None) -> Oscore | None:

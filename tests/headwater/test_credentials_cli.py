@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +22,7 @@ from headwater.exits import Exit
 from security.credentials.kinds import Aead, Hkdf, Oscore, Psk
 from security.credentials.making import new_rpk, new_x509
 from security.credentials.sqlite import SqliteCredentials
+from tests.redis_server import shared_server
 from tests.security.test_credential_import import KEY, NOW, pems
 
 STORE = Path(".headwater/credentials.db")
@@ -283,3 +286,22 @@ def test_a_certificate_that_is_made_is_the_devices_own() -> None:
     assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 30
     assert made["fingerprint"] == made["identity"]
     assert isinstance(new_x509("a", now=NOW, days=1).secret.reveal(), str)
+
+
+def test_all_of_it_works_on_a_redis_too_and_shows_no_password() -> None:
+    server = shared_server()
+    password = quote(server.password or "", safe="")
+    url = f"redis://:{password}@127.0.0.1:{server.port}/998?prefix={uuid4().hex}"
+    assert "there is no store" in words(credentials("list", "--store", url, code=Exit.CANNOT_START))
+    Path("devices.csv").write_text("endpoint,kind,identity,key\nb,psk,,000102030405060708090a0b0c0d0e0f\n")
+    said = [
+        credentials("import", "devices.csv", "--dry-run", "--store", url),
+        credentials("add", "a", "--psk", "--store", url),
+        credentials("import", "devices.csv", HEADWATER_CREDENTIALS=url),
+        credentials("list", "--store", url),
+        credentials("remove", "nobody", "--yes", "--store", url, code=Exit.USAGE),
+        credentials("remove", "a", "--yes", "--store", url),
+    ]
+    assert [row["endpoint"] for row in json_of("list", "--store", url)] == ["b"]
+    assert all(password not in one.output for one in said)
+    assert "redis://:******@127.0.0.1" in words(said[1])

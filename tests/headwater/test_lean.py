@@ -164,3 +164,16 @@ def test_a_folder_that_holds_no_identity_is_told_before_anything_runs(tmp_path: 
         _, said = process.communicate(timeout=WAIT_S)
     assert process.returncode == Exit.CANNOT_START
     assert f"there is no folder {tmp_path / 'none'}" in said
+
+
+@pytest.mark.parametrize("lean", ["0", "1"])
+def test_a_gateway_whose_credentials_cannot_be_reached_does_not_start_and_tells_no_password(
+    tmp_path: Path, lean: str
+) -> None:
+    port = held_port()
+    words = ("--credentials", f"redis://:geheim@127.0.0.1:{port}/0", "--coaps", f"127.0.0.1:{held_port()}")
+    with running(*gateway(tmp_path / "state", held_port()), *words, lean=lean) as process:
+        _, said = process.communicate(timeout=WAIT_S)
+    assert process.returncode == Exit.CANNOT_START
+    assert f"the Redis at 127.0.0.1:{port} cannot be reached" in said
+    assert "geheim" not in said

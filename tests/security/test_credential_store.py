@@ -1,4 +1,4 @@
-"""Stores of credentials: the contract that each keeps, and what the file in SQLite promises beside it."""
+"""What the store of credentials in SQLite promises beside the contract (`tests.contracts.test_credential_stores`)."""
 
 from __future__ import annotations
 
@@ -9,211 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from security.credentials import sqlite
-from security.credentials.key_bytes import KeyBytes
-from security.credentials.kinds import X509, CertificateUsage, Credential, CredentialId, Kind, Oscore, Psk, Rpk
+from security.credentials.kinds import Psk
 from security.credentials.sqlite import SqliteCredentials
 from security.credentials.sqlite_file import APPLICATION_ID, SCHEMA_VERSION
-from security.credentials.store import CredentialStore, Done, Put
+from security.credentials.store import Done, Put
 from security.errors import CredentialStoreError, StoreBusy, StoreExposed, StoreForeign, StoreMissing
+from tests.credential_samples import ALL, OTHER, psk
 
-NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
-KEY = KeyBytes(bytes(range(16)))
-OTHER = KeyBytes(bytes(range(1, 17)))
 REPOSITORY = Path(__file__).parents[2]
-
-
-def psk(endpoint: str, identity: str | None = None, key: KeyBytes = KEY) -> Psk:
-    return Psk(endpoint=endpoint, created=NOW, identity=(identity or endpoint).encode(), key=key)
-
-
-def oscore(endpoint: str, recipient: bytes, context: bytes | None = None) -> Oscore:
-    return Oscore(
-        endpoint=endpoint,
-        created=NOW,
-        master_secret=KEY,
-        sender_id=b"server",
-        recipient_id=recipient,
-        id_context=context,
-    )
-
-
-def der(filling: int) -> bytes:
-    return b"\x30\x04" + filling.to_bytes(4)
-
-
-RPK = Rpk(endpoint="rpk-1", created=NOW, public_key=der(1))
-OWN = X509(endpoint="x509-1", created=NOW, certificate=der(2))
-ANCHOR = X509(endpoint="x*", created=NOW, certificate=der(3), usage=CertificateUsage.TRUST_ANCHOR_ASSERTION)
-ALL = (psk("p-1"), psk("p-*", "batch"), oscore("o-1", b"\1"), oscore("o-2", b""), RPK, OWN, ANCHOR)
-
-
-class CredentialStoreContract:
-    """What every store keeps. A subclass has the fixtures ``store``, empty, and ``another``, the same one as another
-    process has it."""
-
-    def test_what_was_put_is_found_by_what_a_device_shows(self, store: CredentialStore) -> None:
-        assert [one.done for one in store.put(ALL, Put.NEW)] == [Done.ADDED] * len(ALL)
-        assert store.psk(b"p-1") == ALL[0]
-        assert store.psk(b"batch") == ALL[1]
-        assert store.rpk(RPK.public_key) == RPK
-        assert store.oscore(b"\1") == ALL[2]
-        assert store.oscore(b"") == ALL[3]
-        assert store.find(OWN.id) == OWN
-        assert sorted(store, key=repr) == sorted(ALL, key=repr)
-
-    @pytest.mark.parametrize("identity", [b"", b"p-2", b"P-1", b"p-1\0", b"\xff\xfe", b"x" * 10_000, b"rpk-1"])
-    def test_what_is_not_there_is_none(self, store: CredentialStore, identity: bytes) -> None:
-        store.put(ALL, Put.NEW)
-        assert store.psk(identity) is None
-        assert store.rpk(identity) is None
-        assert store.oscore(identity or b"\7") is None
-        assert store.find(CredentialId(Kind.RPK, "p-1")) is None
-
-    @pytest.mark.parametrize("kind", Kind)
-    def test_whether_there_is_any_of_a_kind(self, store: CredentialStore, kind: Kind) -> None:
-        store.put([one for one in ALL if one.id.kind is not kind], Put.NEW)
-        assert not store.has(kind)
-        store.put(list(ALL), Put.NEW)
-        assert store.has(kind)
-
-    def test_by_endpoint_its_own_come_before_those_of_patterns(self, store: CredentialStore) -> None:
-        exact, wide = psk("p-1", "z"), psk("*", "a")
-        store.put([wide, *ALL, exact], Put.NEW)
-        assert store.of_endpoint("p-1") == (ALL[0], exact, wide, ALL[1])
-        assert store.of_endpoint("p-2") == (wide, ALL[1])
-        assert store.of_endpoint("P-1") == (wide,)
-        # A pattern is found by its own text as well, as people remove it.
-        assert ALL[1] in store.of_endpoint("p-*")
-
-    def test_a_message_without_a_context_finds_the_only_one_or_the_one_without(self, store: CredentialStore) -> None:
-        first, second, bare = oscore("a", b"\1", b"one"), oscore("b", b"\1", b"two"), oscore("c", b"\1")
-        store.put([first], Put.NEW)
-        assert store.oscore(b"\1") == first
-        assert store.oscore(b"\1", b"two") is None
-        store.put([second], Put.NEW)
-        assert store.oscore(b"\1") is None
-        assert store.oscore(b"\1", b"two") == second
-        store.put([bare], Put.NEW)
-        assert store.oscore(b"\1") == bare
-
-    def test_twice_is_as_once_and_keeps_the_time(self, store: CredentialStore) -> None:
-        store.put(ALL, Put.NEW)
-        before = store.position()
-        later = [replace(one, created=NOW + timedelta(days=1)) for one in ALL]
-        for how in Put:
-            assert {one.done for one in store.put(later, how)} == {Done.UNCHANGED}
-        assert store.psk(b"p-1") == ALL[0]
-        assert store.position() == before
-
-    def test_another_key_is_a_change_or_with_new_a_conflict(self, store: CredentialStore) -> None:
-        store.put([psk("a")], Put.NEW)
-        (refused,) = store.put([psk("a", key=OTHER)], Put.NEW)
-        assert (refused.done, refused.holder) == (Done.CONFLICT, "a")
-        assert store.psk(b"a") == psk("a")
-        (changed,) = store.put([psk("a", key=OTHER)], Put.ALL)
-        assert (changed.done, changed.holder) == (Done.CHANGED, "a")
-        assert store.psk(b"a") == psk("a", key=OTHER)
-
-    @pytest.mark.parametrize("how", list(Put))
-    def test_an_identity_of_another_endpoint_is_a_conflict(self, store: CredentialStore, how: Put) -> None:
-        store.put([psk("a", "id"), RPK, OWN, oscore("o", b"\1")], Put.NEW)
-        wrong: list[Credential] = [
-            psk("b", "id"),
-            replace(RPK, endpoint="b"),
-            replace(OWN, endpoint="b"),
-            oscore("b", b"\1"),
-        ]
-        outcomes = store.put([psk("new"), *wrong], how)
-        assert [one.done for one in outcomes] == [Done.ADDED] + [Done.CONFLICT] * 4
-        assert [one.holder for one in outcomes] == [None, "a", "rpk-1", "x509-1", "o"]
-        # All or nothing, or what fits.
-        assert (store.psk(b"new") is not None) is (how in (Put.FITTING, Put.ONCE))
-        assert store.psk(b"id") == psk("a", "id")
-
-    def test_one_anchor_may_vouch_for_many(self, store: CredentialStore) -> None:
-        outcomes = store.put([ANCHOR, replace(ANCHOR, endpoint="y*")], Put.NEW)
-        assert [one.done for one in outcomes] == [Done.ADDED, Done.ADDED]
-
-    def test_trusted_signers_are_there_once_each(self, store: CredentialStore) -> None:
-        store.put([OWN, ANCHOR, replace(ANCHOR, endpoint="y*")], Put.NEW)
-        constraint = replace(ANCHOR, certificate=der(4), usage=CertificateUsage.CA_CONSTRAINT)
-        store.put([constraint], Put.NEW)
-        assert store.anchors() == (ANCHOR.certificate,)
-
-    def test_a_trial_changes_nothing(self, store: CredentialStore) -> None:
-        before = store.position()
-        assert [one.done for one in store.put(ALL, Put.TRIAL)] == [Done.ADDED] * len(ALL)
-        assert list(store) == []
-        assert store.changed_since(before).position == before
-
-    def test_what_was_put_once_and_removed_does_not_come_back(self, store: CredentialStore) -> None:
-        assert {one.done for one in store.put(ALL, Put.ONCE)} == {Done.ADDED}
-        store.remove([one.id for one in ALL])
-        before = store.position()
-        later = [replace(one, created=NOW + timedelta(days=1)) for one in ALL]
-        assert {one.done for one in store.put(later, Put.ONCE)} == {Done.KNOWN}
-        assert list(store) == []
-        assert store.position() == before
-
-    def test_what_was_put_once_and_changed_stays_as_it_was_changed(self, store: CredentialStore) -> None:
-        store.put([psk("a")], Put.ONCE)
-        store.put([psk("a", key=OTHER)], Put.ALL)
-        assert [one.done for one in store.put([psk("a")], Put.ONCE)] == [Done.KNOWN]
-        assert store.psk(b"a") == psk("a", key=OTHER)
-
-    def test_what_says_something_else_is_put_once_more_and_back_again(self, store: CredentialStore) -> None:
-        store.put([psk("a")], Put.ONCE)
-        for key in (OTHER, KEY):
-            assert [one.done for one in store.put([psk("a", key=key)], Put.ONCE)] == [Done.CHANGED]
-            assert store.psk(b"a") == psk("a", key=key)
-
-    def test_what_was_put_otherwise_before_is_put_once_without_a_change(self, store: CredentialStore) -> None:
-        store.put(ALL, Put.NEW)
-        assert {one.done for one in store.put(ALL, Put.ONCE)} == {Done.UNCHANGED}
-        store.remove([one.id for one in ALL])
-        assert {one.done for one in store.put(ALL, Put.ONCE)} == {Done.KNOWN}
-
-    def test_a_conflict_is_not_remembered_as_put(self, store: CredentialStore) -> None:
-        store.put([psk("b", "id")], Put.NEW)
-        assert [one.done for one in store.put([psk("a", "id")], Put.ONCE)] == [Done.CONFLICT]
-        store.remove([psk("b", "id").id])
-        assert [one.done for one in store.put([psk("a", "id")], Put.ONCE)] == [Done.ADDED]
-
-    def test_what_is_removed_is_gone(self, store: CredentialStore) -> None:
-        store.put(ALL, Put.NEW)
-        assert store.remove([ALL[0].id, CredentialId(Kind.PSK, "nobody"), ALL[2].id]) == (ALL[0], ALL[2])
-        assert store.remove([ALL[0].id]) == ()
-        assert store.psk(b"p-1") is None
-        assert store.oscore(b"\1") is None
-
-    def test_another_learns_what_was_added_and_what_ended(
-        self, store: CredentialStore, another: CredentialStore
-    ) -> None:
-        store.put([psk("kept"), psk("changed"), psk("removed"), psk("back"), psk("moved", "m")], Put.NEW)
-        start = another.position()
-        assert another.changed_since(start).ended == frozenset()
-        store.put([psk("new"), psk("changed", key=OTHER), psk("kept")], Put.ALL)
-        store.remove([psk("removed").id, psk("back").id, psk("moved", "m").id])
-        store.put([psk("back"), psk("moved-on", "m")], Put.NEW)
-        found = another.changed_since(start)
-        assert not found.everything
-        assert {one.name for one in found.ended} == {"changed", "removed", "back", "m"}
-        assert {one.name for one in found.added} == {"new", "back", "m"}
-        assert another.psk(b"removed") is None
-        assert another.psk(b"new") == psk("new")
-        again = another.changed_since(found.position)
-        assert (again.position, again.added, again.ended) == (found.position, frozenset(), frozenset())
-
-    def test_the_salt_stays(self, store: CredentialStore, another: CredentialStore) -> None:
-        assert len(store.salt) >= 16
-        assert store.salt == another.salt
 
 
 @pytest.fixture
@@ -226,14 +34,6 @@ def store(path: Path) -> Iterator[SqliteCredentials]:
     opened = SqliteCredentials(path, make=True)
     yield opened
     opened.close()
-
-
-class TestSqlite(CredentialStoreContract):
-    @pytest.fixture
-    def another(self, store: SqliteCredentials, path: Path) -> Iterator[SqliteCredentials]:
-        opened = SqliteCredentials(path)
-        yield opened
-        opened.close()
 
 
 def test_file_and_folder_are_their_owners_alone_whatever_the_umask_says(path: Path) -> None:

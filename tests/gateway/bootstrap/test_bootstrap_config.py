@@ -91,6 +91,16 @@ default:
         ("default: {servers: [{uri: 'coap://gw', short_id: 1, security: psk, store: k}]}", "line 1", "coaps://HOST"),
         ("default: {servers: [{uri: 'coaps://gw', short_id: 1, security: psk}]}", "line 1", "store is missing"),
         (
+            "default: {servers: [{uri: 'coaps://gw', short_id: 1, security: psk, store: 'redis://:pw@h/0'}]}",
+            "line 1",
+            "password_file=FILE",
+        ),
+        (
+            "default: {servers: [{uri: 'coaps://gw', short_id: 1, security: psk, store: 'http://h'}]}",
+            "line 1",
+            "redis://",
+        ),
+        (
             "default: {servers: [{uri: 'coaps://gw', short_id: 0, security: psk, store: k}]}",
             "line 1",
             "from 1 to 65534",
@@ -116,3 +126,10 @@ def test_what_is_wrong_is_told_with_its_place(text: str, place: str, words: str)
         config(text)
     assert place in str(told.value)
     assert words in str(told.value)
+
+
+def test_a_store_may_be_a_redis() -> None:
+    text = SERVER.replace("keys.db", "'rediss://keys@redis/0?password_file=/run/secrets/redis'")
+    config = parse(f"default: {{servers: [{text}]}}", "b.yaml", Path("/etc"))
+    assert config.default is not None
+    assert str(config.default.accounts[0].store) == "rediss://keys@redis/0?password_file=/run/secrets/redis"

@@ -17,8 +17,10 @@ from gateway.bootstrap.profile import Account, Mode
 from gateway.bootstrap.store_file import BootstrapFile
 from security.credentials.key_bytes import KeyBytes
 from security.credentials.kinds import Credential, Psk
+from security.credentials.opening import open_store
 from security.credentials.sqlite import SqliteCredentials
 from security.credentials.store import Put
+from tests.credential_places import place_in_redis
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MODES = [Mode.PSK, Mode.OSCORE, Mode.X509]
@@ -129,3 +131,18 @@ def test_a_name_of_any_length_gets_an_identity(issuer: Issuer, tmp_path: Path) -
     made = issuer.prepare("ü" * 255, [account(tmp_path, Mode.PSK)])
     assert isinstance(made[0].credential, Psk)
     assert len(made[0].credential.identity) <= 128
+
+
+def test_a_store_in_redis_is_given_keys_and_freed_of_old_ones_alike(issuer: Issuer) -> None:
+    place = place_in_redis()
+    wanted = [Account(uri="coaps://gw", short_id=1, mode=Mode.PSK, store=place)]
+    first = issuer.prepare("press-7", wanted)
+    issuer.finished("press-7", first)
+    second = issuer.prepare("press-7", wanted)
+    store = open_store(place)
+    assert set(store) == {first[0].credential, second[0].credential}
+    assert issuer.finished("press-7", second) == 1
+    store.close()
+    store = open_store(place)
+    assert set(store) == {second[0].credential}
+    store.close()
