@@ -148,6 +148,10 @@ def _discover(asked: _Asked) -> CoapRequest:
 
 
 def _execute(asked: _Asked) -> CoapRequest:
+    if asked.device.is_1_0 and (asked.path.object_id, asked.path.resource_id) == (1, 9):
+        raise RefusedRequest(
+            f"{asked.device.ep} speaks LwM2M 1.0, which has no Bootstrap-Request Trigger (/1/x/9); 1.1 has it"
+        )
     if not isinstance(asked.body, ExecuteRequest) or not asked.body.parameters:
         return asked.to()
     # The contract's own example sends "param1,param2", which section 6.3.5's grammar would not have: as it came, then.

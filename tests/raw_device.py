@@ -94,6 +94,7 @@ class RawDevice:
         query: tuple[str, ...] = (),
         payload: bytes = b"",
         content_format: int = LINK_FORMAT,
+        accept: int | None = None,
     ) -> Message:
         """Send a request, again each second, and return the answer.
 
@@ -101,7 +102,7 @@ class RawDevice:
             AssertionError: there was none in 30 s.
         """
         token = self.next_mid().to_bytes(2, "big")
-        message = Message(code=code, uri_path=path, uri_query=query, payload=payload)
+        message = Message(code=code, uri_path=path, uri_query=query, payload=payload, accept=accept)
         if payload:
             message.opt.content_format = content_format
         message.mtype, message.mid, message.token = CON, self.next_mid(), token

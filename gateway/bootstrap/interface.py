@@ -20,20 +20,26 @@ from gateway.bootstrap.objects import instances
 from gateway.bootstrap.plan import PREFERRED
 from gateway.bootstrap.runs import Asked, Runs, spoken_with
 from gateway.bootstrap.store_file import BootstrapFileError
+from gateway.certificate_proof import shown
 from gateway.coap.aiocoap_link import Remote
 from gateway.coap.incoming import BUSY_MAX_AGE, Incoming
-from gateway.coap.message import Code, Option
+from gateway.coap.message import Code, Option, name
 from gateway.coap.peers import Address, SecurePeer
-from gateway.registration import Refused, parse_parameters
-from schemas.lwm2m import senml_cbor, senml_json
+from gateway.registration import Parameters, Refused, parse_parameters
+from schemas.lwm2m import lwm2m_cbor, senml_cbor, senml_json
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.objects import Definitions
+from security.credentials.kinds import MOST_ENDPOINT
 from security.errors import CredentialError, CredentialStoreError
 
 _log = structlog.get_logger("headwater.bootstrap")
 
 #: The formats of a pack.
-_PACKS = {ContentFormat.SENML_CBOR: senml_cbor.encode, ContentFormat.SENML_JSON: senml_json.encode}
+_PACKS = {
+    ContentFormat.SENML_CBOR: senml_cbor.encode,
+    ContentFormat.SENML_JSON: senml_json.encode,
+    ContentFormat.LWM2M_CBOR: lwm2m_cbor.encode,
+}
 #: In a pack a device's account with us is taken to be ``/0/0``.
 _KEPT = frozenset({0})
 
@@ -93,11 +99,29 @@ class Interface:
     def _asked(self, peer: Address, queries: list[str]) -> Asked:
         """
         Raises:
-            Refused: it is not as it should be, or may not be.
+            Refused: it is not as it should be, or may not be; of who showed who it is, it is in the trace.
             CredentialStoreError: the credentials cannot be read.
         """
-        given = parse_parameters(queries)
-        ep = self._admission.endpoint(peer, given.ep)
+        ep = None
+        try:
+            given = parse_parameters(queries)
+            ep = self._admission.endpoint(peer, given.ep)
+            return self._fitting(peer, ep, given)
+        except Refused as exc:
+            _log.warning("a bootstrap request was refused", peer=peer, code=name(exc.code), reason=str(exc))
+            if isinstance(peer, SecurePeer):
+                host, port = peer.udp[:2]
+                self._spawn(self._runs.refused(ep or self._name_of(peer), f"{host}:{port}", spoken_with(peer), f"{exc}"))
+            raise
+
+    def _name_of(self, peer: SecurePeer) -> str:
+        """The name that a peer's key is for, where it is for one; else its identity."""
+        try:
+            return self._admission.endpoint(peer, None)
+        except (Refused, CredentialStoreError):
+            return shown(peer.identity)[:MOST_ENDPOINT]
+
+    def _fitting(self, peer: Address, ep: str, given: Parameters) -> Asked:
         preferred = given.attributes.get("pct")
         content_format = None
         if preferred is not None:
@@ -106,11 +130,7 @@ class Interface:
                 raise Refused(Code.UNSUPPORTED_CONTENT_FORMAT, "pct is no format that is spoken here")
         profile = self._config.now.of(ep)
         if profile is None:
-            words = "nothing is configured for this endpoint"
-            if isinstance(peer, SecurePeer):
-                host, port = peer.udp[:2]
-                self._spawn(self._runs.refused(ep, f"{host}:{port}", spoken_with(peer), words))
-            raise Refused(Code.BAD_REQUEST, words)
+            raise Refused(Code.BAD_REQUEST, "nothing is configured for this endpoint")
         return Asked(ep=ep, peer=peer, profile=profile, content_format=content_format)
 
     async def pack(self, peer: Address, queries: list[str], accept: int | None) -> tuple[ContentFormat, bytes]:
@@ -125,7 +145,7 @@ class Interface:
         asked = self._asked(peer, queries)
         wanted = next((one for one in _PACKS if accept in (None, one.value)), None)
         if wanted is None:
-            raise Refused(Code.NOT_ACCEPTABLE, "a pack is SenML CBOR or SenML JSON")
+            raise Refused(Code.NOT_ACCEPTABLE, "a pack is SenML CBOR, SenML JSON or LwM2M CBOR")
         materials = await self._runs.pack(asked)
         return wanted, _PACKS[wanted](instances(asked.profile, materials, _KEPT), self._definitions)
 

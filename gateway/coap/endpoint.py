@@ -57,6 +57,8 @@ MOST_OPEN_REQUESTS = 5_000
 SETTLING = 10.0
 #: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
 AMPLIFICATION = 3
+#: Bytes of words below which there are none.
+_LEAST_WORDS = 10
 #: What a device says in the clear that cannot open what it got (RFC 8613 section 8.2).
 _NOT_OPENED = (Code.BAD_REQUEST, Code.UNAUTHORIZED, Code.BAD_OPTION)
 _UNRECOGNISED = "unrecognised critical option"
@@ -334,7 +336,10 @@ class Endpoint:
             if message.unrecognised in (Option.PROXY_URI, Option.PROXY_SCHEME):
                 incoming.reply(Code.PROXYING_NOT_SUPPORTED)
             else:
-                incoming.reply(Code.BAD_OPTION, payload=b"option %d" % message.unrecognised)
+                words = b"option %d" % message.unrecognised
+                if message.unrecognised == Option.URI_QUERY:
+                    words += b": longer than 255 bytes; shorten the endpoint name (ep) or parameter"
+                incoming.reply(Code.BAD_OPTION, payload=words)
             return
         try:
             if not self._handler.request(incoming):
@@ -486,8 +491,13 @@ class Endpoint:
         datagram = build(type_, code, mid, request.token, options, payload)
         if code == Code.CONTENT and not self._may_send(len(datagram), incoming.size, incoming.address):
             # A content that is cut would be another content. Once registered, the peer may have it.
-            code, options = Code.UNAUTHORIZED, []
-            datagram = build(type_, code, mid, request.token, options, b"register first")
+            code, options, payload = Code.UNAUTHORIZED, [], b"register first"
+            datagram = build(type_, code, mid, request.token, options, payload)
+        if code >= Code.BAD_REQUEST and not self._may_send(len(datagram), incoming.size, incoming.address):
+            # The beginning of the words is better than none.
+            room = AMPLIFICATION * incoming.size - len(build(type_, code, mid, request.token, options)) - 1
+            words = payload[:room].decode("utf-8", "ignore") if room >= _LEAST_WORDS else ""
+            datagram = build(type_, code, mid, request.token, options, words.encode())
         # What is cut is words for people and then the options; the code stays.
         for less in (options if code < Code.BAD_REQUEST else [], []):
             if not self._may_send(len(datagram), incoming.size, incoming.address):

@@ -21,7 +21,7 @@ from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.peers import SecurePeer, UdpAddress
 from gateway.coap.sides import Sides
 from gateway.coap.udp import BATCH, bind, name_of
-from gateway.dtls.events import Established, Moved, Received, Send
+from gateway.dtls.events import Established, Moved, Received, Send, Unproven
 from gateway.dtls.server import Server, SessionClosed
 
 if TYPE_CHECKING:
@@ -177,6 +177,14 @@ class SecureLine:
                     continue
                 peer.udp, peer.proven, peer.moved_at = event.session.address, False, now
                 self.moved += 1
+            elif isinstance(event, Unproven):
+                # Names are not secret; but what was typed in the wrong place may be, so not all of it is told.
+                told = event.identity[:24].decode("utf-8", "replace")
+                _log.warning(
+                    "a handshake failed: nobody has this PSK identity, or it came with another key",
+                    identity=repr(told) + ("…" if len(event.identity) > 24 else ""),
+                    peer=event.address[0],
+                )
             else:
                 self._forget([event.session])
 

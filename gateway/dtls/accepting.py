@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from gateway.dtls.events import Event, Send
+from gateway.dtls.events import Event, Send, Unproven
 from gateway.dtls.greeting import Greeter, Refused
 from gateway.dtls.handshake import Handshake
 from gateway.dtls.handshakes import Handshakes
@@ -162,7 +162,7 @@ class Acceptor:
         try:
             opened = handshake.read.open(record)
         except BadRecord:
-            self._doubt(handshake, now)
+            self._doubt(handshake, now, events)
             raise
         if opened.type == ContentType.APPLICATION_DATA and handshake.resumed:
             # The client is done, so its Finished was lost; seeing our flight again, it says it again.
@@ -178,13 +178,13 @@ class Acceptor:
                 raise Malformed("unexpected handshake message")
             body = handshake.collect(fragment)
             if body is not None:
-                return self._finish(handshake, body, now)
+                return self._finish(handshake, body, now, events)
         return None
 
-    def _finish(self, handshake: Handshake, body: bytes, now: float) -> bytes:
+    def _finish(self, handshake: Handshake, body: bytes, now: float, events: list[Event]) -> bytes:
         finished = handshake.take_finished(body)
         if finished is None:
-            self._doubt(handshake, now)
+            self._doubt(handshake, now, events)
             raise Malformed("wrong Finished")
         self._handshakes.remove(handshake)
         if finished and handshake.session_id:
@@ -195,10 +195,11 @@ class Acceptor:
             )
         return finished
 
-    def _doubt(self, handshake: Handshake, now: float) -> None:
+    def _doubt(self, handshake: Handshake, now: float, events: list[Event]) -> None:
         """The client's key is wrong, or somebody else sent this: one with the right key goes on meanwhile."""
         if not handshake.unanswered and not handshake.doubted:
             handshake.doubted = True
+            events.append(Unproven(handshake.identity, handshake.address))
             self._wait(handshake, min(now + self._settings.doubt, handshake.expires))
 
     # Times

@@ -67,4 +67,13 @@ class Closed(Generic[S]):
     ending: Ending
 
 
-Event = Established[Session] | Received[Session] | Moved | Closed[Session] | Send
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """Somebody at ``address`` has named ``identity``, and has not its key, or nobody has that identity; once a
+    handshake. Whoever can write to the port can cause it."""
+
+    identity: bytes
+    address: Address
+
+
+Event = Unproven | Established[Session] | Received[Session] | Moved | Closed[Session] | Send

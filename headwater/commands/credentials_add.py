@@ -49,7 +49,7 @@ def add(
         ),
     ],
     psk: Annotated[bool, typer.Option("--psk", help="A pre-shared key.")] = False,
-    rpk: Annotated[bool, typer.Option("--rpk", help="A raw public key.")] = False,
+    rpk: Annotated[bool, typer.Option("--rpk", help="A raw public key: stored; a gateway speaks none.")] = False,
     x509: Annotated[bool, typer.Option("--x509", help="A certificate.")] = False,
     oscore: Annotated[bool, typer.Option("--oscore", help="OSCORE.")] = False,
     source: Annotated[
@@ -160,7 +160,12 @@ def add(
     if made is not None:
         # Alone on stdout, so that it can go into a file without being seen.
         typer.echo(made.secret.reveal().rstrip("\n"))
-    told = f"{outcome.done.value}: {endpoint} may register with the {credential.id}; it is in {place}"
+    what = (
+        f"{endpoint} has the {credential.id}; it is stored, but a gateway does not speak raw public keys"
+        if kind == "--rpk"
+        else f"{endpoint} may register with the {credential.id}"
+    )
+    told = f"{outcome.done.value}: {what}; it is in {place}"
     typer.echo(told + _beside(credential) + ("; the key is not shown again" if made is not None else ""), err=True)
 
 

@@ -122,6 +122,10 @@ def gateway(
     declared = (one for patterns in by_endpoint.values() for one in patterns)
     for pattern in (*(observe or ()), *declared, *(read_on_register or ())):
         PathPattern.parse(pattern)
+    if not insecure and credentials is None:
+        raise Stop(
+            Exit.USAGE, "with --no-insecure devices need keys: headwater credentials add, and --credentials FILE here"
+        )
     given = ctx.get_parameter_source("coaps")
     if credentials is None and given is not None and given.name == "COMMANDLINE":
         raise Stop(Exit.USAGE, "--coaps is for devices with keys: say where these are with --credentials FILE")
@@ -129,10 +133,6 @@ def gateway(
         raise Stop(Exit.USAGE, "--make-credentials: say which file with --credentials FILE")
     if import_credentials is not None and credentials is None:
         raise Stop(Exit.USAGE, "--import-credentials: say into which store with --credentials FILE")
-    if not insecure and credentials is None:
-        raise Stop(
-            Exit.USAGE, "with --no-insecure devices need keys: headwater credentials add, and --credentials FILE here"
-        )
     if definitions is not None and not definitions.is_dir():
         raise Stop(
             Exit.USAGE,

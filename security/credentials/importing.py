@@ -78,18 +78,20 @@ def read(data: bytes, now: datetime) -> Read:
         raise InvalidCredential(f"line {line}: it is no UTF-8 text") from None
     rows: list[tuple[int, Credential]] = []
     refused: list[Refused] = []
-    seen: dict[CredentialId, tuple[int, Credential]] = {}
-    for line, fields in (_json if text.lstrip()[:1] in ("[", "{") else _csv)(text):
+    seen: dict[CredentialId, tuple[str, Credential]] = {}
+    is_json = text.lstrip()[:1] in ("[", "{")
+    for number, (line, fields) in enumerate((_json if is_json else _csv)(text), 1):
+        place = f"object {number}" if is_json else f"line {line}"
         try:
             if isinstance(fields, str):
                 raise InvalidCredential(fields)
             credential = credential_of(fields, now)
-            first, same = seen.setdefault(credential.id, (line, credential))
+            first, same = seen.setdefault(credential.id, (place, credential))
             if same != credential:
-                raise InvalidCredential(f"line {first} says something else of {_quoted(credential.id)}")
+                raise InvalidCredential(f"{first} says something else of {_quoted(credential.id)}")
             rows.append((line, credential))
         except InvalidCredential as exc:
-            refused.append(Refused(line=line, why=str(exc)))
+            refused.append(Refused(line=line, why=_at(place, fields, exc) if is_json else str(exc)))
     return Read(rows=tuple(rows), refused=tuple(refused))
 
 
@@ -128,6 +130,12 @@ def take_up(store: CredentialStore, found: Read) -> Report:
         CredentialStoreError: it cannot be written; nothing is stored.
     """
     return _report(found, store.put([one for _, one in found.rows], Put.ONCE), stored=True)
+
+
+def _at(place: str, fields: dict[str, str] | str, exc: InvalidCredential) -> str:
+    """With the number of the object: a whole file may stand on one line."""
+    endpoint = "" if isinstance(fields, str) else fields.get("endpoint", "")
+    return f"{place}{f' ({endpoint!r:.80})' if endpoint else ''}: {exc}"
 
 
 def bring_in(store: CredentialStore | None, found: Read, *, bad: Bad, trial: bool) -> Report:

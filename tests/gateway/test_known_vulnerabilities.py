@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from gateway.coap.message import Malformed, parse
 from gateway.dtls.events import Established, Send
 from gateway.dtls.server import Server
 from gateway.dtls.settings import Settings
+from schemas.lwm2m import xml_files
+from schemas.lwm2m.objects import DefinitionError
 from tests.gateway.dtls.dtls_client import Client, Ticket
 from tests.gateway.dtls.dtls_link import KEY, connect, of, say, verified_hello
 
@@ -70,6 +73,40 @@ def test_resumptions_that_fail_end_no_session_and_are_not_counted() -> None:
     assert server.open_handshakes == 0
     again = Client(ticket=ticket)
     assert connect(server, again, ("192.0.2.9", 1), now + SETTINGS.handshake_for + 1).open
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_resumption_without_a_cookie_gets_the_small_request_for_one_and_leaves_nothing(is_known: bool) -> None:
+    """CVE-2022-2576 (Californium): a ClientHello with a session id that was not known began a full handshake without a
+    HelloVerifyRequest, whose flight went to an address that anybody may have written."""
+    server, now = _server(), 1000.0
+    client = Client()
+    session = connect(server, client, now=now)
+    ticket = client.take_ticket()
+    for number in range(100):
+        again = Client(ticket=ticket if is_known else Ticket(number.to_bytes(32), ticket.master))
+        (hello,) = again.start()
+        address = ("198.51.100.7", 1024 + number)
+        (request,) = server.receive(hello, address, now)
+        assert isinstance(request, Send)
+        assert request.address == address
+        assert len(request.datagram) <= len(hello)
+        # A handshake record with a HelloVerifyRequest, and nothing behind it.
+        assert (request.datagram[0], request.datagram[13]) == (22, 3)
+        assert len(request.datagram) == 13 + int.from_bytes(request.datagram[11:13])
+    assert (server.open_handshakes, server.open_sessions) == (0, 1)
+    assert session.open
+
+
+@pytest.mark.parametrize("word", ["SYSTEM", "PUBLIC 'x'"])
+def test_model_file_brings_nothing_in_from_outside(word: str, tmp_path: Path) -> None:
+    """CVE-2023-41034 (Leshan): a DDF model file named other files and hosts (XXE), and their contents came in."""
+    bait = tmp_path / "bait.txt"
+    bait.write_text("secret")
+    head = f'<?xml version="1.0"?><!DOCTYPE LWM2M [<!ENTITY x {word} "{bait.as_uri()}">]>'
+    with pytest.raises(DefinitionError, match="DOCTYPE") as told:
+        xml_files.parse(f"{head}<LWM2M><Object><Name>&x;</Name></Object></LWM2M>".encode(), "bad.xml")
+    assert "secret" not in str(told.value)
 
 
 def test_handshake_without_a_proof_of_the_key_is_no_handshake() -> None:

@@ -717,3 +717,10 @@ def test_composite_operations_are_not_for_devices_behind_a_gateway() -> None:
     payload = RequestPayload(kind=RequestKind.READ_COMPOSITE, path="/", paths=("/3/0/0", "/3303/0"))
     with pytest.raises(RefusedRequest, match="behind a gateway"):
         build(Request(server_id="gw", ep="hub/lamp", ticket="t", payload=payload), device, Definitions.builtin())
+
+
+def test_a_device_of_1_0_is_asked_for_no_bootstrap_trigger() -> None:
+    asked = request(RequestKind.EXECUTE, "/1/0/9", ExecuteRequest(parameters=""))
+    with pytest.raises(RefusedRequest, match=r"1\.0, which has no Bootstrap-Request Trigger"):
+        build(asked, OLD, DEFINITIONS)
+    assert build(asked, NEW, DEFINITIONS)

@@ -305,3 +305,18 @@ def test_all_of_it_works_on_a_redis_too_and_shows_no_password() -> None:
     assert [row["endpoint"] for row in json_of("list", "--store", url)] == ["b"]
     assert all(password not in one.output for one in said)
     assert "redis://:******@127.0.0.1" in words(said[1])
+
+
+def test_a_raw_public_key_is_stored_with_a_word_that_no_gateway_speaks_it() -> None:
+    result = credentials("add", "s3b", "--rpk")
+    assert "stored, but a gateway does not speak raw public keys" in words(result)
+    assert "may register" not in words(result)
+    assert "may register" in words(credentials("add", "s3b", "--psk"))
+
+
+def test_python_dash_m_is_the_command() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "headwater", "--version"], env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.partition(" ")[0]) == (0, "headwater")

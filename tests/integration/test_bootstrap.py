@@ -13,7 +13,7 @@ from aiocoap import Message
 from aiocoap.numbers.codes import Code
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.lwm2m import formats, senml_cbor
+from schemas.lwm2m import formats, lwm2m_cbor, senml_cbor
 from schemas.lwm2m.nodes import Value, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path as LwM2mPath
@@ -172,8 +172,11 @@ def test_a_key_is_for_its_own_name_alone(server: Server) -> None:
     running = server(keys=("press-7", "press-8"))
     with SecureDevice(running.coaps, "press-7", KEY) as device:
         assert device.ask(Code.POST, ("bs",), ("ep=press-8",)).code == Code.FORBIDDEN
+        assert running.ended("press-7")["why"] == "the key of this session is not for this endpoint"
     with pytest.raises(AssertionError, match="no session"):
         SecureDevice(running.coaps, "press-7", b"not the right one", patience=5)
+    assert "nobody has this PSK identity, or it came with another key" in running.said()
+    assert "not the right one" not in running.said()
     assert running.runs("press-8") == []
 
 
@@ -223,6 +226,20 @@ def test_a_pack_has_all_in_one_and_the_same_key_each_time(server: Server) -> Non
     [(identity, key)] = running.keys("press-7").items()
     assert (found["/0/1/3"], found["/0/1/5"], found["/1/0/1"]) == (identity.encode(), key, 300)
     assert packs[0].payload == packs[1].payload
+
+
+def test_a_pack_is_lwm2m_cbor_where_that_is_asked_for(server: Server) -> None:
+    running = server(keys=("press-7",))
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        pack = device.ask(Code.GET, ("bspack",), ("ep=press-7",), accept=11544)
+        refused = device.ask(Code.GET, ("bspack",), ("ep=press-7",), accept=11542)
+    assert int(pack.opt.content_format) == 11544
+    found: dict[str, Value] = {}
+    for node in lwm2m_cbor.decode_series(pack.payload, LwM2mPath(), Definitions.builtin()):
+        found |= {str(one.path): one.value for one in values(node)}
+    [(identity, key)] = running.keys("press-7").items()
+    assert (found["/0/1/3"], found["/0/1/5"], found["/1/0/1"]) == (identity.encode(), key, 300)
+    assert refused.code == Code.NOT_ACCEPTABLE
 
 
 def test_no_pack_is_given_in_the_clear(server: Server) -> None:
@@ -318,3 +335,25 @@ def test_the_page_of_metrics_has_all_that_it_shows(server: Server, tmp_path: Pat
     for name, family in shown.items():
         assert rows[name].type == family.type, name
         assert {label for sample in family.samples for label in sample.labels} <= rows[name].labels, name
+
+
+def test_a_device_with_a_key_that_is_refused_is_in_the_trace_under_its_own_name(server: Server) -> None:
+    running = server(keys=("press-7",))
+    wanted = [
+        (("ep=press-7", "pct=9999"), Code.UNSUPPORTED_CONTENT_FORMAT, "pct is no format that is spoken here"),
+        (("ep=press-8",), Code.FORBIDDEN, "the key of this session is not for this endpoint"),
+        (("ep=press-7", "ep=press-7"), Code.BAD_REQUEST, "ep is given twice"),
+    ]
+    with SecureDevice(running.coaps, "press-7", KEY) as device:
+        for number, (query, code, why) in enumerate(wanted, 1):
+            assert device.ask(Code.POST, ("bs",), query).code == code
+            run = running.ended("press-7", number)
+            assert (run["outcome"], run["why"], run["identity"]) == ("refused", why, "press-7")
+
+
+def test_a_name_with_a_key_is_told_in_the_clear_why_it_gets_nothing(server: Server) -> None:
+    running = server(CONFIG, "--insecure", keys=("press-7",))
+    with RawDevice(running.coap, "press-7") as device:
+        answer = device.ask(Code.POST, ("bs",), ("ep=press-7",))
+    assert answer.code == Code.FORBIDDEN
+    assert answer.payload.startswith(b"this endpoint has credentials")

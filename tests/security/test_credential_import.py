@@ -214,12 +214,20 @@ def test_fields_of_json_are_texts_each_once() -> None:
     beside = (f'"key": "{KEY}"', '"identity": true', '"identity": ["x"]', '"a": "b"')
     text = f"[{', '.join(f'{{{head}, {one}}}' for one in beside)}]"
     found = read(text.encode(), NOW)
+    # All are on line 1.
     assert [one.why.split(";")[0] for one in found.refused] == [
-        "the field 'key' is there twice",
-        "the field 'identity' is no text",
-        "the field 'identity' is no text",
-        "'a' is no field",
+        "object 1: the field 'key' is there twice",
+        "object 2: the field 'identity' is no text",
+        "object 3: the field 'identity' is no text",
+        "object 4 ('a'): 'a' is no field",
     ]
+
+
+def test_an_object_that_contradicts_an_earlier_one_is_told_by_their_numbers() -> None:
+    same = '"kind": "psk", "identity": "id"'
+    text = f'[{{"endpoint": "a", {same}, "key": "{KEY}"}}, {{"endpoint": "b", {same}, "key": "{KEY}"}}]'
+    (refused,) = read(text.encode(), NOW).refused
+    assert refused.why == "object 2 ('b'): object 1 says something else of the psk identity 'id'"
 
 
 def test_a_line_that_contradicts_an_earlier_one_is_refused_and_one_that_repeats_it_is_not() -> None:

@@ -231,6 +231,24 @@ def test_content_that_a_stranger_may_not_get_whole_is_unauthorized_and_never_cut
     asyncio.run(run())
 
 
+def test_words_for_a_stranger_are_cut_to_what_he_may_get() -> None:
+    async def run() -> None:
+        handler = Recorder()
+        handler.on_request = lambda incoming: incoming.reply(Code.BAD_REQUEST, payload="é".encode() * 60)
+        async with _running(handler) as (_, peer):
+            request = _request(1)
+            answer = await peer.ask(request)
+            assert 3 * len(request) - 1 <= len(answer) <= 3 * len(request)
+            assert set(parse(answer).payload.decode()) == {"é"}
+            name = build(
+                Type.CON, Code.POST, 2, b"", [(Option.URI_PATH, b"rd"), (Option.URI_QUERY, b"ep=" + b"x" * 256)]
+            )
+            refused = parse(await peer.ask(name))
+            assert (refused.code, refused.payload[:35]) == (Code.BAD_OPTION, b"option 15: longer than 255 bytes; s")
+
+    asyncio.run(run())
+
+
 def test_short_duplicate_of_a_long_request_draws_no_long_answer() -> None:
     async def run() -> None:
         handler = Recorder()
