@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -372,3 +373,50 @@ def test_dates_of_the_store_are_no_matter_but_those_of_the_certificate(site: Sit
         assert abs(left - timedelta(days=1).total_seconds()) < 60
         process.kill()
         process.communicate()
+
+
+def _proofs(datagram: bytes, change: Callable[[bytes], bytes]) -> tuple[bytes, int]:
+    """A datagram whose records with a CertificateVerify in the clear are changed, and how many these are."""
+    made, found = b"", 0
+    while datagram:
+        end = 13 + int.from_bytes(datagram[11:13])
+        record, datagram = datagram[:end], datagram[end:]
+        if (record[0], record[3:5], record[13:14]) == (22, b"\0\0", b"\x0f"):
+            record, found = change(record), found + 1
+        made += record
+    return made, found
+
+
+def _wait_for_more(changed: list[int], wanted: int, process: subprocess.Popen[bytes]) -> None:
+    """Left out, it is said again by and by; changed, it ends the client."""
+    until(lambda: changed[0] >= wanted or process.poll() is not None, 30)
+
+
+@pytest.mark.parametrize("change", [lambda _: b"", lambda one: one[:-1] + bytes([one[-1] ^ 1])], ids=["none", "wrong"])
+def test_certificate_without_a_proof_of_its_key_is_no_handshake_and_keeps_nobody_out(
+    site: Site, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CVE-2021-34433 and CVE-2020-27222 (Californium): the message that proves the key of a certificate could be left
+    out, and a handshake that failed by a certificate kept those after it from coming in."""
+    device, server, changed = issue("sensor-1"), site.server(), [0]
+    site.add("sensor-1", device)
+    receive, meddles = server.receive, True
+
+    def meddling(datagram: bytes, address: Any, now: float) -> Any:
+        made, found = _proofs(datagram, change) if meddles else (datagram, 0)
+        changed[0] += found
+        return receive(made, address, now) if made else []
+
+    monkeypatch.setattr(server, "receive", meddling)
+    with UdpServer(server) as udp:
+        for wanted in (2, 4, 6):
+            process = site.client(udp.port, device)
+            try:
+                _wait_for_more(changed, wanted, process)
+            finally:
+                process.kill()
+                process.communicate()
+        assert changed[0] >= 3
+        assert not of(Established, udp.events)
+        meddles = False
+        site.gets_in(udp, device)
