@@ -62,7 +62,7 @@ def test_the_only_server_that_is_registered_is_taken(way: Gateway, verb: str) ->
     resource = {"trigger-update": "8", "disable": "4", "trigger-bootstrap": "9"}[verb]
     with RawDevice(way.address, f"second-{verb}") as device:
         # As Anjay's, whose Server objects begin at 1.
-        device.register(links='</>;rt="oma.lwm2m",</1/1>,</3/0>,</11/0>')
+        device.register(links='</>;rt="oma.lwm2m",</1/1>,</3/0>,</11/0>', version="1.1")
         result = _run(way, verb, device.ep)
         assert result.exit_code == 0, result.output
         assert [request.opt.uri_path for request in device.asked(Code.POST)] == [("1", "1", resource)]
