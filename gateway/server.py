@@ -207,7 +207,8 @@ class Gateway:
             observations=len(parts.table),
         )
         watching = [
-            self._tasks.create_task(one) for one in (self._watch_models(parts), self._follow_credentials(parts, metrics))
+            self._tasks.create_task(one)
+            for one in (self._watch_models(parts), self._follow_credentials(parts, metrics))
         ]
         try:
             while True:

@@ -271,7 +271,7 @@ class OwnCertificate:
         typer.Option("--coaps-cert-sessions", metavar="N", min=1, help="Most sessions with certificates; 82 KB each."),
     ] = 1000
 
-    def files(self, credentials: Path | None) -> CertificateFiles | None:
+    def files(self, credentials: str | None) -> CertificateFiles | None:
         """What is given of it, beside the devices' ``credentials``.
 
         Raises:

@@ -327,18 +327,22 @@ def produce(cluster: Cluster, topic: str, value: bytes) -> None:
     assert client.flush(30) == 0
 
 
-def compare(journal: Sequence[Entry], stored: Sequence[Stored]) -> None:
-    """Every acknowledged notification is in ``stored`` exactly once, and no record is there twice."""
+def lost_of(journal: Sequence[Entry], stored: Sequence[Stored]) -> Counter[Told]:
+    """The acknowledged notifications that are not in ``stored``."""
     promised: Counter[Told] = Counter((one.ep, one.path, one.mid, one.observe, one.values) for one in journal)
     assert max(promised.values()) == 1, "the journal tells the same notification twice"
-    there = [one for one in stored if isinstance(one.record, Notification)]
-    arrived: Counter[Told] = Counter(
+    return promised - Counter(
         (one.record.ep, one.record.path, one.mid, one.observe, one.told)
-        for one in there
+        for one in stored
         if isinstance(one.record, Notification)
     )
+
+
+def compare(journal: Sequence[Entry], stored: Sequence[Stored]) -> None:
+    """Every acknowledged notification is in ``stored`` exactly once, and no record is there twice."""
+    there = [one for one in stored if isinstance(one.record, Notification)]
     by_number = Counter((one.record.ep, one.mid, one.observe) for one in there if isinstance(one.record, Notification))
-    lost = promised - arrived
+    lost = lost_of(journal, stored)
     assert not lost, f"{lost.total()} of {len(journal)} acknowledged are lost: {list(lost)[:5]}"
     doubled = {key: count for key, count in by_number.items() if count > 1}
     assert not doubled, f"{len(doubled)} of {len(there)} records are doubled: {list(doubled.items())[:5]}"

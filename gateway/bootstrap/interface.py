@@ -111,7 +111,9 @@ class Interface:
             _log.warning("a bootstrap request was refused", peer=peer, code=name(exc.code), reason=str(exc))
             if isinstance(peer, SecurePeer):
                 host, port = peer.udp[:2]
-                self._spawn(self._runs.refused(ep or self._name_of(peer), f"{host}:{port}", spoken_with(peer), f"{exc}"))
+                self._spawn(
+                    self._runs.refused(ep or self._name_of(peer), f"{host}:{port}", spoken_with(peer), f"{exc}")
+                )
             raise
 
     def _name_of(self, peer: SecurePeer) -> str:

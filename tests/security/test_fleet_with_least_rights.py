@@ -25,7 +25,7 @@ from security.acls import Binding, Decision, Grant, Operation, Resource, Side
 from tests.identities import Issuer
 from tests.kafka_brokers import end_with_this_process
 from tests.ports import held_port
-from tests.way import Gateway, Part, Sensors, compare, until
+from tests.way import Gateway, Part, Sensors, compare, lost_of, until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.faults]
 
@@ -76,12 +76,14 @@ class Fleet:
         return found
 
     def wait_for_the_cloud(self) -> None:
-        """Until the cloud has as many notifications as were acknowledged by now."""
-        wanted = self.sensors.acknowledged
+        """Until the cloud has all notifications that were acknowledged by now."""
+        journal = self.sensors.entries()
         topic = Topics(GW).observations
         where = self.at(Side.CLOUD)
         until(
-            f"{wanted} notifications in the cloud; {self.said()}", lambda: len(read_side(where, [topic])) >= wanted, 150
+            f"{len(journal)} notifications in the cloud; {self.said()}",
+            lambda: not lost_of(journal, read_side(where, [topic])),
+            150,
         )
 
     def said(self) -> str:
