@@ -138,6 +138,7 @@ class Endpoint:
             if self._loop is not None:
                 self._loop.add_reader(self._socket.fileno(), self._drain)
         self.oscore = line
+        line.on_numbers = self.send_again
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to receive."""
@@ -609,13 +610,15 @@ class Endpoint:
         if isinstance(address, OscorePeer) and self.oscore is not None and not exchange.sealed:
             protected = self.oscore.close_request(address, exchange.datagram, self._now())
             if protected is None:
-                return  # as if it were lost: it is tried again with the next retransmission
+                # As if it were lost: it is sent when it has a number, or tried again with the next retransmission.
+                exchange.sent = float("-inf")
+                return
             exchange.datagram, exchange.sealed = protected, True
         self._send(exchange.datagram, address)
 
     def send_again(self, address: Address) -> None:
-        """A peer that may have slept was heard of: the newest request to it that it has not acknowledged is sent once
-        more, now. Its own retransmissions stay as they are."""
+        """A peer that may have slept was heard of, or what is said to it can be protected now: the newest request to it
+        that it has not acknowledged is sent once more, now. Its own retransmissions stay as they are."""
         exchange = self._exchanges.overdue(address, self._now())
         if exchange is not None:
             self._send_request(exchange)

@@ -30,7 +30,7 @@ class Association:
     those in use were derived instead, if they were.
     """
 
-    __slots__ = ("_next", "_reserved", "context", "digest", "peer", "pending", "renewed", "wanted", "window")
+    __slots__ = ("_next", "_reserved", "context", "digest", "peer", "pending", "renewed", "waits", "wanted", "window")
 
     def __init__(
         self,
@@ -56,6 +56,8 @@ class Association:
         self._reserved = first
         #: The same, as it was last said to the state.
         self.wanted = first
+        #: True while a request of ours waits for a number.
+        self.waits = False
 
     @property
     def durable(self) -> int:

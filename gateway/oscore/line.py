@@ -95,6 +95,8 @@ class OscoreLine:
         self.opened = 0
         #: Keys that were derived anew.
         self.renewed = 0
+        #: Told of whom there are numbers for that a request waited for.
+        self.on_numbers: Callable[[OscorePeer], None] = lambda _: None
 
     def __len__(self) -> int:
         return len(self._associations)
@@ -400,7 +402,7 @@ class OscoreLine:
     # What goes
 
     def close_request(self, peer: OscorePeer, datagram: bytes, now: float) -> bytes | None:
-        """A request of ours, protected; None if there is no number for it yet, or no key any more."""
+        """A request of ours, protected; None if there is no number for it yet (`on_numbers`), or no key any more."""
         try:
             association = self._of(peer)
         except CredentialStoreError:
@@ -412,6 +414,7 @@ class OscoreLine:
         if association.is_short:
             self._reserve(association)
         if number is None:
+            association.waits = True
             return None
         own = partial_iv(number)
         message = parse_any_size(datagram)
@@ -487,6 +490,9 @@ class OscoreLine:
                 self._complain(error)
                 association.wanted = association.durable
             done(error is None)
+            if error is None and association.waits:
+                association.waits = False
+                self.on_numbers(association.peer)
 
         self._state.on_durable(written)
 

@@ -78,7 +78,7 @@ class Protected:
         self._handler.endpoint = self._endpoint
         access = Access(SqliteCredentials(oscore_store(here / "credentials.db", [OF])))
         self._line = OscoreLine(access, self._state, self._state.load(), time.time)
-        self._endpoint.oscore = self._line
+        self._endpoint.speak_oscore(self._line, ("127.0.0.1", 0))
         assert self._hear(self._device.request(REGISTER), HERE)
         self._observe()
 

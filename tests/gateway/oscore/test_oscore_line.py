@@ -19,6 +19,7 @@ from aiocoap.numbers.codes import Code
 from aiocoap.numbers.types import ACK, CON, NON
 
 from gateway.access import Access
+from gateway.coap import exchanges
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Incoming
 from gateway.coap.message import Code as OurCode
@@ -256,7 +257,7 @@ async def test_nonsense_is_counted_and_the_next_good_message_is_answered(tmp_pat
     async with _line(tmp_path) as (line, _):
         handler = Handler()
         endpoint = Endpoint(("127.0.0.1", 0), handler)
-        endpoint.oscore = line
+        endpoint.speak_oscore(line, HERE)
         endpoint.start(asyncio.get_running_loop())
         context = DeviceContext(OF)
         chance = random.Random(8613)
@@ -395,6 +396,23 @@ async def test_a_flood_in_the_clear_is_counted_and_answered_so_often_a_second(tm
         assert 0 < len(stranger.heard) <= MOST_REFUSALS * (1 + int(loop.time() - begun) + 1)
         assert len(stranger.heard) < 1000 or loop.time() - begun > 8
         assert handler.requests == []
+
+
+@on_a_loop
+async def test_first_request_to_a_new_device_leaves_as_soon_as_its_number_is_on_disk(tmp_path: Path) -> None:
+    async with _oscore_alone(tmp_path) as (endpoint, _, handler, device):
+        context = DeviceContext(OF)
+        device.say(_request(context))
+        await device.has_been_read()
+        # Before the retransmissions have their turn, which is what it would be sent by otherwise.
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(exchanges, "ACK_TIMEOUT", 3600.0)
+            peer = handler.requests[0].address
+            asked = endpoint.request(peer, OurCode.GET, [(Option.URI_PATH, b"3")])
+            async with asyncio.timeout(60):
+                while not [one for one in device.heard if parse(one).mid and one[1] == OurCode.POST]:
+                    await device.has_been_read()
+        asked.cancel()
 
 
 @on_a_loop
