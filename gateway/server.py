@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("headwater.gateway")
 
 _HOUSEKEEPING_SECONDS = 0.5
+_OSCORE_LOOK_SECONDS = 0.1
 _KAFKA_RETRY_SECONDS = 1.0
 #: Seconds in which the records under way may still become durable when the gateway is told to stop.
 _DRAIN_SECONDS = 5.0
@@ -91,6 +92,7 @@ class Gateway:
         self._unwelcome: set[Device] = set()
         #: True if it is to be seen whether OSCORE is spoken now.
         self._is_oscore_due = False
+        self._oscore_looked_at = float("-inf")
         self._is_coap_taken = False
         self._tasks: asyncio.TaskGroup
         self._parts: Parts | None = None
@@ -187,6 +189,7 @@ class Gateway:
             describe_oscore(metrics, self._oscore)
         # Kafka may have been away for long.
         await self._look_at_credentials(parts, metrics)
+        self._endpoint.on_oscore = lambda: self._oscore_came(parts, metrics)
         uplink.on_fatal = lambda: self._spawn(self._renew(parts))
         self._endpoint.serve(parts)
         if self._secure is not None and self._access is not None:
@@ -272,6 +275,13 @@ class Gateway:
             _adopt(self._oscore, parts)
             describe_oscore(metrics, self._oscore)
             _log.info("OSCORE is spoken from now on", coap=_shown(self._endpoint.plain_address))
+
+    def _oscore_came(self, parts: Parts, metrics: GatewayMetrics) -> None:
+        """Its credential may be of this moment; looked for so often at most."""
+        now = asyncio.get_running_loop().time()
+        if self._oscore is None and now - self._oscore_looked_at > _OSCORE_LOOK_SECONDS:
+            self._oscore_looked_at = now
+            self._begin_oscore_late(parts, metrics)
 
     async def _follow_credentials(self, parts: Parts, metrics: GatewayMetrics) -> None:
         """End sessions whose keys are gone, and find registrations that may not be any more."""

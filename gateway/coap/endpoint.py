@@ -90,6 +90,8 @@ class Endpoint:
         self.fallback: Fallback | None = None
         #: Opens and protects messages with OSCORE; None: they are answered 4.02.
         self.oscore: OscoreLine | None = None
+        #: Told of a message with OSCORE while it is not spoken; may begin to (`speak_oscore`).
+        self.on_oscore: Callable[[], None] | None = None
         self._exchanges = Exchanges()
         self._requests = RequestLog()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -227,6 +229,8 @@ class Endpoint:
                 self.reject(address, datagram[2] << 8 | datagram[3])
             return
         try:
+            if message.unrecognised == Option.OSCORE and self.oscore is None and self.on_oscore is not None:
+                self.on_oscore()
             if message.unrecognised == Option.OSCORE and self.oscore is not None and isinstance(address, tuple):
                 self._take_protected(self.oscore, message, address, len(datagram))
             elif isinstance(address, tuple) and self.oscore is not None and not self._in_the_clear:

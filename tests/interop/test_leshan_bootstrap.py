@@ -201,9 +201,13 @@ def test_devices_with_a_certificate_of_a_stranger_or_for_another_name_are_given_
             lambda: "headwater_bootstrap_dtls_certificate_dropped_total{" in (running.get("metrics") or ""),
         )
         assert all("bootstrapped" not in one.names(2.0) for one in devices)
-        for name in names:
-            assert running.runs(name) == []
-            assert running.keys(name) == {}
+        # Of the one that showed who it is there is a trace, under the name that its certificate is for.
+        until("a trace", lambda: running.runs(good) != [])
+        assert {(run["outcome"], run["why"]) for run in running.runs(good)} == {
+            ("refused", "the certificate of this session is not for this endpoint")
+        }
+        assert running.runs(unknown) == running.runs(thief) == []
+        assert [running.keys(name) for name in names] == [{}, {}, {}]
     finally:
         for one in devices:
             one.stop()

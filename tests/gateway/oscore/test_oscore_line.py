@@ -399,6 +399,27 @@ async def test_a_flood_in_the_clear_is_counted_and_answered_so_often_a_second(tm
 
 
 @on_a_loop
+async def test_first_message_of_the_first_device_begins_it_where_others_speak_in_the_clear(tmp_path: Path) -> None:
+    async with _line(tmp_path) as (line, _):
+        handler = Handler()
+        endpoint = Endpoint(("127.0.0.1", 0), handler)
+        endpoint.start(asyncio.get_running_loop())
+        device = Stranger(endpoint.local_address)
+        try:
+            device.say(_request(DeviceContext(OF)))
+            await device.has_been_read()
+            # Nobody has a credential for it.
+            assert [one[1] for one in device.heard] == [OurCode.BAD_OPTION]
+            endpoint.on_oscore = lambda: endpoint.speak_oscore(line, HERE)
+            device.say(_request(DeviceContext(OF), 2))
+            await device.has_been_read()
+            assert len(handler.requests) == 1
+        finally:
+            device.close()
+            endpoint.close()
+
+
+@on_a_loop
 async def test_first_request_to_a_new_device_leaves_as_soon_as_its_number_is_on_disk(tmp_path: Path) -> None:
     async with _oscore_alone(tmp_path) as (endpoint, _, handler, device):
         context = DeviceContext(OF)
