@@ -444,7 +444,7 @@ class Lanes:
             self._tell(command, CommandPhase.SENT, "")
         heard = lane.heard
         try:
-            return await self._exchange(request, coap, self._patience(command, now))
+            return await self._exchange(request, coap, self._patience(command, request, coap, now))
         except RefusedRequest as exc:
             return exc.refused
         except DeviceSentReset:
@@ -484,10 +484,13 @@ class Lanes:
             if command.told:
                 self._tell(command, CommandPhase.QUEUED, why)
 
-    def _patience(self, command: Command, now_ms: int) -> float:
+    def _patience(self, command: Command, request: Request, coap: CoapRequest, now_ms: int) -> float:
         """For how many seconds a command is sent, again and again, and its answer waited for."""
         limits = self._limits
-        return min(limits.answer, max(limits.shortest_answer, (command.deadline_ms - now_ms) / 1000))
+        timeout = min(limits.answer, max(limits.shortest_answer, (command.deadline_ms - now_ms) / 1000))
+        if not coap.pushes:
+            return timeout
+        return max(timeout, limits.push if request.expires is None else (request.expires - now_ms) / 1000)
 
     async def _exchange(self, request: Request, coap: CoapRequest, timeout: float) -> CoapResponse:
         match request.payload.kind:
@@ -497,9 +500,6 @@ class Lanes:
             case RequestKind.OBSERVE_CANCEL | RequestKind.OBSERVE_COMPOSITE_CANCEL:
                 return await self._link.cancel(request.ep, Path.parse(request.payload.path), coap, timeout)
             case _:
-                if coap.pushes:
-                    until = self._limits.push if request.expires is None else (request.expires - self._now_ms()) / 1000
-                    timeout = max(timeout, until)
                 return await self._link.request(request.ep, coap, timeout)
 
     def _wait(self, command: Command, lane: _Lane) -> None:
