@@ -14,8 +14,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Callable
 
-from gateway.coap.endpoint import AMPLIFICATION
-from gateway.coap.incoming import Incoming
+from gateway.coap.incoming import AMPLIFICATION, Incoming
 from gateway.coap.message import Block, Code, Message, Option, Options, uint
 from gateway.coap.peers import Address
 from gateway.file_cache import FileCache

@@ -2,7 +2,8 @@
 
 Owns receiving in batches, the guard against malformed datagrams, deduplication of requests, retransmission of our own,
 and the choice of who takes a message: the notification short path, an open exchange of ours, the LwM2M registration
-interface, or aiocoap for everything else (blocks, discovery, what we do not know). It knows no LwM2M.
+interface, or aiocoap for everything else (blocks, discovery, what we do not know). It knows no LwM2M. What OSCORE adds
+is in `gateway.coap.oscore_entry`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gateway.coap.exchanges import (
     Stopped,
     WasReset,
 )
-from gateway.coap.incoming import Fallback, Handler, Incoming
+from gateway.coap.incoming import AMPLIFICATION, Fallback, Handler, Incoming
 from gateway.coap.message import (
     MAX_DATAGRAM,
     Code,
@@ -38,12 +39,11 @@ from gateway.coap.message import (
     Type,
     build,
     empty,
-    name,
     parse,
 )
+from gateway.coap.oscore_entry import OscoreEntry
 from gateway.coap.peers import Address, OscorePeer, SecurePeer, UdpAddress
 from gateway.coap.udp import BATCH, bind, name_of
-from gateway.oscore.found import Again, Opened, Renewing, Stray, Unverified
 
 if TYPE_CHECKING:
     from gateway.coap.secure import SecureLine
@@ -55,12 +55,8 @@ _log = structlog.get_logger("headwater.coap")
 MOST_OPEN_REQUESTS = 5_000
 #: Seconds in which notifications right behind the answer to an observe request are left to come again, not reset.
 SETTLING = 10.0
-#: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
-AMPLIFICATION = 3
 #: Bytes of words below which there are none.
 _LEAST_WORDS = 10
-#: What a device says in the clear that cannot open what it got (RFC 8613 section 8.2).
-_NOT_OPENED = (Code.BAD_REQUEST, Code.UNAUTHORIZED, Code.BAD_OPTION)
 _UNRECOGNISED = "unrecognised critical option"
 _NO_PLAIN = "no plain CoAP here"
 
@@ -89,7 +85,7 @@ class Endpoint:
         self._handler = handler
         self.fallback: Fallback | None = None
         #: Opens and protects messages with OSCORE; None: they are answered 4.02.
-        self.oscore: OscoreLine | None = None
+        self._oscore: OscoreEntry | None = None
         #: Told of a message with OSCORE while it is not spoken; may begin to (`speak_oscore`).
         self.on_oscore: Callable[[], None] | None = None
         self._exchanges = Exchanges()
@@ -139,7 +135,7 @@ class Endpoint:
             self._socket = bind(*coap)
             if self._loop is not None:
                 self._loop.add_reader(self._socket.fileno(), self._drain)
-        self.oscore = line
+        self._oscore = OscoreEntry(line, self, self._exchanges, self._requests, self._acknowledged, self._random)
         line.on_numbers = self.send_again
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -229,12 +225,17 @@ class Endpoint:
                 self.reject(address, datagram[2] << 8 | datagram[3])
             return
         try:
-            if message.unrecognised == Option.OSCORE and self.oscore is None and self.on_oscore is not None:
+            if message.unrecognised == Option.OSCORE and self._oscore is None and self.on_oscore is not None:
                 self.on_oscore()
-            if message.unrecognised == Option.OSCORE and self.oscore is not None and isinstance(address, tuple):
-                self._take_protected(self.oscore, message, address, len(datagram))
-            elif isinstance(address, tuple) and self.oscore is not None and not self._in_the_clear:
-                self._take_unprotected(self.oscore, message, address, len(datagram))
+            if message.unrecognised == Option.OSCORE and self._oscore is not None and isinstance(address, tuple):
+                self._oscore.take(message, address, len(datagram))
+            elif (
+                not self._in_the_clear
+                and self._oscore is not None
+                and isinstance(address, tuple)
+                and message.code != Code.EMPTY
+            ):
+                self._oscore.take_unprotected(message, address, len(datagram))
             else:
                 self._dispatch(message, address, len(datagram))
         except Exception:  # noqa: BLE001  # one datagram must never end the gateway; it is counted and logged
@@ -254,7 +255,7 @@ class Endpoint:
 
     def _may_complain(self) -> bool:
         """True every ten seconds: what peers send must not fill the log."""
-        now = self._now()
+        now = self.now()
         if now - self._complained_at < 10:
             return False
         self._complained_at = now
@@ -273,58 +274,11 @@ class Endpoint:
         else:
             self._take_response(message, address)
 
-    def _take_protected(self, oscore: OscoreLine, message: Message, address: UdpAddress, size: int) -> None:
-        found = oscore.take(message, address, self._now())
-        if isinstance(found, Again) and message.is_request:
-            answer = self._requests.answer_to(found.peer, message.mid, self._now()) if found.is_here else None
-            if answer is None:
-                found = oscore.replayed(self._now())
-            elif message.type == Type.CON and self._may_send(len(answer), size, found.peer):
-                self.dropped_datagrams["duplicate request"] += 1
-                self._transmit(answer, address)
-        if isinstance(found, Opened):
-            if message.is_request:
-                # Its number is new, so it is no copy, whatever its message id.
-                self._requests.forget(found.peer, message.mid)
-            self.arrived(found.datagram, found.peer)
-        elif isinstance(found, Again) and message.is_response:
-            self.dropped_datagrams["duplicate response"] += 1
-            if message.type == Type.CON and (
-                found.is_taken or self._acknowledged.has(found.peer, message.mid, self._now())
-            ):
-                self._transmit(empty(Type.ACK, message.mid), address)
-        elif isinstance(found, Renewing):
-            self._transmit(found.datagram, address)
-        elif isinstance(found, Stray) and message.type != Type.ACK:
-            self._transmit(empty(Type.RST, message.mid), address)
-        elif isinstance(found, Unverified):
-            self._answer_unverified(found, message, address, size)
-
-    def _take_unprotected(self, oscore: OscoreLine, message: Message, address: UdpAddress, size: int) -> None:
-        """Of what is not protected, where OSCORE alone is spoken, only what OSCORE leaves so means anything: messages
-        without content (RFC 8613 section 4.2), and errors of devices that could not open a request (section 8.2)."""
-        if message.code == Code.EMPTY:
-            self._take_empty(message, address)
-        elif message.is_request and message.type in (Type.CON, Type.NON):
-            if (refused := oscore.unprotected(self._now())) is not None:
-                self._answer_unverified(refused, message, address, size)
-        elif message.type == Type.RST or message.code not in _NOT_OPENED or not self._is_not_opened(message, address):
-            self.dropped_datagrams["not protected"] += 1
-
-    def _answer_unverified(self, found: Unverified, message: Message, address: UdpAddress, size: int) -> None:
-        """RFC 8613 section 8.2; not to be cached. Nothing is kept of who has shown nothing, no message id either."""
-        type_, mid = (Type.ACK, message.mid) if message.type == Type.CON else (Type.NON, self._random.getrandbits(16))
-        for words in (found.words, b""):
-            answer = build(type_, found.code, mid, message.token, [(Option.MAX_AGE, b"")], words)
-            if len(answer) <= AMPLIFICATION * size:
-                self._transmit(answer, address)
-                return
-
     def _take_request(self, message: Message, address: Address, size: int) -> None:
         if message.unrecognised and message.type == Type.NON:
             self.dropped_datagrams[_UNRECOGNISED] += 1
             return
-        duplicate, response = self._requests.seen(address, message.mid, self._now())
+        duplicate, response = self._requests.seen(address, message.mid, self.now())
         if duplicate:
             self.dropped_datagrams["duplicate request"] += 1
             if response is not None and message.type == Type.CON and self._may_send(len(response), size, address):
@@ -362,10 +316,8 @@ class Endpoint:
             self._send(empty(Type.RST, message.mid), address)
         elif message.type in (Type.ACK, Type.RST):
             exchange = self._exchanges.acknowledged(address, message.mid)
-            if exchange is None and self.oscore is not None and isinstance(address, tuple):
-                # Messages without content are not protected (RFC 8613 section 4.2).
-                peer = self.oscore.peer_at(address)
-                exchange = None if peer is None else self._exchanges.acknowledged(peer, message.mid)
+            if exchange is None and self._oscore is not None:
+                exchange = self._oscore.acknowledged(address, message.mid)
             if exchange is not None:
                 _prove(address, exchange)
             if message.type == Type.RST:
@@ -382,12 +334,12 @@ class Endpoint:
             if message.type == Type.CON:
                 self.reject(address, message.mid)
             return
-        if message.type == Type.CON and self._acknowledged.is_copy(address, message.mid, message.token, self._now()):
+        if message.type == Type.CON and self._acknowledged.is_copy(address, message.mid, message.token, self.now()):
             self._acknowledge_copy(address, message.mid)
             return
         acknowledged = message.mid if message.type == Type.ACK else None
         exchange = self._exchanges.answered(address, message.token, acknowledged)
-        if exchange is None and message.code in _NOT_OPENED and self._is_not_opened(message, address):
+        if exchange is None and self._oscore is not None and self._oscore.is_not_opened(message, address):
             return
         if exchange is not None:
             _prove(address, exchange)
@@ -403,7 +355,7 @@ class Endpoint:
             if message.type == Type.CON:
                 self.acknowledge(address, message.mid)
             return
-        if message.type == Type.CON and self._acknowledged.has(address, message.mid, self._now()):
+        if message.type == Type.CON and self._acknowledged.has(address, message.mid, self.now()):
             self._acknowledge_copy(address, message.mid)
             return
         if (address, message.token) in self._settling:
@@ -418,18 +370,6 @@ class Endpoint:
         self.dropped_datagrams["duplicate response"] += 1
         self._send(empty(Type.ACK, mid), address)
 
-    def _is_not_opened(self, message: Message, address: Address) -> bool:
-        """An error in the clear to a protected request: the device could not open it (RFC 8613 section 8.2)."""
-        acknowledged = message.mid if message.type == Type.ACK else None
-        peer = self.oscore.peer_at(address) if self.oscore is not None and isinstance(address, tuple) else None
-        exchange = None if peer is None else self._exchanges.answered(peer, message.token, acknowledged)
-        if exchange is None:
-            return False
-        if message.type == Type.CON:
-            self._send(empty(Type.ACK, message.mid), address)
-        exchange.finish(WasReset(f"the device could not open the request: {name(message.code)}"))
-        return True
-
     def _settle(self, address: Address, token: bytes) -> None:
         # Whoever asked to observe learns of the answer a turn of the event loop later, or after more blocks; an RST
         # to a notification in between would end the observation that it has just got.
@@ -441,7 +381,7 @@ class Endpoint:
 
     def acknowledge(self, address: Address, mid: int, token: bytes | None = None) -> None:
         """Send an empty ACK, to a response that came as a message of its own, with ``token`` where it is known."""
-        self._acknowledged.add(address, mid, self._now(), token)
+        self._acknowledged.add(address, mid, self.now(), token)
         self._send(empty(Type.ACK, mid), address)
 
     def reject(self, address: Address, mid: int) -> None:
@@ -451,22 +391,20 @@ class Endpoint:
     def _send(self, datagram: bytes, address: Address) -> None:
         """Send a message; one to a device that speaks OSCORE is protected already, or has no content."""
         if isinstance(address, OscorePeer):
-            if self.oscore is None:
+            if self._oscore is None:
                 self.dropped_datagrams["no OSCORE here"] += 1
-            elif len(datagram) > 4:
-                self._transmit(datagram, address.udp)
             else:
-                mid = datagram[2] << 8 | datagram[3]
-                self.oscore.acknowledge(address, mid, lambda: self._transmit(datagram, address.udp))
+                self._oscore.send(datagram, address)
         elif isinstance(address, SecurePeer):
             if self._secure is not None:
                 self._secure.send(datagram, address)
         elif self._in_the_clear or len(datagram) == 4:
-            self._transmit(datagram, address)
+            self.transmit(datagram, address)
         else:
             self.dropped_datagrams[_NO_PLAIN] += 1
 
-    def _transmit(self, datagram: bytes, address: UdpAddress) -> None:
+    def transmit(self, datagram: bytes, address: UdpAddress) -> None:
+        """Send a datagram as it is over UDP; what cannot go is lost, and counted."""
         if self._socket is None:
             self.dropped_datagrams[_NO_PLAIN] += 1
             return
@@ -479,7 +417,7 @@ class Endpoint:
     @property
     def sendto(self) -> Callable[[bytes, Address], object]:
         """The quickest way to send, for the short path's acknowledgements; raises OSError or loses what cannot go."""
-        if self._secure is None and self.oscore is None and self._socket is not None:
+        if self._secure is None and self._oscore is None and self._socket is not None:
             return self._socket.sendto  # type: ignore[return-value]  # without credentials all addresses are UDP's
         return self._send
 
@@ -519,18 +457,11 @@ class Endpoint:
         incoming.answered = True
         self._open.discard(incoming)
         address, mid = incoming.address, incoming.message.mid
-
-        def send(protected: bytes | None) -> None:
-            if protected is None:
-                self._requests.forget(address, mid)
-            else:
-                self._requests.answer(address, mid, protected)
-                self._send(protected, address)
-
-        if isinstance(address, OscorePeer) and self.oscore is not None:
-            self.oscore.answer(address, mid, datagram, send)
+        if isinstance(address, OscorePeer) and self._oscore is not None:
+            self._oscore.answer(address, mid, datagram)
         else:
-            send(datagram)
+            self._requests.answer(address, mid, datagram)
+            self._send(datagram, address)
 
     @property
     def open_requests(self) -> int:
@@ -552,8 +483,8 @@ class Endpoint:
         """The request is given up without an answer."""
         self._open.discard(incoming)
         self._requests.forget(incoming.address, incoming.message.mid)
-        if isinstance(incoming.address, OscorePeer) and self.oscore is not None:
-            self.oscore.dropped(incoming.address, incoming.message.mid)
+        if isinstance(incoming.address, OscorePeer) and self._oscore is not None:
+            self._oscore.drop(incoming.address, incoming.message.mid)
 
     # Our own requests
 
@@ -600,7 +531,7 @@ class Endpoint:
         defer: bool = False,
     ) -> Exchange:
         """Send a confirmable request and retransmit it until it is acknowledged or answered (``defer``: Exchange)."""
-        now = self._now()
+        now = self.now()
         mid = self._exchanges.next_mid(address, self._random.getrandbits(16))
         datagram = build(Type.CON, code, mid, token, options, payload)
         exchange = Exchange(address, mid, token, datagram, finish, now + timeout, defer=defer)
@@ -611,19 +542,14 @@ class Endpoint:
 
     def _send_request(self, exchange: Exchange) -> None:
         address = exchange.address
-        if isinstance(address, OscorePeer) and self.oscore is not None and not exchange.sealed:
-            protected = self.oscore.close_request(address, exchange.datagram, self._now())
-            if protected is None:
-                # As if it were lost: it is sent when it has a number, or tried again with the next retransmission.
-                exchange.sent = float("-inf")
-                return
-            exchange.datagram, exchange.sealed = protected, True
+        if isinstance(address, OscorePeer) and self._oscore is not None and not self._oscore.seal(exchange, address):
+            return
         self._send(exchange.datagram, address)
 
     def send_again(self, address: Address) -> None:
         """A peer that may have slept was heard of, or what is said to it can be protected now: the newest request to it
         that it has not acknowledged is sent once more, now. Its own retransmissions stay as they are."""
-        exchange = self._exchanges.overdue(address, self._now())
+        exchange = self._exchanges.overdue(address, self.now())
         if exchange is not None:
             self._send_request(exchange)
 
@@ -644,7 +570,8 @@ class Endpoint:
 
     # Timers
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Seconds of the event loop's clock."""
         return self._loop.time() if self._loop is not None else 0.0
 
     def _arm(self) -> None:
@@ -652,7 +579,7 @@ class Endpoint:
             self._alarm.set(self._loop, self._exchanges.next_deadline())
 
     def _retransmit(self) -> None:
-        again, failed = self._exchanges.due(self._now())
+        again, failed = self._exchanges.due(self.now())
         for exchange in again:
             self._send_request(exchange)
         for exchange in failed:

@@ -12,6 +12,8 @@ from gateway.coap.peers import Address
 if TYPE_CHECKING:
     from gateway.coap.endpoint import Endpoint
 
+#: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
+AMPLIFICATION = 3
 #: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
 BUSY_MAX_AGE = 30
 #: What is refused for less than so many seconds may go without an answer: a device sends a confirmable request for the

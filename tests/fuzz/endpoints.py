@@ -65,7 +65,7 @@ class Loud(Endpoint):
         assert failure is not None
         raise failure
 
-    def _transmit(self, datagram: bytes, address: UdpAddress) -> None:
+    def transmit(self, datagram: bytes, address: UdpAddress) -> None:
         self._said(datagram, address)
 
     def _send(self, datagram: bytes, address: Address) -> None:

@@ -606,7 +606,7 @@ def test_peer_that_was_heard_of_gets_what_it_slept_through_at_once(monkeypatch: 
             future = _ask(endpoint, peer, timeout=60.0)
             first = await peer.receive()  # slept through
             now = asyncio.get_running_loop().time()
-            monkeypatch.setattr(endpoint, "_now", lambda: now + ACK_TIMEOUT)
+            monkeypatch.setattr(endpoint, "now", lambda: now + ACK_TIMEOUT)
             endpoint.send_again(peer.address)
             endpoint.send_again(peer.address)
             # Once, and the same message.
