@@ -26,9 +26,10 @@ from schemas.lwm2m.attributes import Attribute, Attributes
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.link import Link, format_links
 from schemas.lwm2m.path import Path
-from security.credentials.kinds import Psk
+from security.credentials.kinds import Oscore, Psk
 
 if TYPE_CHECKING:
+    from gateway.devices.oscore import OscoreTransport
     from gateway.devices.secure import SecureTransport
 
 #: RFC 7252 sections 12.6 and 12.7.
@@ -99,8 +100,9 @@ class DeviceConfig:
     #: The device's own address.
     host: str = "127.0.0.1"
     port: int = 0
-    #: With it the device speaks DTLS with its server, in the clear without.
-    psk: Psk | None = None
+    #: A pre-shared key: the device speaks DTLS with its server; a context, as the server has it: OSCORE. None: in the
+    #: clear.
+    key: Psk | Oscore | None = None
 
 
 class State(Enum):
@@ -150,7 +152,7 @@ class Device:
         self._tuning = reliable(config.ack_timeout)
         self._context: Context | None = None
         self._socket: DeviceSocket | None = None
-        self._secure: SecureTransport | None = None
+        self._secure: SecureTransport | OscoreTransport | None = None
         self._location: tuple[str, ...] = ()
         self._wish = _Wish.NONE
         self._wished = asyncio.Event()
@@ -201,7 +203,7 @@ class Device:
             host=config.host,
             port=config.port,
             on_silence=self._silence,
-            **({} if config.psk is None else {"layer": self._dtls(config.psk)}),
+            **({} if config.key is None else {"layer": self._layer(config.key)}),
         )
         self._site.socket = self._socket
         try:
@@ -228,20 +230,27 @@ class Device:
             self._site.forget_observations()
             await self._context.shutdown()
 
-    def _dtls(self, psk: Psk) -> Callable[[DeviceSocket], SecureTransport]:
+    def _layer(self, key: Psk | Oscore) -> Callable[[DeviceSocket], SecureTransport | OscoreTransport]:
+        def layer(device_socket: DeviceSocket) -> SecureTransport | OscoreTransport:
+            self._secure = self._dtls(device_socket, key) if isinstance(key, Psk) else self._oscore(device_socket, key)
+            return self._secure
+
+        return layer
+
+    def _dtls(self, device_socket: DeviceSocket, psk: Psk) -> SecureTransport:
         # Not for devices in the clear: it loads the ciphers.
         from gateway.devices.secure import Patience, SecureTransport
 
         config = self.config
+        patience = Patience(
+            flight=config.ack_timeout, first=config.retry_first, longest=config.retry_longest, random=self._random
+        )
+        return SecureTransport(device_socket, psk, patience, ep=config.endpoint, on_again=self._connected)
 
-        def layer(device_socket: DeviceSocket) -> SecureTransport:
-            patience = Patience(
-                flight=config.ack_timeout, first=config.retry_first, longest=config.retry_longest, random=self._random
-            )
-            self._secure = SecureTransport(device_socket, psk, patience, ep=config.endpoint, on_again=self._connected)
-            return self._secure
+    def _oscore(self, device_socket: DeviceSocket, context: Oscore) -> OscoreTransport:
+        from gateway.devices.oscore import OscoreTransport
 
-        return layer
+        return OscoreTransport(device_socket, context, ep=self.config.endpoint, on_again=self._connected)
 
     def _connected(self) -> None:
         # Where a key is for several devices the server knows by a message only who has the new session; and an answer

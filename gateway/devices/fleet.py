@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from gateway.devices.client import Device, DeviceConfig, Version
-from security.credentials.kinds import Psk
+from security.credentials.kinds import Oscore, Psk
 
 
 class Measuring(Protocol):
@@ -41,13 +41,14 @@ async def run_fleet(
     awake: float = 93.0,
     ack_timeout: float = 2.0,
     seed: int | None = None,
-    psks: Mapping[str, Psk] | None = None,
+    keys: Mapping[str, Psk | Oscore] | None = None,
 ) -> None:
     """Run a device for each of ``endpoints`` until ``stop`` is set; they then de-register.
 
     ``make`` is given a device's configuration and randomness. ``server`` is ``HOST:PORT``; each device measures every
     ``period`` seconds, and their starts are spread over one period so that they do not speak all at once. ``seed``
-    repeats the readings of a run. An endpoint that is in ``psks`` speaks DTLS with that key, any other in the clear.
+    repeats the readings of a run. An endpoint that is in ``keys`` speaks DTLS or OSCORE with its own, any other in the
+    clear.
 
     Raises:
         ValueError: ``server`` is no HOST:PORT.
@@ -70,7 +71,7 @@ async def run_fleet(
                 awake=awake,
                 ack_timeout=ack_timeout,
                 host="::" if host.startswith("[") else "0.0.0.0",
-                psk=None if psks is None else psks.get(name),
+                key=None if keys is None else keys.get(name),
             ),
             random.Random(source.random()),
         )

@@ -1,4 +1,4 @@
-"""The pre-shared keys of virtual devices, out of files: one key alone, or a list with one for each endpoint.
+"""The keys of virtual devices, out of files: a pre-shared key alone, or a list with one, or an OSCORE context, each.
 
 Owns which key an endpoint takes. The forms are those of `headwater credentials`, so that a device is given what a
 gateway was told; no message tells a key.
@@ -6,18 +6,20 @@ gateway was told; no message tells a key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from security.credentials.encodings import bytes_of
 from security.credentials.fields import psk_identity
 from security.credentials.importing import read_file
 from security.credentials.key_bytes import KeyBytes
-from security.credentials.kinds import Psk, is_pattern, may_register
+from security.credentials.kinds import Oscore, Psk, is_pattern, may_register
 from security.errors import InvalidCredential
 from security.secrets import read_secret
+
+_T = TypeVar("_T")
 
 #: So many endpoints or lines are named where there are more.
 _NAMED: Final = 3
@@ -55,18 +57,40 @@ def listed_keys(file: Path, endpoints: Sequence[str], now: datetime) -> dict[str
     named: dict[str, Psk] = {}
     for one in keys:
         named.setdefault(one.endpoint, one)
-    chosen: dict[str, Psk] = {}
-    missing: list[str] = []
-    for endpoint in endpoints:
-        psk = named.get(endpoint) or next((one for one in patterns if may_register(one, endpoint)), None)
-        if psk is None:
-            missing.append(endpoint)
-        else:
-            chosen[endpoint] = psk
+    chosen = {
+        endpoint: named.get(endpoint) or next((one for one in patterns if may_register(one, endpoint)), None)
+        for endpoint in endpoints
+    }
+    return _none_missing(
+        file, chosen, "pre-shared key (kind psk)", "give each a line, or one to a pattern that they fit"
+    )
+
+
+def listed_contexts(file: Path, endpoints: Sequence[str], now: datetime) -> dict[str, Oscore]:
+    """An OSCORE context for each of ``endpoints``, from such a list, as the gateway has it. A context is of one device,
+    so a pattern counts for nobody.
+
+    Raises:
+        As `listed_keys`; InvalidCredential also for one with an ID Context, as keys are derived anew with others.
+    """
+    named: dict[str, Oscore] = {}
+    for _, one in read_file(file, now).rows:
+        if isinstance(one, Oscore):
+            named.setdefault(one.endpoint, one)
+    chosen = _none_missing(file, {one: named.get(one) for one in endpoints}, "OSCORE context", "give each a line")
+    for endpoint, context in chosen.items():
+        if context.id_context is not None:
+            raise InvalidCredential(
+                f"{file}: the context of {endpoint} has an id_context, and a virtual device has its keys derived with "
+                "one of its own (RFC 8613 appendix B.2): leave it out, here and at the gateway"
+            )
+    return chosen
+
+
+def _none_missing(file: Path, chosen: Mapping[str, _T | None], what: str, do: str) -> dict[str, _T]:
+    found = {endpoint: one for endpoint, one in chosen.items() if one is not None}
+    missing = [endpoint for endpoint in chosen if endpoint not in found]
     if missing:
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise InvalidCredential(
-            f"{file} has no pre-shared key (kind psk) for {', '.join(missing[:_NAMED])}{more}: give each a line, or "
-            "one to a pattern that they fit"
-        )
-    return chosen
+        raise InvalidCredential(f"{file} has no {what} for {', '.join(missing[:_NAMED])}{more}: {do}")
+    return found

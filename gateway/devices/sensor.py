@@ -23,7 +23,7 @@ from gateway.devices.model import Content, Factory, Holding, Model
 from schemas.lwm2m.nodes import Node, Resource, values
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
-from security.credentials.kinds import Psk
+from security.credentials.kinds import Oscore, Psk
 
 TEMPERATURE = 3303
 HUMIDITY = 3304
@@ -186,14 +186,15 @@ async def run_sensors(
     ack_timeout: float = 2.0,
     tally: Tally | None = None,
     seed: int | None = None,
-    psks: Mapping[str, Psk] | None = None,
+    keys: Mapping[str, Psk | Oscore] | None = None,
     images: FilePath | None = None,
 ) -> Tally:
     """Run ``count`` sensors until ``stop`` is set; they then de-register. Returns the tally.
 
     ``server`` is ``HOST:PORT``; each sensor reads every ``period`` seconds, and their starts are spread over one period
-    so that they do not speak all at once. ``seed`` repeats the readings of a run. An endpoint that is in ``psks``
-    speaks DTLS with that key. With ``images`` each takes firmware and software, and keeps what it has in that folder.
+    so that they do not speak all at once. ``seed`` repeats the readings of a run. An endpoint that is in ``keys``
+    speaks DTLS or OSCORE with its own. With ``images`` each takes firmware and software, and keeps what it has in that
+    folder.
 
     Raises:
         ValueError: ``server`` is no HOST:PORT.
@@ -211,6 +212,6 @@ async def run_sensors(
         awake=awake,
         ack_timeout=ack_timeout,
         seed=seed,
-        psks=psks,
+        keys=keys,
     )
     return counted

@@ -40,7 +40,7 @@ from gateway.devices.model import Content, Holding, Model
 from gateway.devices.sensor import Tally
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path
-from security.credentials.kinds import Psk
+from security.credentials.kinds import Oscore, Psk
 
 _log = structlog.get_logger("headwater.device")
 
@@ -160,12 +160,12 @@ async def run_stations(
     tally: Tally | None = None,
     on_outlier: OnOutlier | None = None,
     seed: int | None = None,
-    psks: Mapping[str, Psk] | None = None,
+    keys: Mapping[str, Psk | Oscore] | None = None,
 ) -> Tally:
     """Run ``count`` stations with a sensor for each of ``metrics`` until ``stop`` is set. Returns the tally.
 
     The stations get a sensor for the next of ``later`` at each time that ``more`` is set, and all of them once they
-    have run for ``after`` seconds. An endpoint that is in ``psks`` speaks DTLS with that key.
+    have run for ``after`` seconds. An endpoint that is in ``keys`` speaks DTLS or OSCORE with its own.
 
     Raises:
         ValueError, OSError: as `fleet.run_fleet`.
@@ -198,7 +198,7 @@ async def run_stations(
             version=version,
             queue=queue,
             seed=seed,
-            psks=psks,
+            keys=keys,
         )
     finally:
         growing.cancel()

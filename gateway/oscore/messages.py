@@ -19,15 +19,21 @@ def option_of(message: Message) -> bytes | None:
     return values[0] if len(values) == 1 else None
 
 
-def close_request(context: SecurityContext, datagram: bytes, partial_iv: bytes) -> bytes:
-    """A request of ours, with a Partial IV that was not used before."""
+def close_request(
+    context: SecurityContext, datagram: bytes, partial_iv: bytes, kid_context: bytes | None = None
+) -> bytes:
+    """A request of ours, with a Partial IV that was not used before; ``kid_context`` is said in place of the context's
+    own ID Context."""
     message = parse_any_size(datagram)
     observe = [one for one in message.options if one[0] == Option.OBSERVE]
     kid = context.sender_id
     ciphertext = context.seal(_inner(datagram), context.nonce(kid, partial_iv), kid, partial_iv)
     options: Options = [
         *observe,
-        (Option.OSCORE, encode(Compressed(partial_iv, kid, context.id_context))),
+        (
+            Option.OSCORE,
+            encode(Compressed(partial_iv, kid, context.id_context if kid_context is None else kid_context)),
+        ),
     ]
     code = Code.FETCH if observe else Code.POST
     return build(message.type, code, message.mid, message.token, options, ciphertext)
@@ -39,6 +45,20 @@ def close_response(context: SecurityContext, datagram: bytes, partial_iv: bytes)
     ciphertext = context.seal(_inner(datagram), context.nonce(kid, partial_iv), kid, partial_iv)
     head = datagram[: 4 + (datagram[0] & 15)]
     return build(head[0] >> 4 & 3, Code.CHANGED, head[2] << 8 | head[3], head[4:], [(Option.OSCORE, b"")], ciphertext)
+
+
+def close_numbered_response(context: SecurityContext, datagram: bytes, request_iv: bytes, partial_iv: bytes) -> bytes:
+    """Our response to the request with ``request_iv``, with a Partial IV of its own, so that there may be more: the
+    notifications of an observation (section 8.3). Its inner Observe is empty (section 4.1.3.5.2)."""
+    message = parse_any_size(datagram)
+    observe = [one for one in message.options if one[0] == Option.OBSERVE]
+    options = [(number, b"" if number == Option.OBSERVE else value) for number, value in message.options]
+    plain = build(message.type, message.code, message.mid, message.token, options, message.payload)
+    nonce = context.nonce(context.sender_id, partial_iv)
+    ciphertext = context.seal(_inner(plain), nonce, context.recipient_id, request_iv)
+    code = Code.CONTENT if observe else Code.CHANGED
+    outer: Options = [*observe, (Option.OSCORE, encode(Compressed(partial_iv)))]
+    return build(message.type, code, message.mid, message.token, outer, ciphertext)
 
 
 def open_request(context: SecurityContext, message: Message, partial_iv: bytes) -> bytes:

@@ -36,7 +36,10 @@ def unwrapped(kid_context: bytes) -> bytes | None:
     return inner if len(inner) == length and length <= MOST_CONTEXT - _R2_BYTES else None
 
 
-def _wrapped(value: bytes) -> bytes:
+def wrapped(value: bytes) -> bytes:
+    """The kid context that says this; up to 23 bytes stand in it with one byte before them, more with two."""
+    if len(value) > 23:
+        return bytes((0x58, len(value))) + value
     return bytes((0x40 + len(value),)) + value
 
 
@@ -77,5 +80,5 @@ class Renewals:
             bytes((Code.UNAUTHORIZED,)), asked_by.nonce(kid, partial_iv), kid, partial_iv
         )
         type_ = Type.ACK if message.type == Type.CON else Type.NON
-        option = encode(Compressed(kid_context=_wrapped(r2)))
+        option = encode(Compressed(kid_context=wrapped(r2)))
         return build(type_, Code.CHANGED, message.mid, message.token, [(Option.OSCORE, option)], ciphertext)

@@ -1,11 +1,11 @@
-"""Where virtual devices find their server, in the clear or over DTLS, and with which keys.
+"""Where virtual devices find their server, in the clear, over DTLS or with OSCORE, and with which keys.
 
 Owns the options and what they come to, shared by the commands that run such devices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +17,7 @@ from headwater.exits import Exit, Stop
 from headwater.options import address
 
 if TYPE_CHECKING:
-    from security.credentials.kinds import Psk
+    from security.credentials.kinds import Oscore, Psk
 
 CLEAR, SECURE = "coap://", "coaps://"
 #: RFC 7252 section 12.6 and 12.7.
@@ -64,6 +64,12 @@ class DeviceServer:
             "--psk-list", metavar="FILE", help="A key for each device, as `headwater credentials import` takes it."
         ),
     ] = None
+    oscore_list: Annotated[
+        Path | None,
+        typer.Option(
+            "--oscore-list", metavar="FILE", help="Speak OSCORE; a context for each device, as --psk-list has keys."
+        ),
+    ] = None
 
     @property
     def place(self) -> str:
@@ -73,6 +79,8 @@ class DeviceServer:
             return f"127.0.0.1:{_PORTS[SECURE if secured else CLEAR]}"
         if secured and server.startswith(CLEAR):
             raise Stop(Exit.USAGE, f"--server {server} is in the clear and needs no key: for DTLS say {SECURE}…")
+        if self.oscore_list is not None and server.startswith(SECURE):
+            raise Stop(Exit.USAGE, f"--server {server} is for DTLS, and OSCORE needs none: say {CLEAR}…")
         if not secured and server.startswith(SECURE):
             raise Stop(
                 Exit.USAGE,
@@ -81,17 +89,21 @@ class DeviceServer:
             )
         return server.removeprefix(CLEAR).removeprefix(SECURE)
 
-    def keys(self, endpoints: Sequence[str]) -> dict[str, Psk] | None:
+    def keys(self, endpoints: Sequence[str]) -> Mapping[str, Psk | Oscore] | None:
         """The key of each endpoint, None for devices in the clear. Raises Stop, SecurityError."""
         if self.psk_file is not None and self.psk_list is not None:
             raise Stop(Exit.USAGE, "--psk-file and --psk-list: one of them")
         if self.psk_identity is not None and self.psk_file is None:
             raise Stop(Exit.USAGE, "--psk-identity goes with --psk-file; in a --psk-list each line has its own")
-        if self.psk_file is None and self.psk_list is None:
+        if self.oscore_list is not None and (self.psk_file is not None or self.psk_list is not None):
+            raise Stop(Exit.USAGE, "--oscore-list is for OSCORE, and --psk-file and --psk-list for DTLS: one of them")
+        if self.psk_file is None and self.psk_list is None and self.oscore_list is None:
             return None
-        from gateway.devices.keys import listed_keys, shared_key
+        from gateway.devices.keys import listed_contexts, listed_keys, shared_key
 
         now = datetime.now(UTC)
+        if self.oscore_list is not None:
+            return listed_contexts(self.oscore_list, endpoints, now)
         if self.psk_list is not None:
             return listed_keys(self.psk_list, endpoints, now)
         assert self.psk_file is not None

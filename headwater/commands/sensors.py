@@ -1,4 +1,4 @@
-"""``headwater sensor``: virtual devices with a few sensors, in the clear or over DTLS. Runs until told to stop."""
+"""``headwater sensor``: virtual devices, in the clear, over DTLS or with OSCORE. Runs until told to stop."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def sensor(
     """Run virtual LwM2M devices: objects 1, 3, 3303 (two instances) and 3304; their values move.
 
     With a key they speak DTLS. It never goes onto the command line, where others on the machine see it: --psk-file has
-    one as `headwater credentials add NAME --psk` prints it, --psk-list one for each device.
+    one as `headwater credentials add NAME --psk` prints it, --psk-list one for each device. With --oscore-list they
+    speak OSCORE, over coap://; their keys are derived anew at each start (RFC 8613 appendix B.2).
 
     \b
     Examples:
@@ -60,6 +61,7 @@ def sensor(
     headwater sensor --server gateway:5683 --endpoint sensor --count 50 --period 0.5
     headwater sensor --server coaps://gateway --endpoint sensor-1 --psk-file sensor-1.key
     headwater sensor --server coaps://gateway --endpoint sensor --count 50 --psk-list devices.csv
+    headwater sensor --server coap://gateway --endpoint sensor --count 50 --oscore-list contexts.csv
     """
     from gateway.devices.client import Version
     from gateway.devices.fleet import names
@@ -67,7 +69,7 @@ def sensor(
     from headwater.demo.journal import JournalTally
     from headwater.running import run_until_stopped
 
-    psks = where.keys(names(endpoint, count))
+    keys = where.keys(names(endpoint, count))
     reached = where.place
 
     async def main(stop: asyncio.Event) -> None:
@@ -84,7 +86,7 @@ def sensor(
                 queue=queue,
                 tally=tally,
                 seed=seed,
-                psks=psks,
+                keys=keys,
                 images=images,
             )
         finally:

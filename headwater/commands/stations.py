@@ -104,7 +104,7 @@ def station(
 
     The sensors are temperature, humidity, pressure, air_quality, particulate_matter, noise, illuminance, wind_speed and
     rainfall; --add knows water_level too. A reading follows the trend of the sensor's last 300 and is pulled back to
-    its mean; now and then there is an outlier. With a key they speak DTLS, as `headwater sensor` does.
+    its mean; now and then there is an outlier. With a key they speak DTLS or OSCORE, as `headwater sensor` does.
 
     \b
     Examples:
@@ -128,7 +128,7 @@ def station(
     if both := [one.name for one in later if one in chosen]:
         raise Stop(Exit.USAGE, f"--add {both[0]}: the station has that sensor from the beginning")
     seconds = seconds_between(period, len(chosen), chosen=bool(metric))
-    psks = where.keys(names(endpoint, count))
+    keys = where.keys(names(endpoint, count))
     reached = where.place
 
     async def main(stop: asyncio.Event) -> None:
@@ -157,7 +157,7 @@ def station(
                 tally=tally,
                 on_outlier=None if noted is None else noted.made,
                 seed=seed,
-                psks=psks,
+                keys=keys,
             )
         finally:
             if isinstance(tally, JournalTally):

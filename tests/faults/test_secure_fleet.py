@@ -83,7 +83,7 @@ def test_what_is_acknowledged_over_a_bad_line_is_recorded_once(kafka: Cluster, t
                 ack_timeout=0.3,
                 tally=tally,
                 seed=1,
-                psks=listed_keys(keys.list, endpoints, datetime.now(UTC)),
+                keys=listed_keys(keys.list, endpoints, datetime.now(UTC)),
             )
         )
         await asyncio.wait_for(kept.enough.wait(), 90)

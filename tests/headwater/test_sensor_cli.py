@@ -67,12 +67,15 @@ def test_scheme_and_key_go_together() -> None:
     key = private("s.key", KEY + "\n")
     assert "--psk-file FILE" in refused("--server", "coaps://127.0.0.1")
     assert "for DTLS say coaps://" in refused("--server", "coap://127.0.0.1", "--psk-file", key)
+    listed = private("l.csv", f"endpoint,kind,master_secret,sender_id,recipient_id\ns,oscore,{KEY},01,02\n")
+    assert "OSCORE needs none: say coap://" in refused("--server", "coaps://127.0.0.1", "--oscore-list", listed)
 
 
 def test_options_of_keys_that_contradict_each_other_are_refused() -> None:
     key = private("s.key", KEY + "\n")
     assert "one of them" in refused("--psk-file", key, "--psk-list", key)
     assert "goes with --psk-file" in refused("--psk-identity", "me")
+    assert "one of them" in refused("--psk-file", key, "--oscore-list", key)
     assert "--psk-list FILE has a key for each" in refused("--psk-file", key, "--count", "2")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.devices.keys import listed_keys, shared_key
+from gateway.devices.keys import listed_contexts, listed_keys, shared_key
 from security.errors import Exposed, InvalidCredential
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -55,3 +55,15 @@ def test_list_that_others_can_read_is_refused(tmp_path: Path) -> None:
     file.chmod(0o644)
     with pytest.raises(Exposed, match="chmod 600"):
         listed_keys(file, ["s-1"], NOW)
+
+
+def test_context_is_of_one_name_and_has_no_id_context(tmp_path: Path) -> None:
+    head = "endpoint,kind,master_secret,sender_id,recipient_id,id_context"
+    rows = [f"s-1,oscore,{KEYS[1]},01,02,", f"s-*,oscore,{KEYS[2]},03,04,", f"t,oscore,{KEYS[3]},05,06,77"]
+    file = _file(tmp_path, "\n".join([head, *rows]))
+    (found,) = listed_contexts(file, ["s-1"], NOW).values()
+    assert (found.sender_id, found.recipient_id) == (b"\1", b"\2")
+    with pytest.raises(InvalidCredential, match="no OSCORE context for s-2: give each a line"):
+        listed_contexts(file, ["s-1", "s-2"], NOW)
+    with pytest.raises(InvalidCredential, match="leave it out, here and at the gateway"):
+        listed_contexts(file, ["t"], NOW)

@@ -47,7 +47,7 @@ async def running(psk: Psk | None = None, **options: Any) -> AsyncIterator[Rig]:
             endpoint="ep",
             server_host="127.0.0.1",
             server_port=before.port,
-            psk=psk or _psk(),
+            key=psk or _psk(),
             **{"retry_first": 0.05, "ack_timeout": 0.2, **options},
         )
         tally = Tally(keep=True)
@@ -212,7 +212,7 @@ def test_fleet_speaks_over_ipv6() -> None:
     async def scenario() -> None:
         async with serve() as server, front({b"id-s": KEY}, server.port, "::1") as before:
             stop = asyncio.Event()
-            life = asyncio.create_task(run_sensors(f"[::1]:{before.port}", "s", stop=stop, psks={"s": _psk("s")}))
+            life = asyncio.create_task(run_sensors(f"[::1]:{before.port}", "s", stop=stop, keys={"s": _psk("s")}))
             assert (await server.directory.next()).query["ep"] == "s"
             stop.set()
             await asyncio.wait_for(life, 20)
@@ -228,7 +228,7 @@ def test_fleet_has_a_key_for_each_of_its_devices() -> None:
         async with serve() as server, front(keys, server.port) as before:
             stop = asyncio.Event()
             life = asyncio.create_task(
-                run_sensors(f"127.0.0.1:{before.port}", "s", stop=stop, count=3, period=0.1, psks=psks)
+                run_sensors(f"127.0.0.1:{before.port}", "s", stop=stop, count=3, period=0.1, keys=psks)
             )
             names = {(await server.directory.next()).query["ep"] for _ in range(3)}
             assert names == set(psks)
