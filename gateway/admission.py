@@ -91,17 +91,17 @@ class Admission:
                     Code.FORBIDDEN, "this endpoint has credentials: it registers over DTLS (coaps) or with OSCORE"
                 )
             return ep
+        if self._access is not None and ep is not None and self._access.may_register(peer.identity, ep):
+            return ep
         what = "key" if proof_of(peer.identity) is None else "certificate"
         endpoints = frozenset() if self._access is None else self._access.endpoints(peer.identity)
-        if self._access is None or not endpoints:
+        if not endpoints:
             raise Refused(Code.FORBIDDEN, f"the {what} of this session is no longer good")
-        if ep is None:
-            if len(endpoints) > 1 or any(map(is_pattern, endpoints)):
-                raise Refused(Code.BAD_REQUEST, f"ep is missing, and this {what} is for several endpoints")
-            return next(iter(endpoints))
-        if not self._access.may_register(peer.identity, ep):
+        if ep is not None:
             raise Refused(Code.FORBIDDEN, f"the {what} of this session is not for this endpoint")
-        return ep
+        if len(endpoints) > 1 or any(map(is_pattern, endpoints)):
+            raise Refused(Code.BAD_REQUEST, f"ep is missing, and this {what} is for several endpoints")
+        return next(iter(endpoints))
 
     def behind(self, gateway: str, ep: str) -> None:
         """See that the endpoint ``gateway`` may tell of ``ep`` as a device behind it.

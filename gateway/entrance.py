@@ -33,7 +33,7 @@ def open_entrance(
         line = SecureLine(
             *coaps,
             access.key,
-            lambda one: access.only_endpoint(one) is not None,
+            access.only_endpoint,
             certificates=None if certificate is None else _certificates(certificate, access),
         )
     except BaseException:

@@ -312,10 +312,9 @@ class Gateway:
             # Again and again, until it is durable.
             parts.registrations.end(device)
 
-    def _peer_of(self, identity: str) -> SecurePeer | None:
-        """Whose registration a new session goes on with: where the key is for one endpoint alone, that one's."""
-        ep = None if self._access is None else self._access.only_endpoint(identity)
-        device = None if ep is None or self._parts is None else self._parts.registry.device(ep)
+    def _peer_of(self, identity: str, ep: str) -> SecurePeer | None:
+        """Whose registration a new session goes on with, if its key is for this endpoint alone."""
+        device = None if self._parts is None else self._parts.registry.device(ep)
         if device is None or not isinstance(device.address, SecurePeer) or device.address.identity != identity:
             return None
         return device.address

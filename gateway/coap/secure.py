@@ -53,9 +53,9 @@ class Receiver(Protocol):
 class SecureLine:
     """One UDP socket with DTLS.
 
-    ``keys`` has the pre-shared key of an identity; ``is_for_one`` says whether it is for one endpoint name alone, so
-    that a new session ends the one before. Neither raises or blocks. ``certificates`` has the sessions of those who
-    show one; without it they are refused.
+    ``keys`` has the pre-shared key of an identity; ``only_endpoint`` the one endpoint name that it is for, so that a
+    new session ends the one before, or None where it is for several. Neither raises or blocks. ``certificates`` has the
+    sessions of those who show one; without it they are refused.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SecureLine:
         host: str,
         port: int,
         keys: Callable[[bytes], bytes | None],
-        is_for_one: Callable[[str], bool] = lambda _: True,
+        only_endpoint: Callable[[str], str | None],
         certificates: CertificateServer | None = None,
     ) -> None:
         """Bind at once.
@@ -73,8 +73,8 @@ class SecureLine:
         """
         self._socket = bind(host, port)
         self._sides = Sides(Server(keys), certificates)
-        self._is_for_one = is_for_one
-        self._known: Callable[[str], SecurePeer | None] = lambda _: None
+        self._only_endpoint = only_endpoint
+        self._known: Callable[[str, str], SecurePeer | None] = lambda _, __: None
         self._peers: dict[AnySession, SecurePeer] = {}
         #: Of keys that are for one endpoint, the peer that has a session; of others all sessions, the oldest first.
         self._alone: dict[str, SecurePeer] = {}
@@ -89,12 +89,13 @@ class SecureLine:
         #: What could not be sent, by reason.
         self.unsent: Counter[str] = Counter({"no session": 0})
 
-    def serve(self, known: Callable[[str], SecurePeer | None]) -> None:
-        """Ask ``known`` from now on for the peer that an identity was the last time, None if it could be several; and
-        for those, too, who are here already."""
+    def serve(self, known: Callable[[str, str], SecurePeer | None]) -> None:
+        """Ask ``known`` from now on for the peer that an identity was the last time, with the one endpoint name that it
+        is for; and for those, too, who are here already."""
         self._known = known
         for session, peer in list(self._peers.items()):
-            before = known(peer.identity)
+            ep = self._only_endpoint(peer.identity)
+            before = None if ep is None else known(peer.identity, ep)
             if before is not None and before is not peer and peer.session is session:
                 self._give(session, before)
                 before.proven, before.moved_at = peer.proven, peer.moved_at
@@ -195,10 +196,13 @@ class SecureLine:
             self._forget([replaced])
         # The store has only identities that are UTF-8.
         identity = session.identity.decode("utf-8")
-        peer = self._known(identity) or self._alone.get(identity) or SecurePeer(identity, session.address)
+        # Once, as the credentials are now: they may be others than when the key was asked for.
+        ep = self._only_endpoint(identity)
+        before = None if ep is None else self._known(identity, ep)
+        peer = before or self._alone.get(identity) or SecurePeer(identity, session.address)
         self._give(session, peer)
         peer.proven = True
-        if self._is_for_one(identity):
+        if ep is not None:
             self._alone[identity] = peer
         else:
             self._bound(identity, session)

@@ -79,6 +79,26 @@ def test_key_is_for_its_name_or_for_what_fits_its_pattern(admission: Admission) 
     assert _refused(admission, SecurePeer("removed", HERE), "press-1") is Code.FORBIDDEN
 
 
+def test_a_registration_with_a_key_is_one_look_at_the_store(tmp_path: Path) -> None:
+    looks: list[bytes] = []
+
+    class Watched(SqliteCredentials):
+        def psk(self, identity: bytes) -> Psk | None:
+            looks.append(identity)
+            return super().psk(identity)
+
+    store = Watched(tmp_path / "credentials.db", make=True)
+    store.put([_psk("press-1", "own"), _psk("lathe-*", "shared")], Put.NEW)
+    admission = Admission(Access(store))
+    admission.endpoint(SecurePeer("own", HERE), "press-1")
+    admission.endpoint(SecurePeer("shared", HERE), "lathe-7")
+    assert looks == [b"own", b"shared"]
+    # As it is at that moment.
+    store.remove([CredentialId(Kind.PSK, "own")])
+    assert _refused(admission, SecurePeer("own", HERE), "press-1") is Code.FORBIDDEN
+    store.close()
+
+
 def test_name_that_has_a_key_does_not_register_in_the_clear(admission: Admission) -> None:
     assert _refused(admission, HERE, "press-1") is Code.FORBIDDEN
     assert _refused(admission, HERE, "lathe-9") is Code.FORBIDDEN

@@ -108,9 +108,9 @@ class Device:
 
 @asynccontextmanager
 async def _running(
-    handler: Handler, keys: dict[bytes, bytes], is_for_one: Callable[[str], bool] = lambda _: True
+    handler: Handler, keys: dict[bytes, bytes], only_endpoint: Callable[[str], str | None] = str
 ) -> AsyncIterator[tuple[Endpoint, SecureLine, Device]]:
-    line = SecureLine("127.0.0.1", 0, keys.get, is_for_one)
+    line = SecureLine("127.0.0.1", 0, keys.get, only_endpoint)
     endpoint = Endpoint(None, handler, secure=line, seed=1)
     endpoint.start(asyncio.get_running_loop())
     device = Device(endpoint.local_address)
@@ -156,7 +156,7 @@ def test_message_ids_are_of_a_session() -> None:
     async def run() -> None:
         handler = Handler()
         async with _running(handler, {b"dev": KEY}) as (_, line, device):
-            line.serve(lambda _: handler.requests[-1].address if handler.requests else None)  # type: ignore[arg-type, return-value]  # over DTLS all are peers
+            line.serve(lambda *_: handler.requests[-1].address if handler.requests else None)  # type: ignore[arg-type]  # over DTLS all are peers
             await device.connect()
             await device.ask(_request(1))
             await device.ask(_request(1))
@@ -236,7 +236,7 @@ def test_request_to_a_device_without_a_session_is_lost_like_any_datagram() -> No
         handler = Handler()
         async with _running(handler, {b"dev": KEY}) as (endpoint, line, device):
             peer = SecurePeer("dev", ("127.0.0.1", 9))
-            line.serve(lambda _: peer)
+            line.serve(lambda *_: peer)
             asked = endpoint.request(peer, Code.GET, [(Option.URI_PATH, b"3")], timeout=WAIT_S)
             assert line.unsent["no session"] == 1
             # It comes back while the request is still repeated.
@@ -258,7 +258,7 @@ def test_session_that_was_made_before_the_registrations_are_known_goes_on_with_o
             await device.connect()
             await device.ask(_request(1))
             restored = SecurePeer("dev", ("127.0.0.1", 9))
-            line.serve(lambda _: restored)
+            line.serve(lambda *_: restored)
             await device.ask(_request(2))
             assert handler.requests[0].address is not restored
             assert handler.requests[1].address is restored
@@ -285,7 +285,7 @@ def test_key_for_many_has_a_bound_and_its_oldest_goes(monkeypatch: pytest.Monkey
     async def run() -> None:
         handler = Handler()
         keys = {b"dev": KEY, b"other": KEY}
-        async with _running(handler, keys, lambda identity: identity == "other") as (endpoint, line, device):
+        async with _running(handler, keys, {"other": "other"}.get) as (endpoint, line, device):
             other = Device(line.local_address)
             other.client = Client(identity=b"other", key=KEY, cid=b"")
             other.say(*other.client.start())
@@ -323,5 +323,27 @@ def test_answer_to_what_was_asked_in_a_session_does_not_go_into_the_next() -> No
             assert endpoint.open_requests == 0
             handler.hold = None
             assert (await device.ask(_request(1))).payload == b"ok"
+
+    asyncio.run(run())
+
+
+def test_a_new_session_is_one_look_at_whom_its_key_is_for() -> None:
+    async def run() -> None:
+        looks: list[str] = []
+        told: list[tuple[str, str]] = []
+
+        def only_endpoint(identity: str) -> str:
+            looks.append(identity)
+            return f"ep of {identity}"
+
+        def known(identity: str, ep: str) -> None:
+            told.append((identity, ep))
+
+        async with _running(Handler(), {b"dev": KEY}, only_endpoint) as (_, line, device):
+            line.serve(known)
+            for _ in range(2):
+                await device.connect()
+            assert looks == ["dev", "dev"]
+            assert told == [("dev", "ep of dev")] * 2
 
     asyncio.run(run())
