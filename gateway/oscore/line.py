@@ -80,6 +80,9 @@ class OscoreLine:
         for one in stored.oscore_observations:
             if one.token in observed:
                 self._observations.setdefault(one.digest, []).append(one)
+        #: The tokens of those that belong to no association yet: a device may notify before its registration is read
+        #: back, or while the credentials cannot be read.
+        self._kept = {one.token for rows in self._observations.values() for one in rows}
         self._associations: dict[str, Association] = {}
         #: By what a message says of itself, as the credentials were when it was asked last.
         self._named: dict[tuple[bytes, bytes | None], Association] = {}
@@ -157,6 +160,7 @@ class OscoreLine:
         self._peers[peer.credential] = peer
         self._at.setdefault(peer.udp, peer)
         for one in self._observations.pop(made.digest, ()):
+            self._kept.discard(one.token)
             self._asked[one.token] = Asked(made, one.partial_iv, 0.0, answered=True, observes=True)
         return made
 
@@ -274,7 +278,7 @@ class OscoreLine:
             self._renewals.done(credential)
             if self._associations.get(credential.id.name) is None:
                 # One that was read back, perhaps: its numbers are of other keys.
-                self._observations.pop(known.digest, None)
+                self._kept.difference_update(one.token for one in self._observations.pop(known.digest, ()))
             self.renewed += 1
             return made
         try:
@@ -333,6 +337,10 @@ class OscoreLine:
         self, message: Message, value: bytes | None, address: UdpAddress, now: float
     ) -> Opened | Again | Stray | None:
         asked = self._asked.get(message.token)
+        if asked is None and message.token in self._kept:
+            # It comes again; a reset would end the observation (RFC 7641 section 3.6).
+            self.refused["OSCORE notification before its device is known"] += 1
+            return None
         if asked is None:
             self.refused["OSCORE response to nothing"] += 1
             return Stray()

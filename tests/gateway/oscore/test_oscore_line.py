@@ -26,11 +26,11 @@ from gateway.coap.message import Code as OurCode
 from gateway.coap.message import Option, build, parse
 from gateway.coap.peers import Address, OscorePeer
 from gateway.oscore.association import RESERVED
-from gateway.oscore.found import Again, Opened, Renewing, Unverified
+from gateway.oscore.found import Again, Opened, Renewing, Stray, Unverified
 from gateway.oscore.line import MOST_REFUSALS, OscoreLine
 from gateway.oscore.renewal import unwrapped
 from gateway.oscore.window import SIZE
-from gateway.state import State, StateUnavailable
+from gateway.state import State, StateUnavailable, StoredObservation
 from security.credentials.sqlite import SqliteCredentials
 from tests.oscore_device import DeviceContext, credential, oscore_store
 
@@ -250,6 +250,51 @@ async def test_notification_that_may_never_have_been_recorded_is_not_acknowledge
         assert isinstance(line.take(parse(second), HERE, 0.0), Again)
         line.dropped(peer, 11)
         assert line.take(parse(first), HERE, 0.0) is None
+
+
+@on_a_loop
+async def test_notification_before_its_registration_is_read_back_is_left_to_come_again(tmp_path: Path) -> None:
+    peer, device = OscorePeer("01", HERE), DeviceContext(OF, first=5)
+    token = b"observed"
+    async with _line(tmp_path) as (line, state):
+        line.adopt([peer])
+        await state.durable()
+        observe = build(0, OurCode.GET, 7, token, [(Option.OBSERVE, b""), (Option.URI_PATH, b"3")])
+        asked = Message.decode(line.close_request(peer, observe, 0.0) or b"")
+        asked.direction = Direction.INCOMING
+        _, request_id = device.unprotect(asked)
+        request_id.can_reuse_nonce = False
+
+        def notification(mid: int) -> bytes:
+            plain = Message(code=Code.CONTENT, payload=b"21.5", observe=1)
+            plain.direction = Direction.OUTGOING
+            outer, _ = device.protect(plain, request_id)
+            outer.mtype, outer.mid, outer.token = CON, mid, token
+            datagram: bytes = outer.encode()
+            return datagram
+
+        assert isinstance(line.take(parse(notification(11)), HERE, 0.0), Opened)
+        state.put_observation(
+            StoredObservation(
+                token=token,
+                ep="press-1",
+                path="/3",
+                ticket="t",
+                observation_id="o",
+                content_format=None,
+                declared=True,
+                created_ms=0,
+            )
+        )
+        line.acknowledge(peer, 11, lambda: None)
+        await state.durable()
+    early = notification(12)
+    async with _line(tmp_path) as (line, _):
+        # No reset, which would end the observation.
+        assert line.take(parse(early), HERE, 0.0) is None
+        line.adopt([peer])
+        assert isinstance(line.take(parse(early), HERE, 0.0), Opened)
+        assert isinstance(line.take(parse(early[:4] + b"nobody's" + early[12:]), HERE, 0.0), Stray)
 
 
 @on_a_loop
