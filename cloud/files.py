@@ -7,19 +7,10 @@ gateway puts them together (`gateway.file_cache`).
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 
-from cloud.requests import NotSent
-from connectors.kafka import (
-    Cluster,
-    KafkaError,
-    KafkaException,
-    Message,
-    ensure_topics,
-    producer,
-    read_to_end,
-)
+from cloud.writing import Record, write
+from connectors.kafka import Cluster, ensure_topics, read_to_end
 from schemas.avro.topics import FAMILIES, TopicKind, Topics
 from schemas.files import PIECE, File, NoPiece, describe, piece_of, pieces
 
@@ -72,38 +63,14 @@ def send(cluster: Cluster, gateway: str, file: File, data: bytes, *, again: bool
     ensure_topics(cluster, {topic: FAMILIES[TopicKind.FILES].partitions})
     if not again and is_there(cluster, gateway, file, data):
         return False
-    failures: list[KafkaError] = []
-    confirmed = 0
-
-    def report(error: KafkaError | None, _: Message) -> None:
-        nonlocal confirmed
-        if error is None:
-            confirmed += 1
-        else:
-            failures.append(error)
-
-    until = time.monotonic() + 10.0 + _PER_PIECE_S * file.pieces
-    client = producer(
+    write(
         cluster,
-        message_timeout_ms=int((until - time.monotonic()) * 1000),
-        enable_gapless_guarantee=False,
+        topic,
+        (Record(key=one.key, value=one.data, partition=0, headers=one.headers) for one in pieces(file, data)),
+        file.name,
+        timeout=10.0 + _PER_PIECE_S * file.pieces,
+        in_vain=", so not send files to these devices",
         # A piece a batch: the topic takes no larger ones.
         batch_size=PIECE,
     )
-    try:
-        for piece in pieces(file, data):
-            client.produce(topic, piece.data, piece.key, 0, headers=piece.headers, on_delivery=report)
-            client.poll(0)
-        while confirmed < file.pieces and not failures and time.monotonic() < until:
-            client.poll(0.1)
-    except (KafkaException, BufferError) as exc:
-        raise NotSent(f"{file.name} was not taken by Kafka at {cluster.bootstrap}: {exc}") from exc
-    finally:
-        client.purge()
-        with contextlib.suppress(KafkaException):
-            client.flush(1.0)
-    if failures:
-        raise NotSent(f"{file.name} was not taken by Kafka at {cluster.bootstrap}: {failures[0].str()}")
-    if confirmed < file.pieces:
-        raise NotSent(f"Kafka at {cluster.bootstrap} did not confirm all of {file.name} in time")
     return True

@@ -7,39 +7,21 @@ no consumer group that could be left behind.
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
 from dataclasses import dataclass
 
 from cloud.feed import SLICE, Feed, Start
 from cloud.interrupts import interruptible
-from connectors.kafka import (
-    REFUSALS,
-    Cluster,
-    KafkaError,
-    KafkaException,
-    Message,
-    NotAllowed,
-    TopicMissing,
-    partition_counts,
-    producer,
-)
+from cloud.writing import Record, write
+from connectors.kafka import Cluster, TopicMissing, partition_counts
 from schemas.avro.records import Key, Request, Response
 from schemas.avro.serde import encode
 from schemas.avro.topics import Topics
 from schemas.lwm2m.path import Path, PathError
 
 
-class RequestFailed(Exception):
-    """A request had no answer. The tree: NotSent (Kafka does not have it), NoReply (Kafka has it)."""
-
-
-class NotSent(RequestFailed):
-    """Kafka did not confirm the request: it may or may not be in the topic."""
-
-
-class NoReply(RequestFailed):
+class NoReply(Exception):
     """The request is in Kafka, and no reply came in time; the gateway may still carry it out."""
 
 
@@ -87,6 +69,7 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
     Raises:
         Unreachable: no broker answered.
         TopicMissing: the gateway's topics do not exist on this cluster.
+        NotAllowed: who we are may not write to the topic of requests.
         NotSent, NoReply: see there.
     """
     topics = Topics(gateway)
@@ -102,7 +85,15 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
             )
     with interruptible(lambda: Feed(cluster, [topics.replies], start=Start.END, timeout=reach)) as replies:
         began = time.monotonic()
-        _produce(cluster, topics.requests, request, max(5.0, reach))
+        write(
+            cluster,
+            topics.requests,
+            [Record(key=encode(Key(ep=request.ep)), value=encode(request))],
+            f"the request with ticket {request.ticket}",
+            timeout=max(5.0, reach),
+            in_vain=", so not command these devices",
+            linger_ms=0,
+        )
         deadline = time.monotonic() + timeout
         strangers = 0
         while (left := deadline - time.monotonic()) > 0:
@@ -113,64 +104,6 @@ def ask(cluster: Cluster, gateway: str, request: Request, *, timeout: float = 30
                     return Exchange(request=request, response=item.record, seconds=time.monotonic() - began)
                 strangers += item.record.ticket == request.ticket
         raise NoReply(_no_reply(cluster, topics, request, timeout, strangers))
-
-
-def _produce(cluster: Cluster, topic: str, request: Request, timeout: float) -> None:
-    failures: list[KafkaError] = []
-    delivered: list[Message] = []
-
-    def report(error: KafkaError | None, message: Message) -> None:
-        if error is None:
-            delivered.append(message)
-        else:
-            failures.append(error)
-
-    refused: list[KafkaError] = []
-
-    def complain(error: KafkaError) -> None:
-        if error.code() in REFUSALS:
-            refused.append(error)
-
-    deadline = time.monotonic() + timeout
-    # Bounded, other than the processes' producers: a person is waiting, and must not be left with a request that
-    # goes out minutes after the command has said that it failed.
-    # It is one record, which needs nothing before it: gapless, the client would fail for good and not say why.
-    client = producer(
-        cluster,
-        message_timeout_ms=int(timeout * 1000),
-        linger_ms=0,
-        enable_gapless_guarantee=False,
-        error_cb=complain,
-    )
-    try:
-        client.produce(topic, key=encode(Key(ep=request.ep)), value=encode(request), on_delivery=report)
-        while not delivered and not failures and time.monotonic() < deadline:
-            client.poll(SLICE)
-    except KafkaException as exc:
-        if refused or exc.args[0].code() in REFUSALS:
-            raise _not_allowed(cluster, topic, refused[0] if refused else exc.args[0]) from exc
-        raise NotSent(f"the request was not taken by Kafka at {cluster.bootstrap}: {exc.args[0].str()}") from exc
-    finally:
-        client.purge()
-        with contextlib.suppress(KafkaException):  # of one that failed for good
-            client.flush(1.0)
-    refused.extend(failure for failure in failures if failure.code() in REFUSALS)
-    if refused and not delivered:
-        raise _not_allowed(cluster, topic, refused[0])
-    if failures and not delivered:
-        raise NotSent(f"the request was not taken by Kafka at {cluster.bootstrap}: {failures[0].str()}")
-    if not delivered:
-        raise NotSent(f"Kafka at {cluster.bootstrap} did not confirm the request with ticket {request.ticket} in time")
-
-
-def _not_allowed(cluster: Cluster, topic: str, error: KafkaError) -> NotAllowed:
-    # Who may write to no topic at all is refused before any is named.
-    return NotAllowed(
-        error,
-        f"Kafka at {cluster.bootstrap} refuses {cluster.speaker}: it may not write to {topic}, so not command these "
-        f"devices ({error.str()}). `headwater acl rights {cluster.speaker} --side edge|cloud` says which rights it "
-        "should have",
-    )
 
 
 def _no_reply(cluster: Cluster, topics: Topics, request: Request, timeout: float, strangers: int) -> str:

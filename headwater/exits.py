@@ -41,7 +41,8 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
     if isinstance(error, Stop):
         return error.code, str(error)
     # Imported here: this is asked once, at the end, and the help must not wait for Kafka's client.
-    from cloud.requests import NoReply, NotSent
+    from cloud.requests import NoReply
+    from cloud.writing import NotSent
     from connectors.broker_admin import NoAccessControl
     from connectors.kafka import KafkaException, TopicMissing, Unreachable
     from connectors.store_users import InvalidStoreUser, StoreRefused, StoreUnreachable

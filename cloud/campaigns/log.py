@@ -25,8 +25,8 @@ from cloud.campaigns.plan import (
     plan_json,
     plan_of,
 )
-from cloud.requests import NotSent
-from connectors.kafka import Cluster, Message, ensure_topics, partition_counts, producer, read_to_end
+from cloud.writing import Record, write
+from connectors.kafka import Cluster, Message, ensure_topics, partition_counts, read_to_end
 from security.acls import campaigns_topic
 
 _log = structlog.get_logger("headwater.campaigns")
@@ -133,19 +133,14 @@ def say(cluster: Cluster, gateway: str, *records: tuple[str, bytes]) -> None:
 
     Raises:
         Unreachable, KafkaException: Kafka did not answer, or refused.
-        NotSent: it did not confirm them in time.
+        NotSent: it did not take them, or not confirm them in time.
     """
     make(cluster, gateway)
-    client = producer(cluster, message_timeout_ms=15_000, enable_gapless_guarantee=False)
-    failures: list[str] = []
-    for key, value in records:
-        client.produce(
-            campaigns_topic(gateway),
-            value,
-            key.encode(),
-            0,
-            on_delivery=lambda error, _: failures.append(error.str()) if error is not None else None,
-        )
-    left = client.flush(20.0)
-    if failures or left:
-        raise NotSent(f"Kafka at {cluster.bootstrap} did not take it: {failures[0] if failures else 'no answer'}")
+    write(
+        cluster,
+        campaigns_topic(gateway),
+        [Record(key=key.encode(), value=value, partition=0) for key, value in records],
+        f"what became of a campaign of {gateway}",
+        timeout=15.0,
+        in_vain=", so not run campaigns there",
+    )

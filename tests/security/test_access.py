@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from cloud.campaigns.log import say
+from cloud.files import send
 from connectors.broker_admin import change_bindings, stored_bindings
 from connectors.kafka import Cluster, NotAllowed, Unreachable, ensure_topics, partition_counts
 from headwater.servers import broker
 from schemas.avro.topics import FAMILIES, Topics
+from schemas.files import describe
 from security import acls
 from security.acls import Operation, Resource, Side
 from security.identities import Identity, Role
@@ -228,6 +231,17 @@ def test_a_revoked_identity_is_shut_out_at_once_and_its_successor_let_in(pair: P
     finally:
         pair.acl(side, "apply")
     assert attempt.written(stolen, [topic]) == {topic}
+
+
+def test_whoever_may_not_write_is_told_so_and_what_it_means(pair: Pair) -> None:
+    file, data = describe(b"firmware", "fw.bin"), b"firmware"
+    # A gateway reads the files that are sent to it.
+    words = f"gateway:{OWN}: it may not write to {Topics(OWN).files}, so not send files to these devices"
+    with pytest.raises(NotAllowed, match=words):
+        send(pair.at(Side.EDGE, f"gateway:{OWN}"), OWN, file, data)
+    with pytest.raises(NotAllowed, match=f"user:anna: it may not write to {acls.campaigns_topic(OTHER)}, so not run"):
+        say(pair.at(Side.CLOUD, "user:anna"), OTHER, ("control/one", b"{}"))
+    assert send(pair.at(Side.CLOUD, "user:anna"), OWN, file, data)
 
 
 def test_whoever_is_refused_is_told_which_identity_lacks_what(pair: Pair, tmp_path: Path) -> None:
