@@ -242,7 +242,13 @@ def _look_of(fleet: Fleet) -> Callable[[], Material]:
 
 
 #: Those that are added to a gateway's.
-_ADDED = ("gateway/certificate", "gateway/authorities", "gateway/credentials")
+_ADDED = (
+    "gateway/certificate",
+    "gateway/authorities",
+    "gateway/credentials",
+    "gateway/bootstrap-certificate",
+    "gateway/bootstrap-authorities",
+)
 #: The stack files that a fleet may use.
 STACKS = (
     *_ADDED,
@@ -273,17 +279,15 @@ def _based(fleet: Fleet, folder: Path, stacks: Path | None) -> Fleet:
                     else given
                     for job, given in gateway.analytics.items()
                 },
-                "x509": gateway.x509
-                and gateway.x509.model_copy(
-                    update={
-                        "cert": folder / gateway.x509.cert,
-                        "key": folder / gateway.x509.key,
-                        "ca": gateway.x509.ca and folder / gateway.x509.ca,
-                    }
-                ),
+                "x509": gateway.x509 and gateway.x509.within(folder),
                 "credentials": gateway.credentials and folder / gateway.credentials,
                 "bootstrap": gateway.bootstrap
-                and gateway.bootstrap.model_copy(update={"config": folder / gateway.bootstrap.config}),
+                and gateway.bootstrap.model_copy(
+                    update={
+                        "config": folder / gateway.bootstrap.config,
+                        "x509": gateway.bootstrap.x509 and gateway.bootstrap.x509.within(folder),
+                    }
+                ),
             }
         )
         for name, gateway in fleet.gateways.items()

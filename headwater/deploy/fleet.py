@@ -162,16 +162,6 @@ class Cloud(_Part):
     settings: Settings = Field(default_factory=dict)
 
 
-class Bootstrap(_Part):
-    """The bootstrap server of a gateway. ``config`` is a file as docs/bootstrap.md has it, relative to the fleet's
-    file; with ``insecure`` whoever asks at ``coap_port`` gets a key."""
-
-    config: Path
-    coap_port: Port = 5693
-    coaps_port: Port = 5694
-    insecure: bool = False
-
-
 class X509(_Part):
     """The certificate of a server of devices: PEM files on this machine, relative to the fleet's file. ``ca`` has the
     authorities that devices' certificates of usage 0 and 1 must come from."""
@@ -179,6 +169,22 @@ class X509(_Part):
     cert: Path
     key: Path
     ca: Path | None = None
+
+    def within(self, folder: Path) -> X509:
+        """With paths that are relative to ``folder``."""
+        update = {"cert": folder / self.cert, "key": folder / self.key, "ca": self.ca and folder / self.ca}
+        return self.model_copy(update=update)
+
+
+class Bootstrap(_Part):
+    """The bootstrap server of a gateway. ``config`` is a file as docs/bootstrap.md has it, relative to the fleet's
+    file; with ``insecure`` whoever asks at ``coap_port`` gets a key; with ``x509`` devices may have certificates."""
+
+    config: Path
+    coap_port: Port = 5693
+    coaps_port: Port = 5694
+    insecure: bool = False
+    x509: X509 | None = None
 
 
 class Gateway(_Part):

@@ -262,10 +262,12 @@ def test_command_of_a_service_is_one_that_headwater_takes(name: str, monkeypatch
     )
 
 
-#: What is added to a gateway's stack where its devices have certificates, or it is given credentials beforehand.
+#: What is added to a gateway's stack where its devices have certificates, also for its bootstrap server, or it is given
+#: credentials beforehand.
 ADDED = sorted(path.stem for path in (FOLDER / "gateway").glob("*.yml"))
 #: What it needs beside what every gateway does.
-HASHES = {f"{word}_HASH": "0123456789ab" for word in ("COAPS_CERT", "COAPS_KEY", "COAPS_CA", "CREDENTIALS")}
+_FILES = ("COAPS_CERT", "COAPS_KEY", "COAPS_CA", "CREDENTIALS", "BOOTSTRAP_CERT", "BOOTSTRAP_KEY", "BOOTSTRAP_CA")
+HASHES = {f"{word}_HASH": "0123456789ab" for word in _FILES}
 
 
 @pytest.mark.parametrize("name", ADDED)
@@ -275,7 +277,7 @@ def test_what_is_added_to_a_gateway_gives_its_service_secrets_and_where_they_are
     with pytest.raises(StackFileError, match="_HASH is missing"):
         _interpolated(content, GIVEN)
     (service,) = content["services"].values()
-    assert list(content["services"]) == ["gateway"]
+    assert list(content["services"]) == ["bootstrap" if name.startswith("bootstrap-") else "gateway"]
     assert service.keys() == {"environment", "secrets"}
     assert {one["source"] for one in service["secrets"]} == content["secrets"].keys()
     for use in service["secrets"]:
@@ -305,6 +307,27 @@ def test_gateway_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.import_credentials == Path("/run/secrets/credentials")
     assert settings.observe == ("/3303/*/5700", "/3304/*/5700")
     assert settings.read_on_register == ("/3/0", "/1/*/1")
+
+
+def test_bootstrap_server_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[BootstrapSettings] = []
+    monkeypatch.setattr(lean, "start", lambda process, settings: started.append(settings))
+    whole = merge(read(FOLDER / "gateway.yml"), *(read(FOLDER / "gateway" / f"{one}.yml") for one in ADDED))
+    # Over files in a volume, which settings may name.
+    given = {"BOOTSTRAP_COAPS_CERT": "/var/lib/credentials/other.pem"}
+    service = _interpolated(whole, GIVEN | HASHES | given)["services"]["bootstrap"]
+    config = str(FOLDER / "gateway" / "bootstrap.yaml")
+    words = [word.replace("/etc/headwater/bootstrap.yaml", config) for word in service["command"]]
+    done = CliRunner().invoke(app, words, env=service["environment"])
+    assert done.exit_code == 0, done.output
+    (settings,) = started
+    folder = Path("/run/secrets/coaps")
+    assert settings.coaps_certificate == CertificateFiles(
+        certificate=folder / "cert.pem", key=folder / "key.pem", authorities=folder / "ca.pem"
+    )
+    assert {one["target"] for one in service["secrets"]} == {
+        str(folder / f"{one}.pem") for one in ("cert", "key", "ca")
+    }
 
 
 def test_who_carries_campaigns_out_is_started_by_a_command_that_headwater_takes(

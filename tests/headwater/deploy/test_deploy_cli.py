@@ -63,6 +63,9 @@ def _said_of(tmp_path: Path, gateway: str) -> str:
 def test_certificate_that_a_gateway_would_not_take_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     fields = "x509: {cert: g.pem, key: g.key}"
     assert _said_of(tmp_path, fields).startswith(f"error: gateways.rock64.x509: {tmp_path / 'g.pem'}: No such file")
+    own = "bootstrap: {config: b.yaml, x509: {cert: b.pem, key: b.key}}"
+    (tmp_path / "b.yaml").write_text((STACKS / "gateway" / "bootstrap.yaml").read_text())
+    assert _said_of(tmp_path, own).startswith(f"error: gateways.rock64.bootstrap.x509: {tmp_path / 'b.pem'}: No such")
     certificate, key = issue("gateway.example").write(tmp_path, "g")
     _, other = issue("other.example").write(tmp_path, "other")
     key.chmod(0o644)

@@ -406,6 +406,26 @@ def test_certificate_and_credentials_of_a_gateway_are_secrets_of_its_service_alo
             assert has == (names.keys() if (one.name, name) == ("gw-rock64", "gateway") else set()), (one.name, name)
 
 
+def test_certificate_of_a_bootstrap_server_is_a_secret_of_it_alone() -> None:
+    files = {"/x/b.pem": "a" * 12, "/x/b.key": "b" * 12, "/x/root.pem": "c" * 12}
+    x509 = {"cert": "/x/b.pem", "key": "/x/b.key", "ca": "/x/root.pem"}
+    config = STACK_FOLDER / "gateway" / "bootstrap.yaml"
+    fleet, material = _with_device_files(files, bootstrap={"config": config, "x509": x509})
+    wanted = desired(fleet, material, FILES)
+    (stack,) = [one for one in wanted.stacks if one.name == "gw-rock64"]
+    assert stack.files == ("gateway.yml", "gateway/bootstrap-certificate.yml", "gateway/bootstrap-authorities.yml")
+    names = {
+        f"rock64_bootstrap_cert_{'a' * 12}": Path("/x/b.pem"),
+        f"rock64_bootstrap_key_{'b' * 12}": Path("/x/b.key"),
+        f"rock64_bootstrap_ca_{'c' * 12}": Path("/x/root.pem"),
+    }
+    assert {name: wanted.secrets[name].file for name in names} == names
+    for one in wanted.stacks:
+        for name, service in one.stack.services.items():
+            has = names.keys() & service.secrets
+            assert has == (names.keys() if (one.name, name) == ("gw-rock64", "bootstrap") else set()), (one.name, name)
+
+
 def test_gateway_without_a_certificate_and_credentials_is_deployed_as_ever() -> None:
     fleet = _fleet()
     for stack in _wanted(fleet).stacks:
