@@ -20,8 +20,10 @@ from unittest import mock
 
 import yaml
 from aiocoap.numbers.codes import Code
+from typer.testing import CliRunner
 
 from connectors.kafka import Cluster, KafkaException, Unreachable, partition_counts, topic_counts
+from headwater.cli import app
 from headwater.servers import broker
 from headwater.servers.installed import fetch_jars, installed
 from schemas.avro import serde
@@ -201,7 +203,7 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
             credentials=new_store(parts / "bootstrap" / "keys.db", {BOOTSTRAPPED: KEY}),
         )
         stack.callback(bootstrap.kill)
-        ports = {job: held_port() for job in ("replicator", "sink", "analytics", "guarded")}
+        ports = {job: held_port() for job in ("replicator", "sink", "analytics", "guarded", "campaigns")}
         line = f"replicate --gateway {gateway.id} --edge {edge.cluster.bootstrap} --cloud {cloud.cluster.bootstrap}"
         stack.enter_context(Part("replicator", parts, *line.split(), "--metrics", str(ports["replicator"])))
         sinks = parts / "sinks.toml"
@@ -217,6 +219,8 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
         line = f"analytics run aggregate --window 2s --quiet --gateway {gateway.id} --kafka {cloud.cluster.bootstrap}"
         job = [*line.split(), "--state", str(parts / "analytics"), "--metrics", str(ports["analytics"])]
         stack.enter_context(Part("analytics", parts, *job))
+        line = f"campaign run --gateway {gateway.id} --kafka {cloud.cluster.bootstrap} --metrics {ports['campaigns']}"
+        stack.enter_context(Part("campaigns", parts, *line.split()))
 
         node = NodeExporter(directory=folder / "node", port=held_port())
         stack.callback(node.remove)
@@ -228,6 +232,7 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
             "replicator": [ports["replicator"]],
             "sink": [ports["sink"], ports["guarded"]],
             "analytics": [ports["analytics"]],
+            "campaigns": [ports["campaigns"]],
             "node": [node.port],
         }
         scraper = Scraper(
@@ -257,10 +262,20 @@ def system(folder: Path, watched_s: float = WATCHED_S) -> Iterator[System]:
             since=since,
         )
         dashboard_devices.use(gateway, plant)
+        _campaign(made, parts)
         _use(made, anna, nobody, store)
         enough = time.time() + watched_s
         until("time for a few scrapes", lambda: time.time() > enough, watched_s + PATIENCE)
         yield made
+
+
+def _campaign(made: System, folder: Path) -> None:
+    """One for a device that is not there, which goes on and on."""
+    image = folder / "image.bin"
+    image.write_bytes(b"firmware")
+    where = ("--gateway", made.gateway.id, "--kafka", made.cloud.bootstrap)
+    done = CliRunner().invoke(app, ["campaign", "create", "spring", str(image), "--endpoint", "nobody", *where])
+    assert done.exit_code == 0, done.output
 
 
 def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> None:
@@ -321,5 +336,5 @@ def _use(made: System, anna: Cluster, nobody: Cluster, store: InfluxdbStore) -> 
     tickets = {f"ticket#{number}" for number in range(1, asked + 1)}
     until("all replies in InfluxDB", lambda: tickets <= {row["ticket"] for row in store.rows()})
     begun = "headwater_analytics_lag_records", "headwater_sink_lag_records", "headwater_replicator_lag_seconds"
-    for name in begun:
+    for name in (*begun, "headwater_campaigns_devices"):
         until(f"{name} is scraped", lambda name=name: made.sources.prom("query", query=name)["result"])  # type: ignore[misc]  # a lambda

@@ -276,7 +276,9 @@ def test_command_log_has_every_command_once_with_its_answer(running: System) -> 
     by_ticket: dict[str, list[Mapping[str, Any]]] = {}
     for row in log:
         by_ticket.setdefault(row["ticket"], []).append(row)
-    assert by_ticket.keys() == {f"ticket#{number}" for number in range(1, 11)}
+    assert {one for one in by_ticket if not one.startswith("hw-campaign:")} == {
+        f"ticket#{number}" for number in range(1, 11)
+    }
     (executed,) = by_ticket["ticket#4"]
     assert (executed["kind"], executed["path"], executed["code"]) == ("execute", "/3303/0/5605", "CHANGED")
     (missing,) = by_ticket["ticket#5"]

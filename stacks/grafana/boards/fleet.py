@@ -1,4 +1,4 @@
-"""The fleet: who is registered where, in which version of LwM2M, and who has said nothing for long."""
+"""The fleet: who is registered where, in which version of LwM2M, who says nothing for long, how far campaigns are."""
 
 from __future__ import annotations
 
@@ -137,6 +137,35 @@ BOARD = Board(
                     span=12,
                     hidden=("Time",),
                     renamed={"serverId": "gateway", "ep": "device"},
+                ),
+            ],
+        ),
+        (
+            "Campaigns",
+            [
+                series(
+                    "Campaigns",
+                    "By how they stand. A stopped one had more failures than it allows: `headwater campaign status` "
+                    "says which.",
+                    "short",
+                    prom(f"sum by (gateway, standing) (headwater_campaigns{_G})", "{{gateway}} {{standing}}"),
+                    span=8,
+                    stack=True,
+                ),
+                series(
+                    "Devices of campaigns",
+                    "Of campaigns that are not done, by where each device stands; waiting: it has not begun.",
+                    "short",
+                    prom(f"sum by (gateway, phase) (headwater_campaigns_devices{_G})", "{{gateway}} {{phase}}"),
+                    span=8,
+                    stack=True,
+                ),
+                series(
+                    "Requests for campaigns",
+                    "Sent to devices, per second.",
+                    "ops",
+                    prom(_sum("headwater_campaigns_requests_total"), "{{gateway}}"),
+                    span=8,
                 ),
             ],
         ),
