@@ -10,8 +10,9 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import chain
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.state_file import StateUnavailable
 
@@ -141,6 +142,7 @@ Found = Callable[[Mapping[bytes, Answer] | StateUnavailable], None]
 #: Reads something, on the writer's thread.
 Look = Callable[[sqlite3.Connection], object]
 Row = tuple[Any, ...]
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -233,10 +235,14 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
     """
     db.execute("BEGIN IMMEDIATE")
     _write_keyed(db, "registrations", "ep", 15, group.registrations)
-    _write_keyed(db, "behind", "ep", 3, group.behind)
-    if group.touches:
-        db.executemany(
-            "UPDATE registrations SET last_up_ms = ?, address = ?, port = ? WHERE ep = ?", group.touches.values()
+    if any(group.behind.values()) or db.execute("SELECT EXISTS (SELECT 1 FROM behind)").fetchone()[0]:
+        _write_keyed(db, "behind", "ep", 3, group.behind)
+    for portion in _portions(list(group.touches.values())):
+        values = ", ".join(["(?, ?, ?, ?)"] * len(portion))
+        db.execute(
+            "UPDATE registrations SET last_up_ms = said.column1, address = said.column2, port = said.column3 "
+            f"FROM (VALUES {values}) AS said WHERE ep = said.column4",
+            list(chain.from_iterable(portion)),
         )
     _write_keyed(db, "observations", "token", 9, group.observations)
     _write_keyed(db, "oscore_contexts", "digest", 5, group.oscore_contexts)
@@ -274,12 +280,31 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
 def _write_keyed(db: sqlite3.Connection, table: str, key: str, columns: int, changes: Mapping[Any, Row | None]) -> None:
     if not changes:
         return
-    gone = [(name,) for name, row in changes.items() if row is None]
-    if gone:
-        db.executemany(f"DELETE FROM {table} WHERE {key} = ?", gone)
+    gone = [name for name, row in changes.items() if row is None]
+    for names in _portions(gone):
+        db.execute(f"DELETE FROM {table} WHERE {key} IN ({_marks(len(names))})", names)
     rows = [row for row in changes.values() if row is not None]
-    if rows:
-        db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * columns)})", rows)
+    row_marks = f"({_marks(columns)})"
+    for portion in _portions(rows):
+        values = ", ".join([row_marks] * len(portion))
+        db.execute(f"INSERT OR REPLACE INTO {table} VALUES {values}", list(chain.from_iterable(portion)))
+
+
+#: Rows a statement, the largest first: a few statements that are prepared once, whatever the size of a group. At every
+#: statement this thread gives the interpreter's lock away, and the event loop is slow to give it back.
+_ROWS_A_STATEMENT = (64, 16, 4, 1)
+
+
+def _portions(rows: list[_T]) -> Iterator[list[_T]]:
+    at = 0
+    for size in _ROWS_A_STATEMENT:
+        while len(rows) - at >= size:
+            yield rows[at : at + size]
+            at += size
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
 
 
 def _looked_up(db: sqlite3.Connection, look: Look) -> object:
