@@ -287,7 +287,7 @@ class Behind:
                     self._registrations.end(one, expired=ep in self._expired)
                 elif not _is_as_told(one, gateway, told[name]):
                     self._unsettled.add(ep)
-                    self._registrations.follow(one, gateway, told[name].prefix, told[name].said)
+                    self._registrations.behind.follow(one, gateway, told[name].prefix, told[name].said)
             if gateway is not None:
                 for name, end_device in told.items():
                     if name not in devices:
@@ -314,7 +314,7 @@ class Behind:
         if left_out is not None and left_out.pop(name, None) is not None and not left_out:
             del self._left_out[gateway.ep]
         self._unsettled.add(gateway.ep)
-        self._registrations.stand_behind(gateway, name, device.prefix, device.said)
+        self._registrations.behind.stand_behind(gateway, name, device.prefix, device.said)
 
 
 def _is_as_told(device: Device, gateway: Device, told: EndDevice) -> bool:

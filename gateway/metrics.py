@@ -125,11 +125,13 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     metrics.gauge("uplink_under_way", "Delivery reports of the edge Kafka that are awaited.", lambda: uplink.under_way)
     metrics.gauge("accepting", "1 while what comes can be made durable.", lambda: int(uplink.accepting))
     metrics.counter("registrations", "Register requests that were accepted.", lambda: registrations.registered)
-    metrics.counter("updates", "Update requests that were accepted.", lambda: registrations.updated)
+    metrics.counter("updates", "Update requests that were accepted.", lambda: registrations.updates.updated)
     metrics.counter("deregistrations", "De-register requests.", lambda: registrations.deregistered)
     metrics.counter("expired", "Registrations whose lifetime ran out.", lambda: registrations.expired)
     metrics.counter(
-        "registrations_refused", "Requests answered 5.03, or left without an answer.", lambda: registrations.refused
+        "registrations_refused",
+        "Requests answered 5.03, or left without an answer.",
+        lambda: registrations.changes.refused,
     )
     metrics.counter("notifications", "Notifications taken.", lambda: short.taken)
     metrics.counter("notification_duplicates", "Notifications that came again.", lambda: short.duplicates)

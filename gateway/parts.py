@@ -79,6 +79,8 @@ class Parts:
             wall_ms=wall_ms,
             new_id=_new_registration_id,
         )
+        self.registrations.updates.start(endpoint)
+        endpoint.on_post = self.registrations.updates.take
         self.sends = Sends(
             server_id=gateway,
             uplink=uplink,
@@ -168,6 +170,7 @@ class Parts:
 
     def batch_done(self) -> None:
         self.short_path.flush()
+        self.registrations.changes.records.flush()
         self.uplink.poll()
         if self.short_path.awake:
             awake = set(self.short_path.awake)
@@ -256,7 +259,10 @@ class Parts:
         for key, written in found.begun.items():
             self.short_path.begun[key] = (self.short_path.recovered, written)
         self.sends.remember(found.sends_begun, found.sends)
-        self.registrations.recorded.update(found.requests)
+        self.registrations.changes.recorded.update(found.requests)
+        for reg_id, last_up in found.clocks.items():
+            if (known := self.registry.registration(reg_id)) is not None:
+                known.last_up = max(known.last_up, last_up)
         for request_id, said in found.answered.items():
             self.commands.mark_answered(request_id, said)
 

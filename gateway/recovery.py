@@ -14,8 +14,8 @@ import structlog
 
 from connectors.kafka import Cluster, Message, admin, describe_topics, end_offsets, read_to_end
 from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, HEADER_STATE, Said
+from gateway.changes import HEADER_PEER
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
-from gateway.registrations import HEADER_PEER
 from gateway.sending import HEADER_SEND
 from gateway.short_path import HEADER_MID, HEADER_MORE
 from gateway.state import Positions
@@ -46,8 +46,10 @@ class Recovered:
     #: The same of Sends, by record key and id; and those that are whole, oldest first.
     sends_begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     sends: dict[tuple[bytes, bytes], None] = field(default_factory=dict)
-    #: As `Registrations.recorded`.
+    #: As `Changes.recorded`.
     requests: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = field(default_factory=dict)
+    #: By registration id: when the device updated last (epoch ms), which the state file is told of later than it.
+    clocks: dict[str, int] = field(default_factory=dict)
     #: The replies by the header ``request.id``.
     answered: dict[bytes, Said] = field(default_factory=dict)
 
@@ -145,6 +147,8 @@ def _take_request(found: Recovered, message: Message) -> None:
         body = record.body
         reg_id = body.reg_id if isinstance(body, RegistrationNew | RegistrationUpdate) else ""
         found.requests[address] = (record.kind, reg_id)
+        if isinstance(body, RegistrationUpdate):
+            found.clocks[reg_id] = max(body.last_up, found.clocks.get(reg_id, 0))
 
 
 def _take_reply(found: Recovered, message: Message) -> None:

@@ -138,6 +138,11 @@ def is_queued(binding: Binding) -> bool:
     return "Q" in binding.value
 
 
+def has_other_objects(said: Announcement, before: Announcement) -> bool:
+    """True if other objects or instances are announced than before, or others of their versions."""
+    return (said.paths, said.object_versions) != (before.paths, before.object_versions)
+
+
 def parse_announcement(payload: bytes) -> Announcement:
     """The objects and instances of a device from its CoRE links (RFC 6690).
 

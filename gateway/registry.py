@@ -10,14 +10,13 @@ import heapq
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.coap.peers import Address, host_port
 from gateway.exchange import DeviceView
 from gateway.observations import Observation
 from gateway.registration import VERSIONS, Announcement, attributes_cost
-from schemas.avro.compiled import CompiledUpdate
 from schemas.avro.records import Binding
 from schemas.lwm2m.path import Path
 
@@ -101,6 +100,14 @@ class KafkaPlace:
     replies: int
 
 
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """What the record of a device's bare update is made of: all but the clock and the message id."""
+
+    encode: Callable[[int], bytes]
+    peer: bytes
+
+
 class Device:
     """One registered device. ``last_up`` and ``reg_date`` are epoch ms, ``lifetime`` seconds, 0 without end."""
 
@@ -127,7 +134,7 @@ class Device:
         "reg_date",
         "reg_id",
         "sms",
-        "update",
+        "touch",
         "version",
         "wanted",
         "window",
@@ -185,8 +192,8 @@ class Device:
         self.observations: dict[str, Observation] = {}
         #: By path text: those that should be, by an operator's pattern or a request; what lacks is asked for again.
         self.wanted: dict[str, Observation] = {}
-        #: The record of an update that changes nothing but the clock; None until it is needed.
-        self.update: CompiledUpdate | None = None
+        #: For an update that changes nothing but the clock; None until it is needed.
+        self.touch: Touch | None = None
 
     def uri_path(self, path: Path) -> tuple[str, ...]:
         """The Uri-Path segments of ``path`` on this device, its alternate root in front."""

@@ -220,6 +220,7 @@ class Gateway:
                     # Devices that asked before it was known that Kafka is away are told now, and come again by
                     # themselves.
                     self._endpoint.refuse_open()
+                    parts.registrations.updates.refuse_waiting()
                 # Records without a report of their own leave the producer's queue when it is polled.
                 uplink.poll()
                 parts.registrations.expire()

@@ -35,6 +35,7 @@ from gateway.state_file import (
     open_file,
 )
 from gateway.state_rows import (
+    REGISTRATION_COLUMNS,
     Answer,
     CommandState,
     Done,
@@ -166,8 +167,7 @@ class State:
     def put_registration(self, registration: StoredRegistration) -> None:
         """Store a registration in place of what the endpoint had before."""
         r = registration
-        row = (r.ep, r.reg_id, r.address, r.port, r.lifetime, r.version, r.binding, r.sms, r.root, r.links_text,
-               r.attributes, r.queue, r.reg_date_ms, r.last_up_ms, r.identity)  # fmt: skip
+        row = r[:REGISTRATION_COLUMNS]
         group = self._admit_rows(1, row)
         group.registrations[r.ep] = row
         group.behind[r.ep] = None if r.behind is None else (r.ep, r.behind, r.prefix)
@@ -195,10 +195,7 @@ class State:
 
     def put_observation(self, observation: StoredObservation) -> None:
         """Store an observation under its token."""
-        o = observation
-        known_by = (o.token, o.ep, o.path, o.ticket, o.observation_id)
-        row = (*known_by, o.content_format, o.declared, o.created_ms, o.attributes)
-        self._admit_rows(1, row).observations[o.token] = row
+        self._admit_rows(1, observation).observations[observation.token] = observation
 
     def delete_observation(self, token: bytes) -> None:
         """Forget an observation."""

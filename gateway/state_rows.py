@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gateway.state_file import StateUnavailable
 
@@ -30,16 +30,16 @@ class CommandState(IntEnum):
     TRIED = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredRegistration:
-    """A registered device. ``links_text`` is the payload of the registration as it came; times are epoch ms."""
+class StoredRegistration(NamedTuple):
+    """A registered device. ``links_text`` is the payload of the registration as it came; times are epoch ms.
+
+    The first REGISTRATION_COLUMNS are the row of its table, in that order.
+    """
 
     ep: str
     reg_id: str
     address: str
     port: int
-    #: What the device showed over DTLS; None for one that speaks in the clear.
-    identity: str | None = None
     lifetime: int
     version: str
     binding: str
@@ -51,14 +51,21 @@ class StoredRegistration:
     queue: bool
     reg_date_ms: int
     last_up_ms: int
+    #: What the device showed over DTLS; None for one that speaks in the clear.
+    identity: str | None = None
     #: Of a device behind a gateway: the gateway's endpoint name, and the prefix of its paths there.
     behind: str | None = None
     prefix: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredObservation:
-    """An established observation; ``declared`` ones come from the operator's patterns, the others from a request."""
+REGISTRATION_COLUMNS = 15
+
+
+class StoredObservation(NamedTuple):
+    """An established observation; ``declared`` ones come from the operator's patterns, the others from a request.
+
+    It is the row of its table.
+    """
 
     token: bytes
     ep: str
@@ -234,7 +241,7 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
         sqlite3.Error: nothing of it is written; the transaction is still open.
     """
     db.execute("BEGIN IMMEDIATE")
-    _write_keyed(db, "registrations", "ep", 15, group.registrations)
+    _write_keyed(db, "registrations", "ep", REGISTRATION_COLUMNS, group.registrations)
     if any(group.behind.values()) or db.execute("SELECT EXISTS (SELECT 1 FROM behind)").fetchone()[0]:
         _write_keyed(db, "behind", "ep", 3, group.behind)
     for portion in _portions(list(group.touches.values())):

@@ -28,7 +28,7 @@ from gateway.coap.exchanges import (
     Stopped,
     WasReset,
 )
-from gateway.coap.incoming import AMPLIFICATION, Fallback, Handler, Incoming
+from gateway.coap.incoming import AMPLIFICATION, BUSY, Fallback, Handler, Incoming
 from gateway.coap.message import (
     MAX_DATAGRAM,
     Code,
@@ -84,6 +84,8 @@ class Endpoint:
         self._secure = secure
         self._handler = handler
         self.fallback: Fallback | None = None
+        #: The short path of POST requests in the clear; False leaves one to the ordinary way.
+        self.on_post: Callable[[bytes, Address], bool] = _not_in_the_clear
         #: Opens and protects messages with OSCORE; None: they are answered 4.02.
         self._oscore: OscoreEntry | None = None
         #: Told of a message with OSCORE while it is not spoken; may begin to (`speak_oscore`).
@@ -173,6 +175,7 @@ class Endpoint:
         assert self._socket is not None
         receive = self._socket.recvfrom
         notify = self._handler.notify if self._in_the_clear else _not_in_the_clear
+        update = self.on_post if self._in_the_clear else _not_in_the_clear
         taken = 0
         datagram, address = b"", ("", 0)
         try:
@@ -181,6 +184,8 @@ class Endpoint:
                 taken += 1
                 # 2.05 Content: a notification, or else the response to a request of ours.
                 if 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == 0x45 and notify(datagram, address):
+                    continue
+                if 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == Code.POST and update(datagram, address):
                     continue
                 self._take(datagram, address)
         except BlockingIOError:
@@ -278,11 +283,7 @@ class Endpoint:
         if message.unrecognised and message.type == Type.NON:
             self.dropped_datagrams[_UNRECOGNISED] += 1
             return
-        duplicate, response = self._requests.seen(address, message.mid, self.now())
-        if duplicate:
-            self.dropped_datagrams["duplicate request"] += 1
-            if response is not None and message.type == Type.CON and self._may_send(len(response), size, address):
-                self._send(response, address)
+        if self.is_repeated(address, message.mid, size, answer=message.type == Type.CON):
             return
         incoming = Incoming(self, message, address, size)
         self._open.add(incoming)
@@ -310,6 +311,31 @@ class Endpoint:
             # Every request ends: one that stayed open would count against MOST_OPEN_REQUESTS for ever.
             incoming.reply(Code.INTERNAL_SERVER_ERROR)
             raise
+
+    # Requests that have no `Incoming`: those of a short path.
+
+    def is_repeated(self, address: Address, mid: int, size: int, *, answer: bool = True) -> bool:
+        """Note a request of ``size`` bytes; True if it came lately. With ``answer`` it is answered as it was then."""
+        duplicate, response = self._requests.seen(address, mid, self.now())
+        if duplicate:
+            self.dropped_datagrams["duplicate request"] += 1
+            if response is not None and answer and self._may_send(len(response), size, address):
+                self._send(response, address)
+        return duplicate
+
+    def answer_noted(self, address: Address, mid: int, datagram: bytes) -> None:
+        """Send the answer of a request that was noted, and keep it for copies of the request."""
+        self._requests.answer(address, mid, datagram)
+        self._send(datagram, address)
+
+    def refuse_noted(self, address: Address, mid: int, token: bytes) -> None:
+        """Answer 5.03 with Max-Age, and take the request anew when it comes again."""
+        self._requests.forget(address, mid)
+        self._send(build(Type.ACK, Code.SERVICE_UNAVAILABLE, mid, token, BUSY), address)
+
+    def forget_noted(self, address: Address, mid: int) -> None:
+        """Take the request anew when it comes again."""
+        self._requests.forget(address, mid)
 
     def _take_empty(self, message: Message, address: Address) -> None:
         if message.type == Type.CON:  # a ping (RFC 7252 section 4.3)

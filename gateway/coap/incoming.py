@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 AMPLIFICATION = 3
 #: Seconds that a refused device is asked to stay away (Max-Age of 5.03).
 BUSY_MAX_AGE = 30
+#: The options of a 5.03.
+BUSY: Options = [(Option.MAX_AGE, uint(BUSY_MAX_AGE))]
 #: What is refused for less than so many seconds may go without an answer: a device sends a confirmable request for the
 #: last time 30 s after the first at the soonest (RFC 7252 section 4.8).
 PATIENCE = 20.0
@@ -44,7 +46,7 @@ class Incoming:
 
     def busy(self) -> None:
         """Answer 5.03 with Max-Age, and forget the request so that the device may send it again."""
-        self.reply(Code.SERVICE_UNAVAILABLE, [(Option.MAX_AGE, uint(BUSY_MAX_AGE))])
+        self.reply(Code.SERVICE_UNAVAILABLE, BUSY)
         self._endpoint.forget(self)
 
     def drop(self) -> None:

@@ -145,6 +145,7 @@ class Bench:
 
     @property
     def records(self) -> list[tuple[str, str]]:
+        self.registrations.changes.records.flush()
         found = [serde.decode(value) for _, _, _, value, _ in self.uplink.records]
         return [(one.kind.value, one.body.ep) for one in found if isinstance(one, Registration)]
 

@@ -9,9 +9,9 @@ import pytest
 
 from connectors.kafka import Cluster, Producer, admin, describe_topics, ensure_topics, producer
 from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
+from gateway.changes import HEADER_PEER
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.recovery import Recovered, recover
-from gateway.registrations import HEADER_PEER
 from gateway.sending import HEADER_SEND
 from gateway.short_path import HEADER_MID, HEADER_MORE, HEADER_OBSERVE
 from gateway.state import Positions

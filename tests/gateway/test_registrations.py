@@ -111,6 +111,7 @@ class Bench:
 
     def serve(self, request: Request, payload: bytes = b"") -> Request:
         self.interface.serve(request, request.message.texts(Option.URI_PATH)[1:], payload)
+        self.interface.changes.records.flush()
         return request
 
     async def settle(self, durable: bool = True) -> None:
@@ -195,7 +196,7 @@ def test_request_gets_no_answer_while_the_refusal_is_young_and_is_taken_when_it_
             assert bench.serve(Request(Code.POST, ["id"], [], mid=2)).answer == "dropped"
             bench.uplink.briefly = False
             assert bench.serve(Request(Code.POST, [], ["ep=a"]), LINKS).answer == "busy"
-            assert bench.interface.refused == 3 and bench.uplink.records == []
+            assert bench.interface.changes.refused == 3 and bench.uplink.records == []
             bench.uplink.closed = None
             again = bench.serve(Request(Code.POST, [], ["ep=a"]), LINKS)
             await bench.settle()
@@ -486,8 +487,8 @@ def test_request_that_a_dead_gateway_recorded_is_answered_and_not_recorded_again
         async with _bench(tmp_path) as bench:
             await bench.register()
             bench.uplink.records.clear()
-            bench.interface.recorded[("127.0.0.1", 5000, 1)] = (RegistrationKind.NEW, "id1")
-            bench.interface.recorded[("127.0.0.1", 5000, 9)] = (RegistrationKind.DELETE, "")
+            bench.interface.changes.recorded[("127.0.0.1", 5000, 1)] = (RegistrationKind.NEW, "id1")
+            bench.interface.changes.recorded[("127.0.0.1", 5000, 9)] = (RegistrationKind.DELETE, "")
             again = bench.serve(Request(Code.POST, [], ["ep=a"], mid=1), LINKS)
             assert again.answer == (Code.CREATED, [b"rd", b"id1"])
             assert bench.serve(Request(Code.DELETE, ["gone"], [], mid=9)).answer == (Code.DELETED, [])

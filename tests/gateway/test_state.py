@@ -57,7 +57,7 @@ OBSERVATION = StoredObservation(
     created_ms=2_000,
 )
 #: One with attributes of its own.
-OF_ITS_OWN = replace(OBSERVATION, token=b"\x03", path="/3303/1/5700", attributes="pmin=5&pmax=60")
+OF_ITS_OWN = OBSERVATION._replace(token=b"\x03", path="/3303/1/5700", attributes="pmin=5&pmax=60")
 
 
 def command(number: int, *, state: CommandState = CommandState.QUEUED) -> StoredCommand:
@@ -148,18 +148,18 @@ def test_last_word_of_a_group_counts(tmp_path: Path) -> None:
     async def write() -> int:
         async with opened(tmp_path) as state:
             for port in range(1, 200):
-                state.put_registration(replace(REGISTRATION, port=port))
+                state.put_registration(REGISTRATION._replace(port=port))
             state.touch_registration("lamp-é", 9_000, "127.0.0.9", 9)
             state.put_observation(OBSERVATION)
             state.delete_observation(OBSERVATION.token)
-            state.put_registration(replace(REGISTRATION, ep="gone"))
+            state.put_registration(REGISTRATION._replace(ep="gone"))
             state.delete_registration("gone")
             await state.durable()
             return state.groups_written
 
     assert asyncio.run(write()) == 1
     loaded = stored(tmp_path)
-    assert loaded.registrations == (replace(REGISTRATION, port=9, address="127.0.0.9", last_up_ms=9_000),)
+    assert loaded.registrations == (REGISTRATION._replace(port=9, address="127.0.0.9", last_up_ms=9_000),)
     assert loaded.observations == ()
 
 
@@ -299,8 +299,8 @@ def test_answers_older_than_asked_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_a_device_behind_a_gateway_is_known_as_such_until_it_registers_itself(tmp_path: Path) -> None:
-    behind = replace(REGISTRATION, ep="gw/a", behind="gw", prefix="dev0")
-    other = replace(REGISTRATION, ep="gw/b", behind="gw", prefix="dev1")
+    behind = REGISTRATION._replace(ep="gw/a", behind="gw", prefix="dev0")
+    other = REGISTRATION._replace(ep="gw/b", behind="gw", prefix="dev1")
 
     async def write(*rows: StoredRegistration) -> None:
         async with opened(tmp_path) as state:
@@ -310,7 +310,7 @@ def test_a_device_behind_a_gateway_is_known_as_such_until_it_registers_itself(tm
 
     asyncio.run(write(behind, other, REGISTRATION))
     assert set(stored(tmp_path).registrations) == {behind, other, REGISTRATION}
-    own = replace(behind, behind=None, prefix=None)
+    own = behind._replace(behind=None, prefix=None)
     asyncio.run(write(own))
     assert set(stored(tmp_path).registrations) == {own, other, REGISTRATION}
 
@@ -381,7 +381,7 @@ def test_one_callback_speaks_for_a_whole_batch(tmp_path: Path) -> None:
                 ready.set()
 
             for number in range(1_000):
-                state.put_registration(replace(REGISTRATION, ep=f"ep-{number}"))
+                state.put_registration(REGISTRATION._replace(ep=f"ep-{number}"))
             state.on_durable(hear)
             await asyncio.wait_for(ready.wait(), 10)
             return heard, state.groups_written
@@ -394,14 +394,14 @@ def test_backlog_is_bounded(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path, max_pending=10) as state:
             for number in range(10):
-                state.put_registration(replace(REGISTRATION, ep=f"ep-{number}"))
+                state.put_registration(REGISTRATION._replace(ep=f"ep-{number}"))
             with pytest.raises(StateOverloaded, match="disk does not keep up"):
-                state.put_registration(replace(REGISTRATION, ep="one-too-many"))
+                state.put_registration(REGISTRATION._replace(ep="one-too-many"))
             for number in range(100):
                 state.touch_registration(f"ep-{number}", 1, "127.0.0.1", 1)
             assert state.backlog == 10
             await state.durable()
-            state.put_registration(replace(REGISTRATION, ep="fits-again"))
+            state.put_registration(REGISTRATION._replace(ep="fits-again"))
 
     asyncio.run(scenario())
     assert len(stored(tmp_path).registrations) == 11
@@ -411,9 +411,9 @@ def test_value_that_does_not_fit_fails_its_caller_alone(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with opened(tmp_path) as state:
             with pytest.raises(ValueError, match="64 bits"):
-                state.put_registration(replace(REGISTRATION, lifetime=2**63))
+                state.put_registration(REGISTRATION._replace(lifetime=2**63))
             with pytest.raises(ValueError, match="surrogates"):
-                state.put_registration(replace(REGISTRATION, ep="\ud800"))
+                state.put_registration(REGISTRATION._replace(ep="\ud800"))
             state.put_registration(REGISTRATION)
             await state.durable()
 
@@ -471,7 +471,7 @@ def test_damaged_file_is_refused_and_left_alone(tmp_path: Path, damage: str) -> 
     async def fill() -> None:
         async with opened(tmp_path) as state:
             for number in range(2_000):
-                state.put_registration(replace(REGISTRATION, ep=f"ep-{number}"))
+                state.put_registration(REGISTRATION._replace(ep=f"ep-{number}"))
             await state.durable()
 
     asyncio.run(fill())
@@ -529,7 +529,7 @@ async def main():
     while True:
         for _ in range(100):
             number += 1
-            state.put_registration(replace(REGISTRATION, ep=f"ep-{{number}}"))
+            state.put_registration(REGISTRATION._replace(ep=f"ep-{{number}}"))
         state.put_command(command(number))
         await state.durable()
         print(number, flush=True)
@@ -565,11 +565,11 @@ from gateway.state import State, StateUnavailable
 
 async def main():
     state = State.open(Path({directory!r}))
-    state.put_registration(replace(REGISTRATION, ep="before"))
+    state.put_registration(REGISTRATION._replace(ep="before"))
     await state.durable()
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     for number in range(3):
-        state.put_registration(replace(REGISTRATION, ep=f"refused-{{number}}", links_text=bytes(500_000)))
+        state.put_registration(REGISTRATION._replace(ep=f"refused-{{number}}", links_text=bytes(500_000)))
         try:
             await state.durable()
         except StateUnavailable as exc:
@@ -581,7 +581,7 @@ async def main():
         else:
             print("small one accepted", number)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    state.put_registration(replace(REGISTRATION, ep="after", links_text=bytes(500_000)))
+    state.put_registration(REGISTRATION._replace(ep="after", links_text=bytes(500_000)))
     await state.durable()
     print("written", state.groups_failed >= 3)
     await state.close()
