@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
 
 from gateway.coap.message import Code
 from schemas.avro.records import Binding, Link
@@ -61,8 +63,7 @@ class Announcement:
     common: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameters:
+class Parameters(NamedTuple):
     """The query parameters of Register and Update; None where one is absent. ``lifetime`` is in seconds, 0 without end
     (OMA object 1, resource 1)."""
 
@@ -71,7 +72,7 @@ class Parameters:
     version: str | None = None
     binding: Binding | None = None
     sms: str | None = None
-    attributes: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = MappingProxyType({})
 
 
 def parse_parameters(queries: Sequence[str]) -> Parameters:
@@ -80,20 +81,38 @@ def parse_parameters(queries: Sequence[str]) -> Parameters:
     Raises:
         Refused: a parameter is malformed, comes twice, or the version is not spoken here.
     """
+    names = [query[3:] for query in queries if query.startswith("ep=") or query == "ep"]
+    if len(names) > 1:
+        raise Refused(Code.BAD_REQUEST, "ep is given twice")
+    ep = names[0] if names else None
+    if ep is not None and not (0 < len(ep) <= _LONGEST_NAME and ep.isprintable()):
+        raise Refused(Code.BAD_REQUEST, "ep is no endpoint name")
+    # Devices of one make differ in their names alone.
+    others = tuple(query for query in queries if query[:3] != "ep=" and query != "ep")
+    alike = sum(map(len, others)) <= _LONGEST_ALIKE
+    return (_remembered_parameters(others) if alike else _parameters(others))._replace(ep=ep)
+
+
+#: Characters of parameters that are remembered, for other devices that give the same.
+_LONGEST_ALIKE = 128
+
+
+@lru_cache(maxsize=1024)
+def _remembered_parameters(queries: tuple[str, ...]) -> Parameters:
+    return _parameters(queries)
+
+
+def _parameters(queries: tuple[str, ...]) -> Parameters:
     given: dict[str, str] = {}
     for query in queries:
         name, _, value = query.partition("=")
         if name in given:
             raise Refused(Code.BAD_REQUEST, f"{name} is given twice")
         given[name] = value
-    ep = given.pop("ep", None)
-    if ep is not None and not (0 < len(ep) <= _LONGEST_NAME and ep.isprintable()):
-        raise Refused(Code.BAD_REQUEST, "ep is no endpoint name")
     version = given.pop("lwm2m", None)
     if version is not None and version not in VERSIONS:
         raise Refused(Code.PRECONDITION_FAILED, f"LwM2M {', '.join(VERSIONS)} are spoken here")
     return Parameters(
-        ep=ep,
         lifetime=_lifetime(given.pop("lt", None)),
         version=version,
         binding=_binding(given.pop("b", None), given.pop("Q", None)),

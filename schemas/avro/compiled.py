@@ -47,12 +47,18 @@ _MAX_TIMES = 4096
 _BAD_VALUES = (StructError, TypeError, AttributeError, OverflowError, ValueError)
 
 
+#: The longs that take one byte and are not negative: most lengths.
+_SMALL = tuple(bytes((number << 1,)) for number in range(64))
+
+
 def encoded_long(number: int) -> bytes:
     """Avro's long (Avro 1.11, "Binary encoding"): zigzag, seven bits a byte, the lowest first.
 
     Raises:
         InvalidRecord: beyond 64 bits.
     """
+    if 0 <= number < 64:
+        return _SMALL[number]
     if not -(1 << 63) <= number < 1 << 63:
         raise InvalidRecord(f"{number} does not fit into 64 bits")
     left = number << 1 ^ number >> 63
@@ -68,7 +74,8 @@ def encoded_long(number: int) -> bytes:
 
 def _text(text: str) -> bytes:
     data = text.encode()
-    return encoded_long(len(data)) + data
+    size = len(data)
+    return (_SMALL[size] if size < 64 else encoded_long(size)) + data
 
 
 def _base64(value: bytes) -> bytes:
@@ -296,7 +303,7 @@ def encode_new(new: RegistrationNew, links: bytes) -> bytes:
             _NEW_FRAME,
             _text(new.ep),
             _text(new.server_id),
-            encoded_long(new.reg_date),
+            _times.get(new.reg_date) or _time(new.reg_date),
             _text(new.address),
             encoded_long(new.port),
             _text(new.reg_addr),
@@ -309,7 +316,7 @@ def encode_new(new: RegistrationNew, links: bytes) -> bytes:
             links,
             _NULL if new.attributes is None else _SECOND + _map(new.attributes),
             _text(new.root),
-            encoded_long(new.last_up),
+            _times.get(new.last_up) or _time(new.last_up),
         )
     except _BAD_VALUES as exc:
         raise InvalidRecord(f"the registration of {new.ep!r:.80} fits no record: {exc}") from exc

@@ -31,8 +31,17 @@ _FIRST_SEQUENCE = 0x010000
 _WINDOW = 64
 
 
+#: Files that the process has open beside the devices' sockets.
+_OTHER_FILES = 100
+
+
 class FleetError(Exception):
     """The server did not let the fleet do its work."""
+
+
+def most_devices() -> int:
+    """How many a fleet may have here, by the limit of open files (``ulimit -Hn``)."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _OTHER_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,8 @@ class Fleet:
     def __init__(self, server: tuple[str, int], count: int) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if count > most_devices():
+            raise FleetError(f"{count} devices need a socket each, and {hard} open files are allowed: raise ulimit -Hn")
         self.tally = Tally()
         self._poll = select.epoll()
         self._devices: dict[int, _Device] = {}
@@ -163,6 +174,22 @@ class Fleet:
         while time.monotonic() < drained and any(device.waiting for device in devices):
             self._turn(0.05)
         return took
+
+    def first_acknowledged(self, *, timeout: float) -> None:
+        """Notify from one device, over and over, until a notification is acknowledged.
+
+        Raises:
+            FleetError: none was within ``timeout`` seconds.
+        """
+        device = next(iter(self._devices.values()))
+        before, end = self.tally.acknowledged, time.monotonic() + timeout
+        self._send_notification(device)
+        while self.tally.acknowledged == before:
+            if time.monotonic() > end:
+                raise FleetError(f"no notification was acknowledged in {timeout:.0f} s")
+            self._turn(0.02)
+            if device.waiting:
+                self._datagram(device, device.waiting)
 
     def _turn(self, wait: float, *, again: bool = False) -> None:
         """Take what came in; with ``again`` each acknowledged device sends its next notification."""
