@@ -108,6 +108,10 @@ class Commands:
         """Run something of the gateway's own in the device's order: ``factory`` is called when its turn has come."""
         self.loop.lanes.submit_internal(ep, factory)
 
+    def take_turn(self, ep: str) -> Callable[[], None] | None:
+        """The device's turn, if nothing waits for it (`gateway.lanes.Lanes.take_turn`)."""
+        return self.loop.lanes.take_turn(ep)
+
     def device_registered(self, ep: str) -> None:
         """The device registered, perhaps again: its queue goes on."""
         self.loop.lanes.device_awake(ep)

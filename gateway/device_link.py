@@ -5,9 +5,12 @@ Owns the choice between one datagram (our own exchanges) and blocks (aiocoap), a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
-from gateway.coap.message import Message, Option, Options, uint
+from gateway.coap.exchanges import ExchangeError
+from gateway.coap.message import Message, Option, Options, encode_rest, uint
 from gateway.coap.peers import Address
 from gateway.exchange import MOST_IN_ONE_DATAGRAM, CoapRequest, CoapResponse, Method
 
@@ -55,6 +58,21 @@ class DeviceLink:
         observe = [option for option in first.options if option[0] == Option.OBSERVE]
         return Message(first.type, whole.code, first.mid, first.token, observe + whole.options, whole.payload)
 
+    def begin(
+        self,
+        address: Address,
+        request: bytes,
+        *,
+        token: bytes,
+        timeout: float,
+        finish: Callable[[Message | ExchangeError], None],
+    ) -> None:
+        """One GET, of which ``request`` is what `encoded` made; ``finish`` has the response or why there is none.
+
+        A confirmable separate response is left for the caller to acknowledge; of one in blocks this is the first.
+        """
+        self._endpoint.begin_encoded(address, Method.GET, request, token, finish, timeout, defer=True)
+
     def send_again(self, address: Address) -> None:
         """What a peer that was heard of has not acknowledged is sent once more, now."""
         self._endpoint.send_again(address)
@@ -75,6 +93,11 @@ def _options(request: CoapRequest) -> Options:
         if value is not None:
             options.append((option, uint(value)))
     return options
+
+
+def encoded(request: CoapRequest) -> bytes:
+    """A request as it goes on the wire, behind its token."""
+    return encode_rest(_options(request), request.payload)
 
 
 def to_response(message: Message) -> CoapResponse:

@@ -12,6 +12,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -291,6 +292,24 @@ class Lanes:
             lane = self._lanes[ep] = _Lane(ep=ep)
         lane.waiting.append(factory)
         self._kick(lane)
+
+    def take_turn(self, ep: str) -> Callable[[], None] | None:
+        """The device's turn for something of the gateway's own, if nothing waits for it: then no task is needed.
+
+        What is returned gives the turn back, and is to be called once; until then all else waits.
+        """
+        ep = self._link.front(ep)
+        if self._stopping or ep in self._lanes:
+            return None
+        lane = self._lanes[ep] = _Lane(ep=ep, busy=True)
+        return partial(self._give_back, lane)
+
+    def _give_back(self, lane: _Lane) -> None:
+        lane.busy = False
+        if lane.waiting:
+            self._kick(lane)
+        else:
+            self._drop(lane)
 
     def device_awake(self, ep: str) -> None:
         """The device was heard of (registration, update, notification, Send): what waits for it is sent.

@@ -81,6 +81,11 @@ class Observation:
         self.compiled: CompiledNotification | None = None
         self.decoders: dict[int, Decoder] = {}
 
+    @property
+    def is_special(self) -> bool:
+        """True if it is composite or has attributes of its own: then its request is not that of its path alone."""
+        return bool(self.paths or self.attributes)
+
     def begin(self, number: int, now: float) -> None:
         """The observe request was answered with ``number``: a device that began anew counts anew from there."""
         self.number = number

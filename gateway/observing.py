@@ -9,6 +9,7 @@ nobody else asks again for an answer that got lost, an observation counts as est
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,10 +18,12 @@ from typing import Any
 
 import structlog
 
-from gateway.coap.exchanges import ExchangeError
-from gateway.coap.message import Message, Option, Type
+from gateway.answering import encoded as encoded_reply
+from gateway.asking import Asking
+from gateway.coap.exchanges import ExchangeError, Stopped
+from gateway.coap.message import Code, Message, Option, Type
 from gateway.coap.peers import Address
-from gateway.device_link import DeviceLink, to_response
+from gateway.device_link import DeviceLink, encoded, to_response
 from gateway.end_devices import GATEWAY, is_gateway
 from gateway.exchange import CONTENT_FORMATS, CoapRequest, CoapResponse, RefusedRequest
 from gateway.observations import Observation, ObservationTable, parse_target, single_type, target_of
@@ -28,7 +31,16 @@ from gateway.operations import build
 from gateway.registry import Device, Registry
 from gateway.replies import reply
 from gateway.state import State, StateError, StoredObservation
-from schemas.avro.records import Request, RequestFormat, RequestKind, RequestPayload, Response, WriteAttributesRequest
+from schemas.avro.compiled import encode_value
+from schemas.avro.records import (
+    Request,
+    RequestFormat,
+    RequestKind,
+    RequestPayload,
+    Response,
+    ResponseCode,
+    WriteAttributesRequest,
+)
 from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.objects import Definitions
 from schemas.lwm2m.path import Path, PathPattern
@@ -39,6 +51,8 @@ _log = structlog.get_logger("headwater.observing")
 DECLARED_TICKET = "declared"
 OBSERVE_TIMEOUT = 93.0
 _CANCEL_TIMEOUT = 20.0
+#: Observe requests that are remembered.
+_MOST_REQUESTS = 4096
 #: Patterns give at most so many observations of one device: one may announce thousands of instances.
 MOST_DECLARED = 1000
 
@@ -47,6 +61,9 @@ _FORMATS: Mapping[int | None, RequestFormat] = {number: name for name, number in
 
 Publish = Callable[[Response, Callable[[bool], None] | None], bool]
 Record = Callable[[Observation, Message, Address], None]
+#: Writes a reply of a device that is there; the last argument is told how it went.
+Put = Callable[[Device, bytes, Callable[[bool], None]], None]
+TakeTurn = Callable[[str], Callable[[], None] | None]
 InOrder = Callable[[str, Callable[[], Coroutine[Any, Any, None]]], None]
 
 
@@ -81,8 +98,10 @@ class Observing:
         state: State,
         definitions: Definitions,
         publish: Publish,
+        put: Put,
         record: Record,
         in_order: InOrder,
+        take_turn: TakeTurn,
         wall_ms: Callable[[], int],
         clock: Callable[[], float],
     ) -> None:
@@ -95,7 +114,11 @@ class Observing:
         self._definitions = definitions
         self._publish = publish
         self._record = record
+        self._put = put
         self._in_order = in_order
+        self._take_turn = take_turn
+        #: Observe requests as they go on the wire, by path and what they are made for.
+        self._requests: dict[tuple[Path, str, str], bytes] = {}
         self._wall_ms = wall_ms
         self._clock = clock
         #: Devices whose missing observations wait to be asked for: an update while they wait adds nothing.
@@ -203,9 +226,78 @@ class Observing:
 
     def complete(self, device: Device) -> None:
         """Ask for what the device should have and has not; in the device's order, after what waits already."""
-        if len(device.wanted) > len(device.observations) and device not in self._waiting:
-            self._waiting.add(device)
-            self._in_order(device.ep, lambda: self._ask_for_missing(device))
+        if len(device.wanted) <= len(device.observations) or device in self._waiting:
+            return
+        wanted = device.wanted.values()
+        if device.announcement.common and device.behind is None and not any(one.is_special for one in wanted):
+            give_back = self._take_turn(device.ep)
+            if give_back is not None:
+                Asking(self, device, deque(wanted), give_back).next()
+                return
+        self.ask_in_order(device)
+
+    def ask_in_order(self, device: Device) -> None:
+        """Ask for what is missing in the device's order, after what waits already."""
+        self._waiting.add(device)
+        self._in_order(device.ep, lambda: self._ask_for_missing(device))
+
+    # The quick way (`gateway.asking`)
+
+    def is_missing(self, device: Device, observation: Observation) -> bool:
+        """True if the device should have the observation and has it not."""
+        target = observation.target
+        return (
+            target not in device.observations
+            and device.wanted.get(target) is observation
+            and self._registry.device(device.ep) is device
+        )
+
+    def ask(
+        self, device: Device, observation: Observation, answered: Callable[[Message | ExchangeError], None]
+    ) -> bool:
+        """Send the observe request; False: it is impossible, and will not be asked for again."""
+        key = observation.path, device.version, device.announcement.text
+        request = self._requests.get(key)
+        if request is None:
+            if len(self._requests) >= _MOST_REQUESTS:
+                self._requests.clear()
+            asked = self._request(device, observation, RequestKind.OBSERVE)
+            try:
+                request = self._requests[key] = encoded(build(asked, device.view(), self._definitions))
+            except RefusedRequest as exc:
+                self._impossible(device, observation, exc)
+                return False
+        self._link.begin(device.address, request, token=observation.token, timeout=OBSERVE_TIMEOUT, finish=answered)
+        return True
+
+    def silent(self, device: Device, observation: Observation, error: ExchangeError) -> None:
+        """The device did not answer."""
+        if not isinstance(error, Stopped):
+            _log.info(
+                "the device did not answer an observe request", ep=device.ep, path=observation.target, reason=str(error)
+            )
+
+    def answered(self, device: Device, observation: Observation, message: Message, address: Address) -> None:
+        """The device answered an observe request of our own."""
+        self._took(device, observation, message, address)
+        decode = observation.decoders.get(message.uint(Option.CONTENT_FORMAT) or 0)
+        value = None if decode is None or message.code != Code.CONTENT else decode(message.payload)
+        kind, path, resource_type = RequestKind.OBSERVE, observation.path, observation.resource_type
+        now = self._wall_ms()
+        if value is not None and resource_type is not None:
+            texts = observation.ticket, self._server_id, device.ep, observation.target
+            record = encode_value(texts, now, ResponseCode.CONTENT, kind, path, resource_type, value)
+        else:
+            answer = reply(
+                self._request(device, observation, kind),
+                to_response(message),
+                now_ms=now,
+                server_id=self._server_id,
+                definitions=self._definitions,
+                device=device.view(),
+            )
+            record = encoded_reply(answer)
+        self._put(device, record, self._kept_once_durable(device, observation))
 
     async def _ask_for_missing(self, device: Device) -> None:
         self._waiting.discard(device)
@@ -227,10 +319,7 @@ class Observing:
             coap = build(request, view, self._definitions)
             message = await self._observe(device, observation, coap, OBSERVE_TIMEOUT)
         except RefusedRequest as exc:
-            _log.warning("an observation is impossible", ep=device.ep, path=observation.target, reason=str(exc))
-            device.wanted.pop(observation.target, None)
-            self._table.suspend(observation)
-            self._forget(observation.token)
+            self._impossible(device, observation, exc)
             return True
         except ExchangeError as exc:
             _log.info(
@@ -247,6 +336,12 @@ class Observing:
         )
         self._keep_once_durable(device, observation, answer)
         return True
+
+    def _impossible(self, device: Device, observation: Observation, why: RefusedRequest) -> None:
+        _log.warning("an observation is impossible", ep=device.ep, path=observation.target, reason=str(why))
+        device.wanted.pop(observation.target, None)
+        self._table.suspend(observation)
+        self._forget(observation.token)
 
     def _request(self, device: Device, observation: Observation, kind: RequestKind) -> Request:
         """A request of the gateway's own about an observation; a composite one in the format that it has."""
@@ -270,6 +365,11 @@ class Observing:
         Only when it is durable the observation is stored as established: a gateway that starts again, or lost the
         answer with its producer, asks again at the device's next update. Notifications are taken meanwhile.
         """
+        done = self._kept_once_durable(device, observation)
+        if not self._publish(answer, done):
+            done(False)
+
+    def _kept_once_durable(self, device: Device, observation: Observation) -> Callable[[bool], None]:
         path = observation.target
 
         def done(durable: bool) -> None:
@@ -280,13 +380,16 @@ class Observing:
             else:
                 del device.observations[path]
 
-        if not self._publish(answer, done):
-            done(False)
+        return done
 
     async def _observe(self, device: Device, observation: Observation, coap: CoapRequest, timeout: float) -> Message:
         """Ask, and take notifications if the device agrees; it is left to the caller to remember the observation."""
         address = device.address
         message = await self._link.send(address, coap, timeout=timeout, token=observation.token, defer=True)
+        self._took(device, observation, message, address)
+        return message
+
+    def _took(self, device: Device, observation: Observation, message: Message, address: Address) -> None:
         success = message.code >> 5 == 2
         number = message.uint(Option.OBSERVE)
         if success and number is not None and self._registry.device(device.ep) is device:
@@ -309,7 +412,6 @@ class Observing:
                 del device.wanted[observation.target]
             self._forget(observation.token)
             self.refused += 1
-        return message
 
     # Requests
 

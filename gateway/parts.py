@@ -24,6 +24,7 @@ from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
 from gateway.files import Files
 from gateway.first_reads import FirstReads
+from gateway.gathered import Gathered
 from gateway.notifications import Notifications
 from gateway.observations import ObservationTable
 from gateway.observing import Declared, Observing
@@ -113,6 +114,7 @@ class Parts:
             wall_ms=wall_ms,
             timeout=settings.command_timeout,
         )
+        self._replies = Gathered(uplink, uplink.topics.replies)
         self.observing = Observing(
             server_id=gateway,
             declared=declared,
@@ -122,8 +124,10 @@ class Parts:
             state=state,
             definitions=definitions,
             publish=self._publish,
+            put=self._put,
             record=lambda *notification: self.notifications.record(*notification),
             in_order=self.commands.submit_internal,
+            take_turn=self.commands.take_turn,
             wall_ms=wall_ms,
             clock=time.monotonic,
         )
@@ -173,6 +177,7 @@ class Parts:
     def batch_done(self) -> None:
         self.short_path.flush()
         self.registrations.changes.records.flush()
+        self._replies.flush()
         self.uplink.poll()
         if self.short_path.awake:
             awake = set(self.short_path.awake)
@@ -267,6 +272,9 @@ class Parts:
                 known.last_up = max(known.last_up, last_up)
         for request_id, said in found.answered.items():
             self.commands.mark_answered(request_id, said)
+
+    def _put(self, device: Device, value: bytes, done: Callable[[bool], None]) -> None:
+        self._replies.send(device.place.replies, device.place.key, value, [], done)
 
     def _publish(self, reply: Response, done: Callable[[bool], None] | None) -> bool:
         device = self.registry.device(reply.ep)

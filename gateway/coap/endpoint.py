@@ -39,6 +39,8 @@ from gateway.coap.message import (
     Type,
     build,
     empty,
+    encode_rest,
+    head,
     parse,
 )
 from gateway.coap.oscore_entry import OscoreEntry
@@ -96,7 +98,8 @@ class Endpoint:
         self._alarm = Alarm(self._retransmit)
         #: Requests without an answer yet.
         self._open: set[Incoming] = set()
-        self._settling: set[tuple[Address, bytes]] = set()
+        #: Until when, the soonest first.
+        self._settling: dict[tuple[Address, bytes], float] = {}
         self._acknowledged = AcknowledgedResponses()
         #: What was received and dropped, by reason; `metrics` shows it.
         self.dropped_datagrams: Counter[str] = Counter()
@@ -384,7 +387,7 @@ class Endpoint:
         if message.type == Type.CON and self._acknowledged.has(address, message.mid, self.now()):
             self._acknowledge_copy(address, message.mid)
             return
-        if (address, message.token) in self._settling:
+        if self._settling.get((address, message.token), 0.0) > self.now():
             self.dropped_datagrams["notification before its observation"] += 1
             return
         self.dropped_datagrams["response to nothing"] += 1
@@ -399,9 +402,11 @@ class Endpoint:
     def _settle(self, address: Address, token: bytes) -> None:
         # Whoever asked to observe learns of the answer a turn of the event loop later, or after more blocks; an RST
         # to a notification in between would end the observation that it has just got.
-        if self._loop is not None:
-            self._settling.add((address, token))
-            self._loop.call_later(SETTLING, self._settling.discard, (address, token))
+        now, settling = self.now(), self._settling
+        settling.pop((address, token), None)
+        settling[address, token] = now + SETTLING
+        while (first := next(iter(settling))) is not None and settling[first] <= now:
+            del settling[first]
 
     # Sending
 
@@ -557,9 +562,23 @@ class Endpoint:
         defer: bool = False,
     ) -> Exchange:
         """Send a confirmable request and retransmit it until it is acknowledged or answered (``defer``: Exchange)."""
+        return self.begin_encoded(address, code, encode_rest(options, payload), token, finish, timeout, defer=defer)
+
+    def begin_encoded(
+        self,
+        address: Address,
+        code: int,
+        rest: bytes,
+        token: bytes,
+        finish: Callable[[Message | ExchangeError], None],
+        timeout: float,
+        *,
+        defer: bool = False,
+    ) -> Exchange:
+        """As `begin`; ``rest`` is what follows the token (`gateway.coap.message.encode_rest`)."""
         now = self.now()
         mid = self._exchanges.next_mid(address, self._random.getrandbits(16))
-        datagram = build(Type.CON, code, mid, token, options, payload)
+        datagram = head(Type.CON, code, mid, token) + rest
         exchange = Exchange(address, mid, token, datagram, finish, now + timeout, defer=defer)
         self._exchanges.begin(exchange, now, self._random.random())
         self._arm()

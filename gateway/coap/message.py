@@ -319,8 +319,17 @@ def _extended(datagram: bytes, at: int, nibble: int) -> tuple[int, int]:
 
 def build(type_: int, code: int, mid: int, token: bytes, options: Options, payload: bytes = b"") -> bytes:
     """The bytes of one message; ``options`` may come in any order and are sorted (stably) by number."""
-    out = bytearray((0x40 | type_ << 4 | len(token), code, mid >> 8, mid & 255))
-    out += token
+    return head(type_, code, mid, token) + encode_rest(options, payload)
+
+
+def head(type_: int, code: int, mid: int, token: bytes) -> bytes:
+    """The bytes of a message before its options."""
+    return bytes((0x40 | type_ << 4 | len(token), code, mid >> 8, mid & 255)) + token
+
+
+def encode_rest(options: Options, payload: bytes = b"") -> bytes:
+    """The bytes of a message behind its token."""
+    out = bytearray()
     last = 0
     for number, value in sorted(options, key=_number) if len(options) > 1 else options:
         delta, length = number - last, len(value)

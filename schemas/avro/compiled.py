@@ -259,12 +259,32 @@ def encode_reply(reply: Response) -> bytes:
     content = payload.body.content if type(payload.body) is ReadBody else None
     if type(content) is not Resource or content.timestamp is not None or payload.kind not in _VALUE_KINDS:
         return encode(reply)
-    frame, tail, write = _around_reply(payload.code, payload.kind, content.path, content.type)
+    texts = reply.ticket, reply.server_id, reply.ep, reply.path
+    return encode_value(texts, reply.timestamp, payload.code, payload.kind, content.path, content.type, content.value)
+
+
+def encode_value(
+    texts: tuple[str, str, str, str],
+    timestamp: int,
+    code: ResponseCode,
+    kind: RequestKind,
+    path: Path,
+    resource_type: ResourceType,
+    value: Value,
+) -> bytes:
+    """A reply with one single value, of a kind that has it in version 1 (read, observe).
+
+    ``texts`` are its ticket, server id, endpoint and path, ``timestamp`` is epoch ms.
+
+    Raises:
+        InvalidRecord: the value is not of its type or does not fit.
+    """
+    frame, tail, write = _around_reply(code, kind, path, resource_type)
     try:
-        texts = b"".join(map(_text, (reply.ticket, reply.server_id, reply.ep, reply.path)))
-        return b"".join((frame, texts, encoded_long(reply.timestamp), tail, write(content.value)))
+        when = _times.get(timestamp) or _time(timestamp)
+        return b"".join((frame, *map(_text, texts), when, tail, write(value)))
     except _BAD_VALUES as exc:
-        raise InvalidRecord(f"{content.value!r:.80} is no {content.type.name} value: {exc}") from exc
+        raise InvalidRecord(f"{value!r:.80} is no {resource_type.name} value: {exc}") from exc
 
 
 @lru_cache(maxsize=1024)

@@ -48,6 +48,9 @@ CANCEL = replace(OBSERVE, observe=1)
 class Bench:
     """The part under test with its surroundings, as one process of the gateway has them, and one device."""
 
+    #: Whether the device's turn can be had at once; else it is waited for.
+    at_once = True
+
     def __init__(self, state: State, now_ms: int) -> None:
         self.state = state
         self.now_ms = now_ms
@@ -55,7 +58,7 @@ class Bench:
         self.registry = Registry()
         self.endpoint = Endpoint(("127.0.0.1", 0), Busy(), seed=1)
         self.table = ObservationTable("gw", decoders_for)
-        self.tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Future[None]] = []
         self.definitions = LiveDefinitions(Definitions.builtin())
         self.observing = Observing(
             server_id="gw",
@@ -66,8 +69,10 @@ class Bench:
             state=state,
             definitions=self.definitions,
             publish=self._publish,
+            put=self._put,
             record=self._record,
             in_order=self._in_order,
+            take_turn=self._take_turn,
             wall_ms=lambda: self.now_ms,
             clock=lambda: 0.0,
         )
@@ -80,8 +85,19 @@ class Bench:
     def _publish(self, reply: Response, done: Callable[[bool], None] | None) -> bool:
         return self.uplink.send(self.uplink.topics.replies, 0, b"", encode_reply(reply), [], done)
 
+    def _put(self, device: Device, value: bytes, done: Callable[[bool], None]) -> None:
+        if not self.uplink.send(self.uplink.topics.replies, 0, b"", value, [], done):
+            done(False)
+
     def _record(self, observation: Observation, message: Message, address: Address) -> None:
         self.recorded.append(message)
+
+    def _take_turn(self, ep: str) -> Callable[[], None] | None:
+        if not self.at_once or self.tasks:
+            return None
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.tasks.append(turn)
+        return lambda: turn.set_result(None)
 
     def _in_order(self, ep: str, factory: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.tasks.append(asyncio.create_task(factory()))
@@ -160,6 +176,11 @@ class Bench:
             task.cancel()
         self._socket.close()
         self.endpoint.close()
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["at once", "in turn"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bench, "at_once", request.param)
 
 
 @asynccontextmanager
