@@ -183,7 +183,8 @@ class Updates:
             return False
         at = 4 + (first & 15)
         # Two segments and nothing else: no more options, no payload. The longest id in this form has 12 characters.
-        if datagram[at : at + 3] != _RD or len(datagram) != at + 4 + datagram[at + 3] or datagram[at + 3] > 12:
+        size = len(datagram) - at - 4
+        if not 0 < size <= 12 or datagram[at + 3] != size or datagram[at : at + 3] != _RD:
             return False
         device = self._registry.registration(datagram[at + 4 :].decode("latin-1"))
         changes = self._changes

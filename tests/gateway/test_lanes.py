@@ -238,3 +238,40 @@ def test_devices_behind_a_gateway_have_one_turn_after_the_other_and_bounds_of_th
             await lanes.stop(timeout=0)
 
     asyncio.run(run())
+
+
+def test_turn_that_is_taken_at_once_keeps_all_else_waiting_until_it_is_given_back() -> None:
+    async def run() -> None:
+        devices = Devices("a", "b")
+        lanes = Lanes(
+            link=devices,
+            definitions=Definitions.builtin(),
+            record_sent=_nothing_is_sent,
+            record_tried=lambda _: None,
+            request_of=_nothing_is_read,
+            tell=_nothing_is_told,
+            finish=lambda *_: None,
+            now_ms=lambda: NOW,
+            limits=Limits(),
+        )
+        ran = asyncio.Event()
+
+        async def own() -> None:
+            ran.set()
+
+        give_back = lanes.take_turn("a")
+        assert give_back is not None and lanes.take_turn("a") is None
+        other = lanes.take_turn("b")
+        assert other is not None
+        other()
+        assert lanes.take_turn("b") is not None  # it was given back with nothing waiting
+        lanes.submit_internal("a", own)
+        await asyncio.sleep(0.05)
+        assert not ran.is_set()
+        give_back()
+        async with asyncio.timeout(60):
+            await ran.wait()
+        await lanes.stop(timeout=1.0)
+        assert lanes.take_turn("c") is None
+
+    asyncio.run(run())

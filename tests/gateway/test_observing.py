@@ -232,6 +232,19 @@ def test_declared_observation_is_stored_once_its_first_value_is_durable(tmp_path
     asyncio.run(run())
 
 
+def test_declared_path_that_cannot_be_observed_is_left_out_and_ends_no_turn_of_others(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _bench(tmp_path) as bench:
+            device = bench.register(links="</3303/0>,</3303/65535>")
+            await bench.establish()
+            await bench.done()
+            assert list(device.observations) == list(device.wanted) == ["/3303/0/5700"]
+            bench.observing.complete(device)
+            assert bench.tasks == []
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("how", ["not taken", "lost"])
 def test_first_value_that_kafka_did_not_keep_is_asked_for_again_at_the_next_update(
     tmp_path: FilePath, how: str

@@ -186,6 +186,7 @@ def test_registration_requests_come_back_with_their_answers(log: Log) -> None:
         ("::1", 5001, 2): (RegistrationKind.UPDATE, "reg-2"),
         ("127.0.0.1", 5000, 3): (RegistrationKind.DELETE, ""),
     }
+    assert log.recover().clocks == {"reg-2": 2}
 
 
 def test_replies_come_back_by_the_identity_of_their_request(log: Log) -> None:

@@ -144,6 +144,36 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
     assert commands_of(tmp_path) == (command(1), command(2, state=CommandState.SENT))
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 20, 21, 64, 85, 150])
+def test_groups_of_all_sizes_are_written_whole(tmp_path: Path, count: int) -> None:
+    names = [f"ep-{number:03}" for number in range(count)]
+    tokens = [number.to_bytes(8, "big") for number in range(count)]
+
+    async def write() -> None:
+        async with opened(tmp_path) as state:
+            for ep, token in zip(names, tokens, strict=True):
+                state.put_registration(REGISTRATION._replace(ep=ep, behind="gw", prefix=ep))
+                state.put_observation(OBSERVATION._replace(token=token, ep=ep))
+            await state.durable()
+            for number, ep in enumerate(names):
+                state.touch_registration(ep, number, "127.0.0.9", number)
+            # It is written with the next group.
+            state.put_observation(OBSERVATION._replace(token=b"other"))
+            await state.durable()
+            for ep, token in zip(names[1:], tokens[1:], strict=True):
+                state.delete_observation(token)
+                if ep != names[-1]:
+                    state.delete_registration(ep)
+            await state.durable()
+
+    asyncio.run(write())
+    loaded = stored(tmp_path)
+    assert [(row.ep, row.last_up_ms, row.address, row.port, row.prefix) for row in loaded.registrations] == [
+        (ep, names.index(ep), "127.0.0.9", names.index(ep), ep) for ep in sorted({names[0], names[-1]})
+    ]
+    assert [row.token for row in loaded.observations] == [tokens[0], b"other"]
+
+
 def test_last_word_of_a_group_counts(tmp_path: Path) -> None:
     async def write() -> int:
         async with opened(tmp_path) as state:
