@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import cast
 
 from gateway.gathered import Gathered
@@ -14,10 +15,12 @@ def test_records_of_a_turn_keep_their_order_and_share_one_report_a_partition() -
     async def run() -> None:
         uplink, told = MemoryUplink(), list[tuple[int, bool]]()
         gathered = Gathered(cast(Uplink, uplink), uplink.topics.registrations)
+
+        def tell(number: int, durable: bool) -> None:
+            told.append((number, durable))
+
         for number in range(6):
-            gathered.send(
-                number % 2, b"k", b"%d" % number, [], lambda durable, number=number: told.append((number, durable))
-            )
+            gathered.send(number % 2, b"k", b"%d" % number, [], partial(tell, number))
         await asyncio.sleep(0)
         assert [(partition, value) for _, partition, _, value, _ in uplink.records] == [
             *((0, b"0"), (1, b"1"), (0, b"2"), (1, b"3"), (0, b"4"), (1, b"5"))
