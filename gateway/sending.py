@@ -15,9 +15,9 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from gateway.changes import Incoming
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Code, Option
-from gateway.registrations import Incoming
 from gateway.registry import Device, Registry
 from gateway.short_path import HEADER_MORE, MOST_BEGUN
 from gateway.uplink import MOST_RECORD_BYTES, Uplink
