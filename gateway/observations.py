@@ -35,6 +35,7 @@ class Observation:
         "declared",
         "decoders",
         "device",
+        "front",
         "number",
         "observation_id",
         "path",
@@ -80,6 +81,8 @@ class Observation:
         self.device: Device
         self.compiled: CompiledNotification | None = None
         self.decoders: dict[int, Decoder] = {}
+        #: What was last between the Observe option and a value that is a double (`gateway.short_path`).
+        self.front: bytes | None = None
 
     @property
     def is_special(self) -> bool:
@@ -121,6 +124,7 @@ class ObservationTable:
         device.observations[observation.target] = observation
         if observation.resource_type is not None:
             observation.decoders = self._decoders(observation.path, observation.resource_type)
+            observation.front = None
             if observation.decoders and observation.compiled is None:
                 observation.compiled = CompiledNotification(
                     ticket=observation.ticket,

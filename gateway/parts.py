@@ -70,7 +70,7 @@ class Parts:
         self.registry = Registry()
         self.table = ObservationTable(gateway, decoders_for)
         self.short_path = ShortPath(uplink, self.table.by_token, clock=time.monotonic)
-        self.short_path.start(endpoint.sendto)
+        self.short_path.start(endpoint.sendto, endpoint.send_many)
         self.registrations = Registrations(
             server_id=gateway,
             local_address=endpoint.local_address_of,
@@ -163,7 +163,7 @@ class Parts:
             taken=self.behind.notified,
         )
         # The endpoint's handler; the first is called for every 2.05 that comes.
-        self.notify = self.short_path.notify
+        self.notify, self.notify_all = self.short_path.notify, self.short_path.notify_all
         self.response = self.notifications.take
 
     # Handler

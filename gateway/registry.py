@@ -37,19 +37,20 @@ class MidWindow:
     message id came within EXCHANGE_LIFETIME, and a device has few messages open at a time (NSTART).
     """
 
-    __slots__ = ("_mids", "_next", "marks")
+    __slots__ = ("_next", "marks", "mids")
 
     def __init__(self) -> None:
-        self._mids = bytearray()
+        #: As they came, two bytes each; `find` tells of what is found here where it is.
+        self.mids = bytearray()
         #: Batch numbers, index as `find` gives it.
         self.marks = array("Q")
         self._next = 0
 
     def find(self, mid: bytes) -> int:
         """The index of a two-byte message id, -1 if it is not here."""
-        at = self._mids.find(mid)
+        at = self.mids.find(mid)
         while at > 0 and at & 1:  # the end of one id and the beginning of the next
-            at = self._mids.find(mid, at + 1)
+            at = self.mids.find(mid, at + 1)
         return at >> 1
 
     def put(self, mid: bytes, mark: int) -> None:
@@ -57,13 +58,18 @@ class MidWindow:
         at = self.find(mid)
         if at >= 0:
             self.marks[at] = mark
-        elif len(self.marks) < WINDOW:
-            self._mids += mid
+        else:
+            self.put_new(mid, mark)
+
+    def put_new(self, mid: bytes, mark: int) -> None:
+        """Remember ``mid``, which is not here, in place of the oldest."""
+        if len(self.marks) < WINDOW:
+            self.mids += mid
             self.marks.append(mark)
         else:
             at = self._next
             self._next = (at + 1) % WINDOW
-            self._mids[2 * at : 2 * at + 2] = mid
+            self.mids[2 * at : 2 * at + 2] = mid
             self.marks[at] = mark
 
     def drop(self, lowest: int, highest: int) -> None:
@@ -75,7 +81,7 @@ class MidWindow:
         self._keep([(other, mark) for other, mark in self._entries() if other != mid])
 
     def _entries(self) -> list[tuple[bytes, int]]:
-        entries = [(bytes(self._mids[2 * i : 2 * i + 2]), mark) for i, mark in enumerate(self.marks)]
+        entries = [(bytes(self.mids[2 * i : 2 * i + 2]), mark) for i, mark in enumerate(self.marks)]
         return entries[self._next :] + entries[: self._next]  # oldest first
 
     def _keep(self, entries: list[tuple[bytes, int]]) -> None:
@@ -85,7 +91,7 @@ class MidWindow:
 
     def clear(self) -> None:
         """Forget all: the device began anew."""
-        self._mids.clear()
+        self.mids.clear()
         del self.marks[:]
         self._next = 0
 
@@ -134,6 +140,7 @@ class Device:
         "reg_date",
         "reg_id",
         "sms",
+        "sockaddr",
         "touch",
         "version",
         "wanted",
@@ -162,6 +169,8 @@ class Device:
         self.ep = ep
         self.reg_id = reg_id
         self.address = address
+        #: ``address`` as `gateway.coap.many` has it, once it was heard so; else empty.
+        self.sockaddr = b""
         #: The host and port that were recorded.
         self.at = host_port(address)
         self.lifetime = lifetime
@@ -352,6 +361,7 @@ class Registry:
         if self._by_address.get(device.address) is device:
             del self._by_address[device.address]
         device.address = address
+        device.sockaddr = b""
         self._by_address[address] = device
 
     def sooner(self, device: Device) -> None:

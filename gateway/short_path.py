@@ -13,15 +13,19 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import isfinite
 from struct import Struct
+from typing import Any
 
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
-from gateway.coap.peers import Address
-from gateway.observations import Decoder, Observation
+from gateway.coap.many import ManyDatagrams, Slots
+from gateway.coap.message import MAX_DATAGRAM
+from gateway.coap.peers import Address, UdpAddress
+from gateway.observations import REORDER_SECONDS, Decoder, Observation
 from gateway.registry import Device
 from gateway.uplink import Uplink
+from schemas.avro.compiled import encoded_long
 from schemas.lwm2m.formats import ContentFormat
 from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.path import Path
@@ -38,7 +42,11 @@ HEADER_LATE = "late"
 MOST_BEGUN = 4096
 
 _ACK = b"\x60\x00"
-_Held = tuple[bytes, bytes, list[tuple[str, bytes]], bytes, Address | None, Device]
+#: Key, value, headers, message id, to whom the ACK goes (of `notify_all`: the slot that is the ACK, or empty), and the
+#: device.
+_Held = tuple[bytes, bytes, list[tuple[str, bytes]], bytes, Address | bytes | None, Device]
+#: Sizes of the datagrams that `notify_all` looks at itself: header, token and the option Observe, an option, a value.
+_LEAST, _LARGEST = 24, 128
 
 
 class ShortPath:
@@ -67,11 +75,15 @@ class ShortPath:
         self.durable = [0] * partitions
         self._held: list[_Held | None] = [None] * partitions
         self._acks: list[list[tuple[bytes, Address]]] = [[] for _ in range(partitions)]
+        #: The same of `notify_all`.
+        self._slots: list[list[bytes]] = [[] for _ in range(partitions)]
+        self._send_slots: Callable[[list[bytes]], None] | None = None
         self._filled = False
         # Constant within a batch.
         self._open = False
         self._now = 0.0
         self._now_ms = 0
+        self._time = b""
         #: Marks below this one are older than EXCHANGE_LIFETIME: their message ids may come again.
         self.oldest = 0
         #: (time, batch): batches up to this one began before that time; about one a second.
@@ -86,9 +98,96 @@ class ShortPath:
         self.refused = 0
         self.late = 0
 
-    def start(self, sendto: Callable[[bytes, Address], object]) -> None:
-        """Acknowledge through ``sendto`` from now on."""
+    def start(
+        self, sendto: Callable[[bytes, Address], object], send_slots: Callable[[list[bytes]], None] | None = None
+    ) -> None:
+        """Acknowledge through ``sendto`` from now on; what `notify_all` takes through ``send_slots``
+        (`ManyDatagrams.send`)."""
         self._sendto = sendto
+        self._send_slots = send_slots
+
+    def notify_all(self, many: ManyDatagrams, slots: Slots, leave: Callable[[bytes, UdpAddress], None]) -> None:
+        """Take what ``many`` has received; what is no notification, or an unusual one, goes to ``leave``, in order.
+
+        What is below is `notify` once more, without a call, an address or a number for each: for a device that was
+        heard at this address before, and a value that is a double behind the same bytes as the one before.
+        """
+        if not self._filled:
+            self._begin_batch()
+        buffer, stride = many.buffer, many.stride
+        readers = _readers(many.name_size)
+        by_token, held, acks = self._by_token, self._held, self._slots
+        produce, topic = self._uplink.produce, self._topic
+        batch, now, time_, is_open = self.batch, self._now, self._time, self._open
+        from_bytes = int.from_bytes
+        sent = taken = 0
+        try:
+            for slot, size in slots:
+                read = readers[size]
+                if read is not None:
+                    name, first, code, mid, token, rest = read(buffer, slot * stride)
+                    # 2.05, CON or NON, a token of eight bytes as all of ours are; Observe, 0 to 3 bytes.
+                    if (
+                        code == 0x45
+                        and first & 0xEF == 0x48
+                        and (observation := by_token.get(token)) is not None
+                        and (device := observation.device).sockaddr == name
+                        and 0x60 <= (option := rest[0]) <= 0x63
+                        and rest[option - 0x5F : -8] == observation.front
+                        and rest[-8] & 0x7F != 0x7F  # neither infinite nor no number
+                        and (window := device.window).mids.find(mid) < 0
+                        and is_open
+                    ):
+                        observe = rest[1 : option - 0x5F]
+                        headers = [(HEADER_MID, mid), (HEADER_OBSERVE, observe)]
+                        number = from_bytes(observe, "big")
+                        if (
+                            number - observation.number
+                        ) & 0xFFFFFF < 0x800000 or now - observation.at > REORDER_SECONDS:
+                            observation.number = number
+                            observation.at = now
+                        else:
+                            self.late += 1
+                            headers.append((HEADER_LATE, b"1"))
+                        partition = device.partition
+                        before = held[partition]
+                        if before is not None:
+                            key, value, told, _, ack, _ = before
+                            if type(ack) is bytes:
+                                try:
+                                    produce(topic, value, key, partition, None, None, 0, told)
+                                except Exception:  # noqa: BLE001  # tried again where what it means is known
+                                    self._send(partition, before)
+                                else:
+                                    sent += 1
+                                    if ack:
+                                        acks[partition].append(ack)
+                            else:
+                                self._send(partition, before)
+                        window.put_new(mid, batch)
+                        compiled = observation.compiled
+                        held[partition] = (
+                            device.key,
+                            compiled.head + time_ + compiled.tail + rest[:-9:-1],  # type: ignore[union-attr]  # see front
+                            headers,
+                            mid,
+                            b"" if first & 0x10 else name + _ACK + mid,
+                            device,
+                        )
+                        taken += 1
+                        if device.queue:
+                            self.awake.append(device)
+                        continue
+                datagram, address = many.datagram(slot, size)
+                if 4 < size <= MAX_DATAGRAM and datagram[1] == 0x45 and self.notify(datagram, address):
+                    # It is known, and its address is right.
+                    device = by_token[datagram[4 : 4 + (datagram[0] & 15)]].device
+                    device.sockaddr = many.name(slot)
+                else:
+                    leave(datagram, address)
+        finally:
+            self.taken += taken
+            self._uplink.sent += sent
 
     def notify(self, datagram: bytes, address: Address) -> bool:
         """Take a datagram whose code is 2.05; False leaves it to the plain path."""
@@ -110,6 +209,7 @@ class ShortPath:
             start = at + 1
             at += 1 + (option & 15)
             observe = datagram[start:at]
+            options = at
             option = datagram[at]
             content_format = 0
             if 0x60 <= option <= 0x62:  # Content-Format, 0 to 2 bytes
@@ -127,6 +227,8 @@ class ShortPath:
         value = decoder(datagram[at + 1 :])
         if value is None:
             return False
+        if len(datagram) > at + 8 and datagram[at + 1 : -8] in _fronts(observation.path).get(content_format, ()):
+            observation.front = datagram[options:-8]
 
         if not self._filled:
             self._begin_batch()
@@ -256,6 +358,7 @@ class ShortPath:
         self._open = self._uplink.accepting
         self._now = self._clock()
         self._now_ms = int(self._wall() * 1000)
+        self._time = encoded_long(self._now_ms)
         while self._ages and self._now - self._ages[0][0] > EXCHANGE_LIFETIME:
             self.oldest = self._ages.popleft()[1] + 1
 
@@ -266,7 +369,10 @@ class ShortPath:
             device.window.drop_one(mid)
             self.refused += 1
             return False
-        if address is not None:
+        if isinstance(address, bytes):
+            if address:
+                self._slots[partition].append(address)
+        elif address is not None:
             self._acks[partition].append((mid, address))
         return True
 
@@ -280,12 +386,15 @@ class ShortPath:
                 continue
             self._held[partition] = None
             key, value, headers, mid, address, device = held
-            before = self._acks[partition]
-            acks = before if address is None else [*before, (mid, address)]
+            acks, slots = self._acks[partition], self._slots[partition]
+            if isinstance(address, bytes):
+                slots = [*slots, address] if address else slots
+            elif address is not None:
+                acks = [*acks, (mid, address)]
             if self._uplink.send(
-                self._topic, partition, key, value, headers, self._reporter(partition, self.batch, acks)
+                self._topic, partition, key, value, headers, self._reporter(partition, self.batch, acks, slots)
             ):
-                self._acks[partition] = []
+                self._acks[partition], self._slots[partition] = [], []
             else:
                 # Those before it get their acknowledgement with the next report of the partition.
                 device.window.drop_one(mid)
@@ -296,12 +405,17 @@ class ShortPath:
             self._ages.append((self._now + 1.0, self.batch))
         self.batch += 1
 
-    def _reporter(self, partition: int, batch: int, acks: list[tuple[bytes, Address]]) -> Callable[[bool], None]:
+    def _reporter(
+        self, partition: int, batch: int, acks: list[tuple[bytes, Address]], slots: list[bytes]
+    ) -> Callable[[bool], None]:
         def done(durable: bool) -> None:
             if not durable:
                 return  # `forget_undelivered` follows
             if batch > self.durable[partition]:
                 self.durable[partition] = batch
+            if slots:
+                assert self._send_slots is not None
+                self._send_slots(slots)
             acknowledge = self._acknowledge
             for mid, address in acks:
                 acknowledge(mid, address)
@@ -322,8 +436,9 @@ class ShortPath:
         """
         for device in devices:
             device.window.drop(self.durable[device.partition] + 1, self.batch)
-        for acks in self._acks:
+        for acks, slots in zip(self._acks, self._slots, strict=True):
             acks.clear()
+            slots.clear()
         self.begun.clear()
         self.recovered = self.batch
         self.durable = [self.batch] * len(self.durable)
@@ -355,13 +470,41 @@ def decoders_for(path: Path, resource_type: ResourceType) -> dict[int, Decoder]:
     return {}
 
 
-def _tlv_float(path: Path) -> Decoder:
+@lru_cache(maxsize=1024)
+def _fronts(path: Path) -> dict[int, frozenset[bytes]]:
+    """By content format what may stand in front of a double, the eight last bytes of a payload: what their decoders
+    take so, with nothing else to be looked at."""
+    tlv, _ = _tlv_heads(path)
+    return {
+        ContentFormat.TLV: frozenset((tlv,)),
+        ContentFormat.SENML_CBOR: frozenset(head + b"\xfb" for head in _cbor_heads(path)),
+    }
+
+
+_Reader = Callable[[Any, int], tuple[Any, ...]]
+
+
+@cache
+def _readers(name_size: int) -> list[_Reader | None]:
+    """By the size of a datagram: reads a slot of `ManyDatagrams` as address, first byte, code, message id, a token of
+    eight bytes, and the rest; None leaves it."""
+    readers: list[_Reader | None] = [None] * (MAX_DATAGRAM + 1024)
+    for size in range(_LEAST, _LARGEST + 1):
+        readers[size] = Struct(f"{name_size}sBB2s8s{size - 12}s").unpack_from
+    return readers
+
+
+def _tlv_heads(path: Path) -> tuple[bytes, bytes]:
+    """What stands in front of a double, and of a single."""
     resource_id = path.ids[-1]
     wide = resource_id > 255
     name = resource_id.to_bytes(2 if wide else 1, "big")
     # Type bits 11: resource with value; bit 5: two-byte id; bits 4-3: 01, one length byte; or length in bits 2-0.
-    double = bytes((0xE8 if wide else 0xC8,)) + name + b"\x08"
-    single = bytes((0xE4 if wide else 0xC4,)) + name
+    return bytes((0xE8 if wide else 0xC8,)) + name + b"\x08", bytes((0xE4 if wide else 0xC4,)) + name
+
+
+def _tlv_float(path: Path) -> Decoder:
+    double, single = _tlv_heads(path)
     double_size, single_size = len(double) + 8, len(single) + 4
 
     def decode(payload: bytes) -> float | None:
@@ -400,13 +543,18 @@ def _names(path: Path) -> list[tuple[str | None, str | None]]:
 # through that the strict readers of the plain path refuse (labels twice, tags, bytes behind the pack).
 
 
-def _senml_cbor_float(path: Path) -> Decoder:
-    # RFC 8428 section 6: labels -2 base name, 0 name, 2 value.
+def _cbor_heads(path: Path) -> frozenset[bytes]:
+    """What stands in front of the value. RFC 8428 section 6: labels -2 base name, 0 name, 2 value."""
     heads = set()
     for base, name in _names(path):
         fields = b"" if base is None else b"\x21" + _cbor_text(base)
         fields += b"" if name is None else b"\x00" + _cbor_text(name)
         heads.add(bytes((0x81, 0xA1 + (base is not None) + (name is not None))) + fields + b"\x02")
+    return frozenset(heads)
+
+
+def _senml_cbor_float(path: Path) -> Decoder:
+    heads = _cbor_heads(path)
 
     def decode(payload: bytes) -> float | None:
         for size, numbers in _CBOR_NUMBERS:

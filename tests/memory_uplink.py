@@ -28,6 +28,8 @@ class MemoryUplink:
         self.room = 1 << 30
         self.records: list[tuple[str, int, bytes, bytes, Headers]] = []
         self.reports: list[tuple[int, Callable[[bool], None]]] = []
+        #: Of `produce`.
+        self.sent = 0
 
     @property
     def accepting(self) -> bool:
@@ -54,6 +56,13 @@ class MemoryUplink:
         if done is not None:
             self.reports.append((partition, done))
         return True
+
+    def produce(
+        self, topic: str, value: bytes, key: bytes, partition: int, _: None, __: None, ___: int, headers: Headers
+    ) -> None:
+        """As the producer's own."""
+        if not self.send(topic, partition, key, value, headers, None):
+            raise BufferError("the queue is full")
 
     def report(self, durable: bool = True) -> None:
         reports, self.reports = self.reports, []

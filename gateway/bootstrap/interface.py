@@ -61,6 +61,7 @@ class Interface:
         self._definitions = Definitions.builtin()
         #: Requests that were refused, by code.
         self.refusals: Counter[str] = Counter()
+        self.notify_all = None
 
     # Handler
 

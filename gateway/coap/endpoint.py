@@ -29,6 +29,7 @@ from gateway.coap.exchanges import (
     WasReset,
 )
 from gateway.coap.incoming import AMPLIFICATION, BUSY, Fallback, Handler, Incoming
+from gateway.coap.many import MOST, ManyDatagrams, many_datagrams
 from gateway.coap.message import (
     MAX_DATAGRAM,
     Code,
@@ -81,6 +82,7 @@ class Endpoint:
         """
         self._random = random.Random(seed)
         self._socket = None if coap is None else bind(*coap)
+        self._many: ManyDatagrams | None = None if self._socket is None else many_datagrams(self._socket)
         #: False: on the socket OSCORE alone is spoken.
         self._in_the_clear = coap is not None
         self._secure = secure
@@ -138,6 +140,7 @@ class Endpoint:
         """
         if self._socket is None:
             self._socket = bind(*coap)
+            self._many = many_datagrams(self._socket)
             if self._loop is not None:
                 self._loop.add_reader(self._socket.fileno(), self._drain)
         self._oscore = OscoreEntry(line, self, self._exchanges, self._requests, self._acknowledged, self._random)
@@ -175,6 +178,37 @@ class Endpoint:
     # Receiving
 
     def _drain(self) -> None:
+        self.batch_done(self._drain_one_by_one() if self._many is None else self._drain_many(self._many))
+
+    def _drain_many(self, many: ManyDatagrams) -> int:
+        taken = 0
+        while taken < BATCH:
+            try:
+                sizes = many.receive()
+            except OSError as exc:
+                # An ICMP error of an earlier send; the next call has the next datagram.
+                self.dropped_datagrams[f"socket error {exc.errno}"] += 1
+                break
+            taken += len(sizes)
+            self._hand_out(many, sizes)
+            if len(sizes) < MOST:
+                break
+        return taken
+
+    def _hand_out(self, many: ManyDatagrams, sizes: list[int]) -> None:
+        slots = enumerate(sizes)
+        while self._in_the_clear and (notify_all := self._handler.notify_all) is not None:
+            try:
+                notify_all(many, slots, self._take)
+                return
+            except Exception:  # noqa: BLE001  # of the short path; what was before it counts, and it goes on behind it
+                self._failed(b"", ("", 0))
+        take = self.arrived if self._in_the_clear else self._take
+        for slot, size in slots:
+            take(*many.datagram(slot, size))
+
+    def _drain_one_by_one(self) -> int:
+        """Where the system gives one datagram a call."""
         assert self._socket is not None
         receive = self._socket.recvfrom
         notify = self._handler.notify if self._in_the_clear else _not_in_the_clear
@@ -198,10 +232,10 @@ class Endpoint:
             self.dropped_datagrams[f"socket error {exc.errno}"] += 1
         except Exception:  # noqa: BLE001  # of the short path; the batch before it counts, the next call goes on
             self._failed(datagram, address)
-        self.batch_done(taken)
+        return taken
 
-    def arrived(self, datagram: bytes, peer: SecurePeer) -> None:
-        """A message over DTLS."""
+    def arrived(self, datagram: bytes, peer: Address) -> None:
+        """A message over DTLS, or in the clear."""
         try:
             taken = 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == 0x45 and self._handler.notify(datagram, peer)
         except Exception:  # noqa: BLE001  # of the short path; the next one goes on
@@ -451,6 +485,11 @@ class Endpoint:
         if self._secure is None and self._oscore is None and self._socket is not None:
             return self._socket.sendto  # type: ignore[return-value]  # without credentials all addresses are UDP's
         return self._send
+
+    def send_many(self, slots: list[bytes]) -> None:
+        """Send messages without content, each a slot of what `Handler.notify_all` was given."""
+        if self._many is not None:
+            self._many.send(slots)
 
     def answer(self, incoming: Incoming, code: int, options: Options, payload: bytes) -> None:
         """Send the response of ``incoming`` and keep it for duplicates; a second answer is ignored."""

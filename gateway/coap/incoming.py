@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.coap.message import Code, Message, Option, Options, uint
-from gateway.coap.peers import Address
+from gateway.coap.peers import Address, UdpAddress
 
 if TYPE_CHECKING:
     from gateway.coap.endpoint import Endpoint
+    from gateway.coap.many import ManyDatagrams, Slots
 
 #: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
 AMPLIFICATION = 3
@@ -59,6 +60,10 @@ class Incoming:
 class Handler(Protocol):
     """What the endpoint hands messages to."""
 
+    #: As `notify`, for what `ManyDatagrams` has received: hands on in order what is left. It may raise, and then goes
+    #: on behind the slot that was taken last. None: there are no notifications.
+    notify_all: Callable[[ManyDatagrams, Slots, Callable[[bytes, UdpAddress], None]], None] | None
+
     def notify(self, datagram: bytes, address: Address) -> bool:
         """The short path: True if the 2.05 response was a notification and has been taken."""
 
@@ -87,6 +92,7 @@ class Busy:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._until = clock() + PATIENCE
+        self.notify_all = None
 
     def notify(self, datagram: bytes, address: Address) -> bool:
         return False

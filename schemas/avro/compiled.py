@@ -130,7 +130,7 @@ class CompiledNotification:
     ``path`` is that of a resource or of an instance of a multiple resource.
     """
 
-    __slots__ = ("_head", "_join", "_tail")
+    __slots__ = ("_join", "head", "tail")
 
     def __init__(
         self,
@@ -146,9 +146,11 @@ class CompiledNotification:
         where = str(path)
         # The record's first fields, in the order of the schema; the time follows.
         texts = b"".join(map(_text, (ticket, observation_id, server_id, ep, where)))
-        frame, self._tail = _around(where, resource_type)
-        self._head = frame + texts
-        self._join = _joiner(resource_type, len(self._head), len(self._tail))
+        #: What stands before the time (`encoded_long`), and between it and the value: of a FLOAT, eight bytes, the
+        #: lowest first. Who has both at hand need not encode.
+        self.head, self.tail = _around(where, resource_type)
+        self.head += texts
+        self._join = _joiner(resource_type, len(self.head), len(self.tail))
 
     def encode(self, timestamp_ms: int, value: Any) -> bytes:
         """The bytes in Confluent's wire format.
@@ -163,7 +165,7 @@ class CompiledNotification:
         except KeyError:
             when = _time(timestamp_ms)
         try:
-            return self._join(self._head, when, self._tail, value)
+            return self._join(self.head, when, self.tail, value)
         except _BAD_VALUES as exc:
             raise InvalidRecord(f"{value!r:.80} is not of the observation's type: {exc}") from exc
 

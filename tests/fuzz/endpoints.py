@@ -78,6 +78,8 @@ class Loud(Endpoint):
 class Polite:
     """A handler that answers 2.04 to each request and acknowledges each response."""
 
+    notify_all = None
+
     def __init__(self) -> None:
         self.endpoint: Endpoint | None = None
         self.requests: list[Incoming] = []

@@ -32,6 +32,8 @@ DISCOVERY: Options = [(Option.URI_PATH, b".well-known"), (Option.URI_PATH, b"cor
 class Served:
     """A gateway without devices: the endpoint's handler and the registrations' listener."""
 
+    notify_all = None
+
     def __init__(self, state: State) -> None:
         self.endpoint = Endpoint(("127.0.0.1", 0), self, seed=1)
         self.uplink = MemoryUplink()

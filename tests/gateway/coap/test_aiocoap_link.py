@@ -29,6 +29,8 @@ BODY = bytes(range(256)) * 40  # 10 KiB
 class Nobody:
     """A handler that takes nothing: all goes to aiocoap."""
 
+    notify_all = None
+
     def notify(self, datagram: bytes, address: Address) -> bool:
         return False
 

@@ -23,6 +23,8 @@ WAIT = 10.0
 class Recorder:
     """A handler that writes down what it is given and answers requests as the test says."""
 
+    notify_all = None
+
     def __init__(self) -> None:
         self.requests: list[Incoming] = []
         self.responses: list[Message] = []

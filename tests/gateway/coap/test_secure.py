@@ -25,6 +25,8 @@ KEY = b"sixteen byte key"
 class Handler:
     """Answers each request with ``answer``."""
 
+    notify_all = None
+
     def __init__(self) -> None:
         self.requests: list[Incoming] = []
         self.responses: list[Message] = []

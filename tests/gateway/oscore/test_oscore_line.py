@@ -51,6 +51,8 @@ def on_a_loop(test: Callable[..., Coroutine[None, None, None]]) -> Callable[...,
 class Handler:
     """Answers each request, and takes each response."""
 
+    notify_all = None
+
     def __init__(self) -> None:
         self.requests: list[Incoming] = []
 
