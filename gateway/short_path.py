@@ -22,6 +22,7 @@ from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.many import ManyDatagrams, Slots
 from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.peers import Address, UdpAddress
+from gateway.coap.udp import FEW
 from gateway.observations import REORDER_SECONDS, Decoder, Observation
 from gateway.registry import Device
 from gateway.uplink import Uplink
@@ -94,6 +95,8 @@ class ShortPath:
         #: Queue-mode devices that spoke in this batch.
         self.awake: list[Device] = []
         self.taken = 0
+        #: As it was when the batch began.
+        self._taken_before = 0
         self.duplicates = 0
         self.refused = 0
         self.late = 0
@@ -381,6 +384,8 @@ class ShortPath:
         if not self._filled:
             return
         self._filled = False
+        patient = self.taken - self._taken_before < FEW
+        self._taken_before = self.taken
         for partition, held in enumerate(self._held):
             if held is None:
                 continue
@@ -392,7 +397,13 @@ class ShortPath:
             elif address is not None:
                 acks = [*acks, (mid, address)]
             if self._uplink.send(
-                self._topic, partition, key, value, headers, self._reporter(partition, self.batch, acks, slots)
+                self._topic,
+                partition,
+                key,
+                value,
+                headers,
+                self._reporter(partition, self.batch, acks, slots),
+                patient=patient,
             ):
                 self._acks[partition], self._slots[partition] = [], []
             else:

@@ -30,6 +30,8 @@ _FULL = MOST_QUEUED_RECORDS * 9 // 10
 #: Kafka is taken for dead when records are under way and none was reported for so many seconds.
 STALLED_AFTER = 3.0
 _POLL_BUSY = 0.001
+#: Where nobody waits who can do nothing meanwhile.
+_POLL_PATIENT = 0.003
 _POLL_STALLED = 0.05
 _RENEW_AGAIN = 1.0
 #: Between two attempts of a gateway that Kafka's access control refuses.
@@ -55,6 +57,8 @@ class Uplink:
         self._producer: Producer = self._new_producer()
         #: Reports that are awaited.
         self.under_way = 0
+        #: Of those, how many may come a little later.
+        self._patient = 0
         self._progress_at = 0.0
         self._renewing = False
         #: When at the earliest, after a refusal; and what was said of it, until a record is taken.
@@ -123,8 +127,11 @@ class Uplink:
         value: bytes | None,
         headers: Headers,
         done: Done | None,
+        *,
+        patient: bool = False,
     ) -> bool:
-        """Queue one record; False if it was not taken (``done`` is then not called).
+        """Queue one record; False if it was not taken (``done`` is then not called). ``patient``: the report may come
+        some milliseconds later.
 
         Without ``done`` the record is vouched for by the next one with ``done`` on the same partition: delivery is in
         order and gapless, so that one's report covers it.
@@ -133,7 +140,9 @@ class Uplink:
             if done is None:
                 self._producer.produce(topic, value, key, partition, headers=headers)
             else:
-                self._producer.produce(topic, value, key, partition, headers=headers, on_delivery=self._reporter(done))
+                self._producer.produce(
+                    topic, value, key, partition, headers=headers, on_delivery=self._reporter(done, patient)
+                )
         except (BufferError, KafkaException) as exc:
             self.failed += 1
             # Here the client tells a fatal error by its code alone: `fatal()` is never set.
@@ -142,12 +151,13 @@ class Uplink:
             return False
         self.sent += 1
         if done is not None:
-            self._begin()
+            self._begin(patient)
         return True
 
-    def _reporter(self, done: Done) -> Callable[[KafkaError | None, Message], None]:
+    def _reporter(self, done: Done, patient: bool) -> Callable[[KafkaError | None, Message], None]:
         def report(error: KafkaError | None, _: Message) -> None:
             self.under_way -= 1
+            self._patient -= patient
             assert self._loop is not None
             self._progress_at = self._loop.time()
             if error is not None:
@@ -160,13 +170,18 @@ class Uplink:
 
         return report
 
-    def _begin(self) -> None:
+    def _begin(self, patient: bool) -> None:
         assert self._loop is not None
         if not self.under_way:
             self._progress_at = self._loop.time()
         self.under_way += 1
+        self._patient += patient
+        wait = _POLL_PATIENT if patient else _POLL_BUSY
+        if self._timer is not None and self.under_way - self._patient == 1 and not patient:
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
-            self._timer = self._loop.call_later(_POLL_BUSY, self._tick)
+            self._timer = self._loop.call_later(wait, self._tick)
 
     def poll(self) -> None:
         """Serve the delivery reports that are there."""
@@ -184,7 +199,8 @@ class Uplink:
         self.poll()
         if self.under_way:
             stalled = self._loop.time() - self._progress_at > 1.0
-            self._timer = self._loop.call_later(_POLL_STALLED if stalled else _POLL_BUSY, self._tick)
+            busy = _POLL_PATIENT if self.under_way == self._patient else _POLL_BUSY
+            self._timer = self._loop.call_later(_POLL_STALLED if stalled else busy, self._tick)
         elif self._renewing and self._loop.time() < self._renew_at:
             self._timer = self._loop.call_later(_POLL_STALLED, self._tick)
         elif self._renewing:

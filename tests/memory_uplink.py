@@ -49,6 +49,8 @@ class MemoryUplink:
         value: bytes | None,
         headers: Headers,
         done: Callable[[bool], None] | None,
+        *,
+        patient: bool = False,
     ) -> bool:
         if len(self.records) >= self.room:
             return False

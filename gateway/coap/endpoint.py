@@ -46,7 +46,7 @@ from gateway.coap.message import (
 )
 from gateway.coap.oscore_entry import OscoreEntry
 from gateway.coap.peers import Address, OscorePeer, SecurePeer, UdpAddress
-from gateway.coap.udp import BATCH, bind, name_of
+from gateway.coap.udp import BATCH, FEW, bind, name_of
 
 if TYPE_CHECKING:
     from gateway.coap.secure import SecureLine
@@ -56,6 +56,8 @@ _log = structlog.get_logger("headwater.coap")
 
 #: Requests that may wait for durability at once; more are answered 5.03.
 MOST_OPEN_REQUESTS = 5_000
+#: Seconds for which notifications are gathered while FEW come.
+GATHERING = 0.003
 #: Seconds in which notifications right behind the answer to an observe request are left to come again, not reset.
 SETTLING = 10.0
 #: Bytes of words below which there are none.
@@ -98,6 +100,10 @@ class Endpoint:
         self._requests = RequestLog()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._alarm = Alarm(self._retransmit)
+        #: When the socket is looked at next, while notifications are gathered; None: as soon as something is there.
+        self._gathering: asyncio.TimerHandle | None = None
+        #: Messages that were no notifications of the short path.
+        self._others = 0
         #: Requests without an answer yet.
         self._open: set[Incoming] = set()
         #: Until when, the soonest first.
@@ -156,6 +162,7 @@ class Endpoint:
 
     def pause(self) -> None:
         """Stop receiving; what is under way can still be answered."""
+        self._gather(False)
         if self._loop is not None and self._socket is not None and self._socket.fileno() >= 0:
             self._loop.remove_reader(self._socket.fileno())
         if self._secure is not None:
@@ -178,7 +185,29 @@ class Endpoint:
     # Receiving
 
     def _drain(self) -> None:
-        self.batch_done(self._drain_one_by_one() if self._many is None else self._drain_many(self._many))
+        others = self._others
+        taken = self._drain_one_by_one() if self._many is None else self._drain_many(self._many)
+        self.batch_done(taken)
+        self._gather(0 < taken < FEW and self._others == others and not self._exchanges)
+
+    def _gather(self, wanted: bool) -> None:
+        """Leave what comes in the socket for GATHERING seconds, or be told of it.
+
+        A wake-up of the process costs many times what a notification does, and notifications can wait for
+        milliseconds: Kafka takes as long. Nothing else waits: not the answer to a request of ours, and no request
+        longer than the one time that it begins with.
+        """
+        if self._loop is None or self._socket is None or (not wanted and self._gathering is None):
+            return
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+            if not wanted:
+                self._loop.add_reader(self._socket.fileno(), self._drain)
+        else:
+            self._loop.remove_reader(self._socket.fileno())
+        if wanted:
+            self._gathering = self._loop.call_later(GATHERING, self._drain)
 
     def _drain_many(self, many: ManyDatagrams) -> int:
         taken = 0
@@ -257,6 +286,7 @@ class Endpoint:
         self._handler.batch_done()
 
     def _take(self, datagram: bytes, address: Address) -> None:
+        self._others += 1
         try:
             message = parse(datagram)
         except Malformed as exc:
@@ -620,6 +650,7 @@ class Endpoint:
         datagram = head(Type.CON, code, mid, token) + rest
         exchange = Exchange(address, mid, token, datagram, finish, now + timeout, defer=defer)
         self._exchanges.begin(exchange, now, self._random.random())
+        self._gather(False)
         self._arm()
         self._send_request(exchange)
         return exchange
