@@ -753,3 +753,76 @@ def test_port_that_is_taken_is_an_error() -> None:
             Endpoint(endpoint.local_address, Recorder())
     finally:
         endpoint.close()
+
+
+# Gathering
+
+
+async def _gathering(endpoint: Endpoint, wanted: bool) -> None:
+    async with asyncio.timeout(60):
+        while (endpoint._gathering is not None) is not wanted:  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def long_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long enough to be seen also where the machine is busy."""
+    monkeypatch.setattr(endpoint_module, "GATHERING", 1.0)
+
+
+@pytest.mark.usefixtures("long_gathering")
+def test_few_notifications_are_gathered_and_what_comes_afterwards_is_heard() -> None:
+    async def run() -> None:
+        handler = Recorder()
+        handler.takes_notifications = True
+        async with _running(handler) as (endpoint, peer):
+            notified = build(Type.CON, Code.CONTENT, 7, b"tok", [(Option.OBSERVE, b"\1")], b"1")
+            for round_ in range(1, 3):
+                peer.send(notified)
+                await _gathering(endpoint, True)
+                peer.send(notified)
+                # Nothing comes any more: it waits to be told of the next again, and is.
+                await _gathering(endpoint, False)
+                assert len(handler.notified) == 2 * round_
+                peer.send(_request(round_))
+                assert parse(await peer.receive()).code == Code.CHANGED
+                assert endpoint._gathering is None
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("long_gathering")
+def test_a_request_of_ours_ends_the_gathering() -> None:
+    async def run() -> None:
+        handler = Recorder()
+        handler.takes_notifications = True
+        async with _running(handler) as (endpoint, peer):
+            peer.send(build(Type.CON, Code.CONTENT, 7, b"tok", [(Option.OBSERVE, b"\1")], b"1"))
+            await _gathering(endpoint, True)
+            future = endpoint.request(peer.address, Code.GET, [], timeout=WAIT)
+            assert endpoint._gathering is None
+            asked = parse(await peer.receive())
+            peer.send(build(Type.CON, Code.CONTENT, 8, b"tok", [(Option.OBSERVE, b"\2")], b"1"))
+            async with asyncio.timeout(60):
+                while len(handler.notified) < 2:  # noqa: ASYNC110  # nothing tells of it
+                    await asyncio.sleep(0.01)
+            assert endpoint._gathering is None
+            peer.send(build(Type.ACK, Code.CHANGED, asked.mid, asked.token, []))
+            assert (await future).code == Code.CHANGED
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("long_gathering")
+def test_an_endpoint_that_gathers_can_be_closed() -> None:
+    async def run() -> None:
+        handler = Recorder()
+        handler.takes_notifications = True
+        async with _running(handler) as (endpoint, peer):
+            peer.send(build(Type.CON, Code.CONTENT, 7, b"tok", [(Option.OBSERVE, b"\1")], b"1"))
+            await _gathering(endpoint, True)
+            endpoint.close()
+            await asyncio.sleep(0.01)
+            assert endpoint._gathering is None
+
+    asyncio.run(run())
