@@ -60,9 +60,12 @@ class Incoming:
 class Handler(Protocol):
     """What the endpoint hands messages to."""
 
-    #: As `notify`, for what `ManyDatagrams` has received: hands on in order what is left. It may raise, and then goes
-    #: on behind the slot that was taken last. None: there are no notifications.
-    notify_all: Callable[[ManyDatagrams, Slots, Callable[[bytes, UdpAddress], None]], None] | None
+    @property
+    def notify_all(self) -> Callable[[ManyDatagrams, Slots, Callable[[bytes, UdpAddress], None]], None] | None:
+        """As `notify`, for what `ManyDatagrams` has received: hands on in order what is left.
+
+        It may raise, and then goes on behind the slot that was taken last. None: `notify` has them one by one.
+        """
 
     def notify(self, datagram: bytes, address: Address) -> bool:
         """The short path: True if the 2.05 response was a notification and has been taken."""
