@@ -19,7 +19,6 @@ from typing import Any
 import structlog
 
 from gateway.answering import encoded as encoded_reply
-from gateway.asking import Asking
 from gateway.coap.exchanges import ExchangeError, Stopped
 from gateway.coap.message import Code, Message, Option, Type
 from gateway.coap.peers import Address
@@ -27,6 +26,7 @@ from gateway.device_link import DeviceLink, encoded, to_response
 from gateway.end_devices import GATEWAY, is_gateway
 from gateway.exchange import CONTENT_FORMATS, CoapRequest, CoapResponse, RefusedRequest
 from gateway.observations import Observation, ObservationTable, parse_target, single_type, target_of
+from gateway.observe_turn import ObserveTurn
 from gateway.operations import build
 from gateway.registry import Device, Registry
 from gateway.replies import reply
@@ -232,7 +232,7 @@ class Observing:
         if device.announcement.common and device.behind is None and not any(one.is_special for one in wanted):
             give_back = self._take_turn(device.ep)
             if give_back is not None:
-                Asking(self, device, deque(wanted), give_back).next()
+                ObserveTurn(self, device, deque(wanted), give_back).next()
                 return
         self.ask_in_order(device)
 
@@ -241,7 +241,7 @@ class Observing:
         self._waiting.add(device)
         self._in_order(device.ep, lambda: self._ask_for_missing(device))
 
-    # The quick way (`gateway.asking`)
+    # The quick way (`gateway.observe_turn`)
 
     def is_missing(self, device: Device, observation: Observation) -> bool:
         """True if the device should have the observation and has it not."""

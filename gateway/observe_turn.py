@@ -39,7 +39,7 @@ class Observer(Protocol):
         """What is missing is to be asked for the ordinary way, when the turn has been given back."""
 
 
-class Asking:
+class ObserveTurn:
     """The turn of one device; ``give_back`` ends it."""
 
     __slots__ = ("_address", "_device", "_give_back", "_left", "_observation", "_observer")
