@@ -30,7 +30,7 @@ from gateway.exchange import (
     Refused,
     TimedOut,
 )
-from gateway.lanes import Limits
+from gateway.limits import Limits
 from gateway.replies import reply
 from gateway.state import State, StateOverloaded, StateUnavailable
 from gateway.uplink import MOST_RECORD_BYTES

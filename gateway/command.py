@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.state import CommandState, Positions, StoredCommand
+from schemas.avro.compiled_requests import decode_request
 from schemas.avro.records import CommandPhase, Request, RequestKind
-from schemas.avro.serde import MalformedRecord, decode
 
 
 @dataclass(slots=True, eq=False)
@@ -110,7 +110,4 @@ def request_in(value: bytes) -> Request:
     Raises:
         SerdeError: there is none.
     """
-    record = decode(value)
-    if not isinstance(record, Request):
-        raise MalformedRecord(f"a {type(record).__name__} is no request")
-    return record
+    return decode_request(value)[0]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, ExchangeError, WasReset
-from gateway.coap.message import Code
+from gateway.coap.message import Code, Message
 from gateway.coap.peers import Address
-from gateway.commands import DeviceGone, DeviceMoved, DeviceSentReset, DeviceTimeout
-from gateway.device_link import DeviceLink, to_response
+from gateway.device_link import DeviceLink, has_more, to_response
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, RefusedRequest
 from gateway.file_push import push_options
 from gateway.files import Files
 from gateway.observing import Observing
+from gateway.reaching import Answered, DeviceGone, DeviceMoved, DeviceSentReset, DeviceTimeout, Rest
 from gateway.registry import Device, Registry
 from schemas.avro.records import ResponseCode
 from schemas.lwm2m.path import Path
@@ -82,6 +82,33 @@ class CommandLink:
             message = await self._link.send(address, request, timeout=timeout)
         except ExchangeError as exc:
             raise self._failure(device, address, exc) from exc
+        return self._response(device, message)
+
+    def begin(self, ep: str, request: CoapRequest, timeout: float, answered: Answered) -> bool:
+        if request.file is not None:
+            return False
+        device = self._device(ep)
+        address = device.address
+
+        def finish(result: Message | ExchangeError) -> None:
+            if isinstance(result, ExchangeError):
+                answered(self._failure(device, address, result))
+            elif has_more(request, result):
+                answered(Rest(lambda: self._whole(device, address, request, result, timeout)))
+            else:
+                answered(self._response(device, result))
+
+        return self._link.begin(address, request, finish, timeout=timeout)
+
+    async def _whole(
+        self, device: Device, address: Address, request: CoapRequest, first: Message, timeout: float
+    ) -> CoapResponse:
+        try:
+            return self._response(device, await self._link.whole(address, request, first, timeout=timeout))
+        except ExchangeError as exc:
+            raise self._failure(device, address, exc) from exc
+
+    def _response(self, device: Device, message: Message) -> CoapResponse:
         if message.code in (Code.CREATED, Code.DELETED):
             self._reshaped(device)
         return to_response(message)

@@ -30,8 +30,10 @@ from gateway.command import Batch, Command, request_in, understand
 from gateway.command_states import CommandStates
 from gateway.command_states import Publish as PublishState
 from gateway.exchange import OutcomeUnknown
-from gateway.lanes import DeviceLink, Lanes, Limits
+from gateway.lanes import Lanes
+from gateway.limits import Limits
 from gateway.progress import Progress
+from gateway.reaching import DeviceLink
 from gateway.request_records import RawRequest, next_positions, occurrence_of, place_of
 from gateway.state import (
     Answer,
@@ -43,8 +45,7 @@ from gateway.state import (
     StateUnavailable,
     StoredState,
 )
-from schemas.avro.records import Request
-from schemas.avro.registry import schema_of
+from schemas.avro.compiled_requests import REQUEST_FRAMES, decode_request
 from schemas.avro.request_identity import identity_of, leading_strings
 from schemas.avro.serde import MalformedRecord, SerdeError
 from schemas.lwm2m.objects import Definitions
@@ -64,8 +65,6 @@ _LONGEST_TEXTS: Final = 10_000
 _REQUEST_ID_BYTES: Final = 24
 #: What the disk has at the end for what is not recorded yet.
 _RECORD_SECONDS: Final = 2.0
-#: What the records of requests begin with.
-_REQUEST_FRAMES: Final = frozenset(schema_of("request.AvroRequest", version).frame for version in (1, 2, 3))
 
 
 class CommandLoop:
@@ -246,10 +245,10 @@ class CommandLoop:
     def _readable(self, raw: RawRequest) -> Command:
         if raw.value is None:
             raise MalformedRecord("the record has no value")
-        request: Request = request_in(raw.value)
+        request, payload_at = decode_request(raw.value)
         if len(request.ep) + len(request.ticket) + len(request.payload.path) > _LONGEST_TEXTS:
             raise MalformedRecord(f"endpoint, ticket and path have more than {_LONGEST_TEXTS} characters")
-        identity = identity_of(raw.value, request)
+        identity = identity_of(raw.value, request, payload_at)
         command = self._command(identity, occurrence_of(raw), request.ep, raw.value, self._now_ms(), request.expires)
         understand(command, request)
         command.request = request
@@ -258,7 +257,7 @@ class CommandLoop:
     def _unreadable(self, raw: RawRequest) -> Command | None:
         """What can be answered all the same: a request of which the endpoint and the ticket can be read."""
         value = raw.value or b""
-        if value[:5] not in _REQUEST_FRAMES:
+        if value[:5] not in REQUEST_FRAMES:
             return None
         try:
             (_, ep, ticket), _ = leading_strings(value)

@@ -15,7 +15,9 @@ from gateway.answering import Done, Headers
 from gateway.command_loop import CommandLoop
 from gateway.device_forms import kafka_place
 from gateway.intake import Intake
-from gateway.lanes import CoroutineFactory, DeviceGone, DeviceLink, DeviceMoved, DeviceSentReset, DeviceTimeout, Limits
+from gateway.lanes import CoroutineFactory
+from gateway.limits import Limits
+from gateway.reaching import DeviceGone, DeviceLink, DeviceMoved, DeviceSentReset, DeviceTimeout
 from gateway.request_records import RawRequest
 from gateway.state import Positions, State, StoredState
 from gateway.uplink import MOST_RECORD_BYTES, Uplink

@@ -6,6 +6,7 @@ Owns the choice between one datagram (our own exchanges) and blocks (aiocoap), a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
@@ -48,17 +49,36 @@ class DeviceLink:
         first = await self._endpoint.request(
             address, request.method, options, request.payload, token=token, timeout=timeout, defer=defer
         )
-        block = first.block(Option.BLOCK2)
-        # Only a GET or a FETCH may be asked again; no other operation of LwM2M has an answer that needs blocks.
-        if block is None or not block.more or request.method not in (Method.GET, Method.FETCH):
-            return first
+        return await self.whole(address, request, first, timeout=timeout) if has_more(request, first) else first
+
+    def begin(
+        self,
+        address: Address,
+        request: CoapRequest,
+        finish: Callable[[Message | ExchangeError], None],
+        *,
+        timeout: float,
+    ) -> bool:
+        """As `send`, but ``finish`` is told, once, of the response that comes first (`has_more`). False: not in one
+        datagram, and so not sent.
+        """
+        if len(request.payload) > MOST_IN_ONE_DATAGRAM:
+            return False
+        endpoint = self._endpoint
+        options, token = _options(request), endpoint.new_token()
+        endpoint.begin(address, request.method, options, request.payload, token, finish, timeout)
+        return True
+
+    async def whole(self, address: Address, request: CoapRequest, first: Message, *, timeout: float) -> Message:
+        """The whole of a response of which ``first`` is the first block. Raises ExchangeError."""
+        options = _options(request)
         # The whole is fetched by a plain request of its own (RFC 7959 section 2.6: without Observe).
         plain = [option for option in options if option[0] != Option.OBSERVE]
         whole = await self._link.transfer(address, request.method, plain, request.payload, timeout=timeout)
         observe = [option for option in first.options if option[0] == Option.OBSERVE]
         return Message(first.type, whole.code, first.mid, first.token, observe + whole.options, whole.payload)
 
-    def begin(
+    def begin_observe(
         self,
         address: Address,
         request: bytes,
@@ -82,17 +102,35 @@ class DeviceLink:
         self._endpoint.acknowledge(address, message.mid)
 
 
+def has_more(request: CoapRequest, first: Message) -> bool:
+    """True for the first block of a response that has others."""
+    block = first.block(Option.BLOCK2)
+    # Only a GET or a FETCH may be asked again; no other operation of LwM2M has an answer that needs blocks.
+    return block is not None and block.more and request.method in (Method.GET, Method.FETCH)
+
+
 def _options(request: CoapRequest) -> Options:
-    options: Options = [(Option.URI_PATH, segment.encode()) for segment in request.uri_path]
-    options += [(Option.URI_QUERY, query.encode()) for query in request.uri_query]
-    for option, value in (
-        (Option.OBSERVE, request.observe),
-        (Option.ACCEPT, request.accept),
-        (Option.CONTENT_FORMAT, request.content_format),
-    ):
+    return list(
+        _remembered_options(
+            request.uri_path, request.uri_query, request.observe, request.accept, request.content_format
+        )
+    )
+
+
+@lru_cache(maxsize=1024)
+def _remembered_options(
+    uri_path: tuple[str, ...],
+    uri_query: tuple[str, ...],
+    observe: int | None,
+    accept: int | None,
+    content_format: int | None,
+) -> tuple[tuple[int, bytes], ...]:
+    options: Options = [(Option.URI_PATH, segment.encode()) for segment in uri_path]
+    options += [(Option.URI_QUERY, query.encode()) for query in uri_query]
+    for option, value in ((Option.OBSERVE, observe), (Option.ACCEPT, accept), (Option.CONTENT_FORMAT, content_format)):
         if value is not None:
             options.append((option, uint(value)))
-    return options
+    return tuple(options)
 
 
 def encoded(request: CoapRequest) -> bytes:

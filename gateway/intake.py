@@ -1,4 +1,8 @@
-"""Requests come in: a thread reads ``iot.<gw>.management.req`` and hands batches to the event loop, one at a time.
+"""Requests come in: ``iot.<gw>.management.req`` is read, and handed to the event loop in batches, one at a time.
+
+While nothing comes a thread waits for it. From the first record on the event loop looks by itself every moment, until
+nothing has come for a while: a batch then costs no change of threads, and what came meanwhile comes together. The
+consumer is always with one of the two.
 
 Owns the consumer, its position and back-pressure: the next batch is read when the loop has room for it. Where a start
 goes on is told by the gateway's own state (`gateway.progress`), which knows the topic by its id. The offsets committed
@@ -26,6 +30,12 @@ _log = structlog.get_logger("headwater.intake")
 #: Records a batch, at most: small enough that the loop is not held up.
 BATCH = 256
 _POLL = 0.1
+#: How often the event loop looks while requests come: so often after a small batch, and after one of `_MANY` or more.
+_AGAIN = 0.001
+_AGAIN_AFTER_MANY = 0.003
+_MANY = 8
+#: After so long without a request the thread waits for them again.
+_QUIET = 0.02
 _COMMIT_EVERY = 1.0
 _RETRY = 1.0
 _TIMEOUT = 10.0
@@ -69,6 +79,11 @@ class Intake:
         self._pausing = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: Set when the loop gives the consumer back; what it failed with there; until when it looks (loop's time).
+        self._thread_again = threading.Event()
+        self._failure: Exception | None = None
+        self._looks_until = 0.0
         #: What is done with, as the loop says and as Kafka was told; when it was told last.
         self._passed: Positions = {}
         self._committed: Positions = self._passed
@@ -76,6 +91,7 @@ class Intake:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to read."""
+        self._loop = loop
         self._thread = threading.Thread(target=self._run, args=(loop,), name="request-intake", daemon=True)
         self._thread.start()
 
@@ -138,20 +154,64 @@ class Intake:
         reader.assign(places)
 
     def _read(self, reader: Consumer, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: wait for what comes, and let the loop go on from there until nothing comes."""
         # consume() waits for a full batch until its timeout; poll() comes back with the first record.
         first = reader.poll(_POLL)
         if first is None:
             self._commit(reader)
             self._look(reader)
             return
-        messages = [message for message in (first, *reader.consume(BATCH - 1, timeout=0)) if self._usable(message)]
-        if not messages:
+        self._thread_again.clear()
+        loop.call_soon_threadsafe(self._go_on, reader, first)
+        while not self._thread_again.wait(_POLL):
+            if self._pausing.is_set():
+                return  # the loop does not touch the consumer again
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        self._commit(reader)
+
+    def _go_on(self, reader: Consumer, first: Message | None = None) -> None:
+        """On the loop: hand out what is there, beginning with ``first``."""
+        assert self._loop is not None
+        if self._pausing.is_set():
             return
+        try:
+            messages = reader.consume(BATCH, timeout=0) if first is None else [first, *reader.consume(BATCH - 1, 0)]
+            batch = self._batch(messages) if messages else []
+            self._commit(reader)
+        except Exception as exc:  # noqa: BLE001  # whatever it is, it is for the thread to deal with
+            self._failure = exc
+            self._thread_again.set()
+            return
+        now = self._loop.time()
+        if batch:
+            self._looks_until = now + _QUIET
+            again = _AGAIN if len(batch) < _MANY else _AGAIN_AFTER_MANY
+            self._take(batch, lambda: self._look_again(reader, again))
+        elif now < self._looks_until:
+            self._look_again(reader, _AGAIN)
+        else:
+            self._thread_again.set()
+
+    def _look_again(self, reader: Consumer, after: float) -> None:
+        assert self._loop is not None
+        self._loop.call_later(after, self._go_on, reader)
+
+    def _batch(self, messages: list[Message]) -> list[RawRequest]:
+        """The records among what the consumer gave.
+
+        Raises:
+            KafkaException: it is of no use any more.
+            TopicMissing: the topic is another one now.
+        """
+        messages = [message for message in messages if self._usable(message)]
+        if not messages:
+            return []
         self._complained = ""
         self._answers()
         if any(message.offset() < self._next(message.partition()) for message in messages):
             raise TopicMissing(f"the topic {self._topic} was made anew")
-        room = threading.Event()
         batch = [
             RawRequest(
                 topic=self._topic,
@@ -165,12 +225,8 @@ class Intake:
             )
             for message in messages
         ]
-        loop.call_soon_threadsafe(self._take, batch, room.set)
         self._positions = {**self._positions, **next_positions(batch)}
-        while not room.wait(_POLL):
-            if self._pausing.is_set():
-                return
-        self._commit(reader)
+        return batch
 
     def _look(self, reader: Consumer) -> None:
         """Ask whether Kafka answers: a gateway of which no device speaks would not find out otherwise."""

@@ -45,4 +45,7 @@ class Known:
 
 
 def _all_set(bits: bytearray, places: list[int]) -> bool:
-    return all(bits[bit >> 3] >> (bit & 7) & 1 for bit in places)
+    for bit in places:  # noqa: SIM110  # twice as quick as all() with a generator, and called for every command
+        if not bits[bit >> 3] >> (bit & 7) & 1:
+            return False
+    return True

@@ -1,46 +1,42 @@
 """One device, one command at a time: the order in which commands reach devices (RFC 7252, section 4.7: NSTART = 1).
 
-Owns the queue of each device, whether a device in queue mode sleeps (OMA LwM2M Core 1.1, section 6.5), how long a
-command waits, and what a failed exchange means for it. Devices are reached through `DeviceLink`; it never touches a
-socket, and what came of a command goes to `Finish`. What waits is in memory with little more than its name once the
-state file has it (`Lanes.park`), and is read back when its turn has come.
+Owns the queue of each device, whether a device in queue mode sleeps (OMA LwM2M Core 1.1, section 6.5) and how long a
+command waits. Asking a device is `gateway.asking`'s, and what came of a command goes to `Finish`. What waits is in
+memory with little more than its name once the state file has it (`Lanes.park`), and is read back when its turn comes.
+
+A command that finds its device free, and takes no more than a datagram and its answer, goes the short way: it has no
+task of its own. All others go through `_drain`; what came of either is dealt with in one place, `_came_of`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
+from gateway.asking import Again, Asking, Outcome, RecordSent, RecordTried, Silent, expired
 from gateway.command import Command, request_in
 from gateway.command_states import Tell
 from gateway.exchange import (
-    CoapRequest,
     CoapResponse,
-    DeviceReset,
     DeviceView,
-    Expired,
-    ExpiredUnanswered,
     Failure,
     GatewayFault,
     NotRegistered,
-    OutcomeUnknown,
     Overloaded,
     Refused,
-    RefusedRequest,
-    TimedOut,
 )
-from gateway.operations import build
+from gateway.limits import Limits
+from gateway.reaching import DeviceLink, Rest
 from gateway.state import StateError
-from schemas.avro.records import CommandPhase, FileRequest, Request, RequestKind
+from schemas.avro.records import CommandPhase
 from schemas.avro.serde import SerdeError
 from schemas.lwm2m.objects import Definitions
-from schemas.lwm2m.path import Path
 
 _log = structlog.get_logger("headwater.commands")
 
@@ -52,95 +48,9 @@ _EXPIRY_GRAIN: Final = 100
 _PORTION: Final = 200
 
 
-class DeviceTimeout(Exception):
-    """The device did not answer in time."""
-
-
-class DeviceMoved(Exception):
-    """The device was not reached at the address that it had, and is at another one now."""
-
-
-class DeviceSentReset(Exception):
-    """The device answered with RST."""
-
-
-class DeviceGone(Exception):
-    """The device is not registered (any more)."""
-
-
-class DeviceLink(Protocol):
-    """The way to the devices. The three requests raise DeviceTimeout, DeviceMoved, DeviceSentReset, DeviceGone
-    or RefusedRequest.
-
-    They end by their ``timeout``: whoever waits for them sets no other.
-    """
-
-    def view(self, ep: str) -> DeviceView | None:
-        """The registration as operations need it; None: not registered."""
-
-    def front(self, ep: str) -> str:
-        """Whose turn a request to ``ep`` waits for: the gateway's that it is behind, or its own."""
-
-    def queue_mode(self, ep: str) -> bool:
-        """True if the device sleeps (binding with Q)."""
-
-    def files(self, ep: str) -> str:
-        """The URI, less the hash, at which the device finds the gateway's files. Raises DeviceGone."""
-
-    def awake(self, ep: str) -> bool:
-        """True if the device can be reached now: not in queue mode, or heard of within the awake window."""
-
-    def send_again(self, ep: str) -> None:
-        """Send what a device that was heard of has not acknowledged once more, now."""
-
-    async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
-        """Send and wait for the response."""
-
-    async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
-        """As `request`, and take the notifications that follow; of ``request.paths`` where it is composite."""
-
-    async def cancel(self, ep: str, path: Path, request: CoapRequest, timeout: float) -> CoapResponse:
-        """Stop the notifications of ``path``, or of ``request.paths`` where it is composite.
-
-        The response is made up where no message was needed.
-        """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Bounds of the command loop. Times in seconds."""
-
-    #: Commands that may wait for one device, and for all.
-    per_device: int = 20_000
-    in_all: int = 100_000
-    #: Their bytes together, which are in the state file.
-    bytes_per_device: int = 64 << 20
-    bytes_in_all: int = 512 << 20
-    #: Bytes that are not in the state file yet: no more is read from Kafka then.
-    bytes_in_memory: int = 64 << 20
-    #: Requests that were read and of which no start knows yet that they are done with: the same.
-    behind: int = 40_000
-    #: How long to wait for a response: MAX_TRANSMIT_WAIT (RFC 7252, section 4.8.2).
-    answer: float = 93.0
-    #: How long at least, where it expires sooner.
-    shortest_answer: float = 5.0
-    #: How long a file may take to be sent when its request has no ``expires``.
-    push: float = 3_600.0
-    #: How long a command waits for a sleeping device when it has no ``expires``.
-    longest_wait: float = 86_400.0
-    #: How long an answered request is known.
-    remember: float = 86_400.0
-    #: Between tries of what the disk or Kafka did not take.
-    retry: float = 0.2
-
-
 #: Takes what came of a command, and the registration it was sent by.
 Finish = Callable[[Command, CoapResponse | Failure, DeviceView | None], None]
 CoroutineFactory = Callable[[], Awaitable[object]]
-#: Makes durable that a command is being sent; raises StateError.
-RecordSent = Callable[[Command], Awaitable[None]]
-#: Has the next start know that a command was sent that may be sent again.
-RecordTried = Callable[[Command], None]
 #: The request of a command by its sequence, from the state file; raises StateError.
 RequestOf = Callable[[int], Awaitable[bytes | None]]
 
@@ -152,7 +62,7 @@ class _Lane:
     ep: str
     waiting: deque[Command | CoroutineFactory] = field(default_factory=deque)
     #: How many of the commands are for which endpoint.
-    commands: Counter[str] = field(default_factory=Counter)
+    commands: dict[str, int] = field(default_factory=dict)
     #: Bytes of the commands that wait.
     size: int = 0
     busy: bool = False
@@ -181,34 +91,57 @@ class Lanes:
         now_ms: Callable[[], int],
         limits: Limits,
     ) -> None:
-        self._record_sent = record_sent
-        self._record_tried = record_tried
+        self._asking = Asking(
+            link=link,
+            definitions=definitions,
+            record_sent=record_sent,
+            record_tried=record_tried,
+            tell=tell,
+            now_ms=now_ms,
+            limits=limits,
+        )
         self._request_of = request_of
         self._tell = tell
         self._link = link
-        self._definitions = definitions
         self._finish = finish
         self._now_ms = now_ms
         self._limits = limits
         self._lanes: dict[str, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
-        #: Commands that wait for a device; that devices have now; that were sent since the start.
+        self._stopped = False
+        #: Commands that are asked without a task; told when there is none any more, at the end.
+        self._without_task = 0
+        self._none_without_task: asyncio.Future[None] | None = None
+        #: Commands that wait for a device.
         self.waiting = 0
         #: Bytes of those that wait; that wait and are not in the state file alone.
         self.size = 0
         self.in_memory = 0
-        self.in_flight = 0
-        self.sent = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Commands that devices have now."""
+        return self._asking.in_flight
+
+    @property
+    def sent(self) -> int:
+        """How often one was sent since the start."""
+        return self._asking.sent
 
     async def stop(self, *, timeout: float) -> None:
         """Send nothing new, and wait for what devices have now; the rest waits for the next start."""
         self._stopping = True
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=timeout)
-            for task in late:
-                task.cancel()
+        waited: set[asyncio.Future[None]] = {*self._tasks}
+        if self._without_task:
+            self._none_without_task = asyncio.get_running_loop().create_future()
+            waited.add(self._none_without_task)
+        if waited:
+            _, late = await asyncio.wait(waited, timeout=timeout)
+            for one in late:
+                one.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        self._stopped = True
         for lane in self._lanes.values():
             if lane.timer is not None:
                 lane.timer.cancel()
@@ -225,14 +158,14 @@ class Lanes:
         front = self._link.front(command.ep)
         lane = self._lanes.get(front)
         if self._now_ms() >= command.deadline_ms:
-            self._finish(command, _expired(command), None)
+            self._finish(command, expired(command), None)
         elif self._link.view(command.ep) is None:
             self._finish(command, NotRegistered(), None)
         elif self.waiting >= limits.in_all:
             self._finish(
                 command, Overloaded(words=f"{self.waiting:,} commands wait at this gateway; try again later"), None
             )
-        elif lane is not None and lane.commands[command.ep] >= limits.per_device:
+        elif lane is not None and lane.commands.get(command.ep, 0) >= limits.per_device:
             words = f"{lane.commands[command.ep]:,} commands wait for {command.ep} already; try again when it was awake"
             self._finish(command, Overloaded(words=words), None)
         elif self._too_large(lane, command.size):
@@ -242,6 +175,8 @@ class Lanes:
             if lane is None:
                 lane = self._lanes[front] = _Lane(ep=front)
             at_once = not lane.busy and not lane.waiting
+            if at_once and self._begin(lane, command):
+                return
             lane.waiting.append(command)
             self._count(lane, command, 1)
             self._kick(lane)
@@ -260,7 +195,7 @@ class Lanes:
         self.waiting += change
         self.size += change * command.size
         lane.size += change * command.size
-        lane.commands[command.ep] += change
+        lane.commands[command.ep] = lane.commands.get(command.ep, 0) + change
         if not lane.commands[command.ep]:
             del lane.commands[command.ep]
         if change > 0 and command.on_disk:
@@ -356,7 +291,7 @@ class Lanes:
 
     def _behind_gone(self, ep: str, front: str) -> None:
         lane = self._lanes.get(front)
-        if lane is None or not lane.commands[ep]:
+        if lane is None or ep not in lane.commands:
             return
         gone = [entry for entry in lane.waiting if isinstance(entry, Command) and entry.ep == ep]
         lane.waiting = deque(entry for entry in lane.waiting if not isinstance(entry, Command) or entry.ep != ep)
@@ -372,7 +307,10 @@ class Lanes:
         if isinstance(lane.waiting[0], Command) and self._asleep(lane):
             return
         lane.busy = True
-        task = asyncio.get_running_loop().create_task(self._drain(lane))
+        self._spawn(self._drain(lane))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -419,78 +357,67 @@ class Lanes:
         except Exception as exc:  # noqa: BLE001  # it must not keep the commands of the device waiting
             _log.error("the gateway's own request failed", ep=ep, error=f"{type(exc).__name__}: {exc}")
 
-    async def _carry_out(self, lane: _Lane, command: Command) -> None:
+    def _begin(self, lane: _Lane, command: Command) -> bool:
+        """Ask at once and without a task, if the device can hear it and no more is needed."""
         view = self._link.view(command.ep)
-        try:
-            outcome = await self._ask(lane, command, view)
-        except Exception as exc:  # noqa: BLE001  # whatever fails here, the request has a reply and the next its turn
-            _log.error("a command failed", ep=command.ep, ticket=command.ticket, error=f"{type(exc).__name__}: {exc}")
-            outcome = OutcomeUnknown() if command.sent else GatewayFault(words=f"{type(exc).__name__}: {exc}")
-        if outcome is not None:
-            self._finish(command, outcome, view)
-
-    async def _ask(self, lane: _Lane, command: Command, view: DeviceView | None) -> CoapResponse | Failure | None:
-        """What came of it; None: the device sleeps, and the command waits again."""
-        now = self._now_ms()
-        if now >= command.deadline_ms:
-            return _expired(command)
-        if view is None:
-            return NotRegistered()
-        request = command.request or request_in(command.raw)
-        command.request = request
-        try:
-            if isinstance(request.payload.body, FileRequest):
-                view = replace(view, files=self._link.files(command.ep))
-            coap = build(request, view, self._definitions)
-        except RefusedRequest as exc:
-            return exc.refused
-        except DeviceGone:
-            return NotRegistered()
-        if not coap.repeatable:
-            try:
-                async with asyncio.timeout(self._limits.answer):
-                    await self._record_sent(command)
-            except (StateError, TimeoutError) as exc:
-                return GatewayFault(words=f"the command could not be stored, so it was not sent: {exc}")
-        self.sent += 1
-        self.in_flight += 1
-        command.sent = not coap.repeatable
-        command.attempts += 1
-        if coap.repeatable and command.attempts == 1:
-            self._record_tried(command)
-        command.since_ms = now
-        if command.told:
-            self._tell(command, CommandPhase.SENT, "")
+        if view is None or self._stopping or self._asleep(lane):
+            return False
         heard = lane.heard
+
+        def came(outcome: Outcome | Rest) -> None:
+            if self._stopped:
+                return  # the next start asks again
+            if isinstance(outcome, Rest):
+                self._spawn(self._await_rest(lane, command, view, outcome, heard))
+            else:
+                self._ended(lane, command, view, outcome, heard)
+
+        if not self._asking.begin(command, view, came):
+            return False
+        self._without_task += 1
+        lane.busy = True
+        return True
+
+    async def _await_rest(self, lane: _Lane, command: Command, view: DeviceView, rest: Rest, heard: int) -> None:
         try:
-            return await self._exchange(request, coap, self._patience(command, request, coap, now))
-        except RefusedRequest as exc:
-            return exc.refused
-        except DeviceSentReset:
-            return DeviceReset()
-        except DeviceGone:
-            return NotRegistered() if coap.repeatable else OutcomeUnknown()
-        except DeviceMoved:
-            if not coap.repeatable:
-                return OutcomeUnknown()
-            self._put_back(lane, command, "the device moved to another address meanwhile")
-            return None
-        except DeviceTimeout:
-            sleeps = self._link.queue_mode(command.ep)
-            if sleeps:
-                # Heard of meanwhile, perhaps at a new address: it is asked again, or the next, at once. Else whatever
-                # comes next waits for its next wake-up, also behind a command that must not be repeated.
-                lane.asleep = lane.heard == heard
-            if not coap.repeatable:
-                return OutcomeUnknown()
-            if self._now_ms() >= command.deadline_ms:
-                return _expired(command)
-            if not sleeps:
-                return TimedOut(seconds=self._limits.answer)
-            self._put_back(lane, command, f"no answer within {self._limits.answer:g} s: the device sleeps")
-            return None
+            outcome = await self._asking.rest_of(command, rest)
+        except Exception as exc:  # noqa: BLE001  # as in _carry_out
+            outcome = self._asking.fault(command, exc)
+        self._ended(lane, command, view, outcome, heard)
+
+    def _ended(self, lane: _Lane, command: Command, view: DeviceView, outcome: Outcome, heard: int) -> None:
+        """What was asked without a task has come to its end, and the next has its turn."""
+        try:
+            self._came_of(lane, command, view, outcome, heard)
         finally:
-            self.in_flight -= 1
+            self._without_task -= 1
+            if self._none_without_task is not None and not self._without_task:
+                self._none_without_task.set_result(None)
+            lane.busy = False
+            if lane.waiting:
+                self._kick(lane)
+            else:
+                self._drop(lane)
+
+    async def _carry_out(self, lane: _Lane, command: Command) -> None:
+        view, heard = self._link.view(command.ep), lane.heard
+        try:
+            outcome = await self._asking.ask(command, view)
+        except Exception as exc:  # noqa: BLE001  # whatever fails here, the request has a reply and the next its turn
+            outcome = self._asking.fault(command, exc)
+        self._came_of(lane, command, view, outcome, heard)
+
+    def _came_of(self, lane: _Lane, command: Command, view: DeviceView | None, outcome: Outcome, heard: int) -> None:
+        """Finish the command, or have it wait again; ``heard`` is how often the device was heard of before."""
+        if isinstance(outcome, Silent):
+            # Heard of meanwhile, perhaps at a new address: it is asked again, or the next, at once. Else whatever
+            # comes next waits for its next wake-up, also behind a command that must not be repeated.
+            lane.asleep = lane.heard == heard
+            outcome = outcome.then
+        if isinstance(outcome, Again):
+            self._put_back(lane, command, outcome.words)
+        else:
+            self._finish(command, outcome, view)
 
     def _put_back(self, lane: _Lane, command: Command, why: str = "") -> None:
         """The command is the next one again."""
@@ -502,24 +429,6 @@ class Lanes:
             command.since_ms = self._now_ms()
             if command.told:
                 self._tell(command, CommandPhase.QUEUED, why)
-
-    def _patience(self, command: Command, request: Request, coap: CoapRequest, now_ms: int) -> float:
-        """For how many seconds a command is sent, again and again, and its answer waited for."""
-        limits = self._limits
-        timeout = min(limits.answer, max(limits.shortest_answer, (command.deadline_ms - now_ms) / 1000))
-        if not coap.pushes:
-            return timeout
-        return max(timeout, limits.push if request.expires is None else (request.expires - now_ms) / 1000)
-
-    async def _exchange(self, request: Request, coap: CoapRequest, timeout: float) -> CoapResponse:
-        match request.payload.kind:
-            case RequestKind.OBSERVE | RequestKind.OBSERVE_COMPOSITE:
-                path = Path.parse(request.payload.path)
-                return await self._link.observe(request.ep, path, request.ticket, coap, timeout)
-            case RequestKind.OBSERVE_CANCEL | RequestKind.OBSERVE_COMPOSITE_CANCEL:
-                return await self._link.cancel(request.ep, Path.parse(request.payload.path), coap, timeout)
-            case _:
-                return await self._link.request(request.ep, coap, timeout)
 
     def _wait(self, command: Command, lane: _Lane) -> None:
         # The bytes are enough while it waits.
@@ -542,24 +451,20 @@ class Lanes:
             self._arm(lane, lane.due_ms)
             return
         kept: deque[Command | CoroutineFactory] = deque()
-        expired: list[Command] = []
+        late: list[Command] = []
         due_ms = None
         for entry in lane.waiting:
             if isinstance(entry, Command):
                 if entry.deadline_ms <= now:
-                    expired.append(entry)
+                    late.append(entry)
                     continue
                 due_ms = entry.deadline_ms if due_ms is None else min(due_ms, entry.deadline_ms)
             kept.append(entry)
         lane.waiting = kept
         if due_ms is not None:
             self._arm(lane, max(due_ms, now + _EXPIRY_GRAIN))
-        for command in expired:
+        for command in late:
             self._count(lane, command, -1)
         if not kept and not lane.busy:
             self._drop(lane)
-        self._finish_all(expired, _expired)
-
-
-def _expired(command: Command) -> Expired | ExpiredUnanswered:
-    return ExpiredUnanswered() if command.attempts else Expired()
+        self._finish_all(late, expired)

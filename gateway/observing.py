@@ -267,7 +267,9 @@ class Observing:
             except RefusedRequest as exc:
                 self._impossible(device, observation, exc)
                 return False
-        self._link.begin(device.address, request, token=observation.token, timeout=OBSERVE_TIMEOUT, finish=answered)
+        self._link.begin_observe(
+            device.address, request, token=observation.token, timeout=OBSERVE_TIMEOUT, finish=answered
+        )
         return True
 
     def silent(self, device: Device, observation: Observation, error: ExchangeError) -> None:

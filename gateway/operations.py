@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from gateway.exchange import (
@@ -44,6 +45,7 @@ from schemas.avro.records import (
     RequestBody,
     RequestFormat,
     RequestKind,
+    RequestPayload,
     WriteAttributesRequest,
     WriteCompositeRequest,
     WriteMode,
@@ -338,6 +340,9 @@ OPERATIONS: dict[RequestKind, Operation] = {
     ),
 }
 
+#: What a read is made from; it needs none.
+_NO_DEFINITIONS = Definitions()
+
 _LEVELS = ("the root", "an object", "an object instance", "a resource", "a resource instance")
 
 
@@ -347,6 +352,29 @@ def build(request: Request, device: DeviceView, definitions: Definitions) -> Coa
     Raises:
         RefusedRequest: the request makes no sense, or not for this device; the words say why.
     """
+    payload = request.payload
+    if payload.kind is RequestKind.READ:
+        try:
+            return _remembered_read(
+                payload.path, payload.content_format, device.version, device.root, device.content_formats
+            )
+        except RefusedRequest:
+            pass  # said again below, in words about this device
+    return _build(request, device, definitions)
+
+
+@lru_cache(maxsize=4096)
+def _remembered_read(
+    path: str, content_format: RequestFormat, version: str, root: str, content_formats: frozenset[int] | None
+) -> CoapRequest:
+    """A read as devices of that kind get it: most commands are reads, and most devices of a fleet are alike."""
+    payload = RequestPayload(kind=RequestKind.READ, path=path, content_format=content_format)
+    request = Request(server_id="", ep="", ticket="", payload=payload)
+    device = DeviceView(ep="", version=version, root=root, content_formats=content_formats)
+    return _build(request, device, _NO_DEFINITIONS)
+
+
+def _build(request: Request, device: DeviceView, definitions: Definitions) -> CoapRequest:
     payload = request.payload
     operation = OPERATIONS.get(payload.kind)
     if operation is None:

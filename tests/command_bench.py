@@ -13,6 +13,7 @@ from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, HEADER_STATE, 
 from gateway.command_loop import CommandLoop
 from gateway.commands import DeviceGone, Limits
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Method
+from gateway.reaching import Answered
 from gateway.request_records import RawRequest, occurrence_of
 from gateway.state import Positions, State
 from schemas.avro import serde
@@ -79,6 +80,7 @@ class Link:
         self.calls: list[tuple[str, str]] = []
         #: How long each answer was to be waited for.
         self.timeouts: list[float] = []
+        self._tasks: set[asyncio.Future[CoapResponse]] = set()
 
     def add(self, ep: str, *, queue: bool = False, awake: bool = True, open_gate: bool = True) -> Device:
         device = self.devices[ep] = Device(queue=queue, awake=awake)
@@ -108,6 +110,23 @@ class Link:
         self.calls.append(("request", ep))
         self.timeouts.append(timeout)
         return await self._ask(ep, request)
+
+    def begin(self, ep: str, request: CoapRequest, timeout: float, answered: Answered) -> bool:
+        if ep not in self.devices:
+            raise DeviceGone(ep)
+        self.calls.append(("request", ep))
+        self.timeouts.append(timeout)
+        task = asyncio.ensure_future(self.devices[ep].ask(request))
+        self._tasks.add(task)
+
+        def done(_: object) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                failure = task.exception()
+                answered(failure if isinstance(failure, Exception) else task.result())
+
+        task.add_done_callback(done)
+        return True
 
     async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
         self.calls.append(("observe", f"{ep}{path} {ticket}"))

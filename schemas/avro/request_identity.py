@@ -11,15 +11,16 @@ from hashlib import blake2b
 from schemas.avro.records import Request
 
 
-def identity_of(value: bytes, request: Request) -> bytes:
+def identity_of(value: bytes, request: Request, payload_at: int | None = None) -> bytes:
     """16 bytes that are the same for the same request: endpoint, ticket and payload (kind, path, format, body, paths).
 
     People reuse tickets for different requests (the contract's own examples do), so a ticket alone is no identity.
     ``serverId`` and ``expires`` do not count: a request that is sent again with a later time is the same one.
     ``value`` is the record that ``request`` was decoded from: its payload is hashed as it stands there, since to encode
-    it once more would cost as much as decoding did.
+    it once more would cost as much as decoding did. ``payload_at`` is where that begins, if it is known.
     """
-    _, payload_at = leading_strings(value)
+    if payload_at is None:
+        _, payload_at = leading_strings(value)
     payload = value[payload_at:]
     if request.expires is not None:
         payload = payload.removesuffix(b"\x02" + _zigzag(request.expires)) + b"\x00"
@@ -36,20 +37,20 @@ def leading_strings(value: bytes) -> tuple[list[str], int]:
     Raises:
         ValueError: the bytes do not begin like a request.
     """
-    at, texts = 5, []
+    at, end, texts = 5, len(value), []
     for _ in range(3):
         length, shift = 0, 0
         while True:
-            if at >= len(value) or shift > 28:
+            if at >= end or shift > 28:
                 raise ValueError("the record ends early")
             byte = value[at]
             at += 1
+            if byte < 0x80:
+                length |= byte << shift
+                break
             length |= (byte & 0x7F) << shift
             shift += 7
-            if byte < 0x80:
-                break
-        length = length >> 1 ^ -(length & 1)
-        if not 0 <= length <= len(value) - at:
+        if length & 1 or (length := length >> 1) > end - at:
             raise ValueError("the record ends early")
         texts.append(value[at : at + length].decode())
         at += length

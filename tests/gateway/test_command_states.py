@@ -9,7 +9,8 @@ from pathlib import Path as FilePath
 import pytest
 
 from gateway.exchange import CoapResponse
-from gateway.lanes import DeviceTimeout, Limits
+from gateway.limits import Limits
+from gateway.reaching import DeviceTimeout
 from schemas.avro.records import ExecuteRequest, RequestKind, WriteMode, WriteRequest
 from schemas.lwm2m.nodes import Resource, ResourceType
 from schemas.lwm2m.path import Path

@@ -6,7 +6,9 @@ import asyncio
 
 from gateway.command import Command
 from gateway.exchange import CoapRequest, CoapResponse, DeviceView, Failure, NotRegistered, Overloaded
-from gateway.lanes import Lanes, Limits
+from gateway.lanes import Lanes
+from gateway.limits import Limits
+from gateway.reaching import Answered
 from schemas.avro import serde
 from schemas.avro.records import CommandPhase, Request, RequestKind, RequestPayload
 from schemas.lwm2m.objects import Definitions
@@ -45,6 +47,9 @@ class Devices:
 
     async def request(self, ep: str, request: CoapRequest, timeout: float) -> CoapResponse:
         return CoapResponse(code=0x45, content_format=0, payload=b"x")
+
+    def begin(self, ep: str, request: CoapRequest, timeout: float, answered: Answered) -> bool:
+        return False
 
     async def observe(self, ep: str, path: Path, ticket: str, request: CoapRequest, timeout: float) -> CoapResponse:
         raise AssertionError("nothing is observed here")
