@@ -177,9 +177,10 @@ class Intake:
         if self._pausing.is_set():
             return
         try:
+            # Before anything is read: what fails here must not lose it.
+            self._commit(reader)
             messages = reader.consume(BATCH, timeout=0) if first is None else [first, *reader.consume(BATCH - 1, 0)]
             batch = self._batch(messages) if messages else []
-            self._commit(reader)
         except Exception as exc:  # noqa: BLE001  # whatever it is, it is for the thread to deal with
             self._failure = exc
             self._thread_again.set()
