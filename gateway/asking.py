@@ -121,7 +121,7 @@ class Asking:
                 request.ep, coap, self._patience(command, request, coap, now), answered
             ):
                 return False
-        except (RefusedRequest, DeviceGone):
+        except Exception:  # noqa: BLE001  # `ask` meets it again, and there it becomes a reply
             return False
         self._leaves(command, coap, now)
         return True

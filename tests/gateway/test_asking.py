@@ -201,6 +201,19 @@ def test_reply_that_cannot_be_made_does_not_keep_the_next_waiting() -> None:
     run(scenario)
 
 
+def test_request_that_cannot_be_sent_does_not_keep_others_from_being_read() -> None:
+    async def scenario(s: Setting) -> None:
+        def fails(ep: str, request: CoapRequest, timeout: float, answered: Answered) -> bool:
+            raise UnicodeError("no such path")
+
+        s.devices.begin = fails  # type: ignore[method-assign]
+        s.ask("1")
+        await s.until(1)
+        assert (s.finished, s.devices.tasks) == ([("1", "CoapResponse")], 1)
+
+    run(scenario)
+
+
 def test_stop_waits_for_the_answer() -> None:
     async def scenario(s: Setting) -> None:
         s.ask("1")
