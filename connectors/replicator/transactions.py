@@ -27,7 +27,10 @@ _log = structlog.get_logger("headwater.replicator")
 _COMMIT = 4.0  # the end of a transaction whose records have all arrived
 _LONGEST_TRANSACTION = 45.0  # the broker aborts it after 60
 _FULL_TRANSACTION = 0.25  # under load
-_PACE = 0.04  # between two commits under light load; the first after a pause does not wait
+# Between two commits under light load, at least and at most; in between as long as the last one took, so that over a
+# short line records wait little, and a long one is not kept busy with commits. The first after a pause does not wait.
+_PACE = (0.01, 0.04)
+_TURN = 0.04  # longest rest before the cap is asked again
 _HELD_BACK = 0.2
 _TELL_SOURCE = 1.0
 _LAST_TRANSACTION = 3.0  # for what is open when the process is asked to stop
@@ -111,6 +114,7 @@ class Transactions:
     routes: Mapping[str, Route] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)  # offsets by topic that the next commit goes past
     committed: float = 0.0  # when the last transaction was
+    commit_took: float = 0.0  # seconds, of the last one: from all that was written to the answer
     told_source: float = 0.0
     priced: float = 0.0  # when the price of a transaction was measured
 
@@ -151,6 +155,7 @@ class Transactions:
         transaction = _Transaction(time.monotonic(), dict(self.positions))
         self.producer.begin_transaction()
         rest = self._write(transaction, waiting, paid=1)
+        pace = min(_PACE[1], max(_PACE[0], self.commit_took))
         while transaction.size < self.line.budget and not self.stop.is_set():
             now = time.monotonic()
             if now - transaction.began >= _FULL_TRANSACTION:
@@ -160,11 +165,11 @@ class Transactions:
                 if transaction.size + size > self.line.budget:
                     break
                 if (pause := self._held_back(size)) > 0:
-                    self.stop.wait(min(pause, _PACE))
+                    self.stop.wait(min(pause, _TURN))
                 else:
                     rest = self._write(transaction, rest, paid=1)
                 continue
-            wait = min(self.committed + _PACE, transaction.began + _FULL_TRANSACTION) - now
+            wait = min(self.committed + pace, transaction.began + _FULL_TRANSACTION) - now
             more = self.next(wait)
             if not more:
                 break
@@ -180,6 +185,7 @@ class Transactions:
         self._settle(transaction)
         self.producer.commit_transaction(_COMMIT)
         self.committed = time.monotonic()
+        self.commit_took = self.committed - written
         self._count_lost()
         self._tell_source()
         self._count(transaction, written, self.committed)
