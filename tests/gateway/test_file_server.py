@@ -30,6 +30,7 @@ class _Handler(Busy):
     """Files for everybody; ``is_known`` says whether who asks has shown that it can be reached."""
 
     def __init__(self, folder: Path, per_second: float) -> None:
+        super().__init__()
         self.cache = FileCache(folder)
         self.is_known = True
         self.missed = 0
