@@ -19,13 +19,16 @@ from dataclasses import dataclass, field
 from aiocoap import Message
 from aiocoap.numbers import codes, types
 
-#: What the devices announce, and what is observed of them: the temperature of two sensors.
-LINKS = b'</>;rt="oma.lwm2m",</1/0>,</3/0>,</3303/0>,</3303/1>'
+#: What is observed of the devices: the temperature of their sensors, two unless told otherwise.
 PATTERN = "/3303/*/5700"
 OBSERVATIONS = 2
+#: What is observed where the value is to have a length: the sensors' application type, a string.
+TEXT_PATTERN = "/3303/*/5750"
 
 _TEXT, _TLV = 0, 11542
 _ACK_TIMEOUT, _MAX_RETRANSMIT = 3.0, 4
+#: What is longer goes in blocks of that (RFC 7959, section 2.6), which the server fetches.
+_BLOCK, _SZX = 1024, 6
 #: An Observe number of three bytes, so that its option keeps its length (RFC 7641, section 4.4).
 _FIRST_SEQUENCE = 0x010000
 _WINDOW = 64
@@ -46,7 +49,7 @@ def most_devices() -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """One content format: its number, its option after Observe with the payload marker, and how a value is put."""
+    """One content format: its number, its option after Observe, and how a value is put."""
 
     number: int
     option: bytes
@@ -55,9 +58,29 @@ class _Form:
 
 #: Observe is option 6, Content-Format 12; text is number 0, an option without a value. TLV: resource 5700, a double.
 _FORMS = {
-    _TEXT: _Form(_TEXT, b"\x60\xff", lambda value: b"%.2f" % value),
-    _TLV: _Form(_TLV, b"\x62\x2d\x16\xff", lambda value: b"\xe8\x16\x44\x08" + struct.pack(">d", value)),
+    _TEXT: _Form(_TEXT, b"\x60", lambda value: b"%.2f" % value),
+    _TLV: _Form(_TLV, b"\x62\x2d\x16", lambda value: b"\xe8\x16\x44\x08" + struct.pack(">d", value)),
 }
+#: After it: the payload marker; or Block2 (option 23), the first of several, and the marker.
+_WHOLE, _FIRST_BLOCK = b"\xff", bytes((0xB1, 0x08 | _SZX, 0xFF))
+
+
+def _text_forms(length: int) -> dict[int, _Form]:
+    """The same for resource 5750, a string of ``length`` bytes."""
+
+    def text(value: float) -> bytes:
+        return (b"%.2f" % value).ljust(length, b".")[:length]
+
+    # OMA LwM2M TS Core 1.1.1, section 7.4.3: a resource, an identifier of two bytes, the length in the type or after.
+    if length < 8:
+        header = bytes((0xE0 | length, 0x16, 0x76))
+    else:
+        width = (length.bit_length() + 7) // 8
+        header = bytes((0xE0 | width << 3, 0x16, 0x76)) + length.to_bytes(width, "big")
+    return {
+        _TEXT: _Form(_TEXT, _FORMS[_TEXT].option, text),
+        _TLV: _Form(_TLV, _FORMS[_TLV].option, lambda value: header + text(value)),
+    }
 
 
 @dataclass(slots=True)
@@ -78,6 +101,8 @@ class _Device:
     registered: bool = False
     #: By path: the bytes of a notification before its Observe number, without message id, and its format.
     observed: dict[str, tuple[bytes, _Form]] = field(default_factory=dict)
+    #: By path: what was told last, where that is fetched in blocks.
+    told: dict[str, bytes] = field(default_factory=dict)
     sequence: int = _FIRST_SEQUENCE
     turn: int = 0
     waiting: bytes = b""
@@ -86,9 +111,25 @@ class _Device:
 
 
 class Fleet:
-    """``count`` devices that speak to ``server``; a context manager that closes their sockets."""
+    """``count`` devices that speak to ``server``; a context manager that closes their sockets.
 
-    def __init__(self, server: tuple[str, int], count: int) -> None:
+    Each is observed ``observations`` times. Their endpoint names count from ``first``. With ``length`` they tell
+    strings of so many bytes (`TEXT_PATTERN`), else temperatures (`PATTERN`).
+    """
+
+    def __init__(
+        self,
+        server: tuple[str, int],
+        count: int,
+        *,
+        observations: int = OBSERVATIONS,
+        first: int = 0,
+        length: int | None = None,
+    ) -> None:
+        self._observations = observations
+        self._forms = _FORMS if length is None else _text_forms(length)
+        sensors = "".join(f",</3303/{number}>" for number in range(observations))
+        self._links = f'</>;rt="oma.lwm2m",</1/0>,</3/0>{sensors}'.encode()
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         if count > most_devices():
@@ -96,7 +137,7 @@ class Fleet:
         self.tally = Tally()
         self._poll = select.epoll()
         self._devices: dict[int, _Device] = {}
-        for number in range(count):
+        for number in range(first, first + count):
             sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             sock.setblocking(False)
             sock.connect(server)
@@ -119,9 +160,9 @@ class Fleet:
         """
         missing = list(self._devices.values())
         end = time.monotonic() + timeout
-        while any(len(device.observed) < OBSERVATIONS for device in self._devices.values()):
+        while any(len(device.observed) < self._observations for device in self._devices.values()):
             if time.monotonic() > end:
-                done = sum(len(device.observed) == OBSERVATIONS for device in self._devices.values())
+                done = sum(len(device.observed) == self._observations for device in self._devices.values())
                 raise FleetError(f"{done} of {len(self._devices)} devices were observed in {timeout:.0f} s")
             under_way = sum(bool(device.waiting) for device in self._devices.values())
             for _ in range(min(len(missing), _WINDOW - under_way)):
@@ -210,18 +251,21 @@ class Fleet:
         self._repeat()
 
     def _send_notification(self, device: _Device) -> None:
-        observed = tuple(device.observed.values())
+        observed = tuple(device.observed.items())
         device.turn = (device.turn + 1) % len(observed)
-        head, form = observed[device.turn]
+        path, (head, form) = observed[device.turn]
         device.sequence += 1
         device.mid = (device.mid + 1) & 0xFFFF
         mid, sequence = device.mid.to_bytes(2, "big"), device.sequence.to_bytes(3, "big")
-        value = form.value(device.sequence % 9000 / 100)
-        self._transmit(device, b"".join((head[:2], mid, head[2:], sequence, form.option, value)))
+        value, rest = form.value(device.sequence % 9000 / 100), _WHOLE
+        if len(value) > _BLOCK:
+            device.told[path] = value
+            value, rest = value[:_BLOCK], _FIRST_BLOCK
+        self._transmit(device, b"".join((head[:2], mid, head[2:], sequence, form.option, rest, value)))
 
     def _send_registration(self, device: _Device) -> None:
         device.mid = (device.mid + 1) & 0xFFFF
-        message = Message(code=codes.POST, payload=LINKS)
+        message = Message(code=codes.POST, payload=self._links)
         message.mtype, message.mid, message.token = types.Type.CON, device.mid, b"\x01"
         message.opt.uri_path = ("rd",)
         message.opt.uri_query = (f"ep={device.endpoint}", "lt=86400", "lwm2m=1.1", "b=U")
@@ -262,7 +306,10 @@ class Fleet:
         """What is no plain acknowledgement: the answer to a registration, an observe request, a Reset."""
         message = Message.decode(data)
         if message.code is codes.GET:
-            self._observed(device, message)
+            if message.opt.observe is None:  # what is told in blocks, from the first or a later one
+                self._datagram(device, _block(message, device.told["/".join(message.opt.uri_path)]))
+            else:
+                self._observed(device, message)
         elif message.code is codes.CREATED and device.waiting and not device.registered:
             device.waiting, device.registered = b"", True
         elif message.mtype is types.Type.RST or not (message.code is codes.EMPTY or message.code.is_successful()):
@@ -272,12 +319,27 @@ class Fleet:
         if request.opt.accept not in (None, _TEXT, _TLV):
             raise FleetError(f"the gateway asks for content format {request.opt.accept}; the fleet has text and TLV")
         # RFC 7641, section 4.2: every notification has the format of the first value.
-        form = _FORMS[_TLV if request.opt.accept == _TLV else _TEXT]
+        form = self._forms[_TLV if request.opt.accept == _TLV else _TEXT]
         answer = Message(code=codes.CONTENT)
         answer.mtype, answer.mid, answer.token = types.Type.ACK, request.mid, request.token
         answer.opt.observe = _FIRST_SEQUENCE
         answer.opt.content_format = form.number
-        answer.payload = form.value(21.0)
+        path, value = "/".join(request.opt.uri_path), form.value(21.0)
+        answer.payload = value[:_BLOCK]
+        if len(value) > _BLOCK:
+            device.told[path] = value
+            answer.opt.block2 = (0, True, _SZX)
         self._datagram(device, answer.encode())
         head = bytes((0x40 | len(request.token), codes.CONTENT)) + request.token + b"\x63"
-        device.observed["/".join(request.opt.uri_path)] = (head, form)
+        device.observed[path] = (head, form)
+
+
+def _block(request: Message, value: bytes) -> bytes:
+    """The answer with one block of ``value``; it has the format that was asked for."""
+    number = request.opt.block2.block_number if request.opt.block2 is not None else 0
+    answer = Message(code=codes.CONTENT)
+    answer.mtype, answer.mid, answer.token = types.Type.ACK, request.mid, request.token
+    answer.opt.content_format = _TLV if request.opt.accept == _TLV else _TEXT
+    answer.opt.block2 = (number, (number + 1) * _BLOCK < len(value), _SZX)
+    answer.payload = value[number * _BLOCK : (number + 1) * _BLOCK]
+    return bytes(answer.encode())

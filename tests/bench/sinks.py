@@ -74,18 +74,18 @@ def registrations(number: int) -> list[SinkRecord]:
 Write = Callable[[Sequence[SinkRecord]], None]
 
 
-def _rates(writes: Sequence[Write], records: Sequence[SinkRecord]) -> list[float]:
+def rates(writes: Sequence[Write], records: Sequence[SinkRecord], batch: int = BATCH) -> list[float]:
     """Of each, batch by batch in turn: what a server has not compiled yet, and what else the machine does, is all's."""
     # One batch to get going: connections, statements, the store's own first time.
     for write in writes:
-        write(records[:BATCH])
-    rest = records[BATCH:]
+        write(records[:batch])
+    rest = records[batch:]
     took = [0.0] * len(writes)
-    for number, start in enumerate(range(0, len(rest), BATCH)):
+    for number, start in enumerate(range(0, len(rest), batch)):
         for turn in range(len(writes)):
             who = (number + turn) % len(writes)
             began = time.perf_counter()
-            writes[who](rest[start : start + BATCH])
+            writes[who](rest[start : start + batch])
             took[who] += time.perf_counter() - began
     return [len(rest) / seconds for seconds in took]
 
@@ -98,7 +98,7 @@ def batches(name: str, folder: Path, number: int) -> tuple[float, float]:
     store = kind.make(folder / "ours")
     sink = SINKS[name].open(options(name, store))
     try:
-        ours, bare = _rates([sink.write, BARE[name](kind.make(folder / "bare"))], records)
+        ours, bare = rates([sink.write, BARE[name](kind.make(folder / "bare"))], records)
     finally:
         sink.close()
     return ours, bare
