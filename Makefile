@@ -13,10 +13,10 @@ YARDSTICK ?= ../shared/bench
 given = $(if $($(subst -,_,$(shell echo $(1) | tr a-z A-Z))),--$(1) "$($(subst -,_,$(shell echo $(1) | tr a-z A-Z)))")
 COMPILE := uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml
 
-.PHONY: help env dev demo city test test-swarm fuzz check format lock bench images dashboards dashboard-pictures clean
+.PHONY: help env dev demo city test test-swarm fuzz check format lock bench bench-quick images dashboards dashboard-pictures clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 env: $(VENV)/.installed ## Make the environment .venv/ with what requirements.lock pins: all that the demo needs
 
@@ -76,8 +76,11 @@ lock: ## Resolve the dependencies anew into requirements.lock, requirements-city
 	.venv-lock/bin/python -m stacks.images.lock .venv-lock/bin/uv
 	rm -rf .venv-lock
 
-bench: dev ## Measure against the yardstick, each figure beside its peer in the same run (over an hour; ARGS="--quick")
+bench: dev ## Measure all figures, each beside its yardstick in the same run (hours; ARGS="--write", ARGS="--parts servers")
 	$(BIN)/python -m tests.bench.run --yardstick $(YARDSTICK) $(ARGS)
+
+bench-quick: dev ## Measure the main figures beside the peers, roughly (three minutes)
+	$(BIN)/python -m tests.bench.run --yardstick $(YARDSTICK) --quick $(ARGS)
 
 images: env ## Build the images headwater and headwater-kafka, each with its SBOM in build/sbom/ (VERSION=, PLATFORM=, BASE_IMAGE=, EXTRAS=edge)
 	$(BIN)/python -m stacks.images.make $(foreach word,version platform base-image kafka-base-image extras java wheels,$(call given,$(word))) $(ARGS)
