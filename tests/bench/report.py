@@ -35,6 +35,8 @@ from tests.bench.targets import (
 
 DOCUMENT = REPOSITORY / "docs" / "benchmarks.md"
 PICTURE_FOLDER = REPOSITORY / "docs" / "pictures" / "bench"
+#: What uses so much of what there is uses all of it: looks and switches take some.
+_FULL = 0.9
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
@@ -110,10 +112,28 @@ def _way_section(measured: Measured) -> str:
     table = shown_table(measured, END_TO_END, ())
     if not table:
         return ""
-    cores = [f"{name} cores" for name in WAY]
-    rows = [f"| {name.removesuffix(' cores')} | {spread(runs, name)} |" for name in cores]
-    words = "How many cores each process used at the first rate that was not sustained (1 is all that one thread has):"
-    return "\n".join((table, "", words, "", "| process | cores |", "|---|---|", *rows))
+    cores = {name: found for name in WAY if (found := spread(runs, f"{name} cores")) is not None}
+    has = spread(runs, "machine cores")
+    if not cores or has is None:
+        return table
+    rows = [f"| {name} | {found} |" for name, found in cores.items()]
+    words = limit({name: found.median for name, found in cores.items()}, has.median)
+    return "\n".join((table, "", words, "", "| cores at the first rate that was not sustained | |", "|---|---|", *rows))
+
+
+def limit(cores: Mapping[str, float], has: float) -> str:
+    """What the limit of the whole way is, in words: from the cores that each process used, and those that there are."""
+    together = sum(cores.values())
+    most = sorted(cores, key=lambda name: -cores[name])
+    shares = ", ".join(f"{name} {cores[name] / together:.0%}" for name in most[:3])
+    if together >= _FULL * has:
+        return f"The limit is the machine: {together:.2f} of {has:g} cores were used ({shares})."
+    if cores[most[0]] >= _FULL:
+        return f"The limit is one process, {most[0]}, with {cores[most[0]]:.2f} cores; a thread has no more than one."
+    return (
+        f"Neither the machine ({together:.2f} of {has:g} cores) nor one thread ({most[0]}, {cores[most[0]]:.2f}) was at its"
+        " limit: something waits."
+    )
 
 
 def _runs(measured: Measured) -> str:

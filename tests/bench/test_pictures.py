@@ -187,6 +187,20 @@ def test_the_document_gets_the_figures_and_the_plots_and_keeps_the_rest(
         report.write(SAVED, {})
 
 
+@pytest.mark.parametrize(
+    ("cores", "words"),
+    [
+        ({"gateway": 0.5, "sink": 1.4}, "The limit is the machine: 1.90 of 2 cores were used (sink 74%, gateway 26%)."),
+        ({"gateway": 0.95, "sink": 0.1}, "The limit is one process, gateway, with 0.95 cores"),
+        ({"gateway": 0.3, "sink": 0.1}, "Neither the machine (0.40 of 2 cores) nor one thread (gateway, 0.30)"),
+    ],
+)
+def test_it_says_what_the_limit_of_the_whole_way_is(cores: dict[str, float], words: str) -> None:
+    assert report.limit(cores, 2).startswith(words)
+    figures = {"limit_per_s": 1.0, "machine cores": 2.0, **{f"{name} cores": used for name, used in cores.items()}}
+    assert words in report.report({**SAVED, "measured": {END_TO_END: [figures]}})
+
+
 def test_a_quick_run_has_what_fits_its_time_and_a_full_one_every_part() -> None:
     assert QUICK.within is not None
     assert 0 < sum(part.quick_s or 0.0 for part in PARTS.values()) <= QUICK.within
