@@ -130,9 +130,9 @@ def limit(cores: Mapping[str, float], has: float) -> str:
         return f"The limit is the machine: {together:.2f} of {has:g} cores were used ({shares})."
     if cores[most[0]] >= _FULL:
         return f"The limit is one process, {most[0]}, with {cores[most[0]]:.2f} cores; a thread has no more than one."
+    busiest = f"{most[0]}, {cores[most[0]]:.2f}"
     return (
-        f"Neither the machine ({together:.2f} of {has:g} cores) nor one thread ({most[0]}, {cores[most[0]]:.2f}) was at its"
-        " limit: something waits."
+        f"Neither the machine ({together:.2f} of {has:g} cores) nor one thread ({busiest}) was full: something waits."
     )
 
 
