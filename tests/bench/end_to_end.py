@@ -53,10 +53,11 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The whole way: CPU-seconds by process and when, and a moment later the records by place, and when."""
+    """The whole way: CPU-seconds by process, and then the records by place; each with its time."""
 
     at: float
     cpu: Mapping[str, float]
+    edge_at: float
     edge: int
     #: In the cloud's Kafka, and not yet taken by the sink.
     not_taken: int
@@ -149,10 +150,10 @@ class Way:
     def look(self, load: int) -> Look:
         """The CPU of every process first: counting costs some."""
         at, cpu = time.monotonic(), {name: cpu_seconds(pid) for name, pid in {**self._pids, "load": load}.items()}
-        edge = _count(self.edge, self.topics.observations)
+        edge_at, edge = time.monotonic(), _count(self.edge, self.topics.observations)
         there = end_offsets(self.cloud, [self.topics.observations])
         taken = done(self._sink, [TopicPartition(*place) for place in there])
-        return Look(at, cpu, edge, max(0, sum(there.values()) - taken), self.stored(), time.monotonic())
+        return Look(at, cpu, edge_at, edge, max(0, sum(there.values()) - taken), self.stored(), time.monotonic())
 
     def stored(self) -> int:
         """How many points of the devices InfluxDB has."""
@@ -182,7 +183,8 @@ class Way:
                 if line.startswith("EVENT notify-warm"):
                     break
             before = self.look(process.pid)
-            time.sleep(max(0.0, before.at + seconds - time.monotonic() - 0.1))
+            # The load still goes on while it is looked.
+            time.sleep(max(0.0, before.at + seconds - 1.0 - time.monotonic()))
             after = self.look(process.pid)
             out, errors = process.communicate(timeout=seconds + _ARRIVED_S)
         finally:
@@ -193,13 +195,15 @@ class Way:
         notify = json.loads(out)["notify"]
         self._arrived(edge + notify["acked_total"])
         took = after.at - before.at
+        # What came into the edge's Kafka while the others were looked at is on its way as well.
+        behind = after.edge + notify["per_s"] * (after.stored_at - after.edge_at) - after.stored
         return Tried(
             rate=rate,
             acknowledged_per_s=notify["per_s"],
             stored_per_s=(after.stored - before.stored) / (after.stored_at - before.stored_at),
             at_gateway=max(0.0, rate - notify["per_s"]) * seconds,
-            at_replicator=max(0, after.edge - after.stored - after.not_taken),
-            at_sink=min(after.not_taken, max(0, after.edge - after.stored)),
+            at_replicator=max(0.0, behind - after.not_taken),
+            at_sink=min(after.not_taken, max(0.0, behind)),
             p99_ms=notify["ack_latency_ms"]["p99"],
             cores={name: (after.cpu[name] - before.cpu[name]) / took for name in WAY},
         )

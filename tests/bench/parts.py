@@ -1,7 +1,7 @@
 """What `make bench` measures: a table of parts, and how much of each in a quick run and in a full one.
 
 A part is a row of `PARTS`: a function that makes figures, by subject and run. Most are a tool of their own (a module
-beside this one, which writes its figures to ``--out`` as JSON): a new one is one row. The load, the peers and
+beside this one, which prints its figures as JSON): a new one is one row. The load, the peers and
 MirrorMaker 2 are the yardstick's (the folder of ``--yardstick`` with its ``run.py`` and ``mm2_bench.py``).
 """
 
@@ -202,22 +202,21 @@ def _mirrored(script: Path, command: Sequence[object], found: Path) -> Measured:
     return {"": [{**kept, "rss_highest_mb": highest, "other_cores": others}]}
 
 
-#: What a tool is told besides ``--out``, by the number of its run.
+#: What a tool is told, by the number of its run.
 Arguments = Callable[[Plan, int], Sequence[object]]
 
 
 def tool(module: str, arguments: Arguments = lambda plan, run: (), *, subject: str = "", once: bool = False) -> Run:
-    """A part that is ``python -m tests.bench.MODULE --out FILE``, started anew for each run, or `once`.
+    """A part that is ``python -m tests.bench.MODULE``, started anew for each run, or `once`.
 
-    Its JSON is ``{subject: [figures]}``, or the figures alone, which are those of ``subject`` then.
+    What it prints is JSON: ``{subject: [figures]}``, or the figures alone, which are those of ``subject`` then.
     """
 
     def part(_: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
         measured: Measured = {}
         for run in range(1 if once else plan.runs):
             found = folder / f"{module}-{run}.json"
-            command = [sys.executable, "-m", f"tests.bench.{module}", "--out", str(found)]
-            command += map(str, arguments(plan, run))
+            command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments(plan, run))]
             # What is measured once is so because it takes long.
             rules = replace(plan, retries=0) if once else plan
             for name, runs in _least_disturbed(rules, partial(_tool, command, found, subject)).items():
@@ -228,7 +227,6 @@ def tool(module: str, arguments: Arguments = lambda plan, run: (), *, subject: s
 
 
 def _tool(command: Sequence[str], found: Path, subject: str) -> Measured:
-    found.unlink(missing_ok=True)
     others = _run(command, REPOSITORY, found)
     said = json.loads(found.read_text())
     runs: Measured = said if all(isinstance(one, list) for one in said.values()) else {subject: [said]}
@@ -328,18 +326,18 @@ def _drive(script: Path, *arguments: object) -> float:
 
 
 def _run(command: Sequence[str], cwd: Path, found: Path | None = None) -> float:
-    """Run to its end; returns the cores that others used meanwhile.
+    """Run to its end; returns the cores that others used meanwhile. What it prints goes to ``found``.
 
     It has a session of its own, so that only we interrupt it, and wait while it cleans up.
 
     Raises:
-        CannotMeasure: it failed; one that has left its figures in ``found`` has not, whatever it thinks of them.
+        CannotMeasure: it failed; one that has printed its figures has not, whatever it thinks of them.
     """
-    with Others() as others:
+    with Others() as others, contextlib.ExitStack() as stack:
         process = subprocess.Popen(
             command,
             cwd=cwd,
-            stdout=sys.stderr,
+            stdout=sys.stderr if found is None else stack.enter_context(found.open("wb")),
             start_new_session=True,
             env={**os.environ, **others.environment, "PYTHONDONTWRITEBYTECODE": "1"},
         )
@@ -357,7 +355,7 @@ def _run(command: Sequence[str], cwd: Path, found: Path | None = None) -> float:
             # An interrupt may reach it between starting a process and noting it; what is left is in its group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
-    if code and not (found is not None and found.exists()):
+    if code and not (found is not None and found.stat().st_size):
         name = Path(command[1]).name if command[1] != "-m" else command[2]
         raise CannotMeasure(f"{name} ended with code {code}; what it said is above")
     return others.cores
