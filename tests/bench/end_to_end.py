@@ -156,8 +156,8 @@ class Way:
         return Look(at, cpu, edge_at, edge, max(0, sum(there.values()) - taken), self.stored(), time.monotonic())
 
     def stored(self) -> int:
-        """How many points of the devices InfluxDB has."""
-        rows = self.store.rows("SELECT COUNT(value) FROM resources WHERE path = '/3303/0/5700'")
+        """How many notifications InfluxDB has; a reply's points have no observation."""
+        rows = self.store.rows("SELECT COUNT(value) FROM resources WHERE observationId != ''")
         return sum(int(row["count"]) for row in rows)
 
     def memory(self) -> Figures:
@@ -213,7 +213,7 @@ class Way:
         until = time.monotonic() + _ARRIVED_S
         while True:
             edge, stored = _count(self.edge, self.topics.observations), self.stored()
-            if stored >= edge >= least:
+            if stored == edge >= least:
                 return
             if time.monotonic() > until:
                 raise FleetError(f"{least} were acknowledged, {edge} are in the edge's Kafka, {stored} in InfluxDB")

@@ -9,7 +9,7 @@ figures give the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from tests.bench.targets import END_TO_END, GROWTH, Bound, Runs, Spread, Verdict, judge, number, spread
 
@@ -141,16 +142,26 @@ def _growth(subject: str, x: str, panels: tuple[Panel, ...], measured: Measured,
         for (label, points), colour in zip(lines.items(), _COLOURS, strict=False):
             _line(axes, label, points, colour)
         axes.set_xscale("log")
-        ticks = sorted({place for points in lines.values() for place, _ in points})
+        ticks = _apart({place for points in lines.values() for place, _ in points})
         axes.set_xticks(ticks, [number(tick) for tick in ticks])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure
+
+
+def _apart(places: Iterable[float]) -> list[float]:
+    """Those that can stand beside one another on a log axis."""
+    kept: list[float] = []
+    for place in sorted(places):
+        if not kept or place >= 1.5 * kept[-1]:
+            kept.append(place)
+    return kept
 
 
 def _line(axes: Axes, label: str, points: list[tuple[float, Spread]], colour: str) -> None:
