@@ -30,6 +30,7 @@ from tests.bench.targets import (
     EDGE_MEMORY,
     END_TO_END,
     FIRMWARE,
+    FLOOR,
     GROWTH,
     HEADWATER,
     MEMORY,
@@ -110,7 +111,7 @@ QUICK = Plan(
     name="quick",
     runs=1,
     peers=(TUNED,),
-    steps=("register", "notify_max"),
+    steps=("notify_max",),
     seconds=5,
     clients=1000,
     records=200_000,
@@ -277,10 +278,14 @@ def _job_arguments(plan: Plan, run: int) -> Sequence[object]:
     return "--records", plan.job_records, "--memory-of", plan.job_memory_of, "--memory-records", watched
 
 
-def _load(options: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
-    """Devices to InfluxDB with the yardstick's load generator."""
-    arguments = ("--yardstick", options.yardstick, "--seconds", plan.seconds)
-    return tool("end_to_end", lambda plan, run: arguments, subject=END_TO_END)(options, plan, folder)
+def _loaded(module: str, subject: str) -> Run:
+    """A tool that takes its load from the yardstick's generator."""
+
+    def part(options: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
+        arguments = ("--yardstick", options.yardstick, "--seconds", plan.seconds)
+        return tool(module, lambda plan, run: arguments, subject=subject)(options, plan, folder)
+
+    return part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,8 +300,9 @@ class Part:
 
 #: By name, in the order in which they are measured.
 PARTS: Mapping[str, Part] = {
-    "servers": Part(run=servers, needs_yardstick=True, quick_s=85),
-    "replication": Part(run=replication, needs_yardstick=True, quick_s=85),
+    "servers": Part(run=servers, needs_yardstick=True, quick_s=65),
+    "replication": Part(run=replication, needs_yardstick=True, quick_s=80),
+    "floor": Part(run=_loaded("floor", FLOOR), needs_yardstick=True, quick_s=20),
     "memory": Part(run=tool("memory", lambda plan, run: ("--minutes", plan.minutes), subject=MEMORY, once=True)),
     "dtls": Part(run=tool("dtls", lambda plan, run: ("--devices", plan.clients), subject=DTLS)),
     "coaps": Part(run=tool("coaps", lambda plan, run: ("--runs", 1, "--seconds", plan.seconds))),
@@ -304,7 +310,7 @@ PARTS: Mapping[str, Part] = {
     "sinks": Part(run=tool("sinks", lambda plan, run: ("--records", plan.sink_records, "--only", plan.sinks))),
     "analytics": Part(run=tool("analytics", _job_arguments)),
     "growth": Part(run=tool("growth", subject=GROWTH)),
-    "end-to-end": Part(run=_load, needs_yardstick=True),
+    "end-to-end": Part(run=_loaded("end_to_end", END_TO_END), needs_yardstick=True),
     "edge-memory": Part(run=edge_memory),
 }
 
