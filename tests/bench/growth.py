@@ -177,13 +177,12 @@ def replicated(folder: Path, number: int, *, size: int = RECORD, partitions: int
             *("--cloud", cloud.bootstrap, "--topic", topic, "--metrics", "0"),
         ]
         with running(command, folder / "replicator.log") as process:
-            per_s = _arrival_rate(cloud, topic, number)
-            cpu = cpu_seconds(process.pid)
+            per_s, cpu = _arrived(cloud, topic, number, process.pid)
             peak = memory_mb(process.pid, "VmHWM")
         there = sum(1 for _ in read_to_end(cloud, [topic]))
         if there != number:
             raise FleetError(f"{there} of {number} records arrived")
-    return {"cpu_s_per_10k": cpu * 1e4 / number, "per_s": per_s, "rss_mb": peak}
+    return {"cpu_s_per_10k": cpu, "per_s": per_s, "rss_mb": peak}
 
 
 @contextmanager
@@ -205,22 +204,23 @@ def _fill(cluster: Cluster, topic: str, number: int, size: int, partitions: int)
     assert left == 0, f"{left} records could not be produced"
 
 
-def _arrival_rate(cluster: Cluster, topic: str, number: int) -> float:
-    """Records/s between the first look that sees records and the last that sees more of them.
+def _arrived(cluster: Cluster, topic: str, number: int, pid: int) -> tuple[float, float]:
+    """Records/s and CPU-seconds per 10,000 of the process, from the first look that sees records to the last with more.
 
     Besides the records a log holds a marker a transaction, so the end is when no more come.
     """
-    began, first, last, seen = 0.0, 0, 0.0, 0
+    found: list[tuple[float, int, float]] = []
     until = time.monotonic() + 300
-    while not (seen >= number and time.perf_counter() > last + 3.0):
-        now_there, now = sum(end_offsets(cluster, [topic]).values()), time.perf_counter()
-        if now_there and not began:
-            began, first = now, now_there
-        if now_there != seen:
-            last, seen = now, now_there
-        assert time.monotonic() < until, f"{seen} of {number} records after 300 s"
+    while not (found and found[-1][1] >= number and time.perf_counter() > found[-1][0] + 3.0):
+        seen = sum(end_offsets(cluster, [topic]).values())
+        if seen and (not found or seen != found[-1][1]):
+            found.append((time.perf_counter(), seen, cpu_seconds(pid)))
+        assert time.monotonic() < until, f"{found[-1:]} of {number} records after 300 s"
         time.sleep(0.02)
-    return (seen - first) / (last - began) if last > began else float(number)
+    (began, first, cpu), (ended, last, cpu_then) = found[0], found[-1]
+    if last == first:  # all at once
+        return float(number), cpu_then * 1e4 / number
+    return (last - first) / (ended - began), (cpu_then - cpu) * 1e4 / (last - first)
 
 
 def by_batch(folder: Path, name: str) -> dict[int, Figures]:

@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -201,35 +201,44 @@ _WAY_PANELS: tuple[Panel, ...] = (
     ("stored in InfluxDB /s", {"stored": ("rate", "stored_per_s")}),
 )
 
+
+class Grown(NamedTuple):
+    """A plot of figures over what they grow with."""
+
+    title: str
+    subject: str
+    x: str
+    panels: tuple[Panel, ...]
+
+
 #: By the name of the file.
+GROWN: Mapping[str, Grown] = {
+    "devices": Grown("What a notification costs, by devices", GROWTH, "devices", _by("devices")),
+    "observations": Grown(
+        "What a notification costs, by observations of a device",
+        *(GROWTH, "observations of each device", _by("observations")),
+    ),
+    "value": Grown("What a notification costs, by its value", GROWTH, "bytes of the value", _by("value")),
+    "partitions": Grown(
+        "What a notification costs, by partitions of its topic", GROWTH, "partitions", _by("partitions")
+    ),
+    "replication-size": Grown(
+        "Replication with exactly-once, by the size of a record",
+        *(GROWTH, "bytes of a record", _replicated("replicated-bytes")),
+    ),
+    "replication-partitions": Grown(
+        "Replication with exactly-once, by partitions", GROWTH, "partitions", _replicated("replicated-partitions")
+    ),
+    "sinks-batch": Grown("Sinks, by records in a batch", GROWTH, "records in a batch", (_SINKS_BY_BATCH,)),
+    "end-to-end": Grown(
+        "Devices to InfluxDB on one machine, by the rate of the devices",
+        *(END_TO_END, "notifications/s of the devices", _WAY_PANELS),
+    ),
+}
 PICTURES: Mapping[str, Picture] = {
     "targets": Picture(title="Headwater's figures by those of their yardsticks, beside the targets", draw=_targets),
     **{
-        name: Picture(title=title, draw=partial(_growth, subject, x, panels))
-        for name, title, subject, x, panels in (
-            ("devices", "What a notification costs, by devices", GROWTH, "devices", _by("devices")),
-            (
-                *("observations", "What a notification costs, by observations of a device", GROWTH),
-                *("observations of each device", _by("observations")),
-            ),
-            ("value", "What a notification costs, by its value", GROWTH, "bytes of the value", _by("value")),
-            (
-                *("partitions", "What a notification costs, by partitions of the topic", GROWTH),
-                *("partitions", _by("partitions")),
-            ),
-            (
-                *("replication-size", "Replication with exactly-once, by the size of a record", GROWTH),
-                *("bytes of a record", _replicated("replicated-bytes")),
-            ),
-            (
-                *("replication-partitions", "Replication with exactly-once, by partitions", GROWTH),
-                *("partitions", _replicated("replicated-partitions")),
-            ),
-            ("sinks-batch", "Sinks, by records in a batch", GROWTH, "records in a batch", (_SINKS_BY_BATCH,)),
-            (
-                *("end-to-end", "Devices to InfluxDB on one machine, by the rate of the devices", END_TO_END),
-                *("notifications/s of the devices", _WAY_PANELS),
-            ),
-        )
+        name: Picture(title=one.title, draw=partial(_growth, one.subject, one.x, one.panels))
+        for name, one in GROWN.items()
     },
 }

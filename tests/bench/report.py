@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.bench.parts import REPOSITORY, CannotMeasure, Measured
-from tests.bench.pictures import PICTURES, WAY
+from tests.bench.pictures import GROWN, PICTURES, WAY, grown
 from tests.bench.targets import (
     CATCHING_UP,
     COAPS,
@@ -19,6 +19,7 @@ from tests.bench.targets import (
     END_TO_END,
     FIRMWARE,
     FLOOR,
+    GROWTH,
     HEADWATER,
     MEMORY,
     MIRROR,
@@ -99,11 +100,26 @@ def report(saved: Mapping[str, Any], pictures: Mapping[str, str] | None = None) 
         *_section("## Notifications over DTLS-PSK, beside the peer", shown_table(measured, COAPS, [COAPS_PEER])),
         *_section("## Images for many devices at once", shown_table(measured, FIRMWARE, ())),
         *_section("## Devices to InfluxDB, on one machine", _way_section(measured)),
+        *_section("## How figures grow", growth_table(measured)),
         *_section("## Plots", "\n\n".join(f"![{PICTURES[name].title}]({at})" for name, at in (pictures or {}).items())),
         "## Measured on",
         "\n".join(facts),
     ]
     return "\n\n".join(parts)
+
+
+def growth_table(measured: Measured) -> str:
+    """What grew with what: each figure at each place, and the last by the first."""
+    lines = []
+    for one in GROWN.values():
+        for figure, shown in one.panels if one.subject == GROWTH else ():
+            for label, (axis, name) in shown.items():
+                if points := grown(measured.get(GROWTH, ()), axis, name):
+                    told = "; ".join(f"{number(x)}: {found}" for x, found in points)
+                    first, last = points[0][1].median, points[-1][1].median
+                    ratio = f"{last / first:.2f}" if first else ""
+                    lines.append(f"| {one.x} | {label}, {figure} | {told} | {ratio} |")
+    return "\n".join(("| grows | figure | | last / first |", "|---|---|---|---|", *lines)) if lines else ""
 
 
 def _way_section(measured: Measured) -> str:

@@ -51,6 +51,14 @@ def test_what_grows_is_in_the_order_of_numbers_with_the_spread_of_the_runs() -> 
     assert grown(DEVICES, "observations", "cpu_s_per_10k") == []
 
 
+def test_the_table_of_growth_has_each_place_and_the_last_by_the_first() -> None:
+    assert report.growth_table(MEASURED).splitlines()[2:] == [
+        "| devices | gateway, CPU-seconds per 10,000 notifications |"
+        " 100: 0.2 (0.1 to 0.3); 1,000: 0.21; 20,000: 0.24 (0.22 to 0.5) | 1.20 |"
+    ]
+    assert report.growth_table({HEADWATER: []}) == ""
+
+
 def test_a_line_goes_through_the_medians_and_its_bars_from_the_least_to_the_most() -> None:
     axes = _axes("devices", MEASURED)
     (line,) = axes.get_lines()
