@@ -31,7 +31,7 @@ from connectors.sink_settings import sinks_from_toml
 from headwater.servers import broker
 from schemas.avro.topics import Topics
 from tests.bench.fleet import PATTERN, FleetError
-from tests.bench.machine import work
+from tests.bench.machine import load_generator
 from tests.bench.memory import cpu_seconds
 from tests.bench.pictures import WAY
 from tests.bench.sinks import options
@@ -97,7 +97,7 @@ class Way:
             raise
 
     def _start(self, yardstick: Path, folder: Path) -> None:
-        self._loadgen = build(yardstick)
+        self._loadgen = load_generator(yardstick)
         self.topics = Topics(GATEWAY)
         self.edge, edge_pid = self._kafka("edge", folder)
         self.cloud, cloud_pid = self._kafka("cloud", folder)
@@ -218,14 +218,6 @@ class Way:
             if time.monotonic() > until:
                 raise FleetError(f"{least} were acknowledged, {edge} are in the edge's Kafka, {stored} in InfluxDB")
             time.sleep(0.5)
-
-
-def build(yardstick: Path) -> Path:
-    """The yardstick's load generator, built first where it is not."""
-    target = work() / "loadgen-target"
-    command = ["cargo", "build", "--release", "--quiet"]
-    subprocess.run(command, cwd=yardstick / "loadgen", env={**os.environ, "CARGO_TARGET_DIR": str(target)}, check=True)
-    return target / "release" / "loadgen"
 
 
 def _count(cluster: Cluster, topic: str) -> int:

@@ -34,6 +34,14 @@ def work() -> Path:
     return folder
 
 
+def load_generator(yardstick: Path) -> Path:
+    """The yardstick's load generator, built where it is not."""
+    target = work() / "loadgen-target"
+    command = ["cargo", "build", "--release", "--quiet"]
+    subprocess.run(command, cwd=yardstick / "loadgen", env={**os.environ, "CARGO_TARGET_DIR": str(target)}, check=True)
+    return target / "release" / "loadgen"
+
+
 def machine() -> dict[str, str]:
     """What the figures were measured on; names nothing but kinds and versions."""
     cpu = next(

@@ -14,12 +14,13 @@ from enum import Enum
 #: Figures of one subject by name; one list entry a run. A figure that a run does not have is left out.
 Runs = Sequence[Mapping[str, float]]
 
-#: The subjects that are compared: the gateway and its peers, a bare loop over a socket, a gateway with 20,000 devices,
-#: the replicator and MirrorMaker 2, the replicator after a WAN cut, the memory measurement, the handshakes, the gateway
-#: and Leshan over DTLS, the sinks and their stores' bare clients, the analytics jobs and Quix Streams alone; how
-#: figures grow, the whole way on one machine, the edge stack in containers.
+#: The subjects that are compared: the gateway and its peers; a bare loop over a socket, a gateway with 20,000
+#: devices and one of two processes; the replicator and MirrorMaker 2, and the replicator after a WAN cut; the memory
+#: measurement, the handshakes, the gateway and Leshan over DTLS, the sinks and their stores' bare clients, the
+#: analytics jobs and Quix Streams alone; how figures grow, the whole way on one machine, the edge stack in
+#: containers.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
-FLOOR, SCALE = "bare loop", "20,000 devices"
+FLOOR, SCALE, PROCESSES = "bare loop", "many devices", "processes"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 CATCHING_UP = "catching up"
 MEMORY = "memory"
@@ -125,10 +126,11 @@ TARGETS: tuple[Target, ...] = (
     _server("p50 of a command, one at a time, ms", "read seq_p50_ms", Bound.AT_MOST, 0.7),
     _server("commands /s, 64 in flight", "read per_s", Bound.AT_LEAST, 1.2),
     _own(HEADWATER, "commands without the right reply", "read bad", Bound.AT_MOST, 0.0),
-    _own(SCALE, "20,000 devices with 40,000 observations from cold, s", "registered_s", Bound.BELOW, 60.0),
-    _own(SCALE, "20,000 devices, peak memory of the gateway, MB", "rss_peak_mb", Bound.BELOW, 200.0),
+    _own(SCALE, "20,000 devices with 40,000 observations from cold, s", "cold_s", Bound.BELOW, 60.0),
+    _own(SCALE, "20,000 devices, peak memory of the gateway, MiB (200 MB)", "rss_peak_mb", Bound.BELOW, 190.7),
     _own(SCALE, "20,000 devices, from a restart to the first accepted notification, s", "restart_s", Bound.BELOW, 5.0),
-    _own(SCALE, "CPU per notification at 20,000 devices, by that at 100", "cpu_ratio", Bound.AT_MOST, 1.2),
+    Target(label="CPU-seconds per 10,000 notifications with 20,000 devices, by that with 100", subject=SCALE,
+           figure="cpu_s_per_10k_many", bound=Bound.AT_MOST, limit=1.2, against=SCALE, beside="cpu_s_per_10k_few"),
     _mirror("replication, records/s from the start of the process", "per_s_total", Bound.AT_LEAST, 3.0),
     _mirror("replication, records/s after the first record", "per_s_after_first", Bound.AT_LEAST, 3.0),
     _mirror("p50 from edge to cloud at 1,000/s, ms", "lat_p50_ms", Bound.AT_MOST, 0.7),
@@ -201,6 +203,13 @@ SHOWN: tuple[tuple[str, str, str], ...] = (
     ("CPU-seconds per 10,000 of them", FLOOR, "cpu_s_per_10k"),
     ("p50 of the acknowledgement, ms", FLOOR, "ack_p50_ms"),
     ("p99 of the acknowledgement, ms", FLOOR, "ack_p99_ms"),
+    ("devices", SCALE, "devices"),
+    ("registrations /s from cold, each with two observations", SCALE, "registrations_per_s"),
+    ("memory when all are registered, MiB", SCALE, "rss_registered_mb"),
+    ("memory after the restart, MiB", SCALE, "rss_restarted_mb"),
+    ("two processes by one: notifications for a second of the busiest one's CPU", PROCESSES, "ratio"),
+    ("CPU-seconds per 10,000 notifications of one process", PROCESSES, "cpu_s_per_10k_1"),
+    ("CPU-seconds per 10,000 notifications of two", PROCESSES, "cpu_s_per_10k_2"),
     ("notifications/s that are sustained", END_TO_END, "sustained_per_s"),
     ("p99 of the acknowledgement then, ms", END_TO_END, "sustained ack_p99_ms"),
     ("the first rate that was not sustained, /s", END_TO_END, "limit_per_s"),
@@ -266,7 +275,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """
     lines = ["| figure | Headwater | yardstick | ratio | wanted | |", "|---|---|---|---|---|---|"]
     for one in verdicts:
-        beside = "" if one.yardstick is None else f"{one.yardstick} {one.target.against}"
+        beside = "" if one.yardstick is None else f"{one.target.against}: {one.yardstick}"
         ratio = "" if one.ratio is None else f"{one.ratio:.2f}"
         reached = "reached" if one.reached else "**not reached**"
         if one.others > DISTURBED:

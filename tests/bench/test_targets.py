@@ -65,7 +65,7 @@ def test_the_median_of_the_runs_counts() -> None:
     runs = [{**OURS, "register per_s": rate} for rate in (90_000.0, 10.0, 3_000.0)]
     verdict = next(one for one in judge({HEADWATER: runs, TUNED: [PEER]}) if one.target.figure == "register per_s")
     assert (verdict.ours, verdict.ratio) == (Spread(3_000.0, 10.0, 90_000.0, 3), 0.5)
-    assert "| registrations /s | 3,000 (10 to 90,000) | 6,000 leshan-tuned | 0.50 |" in verdict_table([verdict])
+    assert "| registrations /s | 3,000 (10 to 90,000) | leshan-tuned: 6,000 | 0.50 |" in verdict_table([verdict])
 
 
 def test_what_was_not_measured_on_both_sides_has_no_verdict() -> None:
