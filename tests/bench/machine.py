@@ -157,10 +157,20 @@ class Others:
         self._look()
 
     @property
+    def looked_s(self) -> float:
+        """Seconds from the beginning to the last look."""
+        return self._last[0] - self._began[0]
+
+    @property
+    def ours_s(self) -> float:
+        """CPU-seconds of what was measured, and of looking."""
+        return self._spent
+
+    @property
     def cores(self) -> float:
         """Cores that others used on average from the beginning to the last look."""
-        (began, busy), (last, busy_then) = self._began, self._last
-        return max(0.0, busy_then - busy - self._spent) / max(1e-9, last - began)
+        busy = self._last[1] - self._began[1]
+        return max(0.0, busy - self._spent) / max(1e-9, self.looked_s)
 
     def _run(self) -> None:
         while not self._end.wait(_LOOK_S):

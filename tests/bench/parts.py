@@ -229,7 +229,10 @@ def tool(module: str, arguments: Arguments = lambda plan, run: (), *, subject: s
 
 def _tool(command: Sequence[str], found: Path, subject: str) -> Measured:
     others = _run(command, REPOSITORY, found)
-    said = json.loads(found.read_text())
+    try:
+        said = json.loads(found.read_text())
+    except ValueError as exc:
+        raise CannotMeasure(f"{command[2]} printed no figures: {exc}") from exc
     runs: Measured = said if all(isinstance(one, list) for one in said.values()) else {subject: [said]}
     return {name: [{**dict(_numbers(figures)), "other_cores": others} for figures in one] for name, one in runs.items()}
 
@@ -239,7 +242,13 @@ def _least_disturbed(plan: Plan, measure: Callable[[], Measured]) -> Measured:
     best: tuple[float, Measured] | None = None
     for attempt in range(plan.retries + 1):
         _wait_for_quiet(plan)
-        measured = measure()
+        try:
+            measured = measure()
+        except CannotMeasure as exc:
+            if best is None:
+                raise
+            say(f"the repeat failed, what was measured before it counts: {exc}")
+            break
         disturbed = max(figures["other_cores"] for runs in measured.values() for figures in runs)
         if best is None or disturbed < best[0]:
             best = disturbed, measured
