@@ -91,7 +91,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--write", action="store_true", help=f"write the figures into {place}, and the plots into {pictures}")
     add("--pictures", type=Path, metavar="DIR", help="write the plots there, as SVG")
     add("--output", choices=("text", "json"), default="text", help="what is printed")
-    add("--out", type=Path, default=REPOSITORY / "build" / "bench.json", metavar="FILE", help="keep every run there")
+    add("--out", type=Path, metavar="FILE", help="keep every run there (build/bench-TIME.json)")
     add("--from", dest="saved", type=Path, nargs="+", metavar="FILE", help="measure nothing, take the figures of --out")
     add("--steps", type=_steps, metavar="A,B", help=f"of {', '.join(FULL.steps)}")
     add("--runs", type=int, help="how often everything is measured, in turn")
@@ -104,7 +104,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--quiet", type=float, metavar="CORES", help="what others may use before and during a step")
     add("--quiet-wait", type=float, metavar="S", help="most seconds to wait for that")
     add("--retries", type=int, help="repeats of a step that others disturbed")
-    return parser.parse_args(arguments)
+    chosen = parser.parse_args(arguments)
+    # One of its own each time: a short run must not take the place of one that took hours.
+    chosen.out = chosen.out or REPOSITORY / "build" / f"bench-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.json"
+    return chosen
 
 
 def _parts(text: str) -> list[str]:
