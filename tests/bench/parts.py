@@ -82,7 +82,7 @@ class Plan:
     quiet: float
     retries: int
     quiet_wait: float
-    #: No part is begun that would not end by then, in seconds; None: all are.
+    #: No part is begun that would not end by then, in seconds, and none goes on after it; None: all are measured.
     within: float | None
 
 
@@ -114,8 +114,8 @@ QUICK = Plan(
     steps=("notify_max",),
     seconds=5,
     clients=1000,
-    records=200_000,
-    mirror_seconds=3,
+    records=100_000,
+    mirror_seconds=2,
     minutes=0.5,
     sinks="influxdb",
     sink_records=20_000,

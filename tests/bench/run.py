@@ -18,7 +18,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -38,6 +39,10 @@ _OPTIONS = (
 )
 
 
+#: What a part that is interrupted may take to remove what it started, in seconds.
+_CLEAN_UP_S = 12.0
+
+
 def planned(options: argparse.Namespace) -> Plan:
     """The plan of ``--quick`` or the full one, with what is told otherwise."""
     told = {name: getattr(options, name) for name in _OPTIONS}
@@ -55,13 +60,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         for part in options.parts or [one for one in PARTS if not options.quick or PARTS[one].quick_s is not None]:
             # What was asked for by name is measured whatever it takes.
             left = None if plan.within is None or options.parts else plan.within - (time.monotonic() - began)
-            if left is not None and left < (PARTS[part].quick_s or 0.0) and measured:
-                left_out[part] = f"no time was left of the {plan.within:g} s of a {plan.name} run"
-                continue
             say(f"measuring {part}, after {time.monotonic() - began:.0f} s")
             try:
                 _needed(options, part)
-                measured.update(PARTS[part].run(options, plan, Path(name)))
+                if left is not None and left < (PARTS[part].quick_s or 0.0) and measured:
+                    raise CannotMeasure(f"no time was left of the {plan.within:g} s of a {plan.name} run")
+                with _at_most(left):
+                    measured.update(PARTS[part].run(options, plan, Path(name)))
             except CannotMeasure as exc:
                 left_out[part] = str(exc)
                 failed = failed or not isinstance(exc, NotHere) or bool(options.parts)
@@ -77,6 +82,25 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             options.out.write_text(json.dumps(saved, indent=1))
     say(f"measured in {time.monotonic() - began:.0f} s; the figures of each run are in {options.out}")
     return saved
+
+
+@contextmanager
+def _at_most(seconds: float | None) -> Iterator[None]:
+    """Let CannotMeasure be raised inside when so much time is nearly over; None: never."""
+
+    def over(*_: object) -> None:
+        raise CannotMeasure("its time was over: the machine is too busy, or too slow, for a quick run")
+
+    if seconds is None:
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, max(1.0, seconds - _CLEAN_UP_S))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import parts
+from tests.bench import parts, run
 from tests.bench.machine import MARK, Others, machine
-from tests.bench.parts import QUICK, CannotMeasure, tool
+from tests.bench.parts import QUICK, CannotMeasure, Part, tool
 
 _BUSY = "import time\nend = time.process_time() + {seconds}\nwhile time.process_time() < end: pass\n"
 PLAN = replace(QUICK, runs=2, retries=0, quiet_wait=0)
@@ -32,18 +33,18 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _measured(tmp_path: Path, *, once: bool = False) -> parts.Measured:
-    run = tool("said", lambda plan, run: (plan.seconds, run), subject="it", once=once)
-    return run(Namespace(), PLAN, tmp_path)
+    measure = tool("said", lambda plan, number: (plan.seconds, number), subject="it", once=once)
+    return measure(Namespace(), PLAN, tmp_path)
 
 
 def test_a_tool_is_started_for_each_run_and_what_it_prints_are_its_figures(module: Path, tmp_path: Path) -> None:
     module.write_text("import sys, json\nprint(json.dumps({'a': float(sys.argv[2]), 'of': 'no number'}))\n")
     found = _measured(tmp_path)
-    assert [run["a"] for run in found["it"]] == [0.0, 1.0]
-    assert all(set(run) == {"a", "other_cores"} for run in found["it"])
+    assert [one["a"] for one in found["it"]] == [0.0, 1.0]
+    assert all(set(one) == {"a", "other_cores"} for one in found["it"])
     assert len(_measured(tmp_path, once=True)["it"]) == 1
     module.write_text("import json\nprint(json.dumps({'ours': [{'a': 1}], 'theirs': [{'a': 2}]}))\n")
-    assert [[run["a"] for run in runs] for runs in _measured(tmp_path).values()] == [[1.0, 1.0], [2.0, 2.0]]
+    assert [[one["a"] for one in runs] for runs in _measured(tmp_path).values()] == [[1.0, 1.0], [2.0, 2.0]]
 
 
 def test_a_tool_that_finds_its_figures_bad_has_measured_and_one_without_figures_has_not(
@@ -57,6 +58,29 @@ def test_a_tool_that_finds_its_figures_bad_has_measured_and_one_without_figures_
     module.write_text("print('nonsense')\n")
     with pytest.raises(CannotMeasure, match="printed no figures"):
         _measured(tmp_path)
+
+
+def test_a_quick_run_ends_in_its_time_and_keeps_what_it_has(
+    module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module.write_text("print('{\"a\": 1}')\n")
+    (module.parent / "slow.py").write_text("import time\ntime.sleep(600)\n")
+    table = {
+        "said": Part(run=tool("said", subject="it"), quick_s=0.0),
+        "slow": Part(run=tool("slow", subject="slow"), quick_s=0.0),
+        "late": Part(run=tool("said", subject="late"), quick_s=1000.0),
+        "full": Part(run=tool("said", subject="full")),
+    }
+    monkeypatch.setattr(run, "PARTS", table)
+    monkeypatch.setattr(run, "QUICK", replace(PLAN, within=15.0))
+    out = tmp_path / "out.json"
+    began = time.monotonic()
+    assert run.main(["--quick", "--quiet-wait", "0", "--out", str(out)]) == 2
+    assert time.monotonic() - began < 300
+    saved = json.loads(out.read_text())
+    assert list(saved["measured"]) == ["it"]
+    assert set(saved["left_out"]) == {"slow", "late"}
+    assert "time was over" in saved["left_out"]["slow"]
 
 
 def test_the_least_disturbed_run_counts_and_quiet_ends_the_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
