@@ -89,8 +89,7 @@ def report(saved: Mapping[str, Any], pictures: Mapping[str, str] | None = None) 
     facts += [f"- not measured: {part}: {why}" for part, why in saved.get("left_out", {}).items()]
     peers = [name for name in (TUNED, DEFAULT) if name in measured]
     parts = [
-        "## Targets",
-        verdict_table(judge(measured)),
+        *(("## Targets", verdict_table(verdicts)) if (verdicts := judge(measured)) else ()),
         *_section("## Gateway, beside the peer", shown_table(measured, HEADWATER, peers)),
         *_section("## A bare loop over a socket", shown_table(measured, FLOOR, ())),
         *_section("## 20,000 devices", shown_table(measured, SCALE, ())),
