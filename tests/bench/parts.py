@@ -25,6 +25,7 @@ from typing import Any
 
 from tests.bench.machine import Others, busy_s
 from tests.bench.targets import (
+    CATCHING_UP,
     DEFAULT,
     DTLS,
     EDGE_MEMORY,
@@ -36,6 +37,7 @@ from tests.bench.targets import (
     MEMORY,
     MIRROR,
     REPLICATOR,
+    SCALE,
     TUNED,
 )
 from tests.bench.watch import say
@@ -312,6 +314,8 @@ PARTS: Mapping[str, Part] = {
     "servers": Part(run=servers, needs_yardstick=True, quick_s=65),
     "replication": Part(run=replication, needs_yardstick=True, quick_s=80),
     "floor": Part(run=_loaded("floor", FLOOR), needs_yardstick=True, quick_s=20),
+    "wan-cut": Part(run=tool("wan_cut", subject=CATCHING_UP)),
+    "scale": Part(run=tool("scale", lambda plan, run: ("--seconds", plan.seconds), subject=SCALE)),
     "memory": Part(run=tool("memory", lambda plan, run: ("--minutes", plan.minutes), subject=MEMORY, once=True)),
     "dtls": Part(run=tool("dtls", lambda plan, run: ("--devices", plan.clients), subject=DTLS)),
     "coaps": Part(run=tool("coaps", lambda plan, run: ("--runs", 1, "--seconds", plan.seconds))),

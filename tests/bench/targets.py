@@ -20,7 +20,7 @@ Runs = Sequence[Mapping[str, float]]
 #: analytics jobs and Quix Streams alone; how figures grow, the whole way on one machine, the edge stack in
 #: containers.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
-FLOOR, SCALE, PROCESSES = "bare loop", "many devices", "processes"
+FLOOR, SCALE = "bare loop", "many devices"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 CATCHING_UP = "catching up"
 MEMORY = "memory"
@@ -209,9 +209,6 @@ SHOWN: tuple[tuple[str, str, str], ...] = (
     ("registrations /s from cold, each with two observations", SCALE, "registrations_per_s"),
     ("memory when all are registered, MiB", SCALE, "rss_registered_mb"),
     ("memory after the restart, MiB", SCALE, "rss_restarted_mb"),
-    ("two processes by one: notifications for a second of the busiest one's CPU", PROCESSES, "ratio"),
-    ("CPU-seconds per 10,000 notifications of one process", PROCESSES, "cpu_s_per_10k_1"),
-    ("CPU-seconds per 10,000 notifications of two", PROCESSES, "cpu_s_per_10k_2"),
     ("records/s without a cut", CATCHING_UP, "per_s_without_cut"),
     ("from the end of the cut to the first record, s", CATCHING_UP, "first_after_restore_s"),
     ("p50 of a command while it catches up, ms", CATCHING_UP, "command_p50_ms"),
