@@ -13,7 +13,6 @@ class Sample(NamedTuple):
 
     A tuple and no dataclass, as there are tens of thousands a second: a quarter of the time to make, and to take apart.
 
-
     `at_ms` is when it was sent, in epoch milliseconds; `elapsed_us` how long until the answer, or until the device gave
     up, in microseconds. `label` is the kind ("register", "notify CON", "send", …), `thread` the number of the virtual
     device from 1. `code` is what was answered: a CoAP code ("2.04"), "ACK", "" where nothing is answered (NON), "RST",
