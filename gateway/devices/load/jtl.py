@@ -1,7 +1,7 @@
 """The file of results, a JTL: JMeter's CSV with its default columns, one line a sample, which JMeter's tools read.
 
-`elapsed` and `Latency` are whole milliseconds there, as JMeter has them, so percentiles that are made from a file are no
-finer than that. `threadName` is ``ENDPOINT 1-THREAD``. `jtl_reader` reads it.
+`elapsed` and `Latency` are whole milliseconds there, as JMeter has them, so percentiles that are made from a file are
+no finer than that. `threadName` is ``ENDPOINT 1-THREAD``. `jtl_reader` reads it.
 
 A thread writes: a disk that is slow or full never holds the load up. What was not written then is told by `failure`,
 and the file ends with a whole line.
