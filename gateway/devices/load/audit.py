@@ -62,7 +62,7 @@ class Audit:
     ``group`` is the name of a consumer group that the identity may use; nothing is committed to it.
     """
 
-    def __init__(self, cluster: Cluster, topic: str, *, group: str = "headwater-load") -> None:
+    def __init__(self, cluster: Cluster, topic: str, *, group: str = "headwater-reader") -> None:
         self._cluster = cluster
         self._topic = topic
         self._group = group

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 
@@ -149,12 +149,15 @@ def _plots(timeline: Timeline, whole: Cell) -> Iterator[str]:
     if len(labels) > 1:
         p95 = [Line(name=label, values=[_p95(interval.get(label)) for _, interval in moments]) for label in labels]
         yield plot("Elapsed time, p95 by label", p95, "ms", logarithmic=True)
-    failed = [
-        (sum(cell.errors for cell in interval.values()), sum(cell.count for cell in interval.values()))
-        for _, interval in moments
-    ]
-    share = [100 * errors / count if count else None for errors, count in failed]
-    yield plot("Errors", [Line(name="errors, of all samples", values=share)], "%")
+    failing = [label for label in labels if any(label in one and one[label].errors for _, one in moments)]
+    if failing:
+        errors = [
+            Line(name=label, values=[_errors_of(interval.get(label)) / width_s for _, interval in moments])
+            for label in failing
+        ]
+        yield plot("Errors by label", errors, "/s")
+    share = [_error_percent(interval.values()) for _, interval in moments]
+    yield plot("Error rate", [Line(name="of all samples", values=share)], "%")
     yield f"<h2>Distribution of elapsed times</h2>{plots.distribution('Distribution', _bars(whole.times))}"
     yield f'<p class="note">Each point over time stands for {plots.number(width_s)} s.</p>'
 
@@ -199,6 +202,15 @@ def _merged(cells: Iterable[Cell]) -> Histogram:
 
 def _count(cell: Cell | None) -> int:
     return 0 if cell is None else cell.count
+
+
+def _errors_of(cell: Cell | None) -> int:
+    return 0 if cell is None else cell.errors
+
+
+def _error_percent(cells: Collection[Cell]) -> float | None:
+    count = sum(cell.count for cell in cells)
+    return 100 * sum(cell.errors for cell in cells) / count if count else None
 
 
 def _p95(cell: Cell | None) -> float | None:

@@ -12,7 +12,7 @@ from html import escape
 
 COLOURS = 10
 _WIDTH, _HEIGHT = 900, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 70, 12, 12, 34
+_LEFT, _RIGHT, _TOP, _BOTTOM = 84, 16, 12, 34
 #: Up to so many points each is marked, so that one alone is seen.
 _MARKED = 40
 
@@ -114,17 +114,20 @@ def _linear(most: float) -> tuple[Scale, list[float]]:
 
 def _logarithmic(values: Sequence[float]) -> tuple[Scale, list[float]]:
     positive = [value for value in values if value > 0] or [1.0]
-    low = math.floor(math.log10(min(positive)))
-    high = max(math.ceil(math.log10(max(positive))), low + 1)
+    exponents = range(math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive))) + 1)
+    nice = [factor * 10.0**exponent for exponent in exponents for factor in (1, 2, 5)]
+    low = max((mark for mark in nice if mark <= min(positive)), default=nice[0])
+    high = min((mark for mark in nice if mark >= max(positive) and mark > low), default=10 * low)
     inside = _HEIGHT - _TOP - _BOTTOM
 
     def scale(value: float) -> float:
-        exponent = math.log10(value) if value > 0 else low
-        return _HEIGHT - _BOTTOM - (exponent - low) / (high - low) * inside
+        share = (math.log10(max(value, low)) - math.log10(low)) / (math.log10(high) - math.log10(low))
+        return _HEIGHT - _BOTTOM - share * inside
 
-    factors = (1, 2, 5) if high - low <= 2 else (1,)
-    marks = [factor * 10.0**exponent for exponent in range(low, high) for factor in factors]
-    return scale, [*marks, 10.0**high]
+    marks = [mark for mark in nice if low <= mark <= high]
+    if len(marks) > 9:
+        marks = [mark for mark in marks if math.log10(mark).is_integer()]
+    return scale, marks
 
 
 def _step(least: float, nice: Sequence[float]) -> float:
