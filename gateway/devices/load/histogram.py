@@ -105,6 +105,8 @@ class Histogram:
             return 0
         # The smallest rank r, from 1, with r / count >= per_cent / 100.
         rank = max(1, -int(-per_cent * self.count // 100))
+        if rank >= self.count:
+            return self.most
         for (bucket, _), upto in zip(counted, reached, strict=True):
             if upto >= rank:
                 low, above = bounds_of(bucket)

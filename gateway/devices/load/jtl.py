@@ -9,6 +9,7 @@ and the file ends with a whole line.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -56,15 +57,21 @@ class JtlWriter:
         self.missing = 0
         self._url = quoted(url)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if overwrite else os.O_EXCL)
+        header = (COLUMNS + "\n").encode()
         try:
             self._file = os.open(path, flags, 0o644)
+            try:
+                os.write(self._file, header)
+            except OSError:
+                os.close(self._file)
+                raise
         except FileExistsError:
-            raise JtlError(
-                f"{path}: there is such a file already; name another, or say that it is to be replaced"
-            ) from None
+            raise JtlError(f"{path}: there is such a file already; name another one, or remove it") from None
         except OSError as exc:
             raise JtlError(f"{path}: the file of results cannot be written: {exc.strerror}") from exc
-        self._lines: list[str] = [COLUMNS + "\n"]
+        #: Bytes of the file up to the last line that is complete.
+        self._whole = len(header)
+        self._lines: list[str] = []
         self._lines_bytes = 0
         #: (bytes, how many samples they hold), for the thread.
         self._waiting: deque[tuple[bytes, int]] = deque()
@@ -133,7 +140,6 @@ class JtlWriter:
         os.close(self._file)
 
     def _write(self) -> None:
-        whole = 0  # bytes of the file up to the last line that is complete
         while True:
             self._more.wait()
             self._more.clear()
@@ -148,10 +154,11 @@ class JtlWriter:
                     left = memoryview(data)
                     while left:
                         left = left[os.write(self._file, left) :]
-                    whole += len(data)
+                    self._whole += len(data)
                 except OSError as exc:
                     self._fail(exc.strerror or str(exc), samples)
-                    os.ftruncate(self._file, whole)
+                    with contextlib.suppress(OSError):  # a pipe cannot be made shorter
+                        os.ftruncate(self._file, self._whole)
             if ending:
                 return
 
