@@ -82,6 +82,11 @@ class Tally:
         """Acknowledged, and not there so far."""
         return self.acknowledged - self.acknowledged_there
 
+    @property
+    def held(self) -> int:
+        """How many values take memory now."""
+        return sum(len(series.values) for series in self._series.values())
+
     def sent(self, endpoint: str, path: str, value: float, confirmable: bool) -> None:
         """A value goes out. Raises ValueError: it does not rise."""
         series = self._series.get((endpoint, path))

@@ -57,7 +57,9 @@ def test_a_server_that_stands_still_is_seen() -> None:
     results.record(_sample(2_000))
     results.tick(START + 10_000)
     results.tick(START + 20_000)
-    assert lines[1].startswith("summary +      0 in 00:00:10 =    0.0/s Avg:     0 Min:     0 Max:     0 Err:     0 (0.00%)")
+    assert lines[1].startswith(
+        "summary +      0 in 00:00:10 =    0.0/s Avg:     0 Min:     0 Max:     0 Err:     0 (0.00%)"
+    )
 
 
 def test_nothing_at_all_has_a_line_too_and_no_time_has_no_rate() -> None:
