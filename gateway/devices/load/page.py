@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 
 from gateway.devices.load import plots
 from gateway.devices.load.audited import AuditResult
 from gateway.devices.load.histogram import PERCENTILES, Histogram, bounds_of
-from gateway.devices.load.plots import Line
+from gateway.devices.load.plots import Line, text
 from gateway.devices.load.results import figures, most_errors
 from gateway.devices.load.timeline import Cell, Timeline
 
@@ -53,10 +52,10 @@ def page(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/>'
         '<meta name="viewport" content="width=device-width,initial-scale=1"/>'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none';style-src 'unsafe-inline'\"/>"
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
+        f"<title>{text(title)}</title><style>{_STYLE}</style></head><body><h1>{text(title)}</h1>"
     )
     for note in notes:
-        yield f'<p class="note">{escape(note)}</p>'
+        yield f'<p class="note">{text(note)}</p>'
     whole = timeline.total()
     yield from _facts(whole, run)
     if audit is not None:
@@ -93,7 +92,7 @@ def _audit(audit: AuditResult) -> Iterator[str]:
     }
     verdict = ("good", "Nothing lost, doubled or out of order.") if audit.good else ("bad", "Not as it should be.")
     yield f'<h2>Audit</h2><p class="{verdict[0]}">{verdict[1]}</p>'
-    yield f'<p class="note">{escape(audit.topic)} at {escape(audit.at)}</p>'
+    yield f'<p class="note">{text(audit.topic)} at {text(audit.at)}</p>'
     yield _words_table(
         [
             *((name, str(count)) for name, count in counts.items()),
@@ -102,8 +101,8 @@ def _audit(audit: AuditResult) -> Iterator[str]:
         ]
     )
     if audit.lost_ones:
-        lost = "\n".join(f"{endpoint} {path} {value!r}" for endpoint, path, value in audit.lost_ones)
-        yield f"<p>Some of the lost:</p><pre>{escape(lost)}</pre>"
+        lost = "\n".join(text(f"{endpoint} {path} {value!r}") for endpoint, path, value in audit.lost_ones)
+        yield f"<p>Some of the lost:</p><pre>{lost}</pre>"
 
 
 def _labels(timeline: Timeline, whole: Cell) -> str:
@@ -119,7 +118,7 @@ def _labels(timeline: Timeline, whole: Cell) -> str:
             *(f"<td>{told[name]:.1f}</td>" for name in ("rate", "received_bytes_per_s", "sent_bytes_per_s")),
         ]
         last = ' class="all"' if cell is whole else ""
-        rows.append(f"<tr{last}><td>{escape(label)}</td><td>{cell.count}</td>{''.join(fields)}</tr>")
+        rows.append(f"<tr{last}><td>{text(label)}</td><td>{cell.count}</td>{''.join(fields)}</tr>")
     head = "".join(f"<th>{name}</th>" for name in heads)
     table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
     note = "Times in milliseconds, percentiles within 1 %; rates from a label's first sample to its last."
@@ -177,7 +176,7 @@ def _bars(times: Histogram) -> list[tuple[float, float, int]]:
 
 def _errors(timeline: Timeline) -> str:
     rows = "".join(
-        f"<tr><td>{count}</td><td>{escape(label)}</td><td>{escape(code)}</td><td>{escape(message)}</td></tr>"
+        f"<tr><td>{count}</td><td>{text(label)}</td><td>{text(code)}</td><td>{text(message)}</td></tr>"
         for (label, code, message), count in most_errors(timeline)
     )
     if not rows:
@@ -189,7 +188,7 @@ def _errors(timeline: Timeline) -> str:
 
 
 def _words_table(rows: Iterable[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in rows)
+    cells = "".join(f"<tr><td>{text(name)}</td><td>{text(value)}</td></tr>" for name, value in rows)
     return f'<div class="scroll"><table class="words">{cells}</table></div>'
 
 

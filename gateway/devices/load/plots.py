@@ -54,7 +54,7 @@ def over_time(
         if len(points) <= _MARKED:
             for point, value in zip(points, line.values, strict=True):
                 if point is not None and value is not None:
-                    said = escape(f"{line.name}: {number(value)} {unit}")
+                    said = text(f"{line.name}: {number(value)} {unit}")
                     parts.append(
                         f'<circle class="s{index % COLOURS} dot" cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="2.5">'
                         f"<title>{said}</title></circle>"
@@ -89,6 +89,11 @@ def distribution(what: str, counted: Sequence[tuple[float, float, int]]) -> str:
             f"<title>{said}</title></rect>"
         )
     return "".join(parts) + "</svg>"
+
+
+def text(foreign: str) -> str:
+    """A foreign text for HTML and XML: nothing in it is markup, ends a line or turns the direction of writing."""
+    return escape("".join(one if one.isprintable() else " " if one.isspace() else "\ufffd" for one in foreign))
 
 
 def number(value: float) -> str:
@@ -139,23 +144,21 @@ def _step(least: float, nice: Sequence[float]) -> float:
 
 
 def _frame(what: str, scale: Scale, marks: Sequence[float], unit: str) -> str:
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(what)}"><title>{escape(what)}</title>'
-    ]
+    parts = [f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{text(what)}"><title>{text(what)}</title>']
     for mark in marks:
         y = scale(mark)
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(mark)} {escape(unit)}</text>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(mark)} {text(unit)}</text>'
         )
     return "".join(parts)
 
 
-def _below(x: float, text: str) -> str:
+def _below(x: float, said: str) -> str:
     bottom = _HEIGHT - _BOTTOM
     return (
         f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{bottom}"/>'
-        f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{text}</text>'
+        f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{said}</text>'
     )
 
 
@@ -171,7 +174,7 @@ def _path(points: Sequence[tuple[float, float] | None], index: int) -> str:
 
 
 def _legend(lines: Sequence[Line]) -> str:
-    keys = (f'<span><i class="s{i % COLOURS} key"></i>{escape(line.name)}</span>' for i, line in enumerate(lines))
+    keys = (f'<span><i class="s{i % COLOURS} key"></i>{text(line.name)}</span>' for i, line in enumerate(lines))
     return f'<p class="legend">{"".join(keys)}</p>'
 
 

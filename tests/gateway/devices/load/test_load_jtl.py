@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_is_told_and_holds_nothing_up(tmp_path: Path, monkey
 def test_a_real_device_that_is_full_is_told() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
-    with pytest.raises(JtlError, match="/dev/full: .* cannot be written: No space left"):
+    with pytest.raises(JtlError, match=r"/dev/full: .* cannot be written: No space left"):
         JtlWriter(Path("/dev/full"), overwrite=True)
 
 
