@@ -183,7 +183,7 @@ def test_a_disk_that_is_full_is_told_and_holds_nothing_up(tmp_path: Path, monkey
         room -= written
         return written
 
-    monkeypatch.setattr(module.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     results = Results(jtl=JtlWriter(path))
     for number in range(5000):
         results.record(Sample(number, 1000, "send", "dev", 1, "2.04", True))
