@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,14 @@ from gateway.devices.load.timeline import Timeline
 _BATCH = 4096
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """What was read from a file of results. ``cut_off``: its last line had no end, and was left out."""
+
+    timeline: Timeline
+    cut_off: bool
+
+
 class ReportError(Exception):
     """The report cannot be written; the message says where and why."""
 
@@ -29,7 +38,7 @@ def write_report(
     title: str | None = None,
     run: Mapping[str, str] | None = None,
     audit: AuditResult | None = None,
-) -> Timeline:
+) -> Reported:
     """Make the report ``html`` of the file of results ``jtl``; returns what was read, for who tells figures too.
 
     An ``html`` that is there is replaced, once the new one is complete.
@@ -48,7 +57,7 @@ def write_report(
     write_page(
         timeline, html, title=title or f"Load: {jtl.name}", run=run or {"results": str(jtl)}, audit=audit, notes=notes
     )
-    return timeline
+    return Reported(timeline=timeline, cut_off=reader.cut_off)
 
 
 def write_page(

@@ -188,12 +188,13 @@ def test_the_report_of_a_file_has_its_figures_and_says_how_fine_they_are(tmp_pat
     for sample in _samples():
         results.record(sample)
     results.close(START)
-    read = write_report(jtl, html)
+    reported = write_report(jtl, html)
+    assert not reported.cut_off
     text = html.read_text()
     _parsed(text)
     assert "Times are whole milliseconds" in text
     assert "has no end" not in text
-    told, before = results_json(read), results_json(results.timeline)
+    told, before = results_json(reported.timeline), results_json(results.timeline)
     assert (
         told["errors"] == before["errors"] == [{"label": "send", "code": "timeout", "message": "no answer", "count": 8}]
     )
@@ -202,7 +203,7 @@ def test_the_report_of_a_file_has_its_figures_and_says_how_fine_they_are(tmp_pat
             assert told["labels"][label][name] == pytest.approx(before["labels"][label][name], rel=0.001)
         assert told["labels"][label]["p50_ms"] == round(before["labels"][label]["p50_ms"])
     jtl.write_bytes(jtl.read_bytes()[:-30])
-    write_report(jtl, html)
+    assert write_report(jtl, html).cut_off
     assert "last line has no end" in html.read_text()
 
 
