@@ -7,7 +7,8 @@ What its latencies mean:
   hands. At the cloud's Kafka that is the whole way: device, gateway, edge Kafka, replicator, cloud Kafka, and a reader.
 - ``to_edge_log``: from the same clock to the record's time stamp, which the gateway gave it when it wrote it to the
   edge's Kafka and which the replicator keeps; that clock is the gateway's, so both should run on one clock.
-A retransmission, a full queue, a WAN that is cut: all of it is in these times, as they begin with the value.
+A retransmission, a full queue, a WAN that is cut: all of it is in these times, as they begin with the value. So are some
+milliseconds of this process, where the load keeps its interpreter busy.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ class Audit:
                     raise AuditError(f"{self._topic} at {self._cluster.bootstrap} could not be read to its end")
                 stuck_at = dict(self._offsets)
                 until = now + patience
-            self._thread.join(0.05)
+            time.sleep(0.05)
         self.close()
         self._raise_failure()
         progress(self._tally.acknowledged_there, self._tally.acknowledged)
@@ -209,7 +210,7 @@ class Audit:
     def _await_topic(self, reader: Consumer) -> None:
         """Begin with its first record once it has been made, as the replicator does that with the first record."""
         try:
-            count = partition_counts(self._cluster, [self._topic]).get(self._topic, 0)
+            count = partition_counts(self._cluster, [self._topic], timeout=1.0).get(self._topic, 0)
         except Unreachable:
             count = 0
         if count:

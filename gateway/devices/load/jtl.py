@@ -27,7 +27,9 @@ COLUMNS = (
 #: What waits for the disk at most; above it the file is given up, and not the load.
 MOST_WAITING_BYTES = 64 << 20
 _CHUNK = 64 << 10
-_MOST_CACHED = 100_000
+#: Of names and of kinds of lines, that are held ready.
+_MOST_NAMES = 100_000
+_MOST_KINDS = 2_000
 
 
 class JtlError(Exception):
@@ -53,8 +55,6 @@ class JtlWriter:
         self.path = path
         #: Why the file is not complete, or None; the samples since are not in it.
         self.failure: str | None = None
-        #: Samples that are not in the file.
-        self.missing = 0
         self._url = quoted(url)
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if overwrite else os.O_EXCL)
         header = (COLUMNS + "\n").encode()
@@ -75,7 +75,9 @@ class JtlWriter:
         self._lines_bytes = 0
         #: (bytes, how many samples they hold), for the thread.
         self._waiting: deque[tuple[bytes, int]] = deque()
-        self._waiting_bytes = 0
+        # Counters of which the load writes the one and the thread the other, so that neither has to lock.
+        self._handed_bytes = self._taken_bytes = 0
+        self._not_handed = self._not_written = 0
         self._more = threading.Event()
         self._ending = False
         #: The parts of a line that come again and again.
@@ -90,10 +92,15 @@ class JtlWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    @property
+    def missing(self) -> int:
+        """Samples that are not in the file; final after `close`."""
+        return self._not_handed + self._not_written
+
     def add(self, batch: Sequence[Sample], active: int) -> None:
         """Format samples; ``active`` is how many devices are at work, for the columns of threads."""
         if self.failure is not None:
-            self.missing += len(batch)
+            self._not_handed += len(batch)
             return
         names, kinds, end = self._names, self._kinds, f",{active},{active},{self._url},"
         lines = self._lines
@@ -121,11 +128,12 @@ class JtlWriter:
         data = "".join(self._lines).encode("utf-8", "backslashreplace")
         self._lines.clear()
         self._lines_bytes = 0
-        if self._waiting_bytes + len(data) > MOST_WAITING_BYTES:
-            self._fail("the disk takes it slower than it comes", samples)
+        if self._handed_bytes - self._taken_bytes + len(data) > MOST_WAITING_BYTES:
+            self._fail("the disk takes it slower than it comes")
         if self.failure is not None:
+            self._not_handed += samples
             return
-        self._waiting_bytes += len(data)
+        self._handed_bytes += len(data)
         self._waiting.append((data, samples))
         self._more.set()
 
@@ -146,9 +154,9 @@ class JtlWriter:
             ending = self._ending
             while self._waiting:
                 data, samples = self._waiting.popleft()
-                self._waiting_bytes -= len(data)
+                self._taken_bytes += len(data)
                 if self.failure is not None:
-                    self.missing += samples
+                    self._not_written += samples
                     continue
                 try:
                     left = memoryview(data)
@@ -156,26 +164,26 @@ class JtlWriter:
                         left = left[os.write(self._file, left) :]
                     self._whole += len(data)
                 except OSError as exc:
-                    self._fail(exc.strerror or str(exc), samples)
+                    self._fail(exc.strerror or str(exc))
+                    self._not_written += samples
                     with contextlib.suppress(OSError):  # a pipe cannot be made shorter
                         os.ftruncate(self._file, self._whole)
             if ending:
                 return
 
-    def _fail(self, why: str, samples: int) -> None:
-        self.missing += samples
+    def _fail(self, why: str) -> None:
         if self.failure is None:
             self.failure = f"{self.path}: the file of results is not complete: {why}"
 
     def _name(self, endpoint: str, thread: int) -> str:
-        if len(self._names) >= _MOST_CACHED:
+        if len(self._names) >= _MOST_NAMES:
             self._names.clear()
         name = self._names[endpoint, thread] = quoted(f"{endpoint} 1-{thread}")
         return name
 
     def _kind(self, label: str, code: str, success: bool, message: str) -> tuple[str, str]:
         """The columns from label to responseMessage, and those from success to failureMessage."""
-        if len(self._kinds) >= _MOST_CACHED:
+        if len(self._kinds) >= _MOST_KINDS:
             self._kinds.clear()
         said = "OK" if success else message
         kind = (
