@@ -7,8 +7,8 @@ What its latencies mean:
   hands. At the cloud's Kafka that is the whole way: device, gateway, edge Kafka, replicator, cloud Kafka, and a reader.
 - ``to_edge_log``: from the same clock to the record's time stamp, which the gateway gave it when it wrote it to the
   edge's Kafka and which the replicator keeps; that clock is the gateway's, so both should run on one clock.
-A retransmission, a full queue, a WAN that is cut: all of it is in these times, as they begin with the value. So are some
-milliseconds of this process, where the load keeps its interpreter busy.
+A retransmission, a full queue, a WAN that is cut: all of it is in these times, as they begin with the value. So are
+some milliseconds of this process, where the load keeps its interpreter busy.
 """
 
 from __future__ import annotations
