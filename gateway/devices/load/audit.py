@@ -115,6 +115,7 @@ class Audit:
         Raises:
             AuditError: the topic could not be read. Unreachable, NotAllowed: why, where Kafka is the reason.
         """
+        began = time.monotonic()
         wanted = self._ends()
         until = time.monotonic() + patience
         stuck_at: dict[int, int] | None = None
@@ -126,7 +127,8 @@ class Audit:
                 told_at = now
                 progress(tally.acknowledged_there, tally.acknowledged)
             whole = not self._told and not tally.lost and self._has_read(wanted)
-            if whole and now - self._last_arrival >= min(_AFTER, patience):
+            # From the beginning of this too: by then the thread has heard all that it was told.
+            if whole and now - max(self._last_arrival, began) >= min(_AFTER, patience):
                 break
             if now >= max(until, self._last_arrival + patience):
                 # Is it not there, or is it we who have not read it?

@@ -84,7 +84,7 @@ class Timeline:
     def add(self, batch: Sequence[Sample]) -> None:
         """Count a batch of samples; it takes some hundred nanoseconds for each."""
         while (groups := self._grouped(batch)) is None:
-            self._halve()
+            self._widen()
         for (slot, label), group in groups.items():
             interval = self.intervals.get(slot)
             if interval is None:
@@ -143,7 +143,8 @@ class Timeline:
         interval = self.intervals[slot] = {}
         return interval
 
-    def _halve(self) -> None:
+    def _widen(self) -> None:
+        """Make each two intervals one."""
         self.width *= 2
         before, self.intervals = self.intervals, {}
         for slot, interval in before.items():
