@@ -33,6 +33,11 @@ class Value:
         mark = self.node.start_mark
         return ConfigError(f"{self.file}, line {mark.line + 1}, column {mark.column + 1}: {words}")
 
+    @property
+    def is_mapping(self) -> bool:
+        """True where `mapping` takes it."""
+        return isinstance(self.node, yaml.MappingNode)
+
     def mapping(self, known: Mapping[str, str] | None = None, *, needed: tuple[str, ...] = ()) -> dict[str, Value]:
         """The values by their keys. ``known`` has each key that may be there, with what it is.
 
@@ -100,8 +105,8 @@ class Value:
         return words == "true"
 
 
-def read(text: str, file: str) -> Value:
-    """The document.
+def read(text: str, file: str, needed: str = "`default:` with its servers") -> Value:
+    """The document; ``needed`` is what it has at least, for the words about an empty one.
 
     Raises:
         ConfigError: it is no YAML, empty, or has values by reference.
@@ -118,5 +123,5 @@ def read(text: str, file: str) -> Value:
     except (yaml.YAMLError, RecursionError) as exc:
         raise ConfigError(f"{file} is no YAML: {' '.join(str(exc).split())[:200]}") from None
     if node is None:
-        raise ConfigError(f"{file} is empty; it has at least `default:` with its servers")
+        raise ConfigError(f"{file} is empty; it has at least {needed}")
     return Value(node, file)
