@@ -58,7 +58,7 @@ class Loud(Endpoint):
 
     def hear(self, datagram: bytes, address: Address) -> None:
         """A datagram from there, in the clear or as a session gave it."""
-        self.arrived(datagram, address)  # type: ignore[arg-type]  # it takes datagrams of the other socket as well
+        self.arrived(datagram, address)
 
     def _failed(self, datagram: bytes, address: Address) -> None:
         failure = sys.exception()
