@@ -228,7 +228,7 @@ class Endpoint:
         slots = enumerate(sizes)
         while self._in_the_clear and (notify_all := self._handler.notify_all) is not None:
             try:
-                notify_all(many, slots, self._take)
+                notify_all(many, slots, self._take_other)
                 return
             except Exception:  # noqa: BLE001  # of the short path; what was before it counts, and it goes on behind it
                 self._failed(b"", ("", 0))
@@ -241,7 +241,7 @@ class Endpoint:
         assert self._socket is not None
         receive = self._socket.recvfrom
         notify = self._handler.notify if self._in_the_clear else _not_in_the_clear
-        update = self.on_post if self._in_the_clear else _not_in_the_clear
+        take = self._take_other if self._in_the_clear else self._take
         taken = 0
         datagram, address = b"", ("", 0)
         try:
@@ -251,9 +251,7 @@ class Endpoint:
                 # 2.05 Content: a notification, or else the response to a request of ours.
                 if 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == 0x45 and notify(datagram, address):
                     continue
-                if 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == Code.POST and update(datagram, address):
-                    continue
-                self._take(datagram, address)
+                take(datagram, address)
         except BlockingIOError:
             pass
         except OSError as exc:
@@ -284,6 +282,17 @@ class Endpoint:
         """The waiting datagrams of a socket have been handed out."""
         self.received += received
         self._handler.batch_done()
+
+    def _take_other(self, datagram: bytes, address: Address) -> None:
+        """What came in the clear and is no notification."""
+        try:
+            if 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == Code.POST and self.on_post(datagram, address):
+                self._others += 1
+                return
+        except Exception:  # noqa: BLE001  # of the short path; the next one goes on
+            self._failed(datagram, address)
+            return
+        self._take(datagram, address)
 
     def _take(self, datagram: bytes, address: Address) -> None:
         self._others += 1

@@ -13,8 +13,9 @@ from gateway.coap import endpoint as endpoint_module
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import ACK_TIMEOUT, EXCHANGE_LIFETIME, AcknowledgedResponses, NoAnswer, Stopped, WasReset
 from gateway.coap.incoming import BUSY_MAX_AGE, PATIENCE, Busy, Incoming
+from gateway.coap.many import ManyDatagrams, Slots
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
-from gateway.coap.peers import Address
+from gateway.coap.peers import Address, UdpAddress
 from gateway.coap.udp import BATCH
 
 WAIT = 10.0
@@ -824,5 +825,42 @@ def test_an_endpoint_that_gathers_can_be_closed() -> None:
             endpoint.close()
             await asyncio.sleep(0.01)
             assert endpoint._gathering is None
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_posts_in_the_clear_are_offered_to_their_short_path_and_one_that_fails_costs_no_other(
+    many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not many:
+        monkeypatch.setattr("gateway.coap.endpoint.many_datagrams", lambda _: None)
+
+    class Notified(Recorder):
+        def notify_all(  # type: ignore[override]  # a method where the others have None
+            self, received: ManyDatagrams, slots: Slots, leave: Callable[[bytes, UdpAddress], None]
+        ) -> None:
+            for slot, size in slots:
+                leave(*received.datagram(slot, size))
+
+    async def run() -> None:
+        handler = Notified()
+        offered: list[int] = []
+
+        def on_post(datagram: bytes, address: Address) -> bool:
+            offered.append(datagram[3])
+            if datagram[3] == 1:
+                raise RuntimeError("on purpose")
+            return datagram[3] == 2
+
+        async with _running(handler) as (endpoint, peer):
+            endpoint.on_post = on_post
+            for mid in (1, 2, 3):
+                peer.send(build(Type.CON, Code.POST, mid, b"t", [(Option.URI_PATH, b"rd")]))
+            peer.send(build(Type.CON, Code.GET, 4, b"t", [(Option.URI_PATH, b"rd")]))
+            assert len(await peer.answers_before_ping()) == 2
+            assert offered == [1, 2, 3]
+            assert [one.message.mid for one in handler.requests] == [3, 4]
+            assert endpoint.dropped_datagrams == {"internal error": 1}
 
     asyncio.run(run())
