@@ -116,12 +116,17 @@ def run_load(run: LoadRun, stop: threading.Event, tell: Callable[[str], None], s
         lines = Summary(tell, now_ms=_now_ms(), interval=run.summary, threads=at_work)
         results = Results(jtl=writer, summary=lines, threads=at_work)
         next_tick = 0.0
+        warned = False
 
         def watch(_: Activity) -> None:
-            nonlocal next_tick
+            nonlocal next_tick, warned
             if (now := time.monotonic()) >= next_tick:
                 next_tick = now + TICK
                 results.tick(_now_ms())
+            if engine.unreachable and not warned:
+                warned = True
+                if not results.timeline.total().count:
+                    tell(f"nobody listens at {run.server} yet; a device tries for 62 to 93 s (RFC 7252 section 4.2)")
 
         engine = Engine(
             plan,

@@ -126,3 +126,14 @@ def test_load_without_a_gateway_that_is_stopped_ends_in_order_and_writes_its_fil
     assert Path("l.jtl").read_text().startswith("timeStamp,elapsed,label")
     assert "<html" in Path("l.html").read_text()
     assert re.search(r"summary = +0 in ", errors)
+
+
+def test_load_on_a_port_where_nobody_listens_is_told_at_once() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{nobody.getsockname()[1]}"
+    words = [sys.executable, "-m", "headwater.cli", "load", "update", "--server", server]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        assert f"nobody listens at {server} yet; a device tries for 62 to 93 s" in process.stdout.readline()
+        process.terminate()

@@ -63,14 +63,26 @@ class AuditResult:
     lost_ones: tuple[tuple[str, str, float], ...] = ()
 
     @property
+    def empty(self) -> bool:
+        """No value was acknowledged, and none came without: there is nothing to say."""
+        return not (self.acknowledged or self.unacknowledged_there or self.unconfirmable_there)
+
+    @property
     def good(self) -> bool:
-        """Nothing that was acknowledged is lost, doubled or out of order."""
-        return not (self.lost or self.doubled or self.out_of_order)
+        """There is something, and nothing that was acknowledged is lost, doubled or out of order."""
+        return not (self.empty or self.lost or self.doubled or self.out_of_order)
+
+    @property
+    def verdict(self) -> str:
+        """It in a few words."""
+        if self.empty:
+            return "nothing to audit, no value was acknowledged"
+        return "good" if self.good else "NOT GOOD"
 
     def text(self) -> str:
         """Some lines for people."""
         lines = [
-            f"audit of {self.topic} at {self.at}: {'good' if self.good else 'NOT GOOD'}",
+            f"audit of {self.topic} at {self.at}: {self.verdict}",
             f"  acknowledged {self.acknowledged} of {self.confirmable} confirmable, in the topic"
             f" {self.acknowledged_there} of them: lost {self.lost}, doubled {self.doubled},"
             f" out of order {self.out_of_order}",

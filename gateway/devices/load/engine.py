@@ -151,6 +151,11 @@ class Engine:
         self._by_number: dict[int, Device] = {}
         self._poll: select.epoll | None = None
 
+    @property
+    def unreachable(self) -> int:
+        """How often ICMP said that nobody listens there."""
+        return self._load.counts["unreachable"]
+
     def run(self, stop: threading.Event) -> Outcome:
         """Do it all; returns once every device is done, or a few seconds after ``stop`` is set.
 

@@ -90,7 +90,11 @@ def _audit(audit: AuditResult) -> Iterator[str]:
         "of others, ignored": audit.foreign,
         "unreadable": audit.unreadable,
     }
-    verdict = ("good", "Nothing lost, doubled or out of order.") if audit.good else ("bad", "Not as it should be.")
+    verdict = (
+        ("good", "Nothing lost, doubled or out of order.")
+        if audit.good
+        else ("bad", "Nothing to audit." if audit.empty else "Not as it should be.")
+    )
     yield f'<h2>Audit</h2><p class="{verdict[0]}">{verdict[1]}</p>'
     yield f'<p class="note">{text(audit.topic)} at {text(audit.at)}</p>'
     yield _words_table(

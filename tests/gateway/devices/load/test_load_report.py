@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -114,6 +115,17 @@ def test_the_page_has_the_figures_of_each_label_the_errors_and_the_audit(tmp_pat
     ]
     assert len(list(root.iter("svg"))) == 6
     assert "<b>" not in html.read_text()
+
+
+def test_an_audit_without_a_value_is_not_good() -> None:
+    none = replace(
+        _audit(), acknowledged=0, acknowledged_there=0, unacknowledged_there=0, unconfirmable_there=0, lost=0, doubled=0
+    )
+    assert not replace(none, out_of_order=0).good
+    assert "127.0.0.1:9092: nothing to audit, no value was acknowledged" in none.text()
+    # What nobody was to acknowledge is something.
+    assert replace(none, unconfirmable_there=2, out_of_order=0).good
+    assert "NOT GOOD" in _audit().text()
 
 
 def test_a_point_of_a_plot_says_its_value() -> None:
