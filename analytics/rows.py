@@ -12,6 +12,7 @@ from typing import Any
 from analytics.sql_compiler import FIELDS
 from analytics.sql_values import Scalar
 from schemas.avro.records import (
+    CommandKey,
     Key,
     Notification,
     Record,
@@ -54,7 +55,7 @@ def rows(record: Record, *, topic: str, partition: int, offset: int, late: bool)
         case Request():
             row |= {"ep": record.ep, "serverId": record.server_id, "ticket": record.ticket}
             yield _path({**row, "kind": record.payload.kind.value}, record.payload.path)
-        case Key():
+        case Key() | CommandKey():
             yield {**row, "ep": record.ep}
         case _:
             yield _result(row, record)

@@ -332,7 +332,8 @@ def test_what_kafka_deletes_in_front_of_a_slow_job_is_counted(kafka: Cluster, ga
         client.delete_records([place])[place].result(30)
         go_on(job.pid)
         wait_until(lambda: told("lost_records") > 0, "nobody says that records are lost")
-        wait_until(lambda: told("records") + told("lost_records") == 1010, "it is not known what became of all")
+        # Or more: what a transaction that took too long had read is read, and counted, once more.
+        wait_until(lambda: told("records") + told("lost_records") >= 1010, "it is not known what became of all")
     finally:
         job.kill()
 

@@ -8,7 +8,7 @@ import tomllib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from analytics.job import WHEN_PUT_OUT, Headers, Incoming, JobConfigError, Surroundings, parse_options
 from analytics.jobs.filter import KIND
@@ -17,6 +17,7 @@ from analytics.selection import FIELDS
 from schemas.avro.errors import SerdeError
 from schemas.avro.records import (
     Aggregate,
+    CommandKey,
     GenericBody,
     Key,
     Notification,
@@ -207,6 +208,7 @@ def test_windows_keep_the_function_in_their_path() -> None:
 
 
 @given(records)
+@example(CommandKey(ep="ep-1", request="t"))
 def test_any_record_has_rows_of_all_fields(record: Record) -> None:
     found = list(rows(record, topic="t", partition=0, offset=1, late=True))
     assert found
