@@ -26,6 +26,7 @@ from gateway.files import Files
 from gateway.first_reads import FirstReads
 from gateway.gathered import Gathered
 from gateway.notifications import Notifications
+from gateway.number_decoders import decoders_for
 from gateway.observations import ObservationTable
 from gateway.observing import Declared, Observing
 from gateway.own_reads import OwnReads
@@ -35,7 +36,7 @@ from gateway.registry import Device, Registry
 from gateway.resources import site
 from gateway.sending import Sends
 from gateway.settings import GatewaySettings
-from gateway.short_path import ShortPath, decoders_for
+from gateway.short_path import ShortPath
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
 from schemas.avro.records import Response

@@ -25,11 +25,11 @@ from gateway.device_forms import kafka_place
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest, Method, RefusedRequest
 from gateway.models import LiveDefinitions
+from gateway.number_decoders import decoders_for
 from gateway.observations import Observation, ObservationTable
 from gateway.observing import DECLARED_TICKET, Declared, Observing
 from gateway.registration import parse_announcement
 from gateway.registry import Device, Registry
-from gateway.short_path import decoders_for
 from gateway.state import State
 from gateway.uplink import Uplink
 from schemas.avro import serde

@@ -23,10 +23,11 @@ from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Option, Options, Type, build, parse, parse_any_size, uint
 from gateway.coap.peers import Address
 from gateway.notifications import Notifications
+from gateway.number_decoders import decoders_for
 from gateway.observations import Observation, ObservationTable, single_type
 from gateway.registration import parse_announcement
 from gateway.registry import Device, KafkaPlace
-from gateway.short_path import ShortPath, decoders_for
+from gateway.short_path import ShortPath
 from gateway.uplink import Uplink
 from schemas.avro import serde
 from schemas.avro.records import Binding, Notification, ReadBody
