@@ -1,8 +1,8 @@
-"""Setting observations up and ending them (RFC 7641; OMA LwM2M Core 1.1, section 6.4).
+"""Asking devices for observations, and ending them (RFC 7641; OMA LwM2M Core 1.1, section 6.4).
 
-Owns which observations a device should have: those that the operator's patterns declare and those that requests asked
-for. A device forgets them when it registers anew (section 6.2.1), so they are asked for again then, with the same
-token, ticket and observation id; what the device did not answer is asked for at its next update.
+What a device should have (`gateway.wanted`) is asked for when it registers, as it forgets its observations when it
+registers anew (section 6.2.1): with the same token, ticket and observation id as before; what it did not answer is
+asked for at its next update.
 The first value, which answers the observe request, goes to the replies topic as the answer of any request does. Where
 nobody else asks again for an answer that got lost, an observation counts as established only once that is durable.
 """
@@ -10,10 +10,9 @@ nobody else asks again for an answer that got lost, an observation counts as est
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import structlog
@@ -23,14 +22,13 @@ from gateway.coap.exchanges import ExchangeError, Stopped
 from gateway.coap.message import Code, Message, Option, Type
 from gateway.coap.peers import Address
 from gateway.device_link import DeviceLink, encoded, to_response
-from gateway.end_devices import GATEWAY, is_gateway
 from gateway.exchange import CONTENT_FORMATS, CoapRequest, CoapResponse, RefusedRequest
-from gateway.observations import Observation, ObservationTable, parse_target, single_type, target_of
+from gateway.observations import Observation, ObservationTable, target_of
 from gateway.observe_turn import ObserveTurn
 from gateway.operations import build
 from gateway.registry import Device, Registry
 from gateway.replies import reply
-from gateway.state import State, StateError, StoredObservation
+from gateway.wanted import Wanted
 from schemas.avro.compiled import encode_value
 from schemas.avro.records import (
     Request,
@@ -41,21 +39,15 @@ from schemas.avro.records import (
     ResponseCode,
     WriteAttributesRequest,
 )
-from schemas.lwm2m.nodes import ResourceType
 from schemas.lwm2m.objects import Definitions
-from schemas.lwm2m.path import Path, PathPattern
+from schemas.lwm2m.path import Path
 
 _log = structlog.get_logger("headwater.observing")
 
-#: The ticket of what an operator's pattern declared.
-DECLARED_TICKET = "declared"
 OBSERVE_TIMEOUT = 93.0
 _CANCEL_TIMEOUT = 20.0
 #: Observe requests that are remembered.
 _MOST_REQUESTS = 4096
-#: Patterns give at most so many observations of one device: one may announce thousands of instances.
-MOST_DECLARED = 1000
-
 #: What a content format is called in a request.
 _FORMATS: Mapping[int | None, RequestFormat] = {number: name for name, number in CONTENT_FORMATS.items()}
 
@@ -67,23 +59,6 @@ TakeTurn = Callable[[str], Callable[[], None] | None]
 InOrder = Callable[[str, Callable[[], Coroutine[Any, Any, None]]], None]
 
 
-class Declared:
-    """The operator's patterns: for every endpoint, and for endpoints whose name matches a glob."""
-
-    def __init__(self, every: Sequence[str], by_endpoint: Mapping[str, Sequence[str]]) -> None:
-        """Raises PathError when a pattern is none."""
-        self._every = [PathPattern.parse(text) for text in every]
-        self._by_endpoint = {glob: [PathPattern.parse(text) for text in texts] for glob, texts in by_endpoint.items()}
-
-    def paths(self, ep: str, announced: tuple[Path, ...]) -> list[Path]:
-        """What to observe on a device, each path once."""
-        patterns = list(self._every)
-        for glob, more in self._by_endpoint.items():
-            if fnmatchcase(ep, glob):
-                patterns += more
-        return list(dict.fromkeys(path for pattern in patterns for path in pattern.targets(announced)))
-
-
 class Observing:
     """Keeps every device's observations as they should be."""
 
@@ -91,11 +66,10 @@ class Observing:
         self,
         *,
         server_id: str,
-        declared: Declared,
+        wanted: Wanted,
         link: DeviceLink,
         table: ObservationTable,
         registry: Registry,
-        state: State,
         definitions: Definitions,
         publish: Publish,
         put: Put,
@@ -106,11 +80,10 @@ class Observing:
         clock: Callable[[], float],
     ) -> None:
         self._server_id = server_id
-        self._declared = declared
+        self._wanted = wanted
         self._link = link
         self._table = table
         self._registry = registry
-        self._state = state
         self._definitions = definitions
         self._publish = publish
         self._record = record
@@ -126,103 +99,25 @@ class Observing:
         self.established = 0
         self.refused = 0
 
-    # What a device should have
-
     def registered(self, device: Device, old: Device | None) -> None:
-        """The device registered (anew): all its observations are to be asked for."""
-        kept = {} if old is None else old.wanted
-        for observation in kept.values():
-            self._table.suspend(observation)
-            if not observation.declared and self._announced(device, observation):
-                device.wanted[observation.target] = observation
-        self._want_declared(device, kept)
-        for path, observation in kept.items():
-            if path not in device.wanted:
-                self._forget(observation.token)
-            else:
-                self._retype(device, observation)
+        """The device registered (anew): all its observations are asked for."""
+        self._wanted.registered(device, old)
         self.complete(device)
 
     def forgotten(self, device: Device) -> None:
-        """The device has forgotten its observations, or has them elsewhere: all are to be asked for again."""
-        for observation in device.wanted.values():
-            self._table.suspend(observation)
-        device.observations.clear()
+        """The device has forgotten its observations, or has them elsewhere: all are asked for again."""
+        self._wanted.suspend(device)
         self.complete(device)
 
     def objects_changed(self, device: Device) -> None:
         """An update announced other objects."""
-        for path, observation in list(device.wanted.items()):
-            if not self._announced(device, observation):
-                del device.wanted[path]
-                self._table.remove(observation, device)
-                self._forget(observation.token)
-            elif self._retype(device, observation) and path in device.observations:
-                self._table.add(observation, device)
-        self._want_declared(device, device.wanted)
+        self._wanted.objects_changed(device)
         self.complete(device)
 
-    def _retype(self, device: Device, observation: Observation) -> bool:
-        """True if the resource has another type now: by another version of the object, or another definition of it."""
-        resource_type = self._single_type(device, observation.path)
-        if resource_type is observation.resource_type:
-            return False
-        observation.resource_type, observation.compiled, observation.decoders = resource_type, None, {}
-        return True
-
-    def _single_type(self, device: Device, path: Path) -> ResourceType | None:
-        return single_type(path, None, self._definitions.with_versions(device.announcement.object_versions))
-
-    def definitions_changed(self) -> None:
-        """Other definitions are known now: the short path goes by the types of these."""
-        for device in self._registry:
-            for path, observation in device.wanted.items():
-                if self._retype(device, observation) and path in device.observations:
-                    self._table.add(observation, device)
-
-    @staticmethod
-    def _announced(device: Device, observation: Observation) -> bool:
-        # Of a composite observation something may be missing (OMA LwM2M Core 1.1, section 6.4.4).
-        asked = observation.paths or (observation.path,)
-        return any(
-            known.contains(path) or path.contains(known) for known in device.announcement.paths for path in asked
-        )
-
-    def _want_declared(self, device: Device, kept: Mapping[str, Observation]) -> None:
-        paths = self._declared.paths(device.ep, device.announcement.paths)
-        if is_gateway(device):
-            # Who comes and goes behind it (`gateway.behind`).
-            paths = list(dict.fromkeys([GATEWAY, *paths]))
-        if len(paths) > MOST_DECLARED:
-            _log.warning(
-                "too much is declared on one device", ep=device.ep, observed=MOST_DECLARED, declared=len(paths)
-            )
-        for path in paths[:MOST_DECLARED]:
-            text = str(path)
-            if text not in device.wanted:
-                device.wanted[text] = kept.get(text) or self._new(device, path, DECLARED_TICKET, declared=True)
-
-    def _new(
-        self,
-        device: Device,
-        path: Path,
-        ticket: str,
-        *,
-        declared: bool,
-        paths: tuple[Path, ...] = (),
-        attributes: str = "",
-    ) -> Observation:
-        return Observation(
-            token=self._link.new_token(),
-            path=path,
-            ticket=ticket,
-            declared=declared,
-            content_format=None,
-            created_ms=self._wall_ms(),
-            resource_type=self._single_type(device, path),
-            paths=paths,
-            attributes=attributes,
-        )
+    def gone(self, device: Device) -> None:
+        """The registration ended, and its observations with it."""
+        self._waiting.discard(device)
+        self._wanted.gone(device)
 
     def complete(self, device: Device) -> None:
         """Ask for what the device should have and has not; in the device's order, after what waits already."""
@@ -343,7 +238,7 @@ class Observing:
         _log.warning("an observation is impossible", ep=device.ep, path=observation.target, reason=str(why))
         device.wanted.pop(observation.target, None)
         self._table.suspend(observation)
-        self._forget(observation.token)
+        self._wanted.forget(observation.token)
 
     def _request(self, device: Device, observation: Observation, kind: RequestKind) -> Request:
         """A request of the gateway's own about an observation; a composite one in the format that it has."""
@@ -378,7 +273,7 @@ class Observing:
             if self._registry.device(device.ep) is not device or device.observations.get(path) is not observation:
                 return  # refused, or it has ended since
             if durable:
-                self._remember(observation)
+                self._wanted.remember(observation)
             else:
                 del device.observations[path]
 
@@ -412,7 +307,7 @@ class Observing:
             # Refused, or answered without Observe: it will not notify (RFC 7641 section 3.1).
             if device.wanted.get(observation.target) is observation:
                 del device.wanted[observation.target]
-            self._forget(observation.token)
+            self._wanted.forget(observation.token)
             self.refused += 1
 
     # Requests
@@ -424,15 +319,15 @@ class Observing:
             ExchangeError: the device did not answer.
         """
         own = "&".join(coap.uri_query)
-        observation = self._new(device, path, ticket, declared=False, paths=coap.paths, attributes=own)
+        observation = self._wanted.new(device, path, ticket, declared=False, paths=coap.paths, attributes=own)
         before = device.wanted.get(observation.target)
         message = await self._observe(device, observation, coap, timeout)
         if device.observations.get(observation.target) is observation:
-            self._remember(observation)
+            self._wanted.remember(observation)
             if before is not None:
                 # Another token now; the next message with the old one is answered with RST, which ends it.
                 self._table.suspend(before)
-                self._forget(before.token)
+                self._wanted.forget(before.token)
         return to_response(message)
 
     async def cancel(self, device: Device, path: Path, coap: CoapRequest, timeout: float) -> CoapResponse:
@@ -454,7 +349,7 @@ class Observing:
             # The same options, those of the query too (RFC 7641 section 3.6).
             coap = replace(coap, uri_query=tuple(observation.attributes.split("&")))
         self._table.remove(observation, device)
-        self._forget(observation.token)
+        self._wanted.forget(observation.token)
         address = device.address
         try:
             message = await self._link.send(
@@ -472,78 +367,6 @@ class Observing:
         if message.code >> 5 == 2 and not message.payload:
             return CoapResponse(code=_DELETED)
         return to_response(message)
-
-    # Ends
-
-    def ended(self, observation: Observation) -> None:
-        """The device ended the observation. What is declared is asked for again at the next update."""
-        device = observation.device
-        self._table.remove(observation, device)
-        if not observation.declared:
-            device.wanted.pop(observation.target, None)
-        self._forget(observation.token)
-
-    def gone(self, device: Device) -> None:
-        """The registration ended, and its observations with it."""
-        self._waiting.discard(device)
-        for observation in list(device.wanted.values()):
-            self._table.suspend(observation)
-            self._forget(observation.token)
-        device.wanted.clear()
-        device.observations.clear()
-
-    # State
-
-    def restore(self, device: Device, row: StoredObservation) -> None:
-        """An observation from the state file: its notifications are taken from now on.
-
-        One from before the device's registration is asked for again: the gateway ended before the device had answered,
-        or before the answer was durable.
-        """
-        path, paths = parse_target(row.path)
-        observation = Observation(
-            token=row.token,
-            path=path,
-            ticket=row.ticket,
-            declared=row.declared,
-            content_format=row.content_format,
-            created_ms=row.created_ms,
-            resource_type=self._single_type(device, path),
-            paths=paths,
-            attributes=row.attributes or "",
-        )
-        self._table.add(observation, device)
-        device.wanted[row.path] = observation
-        if row.created_ms < device.reg_date:
-            del device.observations[row.path]
-
-    def restored(self, device: Device) -> None:
-        """All of a device's observations are restored: what patterns declare beyond them is wanted as well."""
-        self._want_declared(device, device.wanted)
-
-    def _remember(self, observation: Observation) -> None:
-        try:
-            self._state.put_observation(
-                StoredObservation(
-                    token=observation.token,
-                    ep=observation.device.ep,
-                    path=observation.target,
-                    ticket=observation.ticket,
-                    observation_id=observation.observation_id,
-                    content_format=observation.content_format,
-                    declared=observation.declared,
-                    created_ms=observation.created_ms,
-                    attributes=observation.attributes or None,
-                )
-            )
-        except StateError as exc:
-            _log.warning("an observation is not stored and would not outlive a restart", reason=str(exc))
-
-    def _forget(self, token: bytes) -> None:
-        try:
-            self._state.delete_observation(token)
-        except StateError as exc:
-            _log.warning("an ended observation stays stored", reason=str(exc))
 
 
 def _nothing_to_cancel(device: Device, path: Path, paths: tuple[Path, ...]) -> str:

@@ -28,7 +28,7 @@ from gateway.gathered import Gathered
 from gateway.notifications import Notifications
 from gateway.number_decoders import decoders_for
 from gateway.observations import ObservationTable
-from gateway.observing import Declared, Observing
+from gateway.observing import Observing
 from gateway.own_reads import OwnReads
 from gateway.recovery import Recovered
 from gateway.registrations import Registrations
@@ -39,6 +39,7 @@ from gateway.settings import GatewaySettings
 from gateway.short_path import ShortPath
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
+from gateway.wanted import Declared, Wanted
 from schemas.avro.records import Response
 from schemas.lwm2m.objects import Definitions
 
@@ -116,13 +117,21 @@ class Parts:
             timeout=settings.command_timeout,
         )
         self._replies = Gathered(uplink, uplink.topics.replies)
-        self.observing = Observing(
-            server_id=gateway,
+        self.wanted = Wanted(
             declared=declared,
-            link=device_link,
             table=self.table,
             registry=self.registry,
             state=state,
+            definitions=definitions,
+            new_token=device_link.new_token,
+            wall_ms=wall_ms,
+        )
+        self.observing = Observing(
+            server_id=gateway,
+            wanted=self.wanted,
+            link=device_link,
+            table=self.table,
+            registry=self.registry,
             definitions=definitions,
             publish=self._publish,
             put=self._put,
@@ -160,7 +169,7 @@ class Parts:
             endpoint=endpoint,
             link=aiocoap_link,
             spawn=spawn,
-            ended=self.observing.ended,
+            ended=self.wanted.ended,
             taken=self.behind.notified,
         )
         # The endpoint's handler; the first is called for every 2.05 that comes.
@@ -253,9 +262,9 @@ class Parts:
             if owner is None:
                 self.state.delete_observation(observation.token)
             else:
-                self.observing.restore(owner, observation)
+                self.wanted.restore(owner, observation)
         for device in self.registry:
-            self.observing.restored(device)
+            self.wanted.restored(device)
             self.first_reads.restored(device)
         self.commands.restore(stored)
 

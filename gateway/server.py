@@ -27,13 +27,13 @@ from gateway.coap.incoming import Busy
 from gateway.coap.peers import OscorePeer, SecurePeer
 from gateway.metrics import GatewayMetrics, describe, describe_dtls, describe_oscore
 from gateway.models import LOOK_EVERY, Models
-from gateway.observing import Declared
 from gateway.parts import Parts, wall_ms
 from gateway.recovery import recover
 from gateway.registry import WINDOW, Device
 from gateway.settings import GatewaySettings
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
+from gateway.wanted import Declared
 from schemas.avro.topics import Topics
 from security.errors import CredentialStoreError
 
@@ -235,7 +235,7 @@ class Gateway:
     async def _watch_models(self, parts: Parts) -> None:
         async def look() -> None:
             if await self._models.look():
-                parts.observing.definitions_changed()
+                parts.wanted.definitions_changed()
 
         while True:
             await _guarded(look())

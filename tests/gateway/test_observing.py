@@ -27,11 +27,12 @@ from gateway.exchange import CoapRequest, Method, RefusedRequest
 from gateway.models import LiveDefinitions
 from gateway.number_decoders import decoders_for
 from gateway.observations import Observation, ObservationTable
-from gateway.observing import DECLARED_TICKET, Declared, Observing
+from gateway.observing import Observing
 from gateway.registration import parse_announcement
 from gateway.registry import Device, Registry
 from gateway.state import State
 from gateway.uplink import Uplink
+from gateway.wanted import DECLARED_TICKET, Declared, Wanted
 from schemas.avro import serde
 from schemas.avro.compiled import encode_reply
 from schemas.avro.records import Binding, ReadBody, Response, ResponseCode
@@ -60,13 +61,22 @@ class Bench:
         self.table = ObservationTable("gw", decoders_for)
         self.tasks: list[asyncio.Future[None]] = []
         self.definitions = LiveDefinitions(Definitions.builtin())
-        self.observing = Observing(
-            server_id="gw",
+        link = DeviceLink(self.endpoint, AiocoapLink(self.endpoint, resource.Site()))
+        self.wanted = Wanted(
             declared=Declared(["/3303/*/5700"], {}),
-            link=DeviceLink(self.endpoint, AiocoapLink(self.endpoint, resource.Site())),
             table=self.table,
             registry=self.registry,
             state=state,
+            definitions=self.definitions,
+            new_token=link.new_token,
+            wall_ms=lambda: self.now_ms,
+        )
+        self.observing = Observing(
+            server_id="gw",
+            wanted=self.wanted,
+            link=link,
+            table=self.table,
+            registry=self.registry,
             definitions=self.definitions,
             publish=self._publish,
             put=self._put,
@@ -168,8 +178,8 @@ class Bench:
         """Take up what the state file has, as a new process does."""
         self.registry.add(device)
         for row in self.state.load().observations:
-            self.observing.restore(device, row)
-        self.observing.restored(device)
+            self.wanted.restore(device, row)
+        self.wanted.restored(device)
 
     def close(self) -> None:
         for task in self.tasks:
@@ -276,7 +286,7 @@ def test_late_report_of_a_first_value_does_not_store_what_has_ended(tmp_path: Fi
         async with _bench(tmp_path) as bench:
             device = bench.register()
             request = await bench.establish()
-            bench.observing.ended(bench.table.by_token[request.token])
+            bench.wanted.ended(bench.table.by_token[request.token])
             bench.uplink.report()
             assert await bench.stored() == [] and device.observations == {}
             bench.observing.complete(device)
@@ -461,7 +471,7 @@ def test_short_path_goes_by_the_definitions_that_are_known_now(tmp_path: FilePat
             seen = [(bool(observation.decoders), observation.compiled is not None)]
             for known in (Definitions.builtin(), Definitions()):
                 bench.definitions.take_up(known)
-                bench.observing.definitions_changed()
+                bench.wanted.definitions_changed()
                 seen.append((bool(observation.decoders), observation.compiled is not None))
             assert seen == [(False, False), (True, True), (False, False)]
             assert bench.table.by_token == {request.token: observation}

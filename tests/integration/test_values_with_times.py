@@ -14,7 +14,7 @@ from aiocoap.numbers.codes import Code
 from aiocoap.numbers.types import CON
 
 from connectors.kafka import Cluster
-from gateway.observing import DECLARED_TICKET
+from gateway.wanted import DECLARED_TICKET
 from headwater.demo.audit import read_side
 from schemas.avro.records import Notification, ReadBody, RequestKind, Response, ResponseCode, WriteMode, WriteRequest
 from schemas.lwm2m.nodes import Resource, ResourceType, values
