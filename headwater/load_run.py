@@ -61,16 +61,6 @@ class Ended:
         return 100 * total.errors / total.count if total.count else 0.0
 
 
-class _NoLedger:
-    """Nobody asks what became of it."""
-
-    def sent(self, endpoint: str, path: str, value: float, confirmable: bool) -> None:
-        return None
-
-    def acknowledged(self, endpoint: str, path: str, value: float) -> None:
-        return None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRun:
     """All that a load needs; ``server`` is HOST:PORT, ``summary`` the seconds between two lines."""
@@ -132,7 +122,7 @@ def run_load(run: LoadRun, stop: threading.Event, tell: Callable[[str], None], s
             plan,
             address,
             results,
-            audit or _NoLedger(),
+            audit,
             reads=reads,
             psks=run.psks,
             watch=watch,

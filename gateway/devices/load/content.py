@@ -40,6 +40,7 @@ class Content:
         self._definitions = Definitions.builtin()
         self._lifetime = lifetime
         self._payloads: dict[int, Payload] = {}
+        self._frames: dict[int, tuple[bytes, bytes] | None] = {}
         self.links = f'</>;rt="oma.lwm2m";ct=11542,</1/0>,</3/0>,</{path.object_id}/{path.instance_id}>'.encode()
 
     def payload(self, content_format: int) -> Payload:
@@ -50,19 +51,29 @@ class Content:
         """
         made = self._payloads.get(content_format)
         if made is None:
-            made = self._payloads[content_format] = self._frame(content_format)
+            made = self._payloads[content_format] = self._made(content_format)
         return made
 
-    def _frame(self, content_format: int) -> Payload:
-        def whole(value: float) -> bytes:
-            return encode(content_format, self._value(value), self._definitions)
+    def frame(self, content_format: int) -> tuple[bytes, bytes] | None:
+        """What stands before and after the double in the payload of every value; None: a value is text there.
 
-        encoded, probe = whole(_PROBE), _DOUBLE.pack(_PROBE)
-        before, found, after = encoded.partition(probe)
-        if not found:
-            return whole
-        pack = _DOUBLE.pack
+        Raises:
+            CodecError: the format cannot carry it.
+        """
+        if content_format not in self._frames:
+            before, found, after = self._whole(content_format, _PROBE).partition(_DOUBLE.pack(_PROBE))
+            self._frames[content_format] = (before, after) if found else None
+        return self._frames[content_format]
+
+    def _made(self, content_format: int) -> Payload:
+        frame = self.frame(content_format)
+        if frame is None:
+            return lambda value: self._whole(content_format, value)
+        (before, after), pack = frame, _DOUBLE.pack
         return lambda value: before + pack(value) + after
+
+    def _whole(self, content_format: int, value: float) -> bytes:
+        return encode(content_format, self._value(value), self._definitions)
 
     def _value(self, value: float) -> Resource:
         return Resource(path=self.path, type=ResourceType.FLOAT, value=value)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from functools import lru_cache
 from struct import Struct
 from typing import Final
 
@@ -22,7 +21,8 @@ from gateway.coap.exchanges import (
     MAX_TRANSMIT_WAIT,
 )
 from gateway.coap.message import Code, Malformed, Message, Option, Options, Type, build, empty, name, parse
-from gateway.devices.load.content import LINK_FORMAT, Payload
+from gateway.devices.load.content import LINK_FORMAT
+from gateway.devices.load.notification import Template, template
 from gateway.devices.load.plan import Kind
 from gateway.devices.load.samples import Sample
 from gateway.devices.load.session import Session
@@ -42,8 +42,15 @@ _SETTLING: Final = 0.25
 #: Sent so often in vain, a message is said again in a new DTLS session.
 _IN_VAIN: Final = 3
 _NEVER: Final = float("inf")
+_SPREAD: Final = ACK_TIMEOUT * (ACK_RANDOM_FACTOR - 1.0)
 _REQUEST = Struct(">BBHI")
-_EMPTY_ACK: Final = b"\x60\x00"
+_EMPTY_ACK: Final = Struct(">HH").pack
+_made: Final = tuple.__new__
+#: In the first byte of a message's header, and the option Observe (6) with three bytes.
+_NON: Final = 0x10
+_OBSERVE: Final = 0x63000000
+_CONTENT: Final = int(Code.CONTENT)
+_NO_TEMPLATE: Final = Template(Struct("").pack, 0, b"", b"")
 
 
 class Device:
@@ -55,8 +62,6 @@ class Device:
         "_datagram",
         "_delay",
         "_expected",
-        "_format_option",
-        "_head",
         "_interval",
         "_label",
         "_leaving",
@@ -68,12 +73,12 @@ class Device:
         "_observe",
         "_open_mid",
         "_pause",
-        "_payload",
         "_refresh_at",
         "_retry",
         "_said",
         "_separate",
         "_share",
+        "_template",
         "_ticket",
         "_token",
         "_told",
@@ -86,6 +91,7 @@ class Device:
         "endpoint",
         "number",
         "observed",
+        "receive",
         "session",
         "sock",
     )  # fmt: skip
@@ -96,6 +102,7 @@ class Device:
         self.number = number
         self.endpoint = endpoint
         self.sock = sock
+        self.receive = sock.recv
         self.session = session
         self.awaited: bytes | None = None
         self.deadline = _NEVER
@@ -133,9 +140,7 @@ class Device:
         self._told = 0.0
         # Of the observation.
         self._observe = 1
-        self._head = _head(0)
-        self._format_option = b""
-        self._payload: Payload = load.send_payload
+        self._template = _NO_TEMPLATE
 
     @property
     def registered(self) -> bool:
@@ -166,7 +171,10 @@ class Device:
             self._loops -= 1
             share = self._share = load.share()
             self._delay = share.delay
-            _BEGIN[share.kind](self, now)
+            if share.kind is Kind.NOTIFY:
+                self._notify(now)
+            else:
+                _BEGIN[share.kind](self, now)
 
     def leave(self, now: float) -> None:
         """De-register, unless the devices are to stay, and be done. Nothing is open now."""
@@ -215,27 +223,52 @@ class Device:
     def _send(self, now: float) -> None:
         load = self._load
         value = self._said = self._clock(now)
-        load.ledger.sent(self.endpoint, load.path, value, True)
+        if load.ledger is not None:
+            load.ledger.sent(self.endpoint, load.path, value, True)
         self._request(Doing.SEND, Code.POST, load.send_body + load.send_payload(value), now)
 
     def _notify(self, now: float) -> None:
+        """Notify the next value. Written out for speed, as is `_acknowledged`: a load mostly consists of the two."""
         load = self._load
-        assert self.observed is not None
+        token = self.observed
+        assert token is not None
         mid = self._mid
         self._mid = mid + 1 & 0xFFFF
         self._observe = number = self._observe + 1 & 0xFFFFFF
-        value = self._said = self._clock(now)
+        value = (now + load.offset) * 1e6 // 1
+        if value <= self._value:
+            value = self._value + 1.0
+        self._value = self._said = value
         confirmable = self._share.confirmable
-        first = (0x40 if confirmable else 0x50) | len(self.observed)
-        # Observe is option 6, here always of three bytes.
-        head = self._head.pack(first, Code.CONTENT, mid, self.observed, 0x63000000 | number)
-        datagram = head + self._format_option + self._payload(value)
-        load.ledger.sent(self.endpoint, load.path, value, confirmable)
-        if confirmable:
-            self._open(Doing.NOTIFY, now)
-            self._label = "notify CON"
-            self._confirm(mid, datagram, _EMPTY_ACK + datagram[2:4], now)
+        pack, first, before, after = self._template
+        if not confirmable:
+            first |= _NON
+        # As `Template.fill` does it.
+        datagram = self._datagram = pack(first, _CONTENT, mid, token, _OBSERVE | number, before, value, after)
+        if load.ledger is not None:
+            load.ledger.sent(self.endpoint, load.path, value, confirmable)
+        if not confirmable:
+            self._notify_non(datagram, now)
             return
+        self.doing = Doing.NOTIFY
+        self._label = "notify CON"
+        self._began = now
+        self._tries = 0
+        self._acknowledged = False
+        self._open_mid = mid
+        self.awaited = _EMPTY_ACK(0x6000, mid)
+        self._interval = interval = ACK_TIMEOUT + _SPREAD * load.random.random()
+        self.deadline = now + interval
+        if self.session is None:
+            try:
+                self.sock.send(datagram)
+            except OSError:
+                load.counts["not sent"] += 1
+        else:
+            self.session.send(datagram, now)
+
+    def _notify_non(self, datagram: bytes, now: float) -> None:
+        load = self._load
         failure = ""
         try:
             if self.session is None:
@@ -246,9 +279,41 @@ class Device:
             failure = f"it could not be sent: {exc.strerror}"
         at = int((now + load.offset) * 1000)
         code, size = "error" if failure else "", len(datagram)
-        load.recorder.record(Sample(at, 0, "notify NON", self.endpoint, self.number, code, not failure, failure, size))
+        load.record(Sample(at, 0, "notify NON", self.endpoint, self.number, code, not failure, failure, size))
         # By way of the engine, so that others have their turn.
-        load.wait(now + self._delay, self)
+        if self._delay:
+            load.wait(now + self._delay, self)
+        else:
+            load.turn(self)
+
+    def _notified(self, now: float, received: int) -> None:
+        """The notification was acknowledged; unless something else is due the next one follows."""
+        load, began = self._load, self._began
+        if load.ledger is not None:
+            load.ledger.acknowledged(self.endpoint, load.path, self._said)
+        at, elapsed = int((began + load.offset) * 1000), int((now - began) * 1e6)
+        size, endpoint, number = len(self._datagram), self.endpoint, self.number
+        # What `Sample` itself does, without its call in Python.
+        load.record(_made(Sample, (at, elapsed, "notify CON", endpoint, number, "ACK", True, "", size, received)))
+        self.awaited = None
+        if (
+            load.only_notifies
+            and self._loops
+            and self._mid % _BLOCK
+            and now < self._refresh_at
+            and self.observed is not None
+            and not load.ending
+        ):
+            if self._delay:
+                self.doing = Doing.NOTHING
+                self.deadline = _NEVER
+                load.wait(now + self._delay, self)
+            else:
+                self._loops -= 1
+                self._notify(now)
+        else:
+            self._close()
+            self._go_on(Doing.NOTIFY, True, now)
 
     def _ask(self, now: float) -> None:
         load = self._load
@@ -303,7 +368,7 @@ class Device:
         self._open_mid = mid
         self._datagram = datagram
         self.awaited = awaited
-        self._interval = ACK_TIMEOUT * (1.0 + (ACK_RANDOM_FACTOR - 1.0) * self._load.random.random())
+        self._interval = ACK_TIMEOUT + _SPREAD * self._load.random.random()
         self.deadline = now + self._interval
         self._transmit(datagram, now)
 
@@ -372,20 +437,26 @@ class Device:
 
     def _finish(self, now: float, code: str, success: bool, message: str = "", received: int = 0) -> None:
         doing, load = self.doing, self._load
-        sample = Sample(
-            int((self._began + load.offset) * 1000),
-            int((now - self._began) * 1e6),
-            self._label,
-            self.endpoint,
-            self.number,
-            code,
-            success,
-            message,
-            len(self._datagram),
-            received,
+        load.record(
+            Sample(
+                int((self._began + load.offset) * 1000),
+                int((now - self._began) * 1e6),
+                self._label,
+                self.endpoint,
+                self.number,
+                code,
+                success,
+                message,
+                len(self._datagram),
+                received,
+            )
         )
         self._close()
-        load.recorder.record(sample)
+        self._go_on(doing, success, now)
+
+    def _go_on(self, doing: Doing, success: bool, now: float) -> None:
+        """What follows an exchange that is over."""
+        load = self._load
         if self._leaving:
             self._end()
             return
@@ -421,14 +492,13 @@ class Device:
         """``awaited`` came."""
         doing, load = self.doing, self._load
         if doing is Doing.NOTIFY:
-            load.ledger.acknowledged(self.endpoint, load.path, self._said)
-            self._finish(now, "ACK", True, "", received)
+            self._notified(now, received)
             return
-        if doing is Doing.SEND:
+        if doing is Doing.SEND and load.ledger is not None:
             load.ledger.acknowledged(self.endpoint, load.path, self._said)
         elif doing is Doing.DEREGISTER:
             self._location, self.observed = None, None
-        else:
+        elif doing is not Doing.SEND:
             self._retry = _PAUSE
             self._refresh_at = now + 0.7 * load.plan.lifetime
         self._finish(now, name(self._expected), True, "", received)
@@ -545,10 +615,7 @@ class Device:
     def _observed_as(self, token: bytes, options: Options) -> None:
         content_format = options[0][1]
         self.observed = token
-        self._head = _head(len(token))
-        # Content-Format is option 12, six after Observe.
-        self._format_option = bytes((0x60 | len(content_format),)) + content_format + b"\xff"
-        self._payload = self._load.content.payload(int.from_bytes(content_format, "big"))
+        self._template = template(self._load.content, len(token), content_format)
 
     def replied(self, ticket: str, code: str, value: float | None, message: str, now: float) -> None:
         """The reply to a read by way of Kafka: the CoAP code that it comes to, and the value in it."""
@@ -565,13 +632,6 @@ class Device:
 _BEGIN: Final[dict[Kind, Callable[[Device, float], None]]] = {
     Kind.REGISTER: Device._register_again,
     Kind.UPDATE: Device._update,
-    Kind.NOTIFY: Device._notify,
     Kind.SEND: Device._send,
     Kind.ANSWER: Device._ask,
 }
-
-
-@lru_cache(maxsize=16)
-def _head(token_length: int) -> Struct:
-    """Header, token, and Observe with three bytes."""
-    return Struct(f">BBH{token_length}sI")

@@ -7,7 +7,6 @@ each, since a gateway tells them apart by their addresses.
 
 from __future__ import annotations
 
-import heapq
 import random
 import resource
 import select
@@ -26,6 +25,7 @@ from gateway.devices.load.plan import Plan
 from gateway.devices.load.samples import Ledger, Recorder
 from gateway.devices.load.session import Session
 from gateway.devices.load.shared import Doing, Load, Reads
+from gateway.devices.load.waiting import Waiting
 from security.credentials.kinds import Psk
 
 #: How often what waits is looked through, and ``watch`` is called, in seconds.
@@ -114,7 +114,7 @@ class Engine:
         plan: Plan,
         server: tuple[int, tuple[object, ...]],
         recorder: Recorder,
-        ledger: Ledger,
+        ledger: Ledger | None,
         *,
         reads: Reading | None = None,
         psks: Mapping[str, Psk] | None = None,
@@ -131,7 +131,9 @@ class Engine:
         self.activity = activity or Activity(plan.threads)
         self._devices: dict[int, Device] = {}
         #: Devices that wait, by when they go on.
-        self._waiting: list[tuple[float, int, Device]] = []
+        self._waiting = Waiting[Device]()
+        #: Devices that go on at once, after the others have had their turn.
+        self._next: list[Device] = []
         self._leaving: deque[Device] = deque()
         source = random.Random(seed)
         self._load = Load(
@@ -141,7 +143,8 @@ class Engine:
             ledger=ledger,
             reads=reads,
             offset=time.time() - clock(),
-            wait=lambda when, device: heapq.heappush(self._waiting, (when, device.number, device)),
+            wait=self._waiting.wait,
+            turn=self._next.append,
             done=self._done,
             run=f"load-{random.getrandbits(48):012x}",
             random=source,
@@ -180,6 +183,7 @@ class Engine:
 
     def _loop(self, poll: select.epoll, begin: float, stop: threading.Event) -> None:
         plan, load, clock, waiting = self._plan, self._load, self._clock, self._waiting
+        settle = load.recorder.settle
         ends = begin + plan.duration if plan.duration is not None else float("inf")
         look_at = begin
         stopped_at: float | None = None
@@ -204,13 +208,22 @@ class Engine:
             ):
                 self._watch(self.activity)
                 return
-            # Only what is due by now: a device that goes on at once has its next turn after the others'.
-            while waiting and waiting[0][0] <= now:
-                heapq.heappop(waiting)[2].step(now)
-            until = min(look_at, waiting[0][0]) if waiting else look_at
+            for device in waiting.due(now):
+                device.step(now)
+            if self._next:
+                for device in self._taken():
+                    device.step(now)
+            settle()
+            until = now if self._next else min(look_at, waiting.next)
             if not load.ending and self.activity.started < plan.threads:
                 until = min(until, begin + plan.start_of(self.activity.started + 1))
             self._take(poll, max(0.0, until - clock()))
+
+    def _taken(self) -> list[Device]:
+        """Whose turn it is; with what they do they may have another one."""
+        taken = self._next.copy()
+        self._next.clear()
+        return taken
 
     def _take(self, poll: select.epoll, timeout: float) -> None:
         """Take one datagram of each socket that has some; the others come the next time."""
@@ -222,7 +235,7 @@ class Engine:
                     self._take_replies(self._reads)
                 continue
             try:
-                datagram = device.sock.recv(MAX_DATAGRAM)
+                datagram = device.receive(MAX_DATAGRAM)
             except BlockingIOError:  # a checksum that was wrong
                 continue
             except OSError:  # ICMP: nobody is there
@@ -293,6 +306,7 @@ class Engine:
         """Nobody begins anything; who waits for nothing leaves in turn, the others when their exchange is done."""
         self._load.ending = True
         self._waiting.clear()
+        self._next.clear()
         self._leaving.extend(one for one in self._devices.values() if one.doing is Doing.NOTHING)
 
     def _leave_some(self, now: float) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
 
 #: Of each power of two; with its middle a bucket errs by at most half of 1/64.
 _BITS = 6
+#: So many different values are put into buckets at once: a millisecond's worth of work.
+_MOST_FRESH = 4096
 #: Times above are held as this: 2^43 µs are over a hundred days.
 MOST = (1 << 43) - 1
 
@@ -39,32 +41,33 @@ def bounds_of(bucket: int) -> tuple[int, int]:
 class Histogram:
     """How often each time was seen; count, sum, least and greatest are exact. Times are whole numbers, mostly µs."""
 
-    __slots__ = ("buckets", "count", "least", "most", "sum")
+    __slots__ = ("_fresh", "buckets", "count", "least", "most", "sum")
 
     def __init__(self) -> None:
         #: How often, by the number of the bucket; `_Packed` once it is complete.
         self.buckets: dict[int, int] | _Packed = {}
+        #: How often, by the value itself: what has not been put into buckets yet, which is the dearest part.
+        self._fresh: Counter[int] = Counter()
         self.count = 0
         self.sum = 0
         self.least = MOST
         self.most = 0
 
-    def add(self, values: Iterable[int]) -> None:
+    def add(self, values: Collection[int]) -> None:
         """Count many at once, which is far cheaper than one by one. Below 0 counts as 0, above `MOST` as that."""
-        often = Counter(values)
-        if not often:
+        if not values:
             return
-        self.least = min(self.least, max(min(often), 0))
-        self.most = max(self.most, min(max(often), MOST))
-        buckets = self._open()
-        for value, times in often.items():
-            if not 0 <= value <= MOST:
-                value = min(max(value, 0), MOST)
-            shift = value.bit_length() - _BITS - 1  # as in `bucket_of`, without a call for each
-            bucket = value if shift <= 0 else (shift << _BITS) + (value >> shift)
-            buckets[bucket] = buckets.get(bucket, 0) + times
-            self.count += times
-            self.sum += value * times
+        least, most = min(values), max(values)
+        if least < 0 or most > MOST:
+            self.add([min(max(value, 0), MOST) for value in values])
+            return
+        self.least = min(self.least, least)
+        self.most = max(self.most, most)
+        self.count += len(values)
+        self.sum += sum(values)
+        self._fresh.update(values)
+        if len(self._fresh) >= _MOST_FRESH:
+            self._open()
 
     def merge(self, other: Histogram) -> None:
         """Add all that another one counted."""
@@ -78,11 +81,13 @@ class Histogram:
 
     def pack(self) -> None:
         """Take as little memory as can be, for one that is complete; it can be added to all the same."""
-        if isinstance(self.buckets, dict):
-            self.buckets = _Packed(self.buckets)
+        if self._fresh or isinstance(self.buckets, dict):
+            self.buckets = _Packed(self._open())
 
     def items(self) -> list[tuple[int, int]]:
         """(number of the bucket, how often), ascending."""
+        if self._fresh:
+            self._open()
         if isinstance(self.buckets, dict):
             return sorted(self.buckets.items())
         return list(zip(self.buckets.numbers, self.buckets.often, strict=True))
@@ -114,9 +119,17 @@ class Histogram:
         return self.most
 
     def _open(self) -> dict[int, int]:
+        """The buckets to write into, with all that is counted."""
         if not isinstance(self.buckets, dict):
-            self.buckets = dict(self.items())
-        return self.buckets
+            self.buckets = dict(zip(self.buckets.numbers, self.buckets.often, strict=True))
+        buckets, fresh = self.buckets, self._fresh
+        if fresh:
+            for value, times in fresh.items():
+                shift = value.bit_length() - _BITS - 1  # as in `bucket_of`, without a call for each
+                bucket = value if shift <= 0 else (shift << _BITS) + (value >> shift)
+                buckets[bucket] = buckets.get(bucket, 0) + times
+            fresh.clear()
+        return buckets
 
 
 class _Packed:

@@ -102,19 +102,22 @@ class JtlWriter:
         if self.failure is not None:
             self._not_handed += len(batch)
             return
-        names, kinds, end = self._names, self._kinds, f",{active},{active},{self._url},"
-        lines = self._lines
+        names, lines = self._names, self._lines
+        # What a line ends with is mostly that of the line before.
+        last: tuple[object, ...] = ()
+        kind = tail = ""
         for at, elapsed, label, endpoint, thread, code, success, message, sent, received in batch:
             try:
                 name = names[endpoint, thread]
             except KeyError:
                 name = self._name(endpoint, thread)
-            try:
-                kind, fate = kinds[label, code, success, message]
-            except KeyError:
+            this = (label, code, success, message, sent, received)
+            if this != last:
+                last = this
                 kind, fate = self._kind(label, code, success, message)
+                tail = f",text,{fate},{received},{sent},{active},{active},{self._url},"
             ms = (elapsed + 500) // 1000
-            lines.append(f"{at},{ms},{kind},{name},text,{fate},{received},{sent}{end}{ms},0,0\n")
+            lines.append(f"{at},{ms},{kind},{name}{tail}{ms},0,0\n")
         self._lines_bytes += 120 * len(batch)
         if self._lines_bytes >= _CHUNK:
             self.flush()
@@ -183,8 +186,11 @@ class JtlWriter:
 
     def _kind(self, label: str, code: str, success: bool, message: str) -> tuple[str, str]:
         """The columns from label to responseMessage, and those from success to failureMessage."""
-        if len(self._kinds) >= _MOST_KINDS:
-            self._kinds.clear()
+        try:
+            return self._kinds[label, code, success, message]
+        except KeyError:
+            if len(self._kinds) >= _MOST_KINDS:
+                self._kinds.clear()
         said = "OK" if success else message
         kind = (
             f"{quoted(label)},{quoted(code)},{quoted(said)}",

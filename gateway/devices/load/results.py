@@ -1,6 +1,6 @@
 """The results of a load: takes each sample, and hands it to the timeline, the lines of the summary and the file.
 
-`Results.record` is on the way of every exchange of a load: it puts the sample into a list. Each `BATCH` samples are
+`Results.record` is on the way of every exchange of a load: it is the `append` of a list. Some hundreds of samples are
 worked off at once, which takes well below a millisecond, so that a device's clock is not held up by it.
 """
 
@@ -17,7 +17,7 @@ from gateway.devices.load.samples import Sample
 from gateway.devices.load.summary import Summary, Threads
 from gateway.devices.load.timeline import Cell, ErrorKind, Timeline
 
-#: A millisecond's worth of work at most.
+#: Fewer are not worth the while before the next second.
 BATCH = 512
 #: So often the file and the lines get what there is, in seconds.
 TICK = 1.0
@@ -41,12 +41,12 @@ class Results:
         self._summary = summary
         self._threads = threads
         self._pending: list[Sample] = []
+        #: Takes a sample.
+        self.record: Callable[[Sample], None] = self._pending.append
 
-    def record(self, sample: Sample) -> None:
-        """Take a sample."""
-        pending = self._pending
-        pending.append(sample)
-        if len(pending) >= BATCH:
+    def settle(self) -> None:
+        """Work off what has come together, if it is enough to be worth it."""
+        if len(self._pending) >= BATCH:
             self._work_off()
 
     def tick(self, now_ms: int) -> None:
@@ -76,12 +76,12 @@ class Results:
         batch = self._pending
         if not batch:
             return
-        self._pending = []
         self.timeline.add(batch)
         if self._summary is not None:
             self._summary.add(batch)
         if self.jtl is not None:
             self.jtl.add(batch, self._threads().active)
+        batch.clear()
 
 
 async def ticking(results: Results) -> None:

@@ -5,6 +5,7 @@ that the cloud has to show to a `Ledger`. Both are called from the load's own lo
 and neither may wait for anything.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 
@@ -32,9 +33,13 @@ class Sample(NamedTuple):
 
 
 class Recorder(Protocol):
-    """Takes what was measured."""
+    """Takes what was measured. ``record`` may be a list's own ``append``: `settle` is called between the turns of the
+    loop, to make something of what has come together."""
 
-    def record(self, sample: Sample) -> None: ...
+    @property
+    def record(self) -> Callable[[Sample], None]: ...
+
+    def settle(self) -> None: ...
 
 
 class Ledger(Protocol):

@@ -7,7 +7,7 @@ from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import IntEnum, auto
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,7 +15,7 @@ from gateway.coap.exchanges import RequestLog
 from gateway.coap.message import Code, Option, build, uint
 from gateway.devices.load.content import Content, Payload
 from gateway.devices.load.plan import Kind, Plan, Share
-from gateway.devices.load.samples import Ledger, Recorder
+from gateway.devices.load.samples import Ledger, Recorder, Sample
 from schemas.lwm2m.formats import ContentFormat
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Reads(Protocol):
         """Have it read; must not wait."""
 
 
-class Doing(Enum):
-    """What the open sample is."""
+class Doing(IntEnum):
+    """What the open sample is; a number, as the hash of another enumeration is worked out in Python each time."""
 
     NOTHING = auto()
     HANDSHAKE = auto()
@@ -67,11 +67,13 @@ class Load:
     plan: Plan
     content: Content
     recorder: Recorder
-    ledger: Ledger
+    #: None: nobody asks what becomes of the values.
+    ledger: Ledger | None
     reads: Reads | None
     offset: float
-    #: Calls `Device.step` at that time, and hears that a device is done.
+    #: Calls `Device.step` at that time, or at the next turn of the loop; and hears that a device is done.
     wait: Callable[[float, Device], None]
+    turn: Callable[[Device], None]
     done: Callable[[Device], None]
     #: Marks the tickets of this run.
     run: str
@@ -86,12 +88,16 @@ class Load:
     send_payload: Payload = field(init=False)
     path: str = field(init=False)
     only_registers: bool = field(init=False)
+    only_notifies: bool = field(init=False)
+    record: Callable[[Sample], None] = field(init=False)
 
     def __post_init__(self) -> None:
         self.seen = RequestLog(peers=self.plan.threads + 1)
         self.weights = list(accumulate(one.weight for one in self.plan.shares))
         self.path = str(self.plan.path)
         self.only_registers = all(one.kind is Kind.REGISTER for one in self.plan.shares)
+        self.only_notifies = [one.kind for one in self.plan.shares] == [Kind.NOTIFY]
+        self.record = self.recorder.record
         options = [(Option.URI_PATH, b"dp"), (Option.CONTENT_FORMAT, uint(ContentFormat.SENML_CBOR))]
         self.send_body = option_bytes(options) + b"\xff"
         self.send_payload = self.content.payload(ContentFormat.SENML_CBOR)

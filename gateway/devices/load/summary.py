@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from gateway.devices.load.samples import Sample
 
 NAME = "summary"
+_ELAPSED = itemgetter(Sample._fields.index("elapsed_us"))
+_SUCCESS = itemgetter(Sample._fields.index("success"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +36,9 @@ class _Running:
         self.since_ms = now_ms
 
     def add(self, batch: Sequence[Sample]) -> None:
-        elapsed = [sample[1] for sample in batch]
+        elapsed = list(map(_ELAPSED, batch))
         self.count += len(batch)
-        self.errors += len(batch) - sum(sample[6] for sample in batch)
+        self.errors += len(batch) - sum(map(_SUCCESS, batch))
         self.total_us += sum(elapsed)
         self.most_us = max(self.most_us, max(elapsed))
         self.least_us = min(self.least_us, min(elapsed))

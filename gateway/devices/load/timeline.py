@@ -8,9 +8,10 @@ hour is drawn by intervals of eight seconds and one of a week by half an hour, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import repeat
-from operator import add, mul
+from operator import add, floordiv
+from typing import Any
 
 from gateway.devices.load.histogram import Histogram
 from gateway.devices.load.samples import Sample
@@ -83,27 +84,44 @@ class Timeline:
 
     def add(self, batch: Sequence[Sample]) -> None:
         """Count a batch of samples; it takes some hundred nanoseconds for each."""
-        while (groups := self._grouped(batch)) is None:
+        if not batch:
+            return
+        columns = tuple(zip(*batch, strict=True))
+        at, elapsed, labels = columns[:3]
+        ends = list(map(add, at, map(floordiv, elapsed, repeat(1000))))
+        first, last = min(ends), max(ends)
+        while not self._spans(first, last):
             self._widen()
+        if first // self.width == last // self.width and labels.count(labels[0]) == len(labels):
+            self._count(first // self.width, labels[0], columns, last)
+            return
+        groups: dict[tuple[int, str], list[Sample]] = {}
+        for sample, end in zip(batch, ends, strict=True):
+            groups.setdefault((end // self.width, sample[2]), []).append(sample)
         for (slot, label), group in groups.items():
-            interval = self.intervals.get(slot)
-            if interval is None:
-                interval = self._begin(slot)
-            name = self._known(label)
-            cell = interval.get(name)
-            if cell is None:
-                cell = interval[name] = Cell()
-            at, elapsed, _, _, _, _, success, _, sent, received = zip(*group, strict=True)
-            cell.times.add(elapsed)
-            cell.sent += sum(sent)
-            cell.received += sum(received)
-            cell.starts = min(cell.starts, min(at))
-            cell.ends = max(cell.ends, max(map(add, map(mul, at, repeat(1000)), elapsed)) // 1000)
-            if not all(success):
-                failures = [sample for sample in group if not sample[6]]
-                cell.errors += len(failures)
-                for sample in failures:
-                    self._fault((name, sample[5], sample[7][:MOST_ERROR_TEXT]))
+            end = max(sample[0] + sample[1] // 1000 for sample in group)
+            self._count(slot, label, tuple(zip(*group, strict=True)), end)
+
+    def _count(self, slot: int, label: str, columns: tuple[Any, ...], end: int) -> None:
+        """Count samples of one interval and label, given by their columns; the last of them ended at ``end``."""
+        interval = self.intervals.get(slot)
+        if interval is None:
+            interval = self._begin(slot)
+        name = self._known(label)
+        cell = interval.get(name)
+        if cell is None:
+            cell = interval[name] = Cell()
+        at, elapsed, _, _, _, codes, successes, messages, sent, received = columns
+        cell.times.add(elapsed)
+        cell.sent += sum(sent)
+        cell.received += sum(received)
+        cell.starts = min(cell.starts, min(at))
+        cell.ends = max(cell.ends, end)
+        if not all(successes):
+            for code, success, message in zip(codes, successes, messages, strict=True):
+                if not success:
+                    cell.errors += 1
+                    self._fault((name, code, message[:MOST_ERROR_TEXT]))
 
     def total(self, label: str | None = None) -> Cell:
         """All of a label, or of all labels."""
@@ -120,20 +138,12 @@ class Timeline:
             for slot in range(min(self.intervals), max(self.intervals) + 1):
                 yield slot * self.width, self.intervals.get(slot, {})
 
-    def _grouped(self, batch: Iterable[Sample]) -> dict[tuple[int, str], list[Sample]] | None:
-        """By interval and label; None: the intervals are too short for it."""
-        width = self.width
-        groups: dict[tuple[int, str], list[Sample]] = {}
-        for sample in batch:
-            where = (sample[0] + sample[1] // 1000) // width, sample[2]
-            if where in groups:
-                groups[where].append(sample)
-            else:
-                groups[where] = [sample]
-        slots = {slot for slot, _ in groups}
+    def _spans(self, first: int, last: int) -> bool:
+        """Whether the intervals are long enough to reach from the one to the other, both in epoch ms."""
+        slots = {first // self.width, last // self.width}
         if self.intervals:
             slots |= {min(self.intervals), max(self.intervals)}
-        return groups if not slots or max(slots) - min(slots) < MOST_INTERVALS else None
+        return max(slots) - min(slots) < MOST_INTERVALS
 
     def _begin(self, slot: int) -> Interval:
         # What lies two intervals back is hardly ever added to.

@@ -50,6 +50,7 @@ class Server:
             reads=self,
             offset=EPOCH - NOW,
             wait=lambda when, device: self.waits.append(when),
+            turn=lambda device: self.waits.append(self.now),
             done=lambda device: setattr(self, "is_done", True),
             run="run",
             random=Random(7),
@@ -58,6 +59,9 @@ class Server:
 
     def record(self, sample: Sample) -> None:
         self.samples.append(sample)
+
+    def settle(self) -> None:
+        return None
 
     def sent(self, endpoint: str, path: str, value: float, confirmable: bool) -> None:
         self.told.append(("sent", value))

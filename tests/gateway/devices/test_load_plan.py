@@ -74,6 +74,9 @@ class _Nowhere:
     def record(self, sample: object) -> None:
         raise AssertionError(sample)
 
+    def settle(self) -> None:
+        return None
+
     def sent(self, endpoint: str, path: str, value: float, confirmable: bool) -> None:
         raise AssertionError(endpoint)
 
@@ -93,6 +96,7 @@ def test_kinds_come_by_their_weights() -> None:
         reads=None,
         offset=0.0,
         wait=lambda when, device: None,
+        turn=lambda device: None,
         done=lambda device: None,
         run="run",
         random=Random(1),
