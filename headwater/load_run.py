@@ -23,7 +23,7 @@ from gateway.devices.load.results import TICK, Results
 from gateway.devices.load.summary import Summary, Threads
 from headwater.load_reads import KafkaReads
 from schemas.avro.topics import Topics
-from security.credentials.kinds import Psk
+from security.credentials.kinds import Oscore, Psk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,8 @@ class LoadRun:
 
     plan: Plan
     server: str
-    psks: Mapping[str, Psk] = field(default_factory=dict)
+    #: By endpoint: DTLS with a pre-shared key, or OSCORE; in the clear without.
+    keys: Mapping[str, Psk | Oscore] = field(default_factory=dict)
     #: The Kafka by way of which devices are read, and their gateway.
     reading: tuple[Cluster, str] | None = None
     auditing: Auditing | None = None
@@ -124,7 +125,7 @@ def run_load(run: LoadRun, stop: threading.Event, tell: Callable[[str], None], s
             results,
             audit,
             reads=reads,
-            psks=run.psks,
+            keys=run.keys,
             watch=watch,
             activity=activity,
             seed=run.seed,

@@ -13,7 +13,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import structlog
 
@@ -42,6 +42,14 @@ _FIRST_IV: Final = partial_iv(0)
 _log = structlog.get_logger("headwater.device")
 
 
+class Log(Protocol):
+    """Whom it is told what went wrong; structlog's loggers are such."""
+
+    def info(self, event: str, **words: object) -> object: ...
+
+    def warning(self, event: str, **words: object) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Beginning:
     """The request with which a derivation begins, as it is said again and again, and the keys for it alone."""
@@ -55,7 +63,13 @@ class OscoreTransport(asyncio.DatagramProtocol, asyncio.DatagramTransport):
     """One device's OSCORE. ``on_again`` is called when keys were derived for another time than the first."""
 
     def __init__(
-        self, above: Above, credential: Oscore, *, ep: str, on_again: Callable[[], None] = lambda: None
+        self,
+        above: Above,
+        credential: Oscore,
+        *,
+        ep: str,
+        on_again: Callable[[], None] = lambda: None,
+        log: Log = _log,
     ) -> None:
         """``credential`` is as the server has it, and has no ID Context."""
         super().__init__()
@@ -64,6 +78,7 @@ class OscoreTransport(asyncio.DatagramProtocol, asyncio.DatagramTransport):
         self._own = replace(credential, sender_id=credential.recipient_id, recipient_id=credential.sender_id)
         self._ep = ep
         self._on_again = on_again
+        self._log = log
         self._below: asyncio.DatagramTransport | None = None
         self._server: SocketAddress = ()
         #: The keys, None until they are derived, and the ID Context that they were derived with.
@@ -222,7 +237,7 @@ class OscoreTransport(asyncio.DatagramProtocol, asyncio.DatagramTransport):
         self._context = self._beginning = None
         if not self._has_complained:
             self._has_complained = True
-            _log.warning(
+            self._log.warning(
                 "no OSCORE context",
                 ep=self._ep,
                 kid=self._own.sender_id.hex(),
@@ -268,7 +283,7 @@ class OscoreTransport(asyncio.DatagramProtocol, asyncio.DatagramTransport):
         for plain in held:
             self._say(context, plain)
         if self.derived > 1:
-            _log.info("other OSCORE keys", ep=self._ep)
+            self._log.info("other OSCORE keys", ep=self._ep)
             self._on_again()
 
 

@@ -167,16 +167,12 @@ def _run(where: DeviceServer, options: LoadOptions, output: Output, shares: tupl
     from headwater.output import print_json
     from headwater.reach import cluster
     from headwater.running import run_thread_until_stopped
-    from security.credentials.kinds import Psk
 
-    if where.oscore_list is not None:
-        raise Stop(Exit.USAGE, "a load speaks in the clear or over DTLS; devices with OSCORE are headwater sensor's")
     plan, reached, auditing = options.plan(shares), where.place, options.auditing
-    keys = where.keys(plan.endpoints) or {}
     run = LoadRun(
         plan=plan,
         server=reached,
-        psks={endpoint: key for endpoint, key in keys.items() if isinstance(key, Psk)},
+        keys=where.keys(plan.endpoints) or {},
         reading=(cluster(options.kafka, options.kafka_tls), options.gateway) if plan.read and options.gateway else None,
         auditing=auditing,
         written=options.written,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,9 @@ from gateway.devices.load.jtl_reader import JtlReader
 from gateway.devices.load.samples import Sample
 from headwater.exits import Exit
 from schemas.avro.records import Notification, RegistrationKind
+from security.credentials.sqlite import SqliteCredentials
+from security.credentials.store import Put
+from tests.oscore_device import credential
 from tests.secure_device import new_store
 from tests.way import Gateway, until
 
@@ -105,6 +109,29 @@ def key_list(folder: Path, count: int) -> str:
     return str(listed)
 
 
+def context_list(folder: Path, count: int) -> str:
+    """The OSCORE contexts of ``closed-1`` and so on, in the store of the folder and in a list."""
+    contexts = [
+        credential(f"closed-{number}", bytes((number,)), secret=bytes([number]) * 16) for number in range(1, count + 1)
+    ]
+    with contextlib.closing(SqliteCredentials(folder / "credentials.db", make=True)) as store:
+        store.put(contexts, Put.NEW)
+    listed = folder / "contexts.json"
+    listed.touch(0o600)
+    rows = [
+        {
+            "endpoint": one.endpoint,
+            "kind": "oscore",
+            "master_secret": one.master_secret.reveal().hex(),
+            "sender_id": one.sender_id.hex(),
+            "recipient_id": one.recipient_id.hex(),
+        }
+        for one in contexts
+    ]
+    listed.write_text(json.dumps(rows))
+    return str(listed)
+
+
 def test_register_registers_and_de_registers_in_each_loop(gateway: Gateway, start: Starter) -> None:
     load = start(gateway, "register", "--threads", "10", "--loops", "3", "--endpoint", "again")
     assert counts(load.ended()) == {"register": (30, 0), "deregister": (30, 0)}
@@ -180,6 +207,32 @@ def test_mixed_load_over_dtls(gateway: Gateway, start: Starter, tmp_path: Path) 
     assert told["audit"]["acknowledged"] == found["notify CON"][0] + found["send"][0]
 
 
+def test_mixed_load_with_oscore_where_nobody_is_let_in_without(
+    kafka: Cluster, gateway_id: str, tmp_path: Path, start: Starter
+) -> None:
+    (tmp_path / "mix.yaml").write_text("notify: 60\nupdate: 10\nsend: 10\nanswer: 10\nregister: 10\n")
+    contexts = context_list(tmp_path, 20)
+    credentials = tmp_path / "credentials.db"
+    with Gateway(gateway_id, kafka, tmp_path, "--no-insecure", observe=(PATTERN,), credentials=credentials) as gateway:
+        gateway.wait_ready()
+        options = ("mix.yaml", "--threads", "20", "--loops", "20", "--endpoint", "closed", "--timeout", "60")
+        audited = ("--oscore-list", contexts, "--audit", *by_way_of(gateway))
+        told = start(gateway, "mixed", *options, *audited).ended()
+        assert gateway.metric("oscore_renewed_total") == 20
+        # A device with a secret of its own is told so at once.
+        wrong = Path(contexts).read_text().replace("01" * 16, "ff" * 16)
+        Path(contexts).write_text(wrong)
+        (tmp_path / "load.jtl").unlink()
+        refused = start(gateway, "update", "--endpoint", "closed-1", "--oscore-list", contexts).ended(Exit.REFUSED)
+    found = counts(told)
+    assert not any(errors for _, errors in found.values()), told["errors"]
+    assert {"register", "notify CON", "update", "send", "answer", "deregister"} <= set(found)
+    assert told["audit"]["good"]
+    assert told["audit"]["acknowledged"] == found["notify CON"][0] + found["send"][0]
+    assert counts(refused) == {"register": (1, 1)}
+    assert "no OSCORE context: the server answered 4.00" in refused["errors"][0]["message"]
+
+
 def test_device_with_a_key_that_is_not_its_own_is_an_error_in_words(
     gateway: Gateway, start: Starter, tmp_path: Path
 ) -> None:
@@ -222,15 +275,21 @@ def test_duration_ends_a_load(gateway: Gateway, start: Starter) -> None:
     assert counts(told)["update"][0] > 5
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["clear", "dtls"])
+@pytest.mark.parametrize("transport", ["clear", "dtls", "oscore"])
 def test_nothing_acknowledged_is_lost_when_the_gateway_is_killed_in_the_middle(
-    kafka: Cluster, gateway_id: str, tmp_path: Path, start: Starter, secure: bool
+    kafka: Cluster, gateway_id: str, tmp_path: Path, start: Starter, transport: str
 ) -> None:
+    secure = transport == "dtls"
     keys = new_store(tmp_path / "credentials.db", {f"secure-{number}": KEY for number in range(1, 21)})
+    contexts = context_list(tmp_path, 20)
     with Gateway(gateway_id, kafka, tmp_path, observe=(PATTERN,), credentials=keys) as gateway:
         gateway.wait_ready()
         # An endpoint that has a key is let in with it alone.
-        endpoint, listed = ("secure", ("--psk-list", key_list(tmp_path, 20))) if secure else ("clear", ())
+        endpoint, listed = {
+            "clear": ("clear", ()),
+            "dtls": ("secure", ("--psk-list", key_list(tmp_path, 20))),
+            "oscore": ("closed", ("--oscore-list", contexts)),
+        }[transport]
         options = ("--threads", "20", "--duration", "3600", "--delay", "10", "--endpoint", endpoint, *listed)
         audited = ("--max-errors", "100", "--audit", *by_way_of(gateway))
         load = start(gateway, "notify", *options, *audited, secure=secure)

@@ -18,6 +18,8 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +42,26 @@ def build(source: Path = HERE / "LeshanDevice.java", table: Path = HERE / "lesha
         JarUnavailable: a jar could not be fetched, or is not the pinned one.
         AssertionError: the Java file does not compile; the text is the compiler's.
     """
+    with _cache() as cache:
+        jars = [_jar(jar, cache / "jars") for jar in _pinned(table)]
+        libraries = [str(jar) for jar in jars if not jar.name.startswith("ecj-")]
+        return [str(_classes(source, jars, libraries, cache)), *libraries]
+
+
+def fetched(table: Path) -> list[Path]:
+    """The jars of a table as that of `build`, from the cache or from Maven. Raises JarUnavailable: as there."""
+    with _cache() as cache:
+        return [_jar(jar, cache / "jars") for jar in _pinned(table)]
+
+
+@contextmanager
+def _cache() -> Iterator[Path]:
+    """The folder of jars and classes, for one process at a time."""
     cache = cache_folder(os.environ) / "interop"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        jars = [_jar(jar, cache / "jars") for jar in _pinned(table)]
-        libraries = [str(jar) for jar in jars if not jar.name.startswith("ecj-")]
-        return [str(_classes(source, jars, libraries, cache)), *libraries]
+        yield cache
 
 
 def _pinned(table: Path) -> list[Jar]:

@@ -25,7 +25,7 @@ from gateway.devices.load.content import LINK_FORMAT
 from gateway.devices.load.notification import Template, template
 from gateway.devices.load.plan import Kind
 from gateway.devices.load.samples import Sample
-from gateway.devices.load.session import Session
+from gateway.devices.load.session import SecureSession
 from gateway.devices.load.shared import EXPECTED, LABELS, Doing, Load, option_bytes
 
 #: Message ids that are used in a row between two looks at when they were used before.
@@ -97,7 +97,7 @@ class Device:
     )  # fmt: skip
 
     def __init__(
-        self, number: int, endpoint: str, load: Load, sock: socket.socket, session: Session | None, now: float
+        self, number: int, endpoint: str, load: Load, sock: socket.socket, session: SecureSession | None, now: float
     ) -> None:
         self.number = number
         self.endpoint = endpoint
@@ -417,17 +417,19 @@ class Device:
         assert session is not None
         if session.deadline <= now:
             session.tick(now)
-            self._look_at_handshake(now)
+            self._look_at_session(now)
 
-    def _look_at_handshake(self, now: float) -> None:
+    def _look_at_session(self, now: float) -> None:
         session = self.session
         assert session is not None
-        if self.doing is not Doing.HANDSHAKE:
-            return
-        if session.is_open:
-            self._retry = _PAUSE
-            self._finish(now, "", True)
-        elif session.failed:
+        if self.doing is Doing.HANDSHAKE:
+            if session.is_open:
+                self._retry = _PAUSE
+                self._finish(now, "", True)
+            elif session.failed:
+                self._fail(now, "error", session.failed)
+        elif self.doing is Doing.REGISTER and session.is_open and session.failed:
+            # OSCORE: the keys are derived with the registration, and the gateway does not have them.
             self._fail(now, "error", session.failed)
 
     def _close(self) -> None:
@@ -516,7 +518,7 @@ class Device:
                 self.went_well(now, len(message))
             else:
                 self._hear(message, now)
-        self._look_at_handshake(now)
+        self._look_at_session(now)
 
     def _hear(self, datagram: bytes, now: float) -> None:
         try:
@@ -534,12 +536,12 @@ class Device:
             if message.type == Type.RST and self.doing is Doing.NOTHING:
                 # It may well be about a NON: the gateway knows this observation no more.
                 self._load.counts["resets"] += 1
-                self._forgotten()
+                self.forgotten()
             else:
                 self._stray(message.mid)
         elif message.type == Type.RST:
             if self.doing is Doing.NOTIFY:
-                self._forgotten()
+                self.forgotten()
             self._fail(now, "RST", "the gateway does not know this observation, or this device", len(datagram))
         else:
             self._acknowledged = True
@@ -549,7 +551,8 @@ class Device:
         """What answers nothing that is open: a copy, if it answers what was said last or before."""
         self._load.counts["copies" if (self._mid - mid & 0xFFFF) < _BLOCK else "strays"] += 1
 
-    def _forgotten(self) -> None:
+    def forgotten(self) -> None:
+        """The gateway knows neither registration nor observation any more: the next step registers."""
         self._location, self.observed = None, None
 
     def _responded(self, message: Message, size: int, now: float) -> None:
@@ -573,7 +576,7 @@ class Device:
             self.went_well(now, size)
             return
         if message.code == Code.NOT_FOUND or self._leaving:
-            self._forgotten()
+            self.forgotten()
         if message.code == Code.SERVICE_UNAVAILABLE:
             # Max-Age is the time to wait, 60 s if it is left out (RFC 7252 sections 5.9.3.4 and 5.10.5).
             seconds = message.uint(Option.MAX_AGE)

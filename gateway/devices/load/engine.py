@@ -26,7 +26,7 @@ from gateway.devices.load.samples import Ledger, Recorder
 from gateway.devices.load.session import Session
 from gateway.devices.load.shared import Doing, Load, Reads
 from gateway.devices.load.waiting import Waiting
-from security.credentials.kinds import Psk
+from security.credentials.kinds import Oscore, Psk
 
 #: How often what waits is looked through, and ``watch`` is called, in seconds.
 LOOK_EVERY = 0.1
@@ -117,7 +117,7 @@ class Engine:
         ledger: Ledger | None,
         *,
         reads: Reading | None = None,
-        psks: Mapping[str, Psk] | None = None,
+        keys: Mapping[str, Psk | Oscore] | None = None,
         watch: Callable[[Activity], None] = lambda activity: None,
         activity: Activity | None = None,
         seed: int | None = None,
@@ -125,7 +125,7 @@ class Engine:
         self._plan = plan
         self._server = server
         self._reads = reads
-        self._psks = psks or {}
+        self._keys = keys or {}
         self._watch = watch
         self._clock = clock = time.monotonic
         self.activity = activity or Activity(plan.threads)
@@ -278,8 +278,14 @@ class Engine:
                 f"device {number} of {self._plan.threads} gets no UDP port ({exc.strerror}): is the server's address "
                 "one that can be reached from here, and are there so many ports (net.ipv4.ip_local_port_range)?"
             ) from exc
-        psk = self._psks.get(endpoint)
-        device = Device(number, endpoint, self._load, sock, None if psk is None else Session(psk, sock), now)
+        device = Device(number, endpoint, self._load, sock, None, now)
+        key = self._keys.get(endpoint)
+        if isinstance(key, Psk):
+            device.session = Session(key, sock)
+        elif key is not None:
+            from gateway.devices.load.oscore_session import OscoreSession
+
+            device.session = OscoreSession(key, endpoint, sock, device.forgotten)
         self._devices[sock.fileno()] = device
         if self._reads is not None:
             self._by_number[number] = device

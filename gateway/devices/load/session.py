@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from typing import Protocol
 
 from gateway.dtls.client import Client
 from gateway.dtls.client_events import Arrived, ClientEvent, Connected, Ended, Failed, Transmit
@@ -16,6 +17,24 @@ from security.credentials.kinds import Psk
 
 #: A device with a key needs no longer for a flight than for any other message (RFC 7252 section 4.8).
 _SETTINGS = Settings(flight_timeout=2.0, handshake_for=62.0)
+
+
+class SecureSession(Protocol):
+    """What makes a device's messages secure: DTLS (`Session`) or OSCORE (`oscore_session`)."""
+
+    #: Why nothing can be said, in words, while that is so.
+    failed: str
+
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def deadline(self) -> float: ...
+    def connect(self, now: float) -> None: ...
+    def send(self, message: bytes, now: float) -> None: ...
+    def again(self, message: bytes, now: float) -> None: ...
+    def receive(self, datagram: bytes, now: float) -> list[bytes]: ...
+    def tick(self, now: float) -> None: ...
+    def close(self) -> None: ...
 
 
 class Session:
