@@ -15,7 +15,7 @@ from pathlib import Path
 from connectors.kafka import Cluster, KafkaException, Unreachable
 from gateway.devices.load.audit import Audit, AuditError
 from gateway.devices.load.audited import AuditResult
-from gateway.devices.load.engine import Activity, Engine, Outcome, resolve
+from gateway.devices.load.engine import Activity, Engine, Outcome, make_room, resolve
 from gateway.devices.load.jtl import JtlError, JtlWriter
 from gateway.devices.load.plan import Plan
 from gateway.devices.load.report import ReportError, machine, write_page
@@ -83,7 +83,7 @@ def run_load(run: LoadRun, stop: threading.Event, tell: Callable[[str], None], s
     ``shown`` is called once all is measured and written, before the audit, which may take its time.
 
     Raises:
-        CannotLoad: there are not enough sockets.
+        CannotLoad: there are not enough files or ports.
         JtlError: a file cannot be written.
         OSError: the server's name does not resolve.
         Unreachable, TopicMissing, KafkaException: the Kafka of the reads, or of the audit.
@@ -94,6 +94,7 @@ def run_load(run: LoadRun, stop: threading.Event, tell: Callable[[str], None], s
     for file in (written.jtl, written.report):
         if file is not None and file.exists() and not written.overwrite:
             raise JtlError(f"{file}: there is such a file already; name another, or say --overwrite")
+    make_room(plan.threads)
     activity = Activity(plan.threads)
     trouble: list[str] = []
 
@@ -103,6 +104,8 @@ def run_load(run: LoadRun, stop: threading.Event, tell: Callable[[str], None], s
     with contextlib.ExitStack() as stack:
         reads = None if run.reading is None else stack.enter_context(KafkaReads(*run.reading, plan.patience))
         audit = None if auditing is None else stack.enter_context(_audit(auditing))
+        if audit is not None and not audit.has_topic:
+            tell(f"there is no topic {audit.topic} yet; it is read from its beginning once there is")
         writer = None if written.jtl is None else JtlWriter(written.jtl, url=run.server, overwrite=written.overwrite)
         lines = Summary(tell, now_ms=_now_ms(), interval=run.summary, threads=at_work)
         results = Results(jtl=writer, summary=lines, threads=at_work)
@@ -144,6 +147,8 @@ def run_load(run: LoadRun, stop: threading.Event, tell: Callable[[str], None], s
             except (AuditError, Unreachable, KafkaException) as exc:
                 trouble.append(f"the audit could not be made: {exc}")
             else:
+                if not audit.has_topic:
+                    trouble.append(f"there is no topic {audit.topic}: is --gateway {auditing.gateway} right?")
                 _write_report(run, ended)
     return ended
 

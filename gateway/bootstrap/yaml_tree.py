@@ -88,7 +88,8 @@ class Value:
         Raises:
             ConfigError: it is none.
         """
-        words = self.text()
+        # A fraction, say, is no text for YAML.
+        words = self.node.value if isinstance(self.node, yaml.ScalarNode) else self.text()
         if words.isascii() and words.isdigit() and len(words) < 20 and least <= int(words) <= most:
             return int(words)
         raise self.wrong(f"{words!r:.60} is no whole number from {least} to {most}")

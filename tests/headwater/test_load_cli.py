@@ -9,11 +9,15 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from gateway.devices.load import engine
 from headwater.cli import app
 from headwater.exits import Exit
 
@@ -90,10 +94,62 @@ def test_too_many_devices_for_this_process_are_refused_with_what_to_do() -> None
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
 
-    words = [sys.executable, "-m", "headwater.cli", "load", "update", "--threads", "1000", "--server", "127.0.0.1:9"]
+    options = ("--threads", "1000", "--server", "127.0.0.1:9", "--jtl", "l.jtl")
+    words = [sys.executable, "-m", "headwater.cli", "load", "update", *options]
     ended = subprocess.run(words, capture_output=True, text=True, timeout=60, preexec_fn=few, check=False)
     assert ended.returncode == Exit.CANNOT_START, ended.stderr
     assert "1000 devices need 1128 open files, and this process may have 512: raise that" in ended.stderr
+    # Before it began: a file that it would have made is none's.
+    assert not Path("l.jtl").exists()
+
+
+def test_more_devices_than_ports_are_refused_before_anything_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("range").write_text("40000\t40009\n")
+    monkeypatch.setattr(engine, "_PORTS", Path("range"))
+    said = refused("update", "--threads", "11", "--server", "127.0.0.1:9", "--jtl", "l.jtl", code=Exit.CANNOT_START)
+    assert "11 devices need a UDP port each, and one address of this machine has 10: raise that" in said
+    assert not Path("l.jtl").exists()
+
+
+def test_audit_by_way_of_a_kafka_that_is_away_is_refused_before_anything_is_begun() -> None:
+    options = ("--server", "127.0.0.1:9", "--audit", "--gateway", "g", "--kafka", "127.0.0.1:1", "--jtl", "l.jtl")
+    said = refused("send", *options, code=Exit.UNREACHABLE)
+    assert "127.0.0.1:1" in said
+    assert not Path("l.jtl").exists()
+
+
+class Busy(threading.Thread):
+    """A server that answers 5.03, try again in a second, to whatever it is asked."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(daemon=True)
+        self._sock = sock
+        self.times: list[float] = []
+
+    def run(self) -> None:
+        while True:
+            try:
+                request, peer = self._sock.recvfrom(2048)
+            except OSError:
+                return
+            self.times.append(time.monotonic())
+            head = bytes((0x60 | request[0] & 0x0F, 0xA3)) + request[2 : 4 + (request[0] & 0x0F)]
+            self._sock.sendto(head + b"\xd1\x01\x01" + b"\xffso many of you", peer)
+
+
+def test_server_that_is_busy_is_waited_for_as_it_says_and_each_refusal_is_an_error() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        busy = Busy(sock)
+        busy.start()
+        options = ("--server", f"127.0.0.1:{sock.getsockname()[1]}", "--loops", "3", "--jtl", "l.jtl", "-o", "json")
+        words = [sys.executable, "-m", "headwater.cli", "load", "update", *options]
+        ended = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    told = json.loads(ended.stdout)
+    assert ended.returncode == Exit.REFUSED
+    assert told["errors"] == [{"label": "register", "code": "5.03", "message": "so many of you", "count": 3}]
+    assert len(Path("l.jtl").read_text().splitlines()) == 4
+    assert all(later - earlier >= 1 for earlier, later in pairwise(busy.times))
 
 
 def test_load_without_a_gateway_that_is_stopped_ends_in_order_and_writes_its_files() -> None:

@@ -254,6 +254,26 @@ def test_load_that_the_gateway_does_not_observe_says_what_to_do(
     assert "start it with --observe '/3303/*/5700'" in told["errors"][0]["message"]
 
 
+def test_load_that_is_stopped_while_devices_are_started_ends_in_order(gateway: Gateway, start: Starter) -> None:
+    options = ("--threads", "1000", "--ramp-up", "3600", "--loops", "0", "--endpoint", "begun", "--delay", "5")
+    load = start(gateway, "update", *options)
+    until("some devices", lambda: len({one.endpoint for one in load.samples() if one.label == "update"}) >= 3)
+    load.process.send_signal(signal.SIGINT)
+    told = load.ended()
+    assert told["stopped"]
+    assert 3 <= told["started"] < 1000
+    assert counts(told)["deregister"] == (told["started"], 0)
+    assert counts(told)["register"] == (told["started"], 0)
+
+
+def test_audit_of_a_topic_that_never_comes_to_be_says_so(gateway: Gateway, start: Starter) -> None:
+    options = ("--threads", "2", "--endpoint", "astray", "--audit", "--audit-patience", "2")
+    load = start(gateway, "send", *options, "--gateway", "mistyped", "--kafka", gateway.cluster.bootstrap)
+    told = load.ended(Exit.REFUSED)
+    assert (told["audit"]["lost"], told["audit"]["good"]) == (2, False)
+    assert told["trouble"] == ["there is no topic iot.mistyped.observations: is --gateway mistyped right?"]
+
+
 def test_load_ends_in_order_when_it_is_told_to(gateway: Gateway, start: Starter) -> None:
     options = ("--threads", "50", "--loops", "0", "--endpoint", "stopped", "--delay", "5")
     load = start(gateway, "notify", *options, "--audit", *by_way_of(gateway))
@@ -268,8 +288,9 @@ def test_load_ends_in_order_when_it_is_told_to(gateway: Gateway, start: Starter)
     assert left + told["noticed"]["unfinished"] + told["noticed"]["not de-registered"] >= 50
 
 
-def test_duration_ends_a_load(gateway: Gateway, start: Starter) -> None:
-    told = start(gateway, "update", "--threads", "5", "--duration", "2", "--endpoint", "timed").ended()
+@pytest.mark.parametrize("loops", [(), ("--loops", "0")], ids=["no loops", "loops for ever"])
+def test_duration_ends_a_load(gateway: Gateway, start: Starter, loops: tuple[str, ...]) -> None:
+    told = start(gateway, "update", "--threads", "5", "--duration", "2", "--endpoint", "timed", *loops).ended()
     assert counts(told)["deregister"] == (5, 0)
     assert not told["stopped"]
     assert counts(told)["update"][0] > 5
@@ -323,6 +344,33 @@ def test_errors_are_counted_while_there_is_no_gateway(
         told = load.ended(Exit.REFUSED)
     assert told["errors"][0]["code"] == "timeout"
     assert told["noticed"]["unreachable"] > 0  # ICMP
+
+
+def test_five_hundred_devices_of_one_process_speak_dtls(
+    kafka: Cluster, gateway_id: str, tmp_path: Path, start: Starter
+) -> None:
+    count = 500
+    keys = new_store(tmp_path / "credentials.db", {f"secure-{number}": KEY for number in range(1, count + 1)})
+    with Gateway(gateway_id, kafka, tmp_path, observe=(PATTERN,), credentials=keys) as gateway:
+        gateway.wait_ready()
+        options = (
+            "--threads",
+            str(count),
+            "--ramp-up",
+            "10",
+            "--loops",
+            "5",
+            "--delay",
+            "1000",
+            "--endpoint",
+            "secure",
+        )
+        audited = ("--psk-list", key_list(tmp_path, count), "--timeout", "60", "--audit", *by_way_of(gateway))
+        told = start(gateway, "notify", *options, *audited, secure=True).ended()
+    found = counts(told)
+    assert found["DTLS handshake"] == found["register"] == found["deregister"] == (count, 0)
+    assert found["notify CON"] == (5 * count, 0)
+    assert (told["audit"]["good"], told["audit"]["acknowledged_there"]) == (True, 5 * count)
 
 
 def test_ten_thousand_devices_of_one_process_register(

@@ -65,7 +65,7 @@ class Audit:
 
     def __init__(self, cluster: Cluster, topic: str, *, group: str = "headwater-reader") -> None:
         self._cluster = cluster
-        self._topic = topic
+        self.topic = topic
         self._group = group
         self._reader: Consumer | None = None
         #: What the load told, in its order: (endpoint, path, value, confirmable, or None for an acknowledgement).
@@ -82,6 +82,11 @@ class Audit:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
 
+    @property
+    def has_topic(self) -> bool:
+        """True once the topic is there."""
+        return bool(self._offsets)
+
     def sent(self, endpoint: str, path: str, value: float, confirmable: bool) -> None:
         """To be called before the datagram goes out."""
         self._tell((endpoint, path, value, confirmable))
@@ -95,7 +100,7 @@ class Audit:
         Raises:
             Unreachable: no broker answered within ``timeout`` seconds. NotAllowed, KafkaException: Kafka refuses.
         """
-        ends = end_offsets(self._cluster, [self._topic], timeout=timeout)
+        ends = end_offsets(self._cluster, [self.topic], timeout=timeout)
         self._offsets = {partition: end for (_, partition), end in ends.items()}
         self._reader = consumer(
             self._cluster, self._group, enable_partition_eof=True, queued_max_messages_kbytes=_PREFETCH_KBYTES
@@ -135,7 +140,7 @@ class Audit:
                 if self._has_read(self._ends()):
                     break
                 if stuck_at == self._offsets:
-                    raise AuditError(f"{self._topic} at {self._cluster.bootstrap} could not be read to its end")
+                    raise AuditError(f"{self.topic} at {self._cluster.bootstrap} could not be read to its end")
                 stuck_at = dict(self._offsets)
                 until = now + patience
             time.sleep(0.05)
@@ -148,7 +153,7 @@ class Audit:
         """What is known by now; final after `finish`."""
         tally = self._tally
         return AuditResult(
-            topic=self._topic,
+            topic=self.topic,
             at=self._cluster.bootstrap,
             confirmable=tally.confirmable,
             acknowledged=tally.acknowledged,
@@ -183,8 +188,8 @@ class Audit:
 
     def _ends(self) -> dict[int, int]:
         """Where each partition ends now for a reader of committed records."""
-        count = partition_counts(self._cluster, [self._topic]).get(self._topic, 0)
-        bounds = log_bounds(admin(self._cluster), [(self._topic, partition) for partition in range(count)])
+        count = partition_counts(self._cluster, [self.topic]).get(self.topic, 0)
+        bounds = log_bounds(admin(self._cluster), [(self.topic, partition) for partition in range(count)])
         return {partition: end for (_, partition), (_, end) in bounds.items()}
 
     # What follows runs in the thread.
@@ -212,7 +217,7 @@ class Audit:
     def _await_topic(self, reader: Consumer) -> None:
         """Begin with its first record once it has been made, as the replicator does that with the first record."""
         try:
-            count = partition_counts(self._cluster, [self._topic], timeout=1.0).get(self._topic, 0)
+            count = partition_counts(self._cluster, [self.topic], timeout=1.0).get(self.topic, 0)
         except Unreachable:
             count = 0
         if count:
@@ -222,7 +227,7 @@ class Audit:
             self._stop.wait(0.5)
 
     def _assign(self, reader: Consumer) -> None:
-        reader.assign([TopicPartition(self._topic, partition, offset) for partition, offset in self._offsets.items()])
+        reader.assign([TopicPartition(self.topic, partition, offset) for partition, offset in self._offsets.items()])
 
     def _listen(self) -> None:
         tally = self._tally
@@ -245,7 +250,7 @@ class Audit:
                     self._offsets[message.partition()] = message.offset()
                     continue
                 if error.code() in REFUSALS:
-                    raise NotAllowed(error, in_words(error, self._cluster, f"read {self._topic}"))
+                    raise NotAllowed(error, in_words(error, self._cluster, f"read {self.topic}"))
                 if error.fatal():
                     raise KafkaException(error)
                 continue  # a broker that is away: the client goes on by itself

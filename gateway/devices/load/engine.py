@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from gateway.coap.message import MAX_DATAGRAM
@@ -37,6 +38,7 @@ FINISH_FOR, LEAVE_FOR = 4.0, 8.5
 #: Descriptors beside the devices' sockets: Kafka's client, files, epoll.
 _OTHER_FILES = 128
 _MOST_EVENTS = 1024
+_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class CannotLoad(Exception):
@@ -89,11 +91,11 @@ def resolve(host: str, port: int) -> tuple[int, tuple[object, ...]]:
     return family, address
 
 
-def allow_files(devices: int) -> None:
-    """Let this process have a socket for each device.
+def make_room(devices: int) -> None:
+    """Let this process have a socket for each device, before anything is begun.
 
     Raises:
-        CannotLoad: it may not.
+        CannotLoad: it may not have as many files, or there are not as many ports.
     """
     needed = devices + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -104,6 +106,16 @@ def allow_files(devices: int) -> None:
                 f"{needed}, LimitNOFILE={needed} of a systemd unit), or take fewer --threads"
             )
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    try:
+        first, last = map(int, _PORTS.read_text().split())
+    except (OSError, ValueError):
+        return  # no Linux
+    if devices > last - first + 1:
+        raise CannotLoad(
+            f"{devices} devices need a UDP port each, and one address of this machine has {last - first + 1}: raise "
+            "that (sysctl net.ipv4.ip_local_port_range='10000 65535'), or take fewer --threads here and others on "
+            "another machine"
+        )
 
 
 class Engine:
@@ -163,9 +175,8 @@ class Engine:
         """Do it all; returns once every device is done, or a few seconds after ``stop`` is set.
 
         Raises:
-            CannotLoad: there are not enough files or ports.
+            CannotLoad: a device gets no socket, though `make_room` was called before.
         """
-        allow_files(self._plan.threads)
         begin = self._clock()
         with select.epoll() as poll:
             self._poll = poll

@@ -56,6 +56,8 @@ def test_delay_of_the_command_line_is_for_what_the_profile_says_nothing_of() -> 
         ("notify: 80\nnotify: 5", "stands there twice"),
         ("notify: -1", "'-1' is no whole number from 0 to 1000000"),
         ("notify: many", "'many' is no whole number"),
+        ("notify: 1\ndelay: 1.5", "line 2, column 8: '1.5' is no whole number from 0 to 86400000"),
+        ("notify: true", "'true' is no whole number"),
         ("notify: {delay: 5}", "weight is missing"),
         ("update: {weight: 1, confirmable: false}", "'confirmable' is not known here"),
         ("notify: {weight: 1, confirmable: maybe}", "'maybe' is neither true nor false"),
