@@ -288,6 +288,18 @@ def test_load_ends_in_order_when_it_is_told_to(gateway: Gateway, start: Starter)
     assert left + told["noticed"]["unfinished"] + told["noticed"]["not de-registered"] >= 50
 
 
+def test_second_signal_ends_a_load_at_once_and_leaves_whole_lines(gateway: Gateway, start: Starter) -> None:
+    load = start(gateway, "update", "--threads", "50", "--loops", "0", "--endpoint", "hurried", "--keep")
+    until("updates", lambda: len(load.samples()) > 1000)
+    load.process.send_signal(signal.SIGINT)
+    load.process.send_signal(signal.SIGTERM)
+    load.process.communicate(timeout=PATIENCE)
+    assert load.process.returncode == Exit.INTERRUPTED
+    reader = JtlReader(load.jtl)
+    assert len(list(reader)) > 1000
+    assert not reader.cut_off
+
+
 @pytest.mark.parametrize("loops", [(), ("--loops", "0")], ids=["no loops", "loops for ever"])
 def test_duration_ends_a_load(gateway: Gateway, start: Starter, loops: tuple[str, ...]) -> None:
     told = start(gateway, "update", "--threads", "5", "--duration", "2", "--endpoint", "timed", *loops).ended()
