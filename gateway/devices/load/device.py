@@ -228,7 +228,7 @@ class Device:
         self._request(Doing.SEND, Code.POST, load.send_body + load.send_payload(value), now)
 
     def _notify(self, now: float) -> None:
-        """Notify the next value. Written out for speed, as is `_acknowledged`: a load mostly consists of the two."""
+        """Notify the next value. Written out for speed, as is `_notified`: a load mostly consists of the two."""
         load = self._load
         token = self.observed
         assert token is not None
@@ -244,13 +244,14 @@ class Device:
         if not confirmable:
             first |= _NON
         # As `Template.fill` does it.
-        datagram = self._datagram = pack(first, _CONTENT, mid, token, _OBSERVE | number, before, value, after)
+        datagram = pack(first, _CONTENT, mid, token, _OBSERVE | number, before, value, after)
         if load.ledger is not None:
             load.ledger.sent(self.endpoint, load.path, value, confirmable)
         if not confirmable:
             self._notify_non(datagram, now)
             return
         self.doing = Doing.NOTIFY
+        self._datagram = datagram
         self._label = "notify CON"
         self._began = now
         self._tries = 0

@@ -279,6 +279,48 @@ def test_a_non_is_a_sample_at_once_and_waits_its_delay(made: list[Server]) -> No
     assert one.waits == [one.now + 0.5]
 
 
+def test_notification_waits_its_delay_after_the_acknowledgement(made: list[Server]) -> None:
+    one = server(made, Kind.NOTIFY, loops=2, delay=0.5)
+    first = one.notifying()
+    one.now += 0.1
+    one.empty(ACK, first.mid)
+    assert one.waits == [one.now + 0.5]
+    assert one.heard_nothing()
+    one.now = one.waits.pop()
+    one.device.step(one.now)
+    one.empty(ACK, one.heard().mid)
+    assert one.heard().code == codes.DELETE  # no pause after the last one
+
+
+def test_what_else_is_due_goes_before_the_next_notification(made: list[Server]) -> None:
+    one = Server(Share(kind=Kind.NOTIFY), loops=0, lifetime=100)
+    made.append(one)
+    first = one.notifying()
+    one.now += 80
+    one.empty(ACK, first.mid)
+    update = one.heard()
+    assert (update.code, update.opt.uri_path) == (codes.POST, ("rd", "x1"))
+    one.answer(update, codes.CHANGED)
+    second = one.heard()
+    assert second.code == codes.CONTENT
+    one.load.ending = True
+    one.empty(ACK, second.mid)
+    assert one.heard().code == codes.DELETE
+    assert [sample.label for sample in one.samples if sample.label.startswith("notify")] == ["notify CON"] * 2
+
+
+def test_device_that_is_not_observed_any_more_waits_for_it(made: list[Server]) -> None:
+    one = server(made, Kind.NOTIFY, loops=0)
+    first = one.notifying()
+    request = Message(code=codes.GET, uri_path=("3303", "0", "5700"), observe=1, accept=ContentFormat.TLV)
+    request.mtype, request.mid, request.token = CON, 78, b"obs1"
+    one.say(request)
+    assert one.heard().opt.observe is None
+    one.empty(ACK, first.mid)
+    assert one.device.doing is Doing.OBSERVE
+    assert one.heard_nothing()
+
+
 @pytest.mark.parametrize("confirmable", [True, False])
 def test_device_whose_notification_is_reset_registers_anew(made: list[Server], confirmable: bool) -> None:
     one = server(made, Kind.NOTIFY, loops=2, confirmable=confirmable)
