@@ -6,6 +6,7 @@ Owns what is known of each established observation and the table that the short 
 from __future__ import annotations
 
 from collections.abc import Callable
+from sys import intern
 from typing import TYPE_CHECKING
 
 from schemas.avro.compiled import CompiledNotification
@@ -37,7 +38,6 @@ class Observation:
         "device",
         "front",
         "number",
-        "observation_id",
         "path",
         "paths",
         "resource_type",
@@ -64,11 +64,10 @@ class Observation:
         #: Of a composite observation, whose path is the root: what it is of; none lies within another.
         self.paths = paths
         #: What tells it from the device's others.
-        self.target = target_of(path, paths)
+        self.target = intern(target_of(path, paths))
         #: Its own, that it began with: ``pmin=5&pmax=60``. They are part of the request that it is known by.
         self.attributes = attributes
-        self.ticket = ticket
-        self.observation_id = token.hex()
+        self.ticket = intern(ticket)
         #: True if an operator's pattern asked for it, False if a request did.
         self.declared = declared
         self.content_format = content_format
@@ -83,6 +82,11 @@ class Observation:
         self.decoders: dict[int, Decoder] = {}
         #: What was last between the Observe option and a value that is a double (`gateway.short_path`).
         self.front: bytes | None = None
+
+    @property
+    def observation_id(self) -> str:
+        """What records know it by."""
+        return self.token.hex()
 
     @property
     def is_special(self) -> bool:

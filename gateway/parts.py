@@ -249,7 +249,7 @@ class Parts:
     def restore(self, stored: StoredState) -> None:
         """Take up the registrations, observations and commands of the state file."""
         now = wall_ms()
-        for row in stored.registrations:
+        for row in self.state.registrations():
             device = restored(row, self.uplink)
             # What a device said while the gateway was down is lost: it gets time to say it again.
             grace = min(device.lifetime, int(EXCHANGE_LIFETIME)) * 1000
@@ -257,10 +257,10 @@ class Parts:
                 device.last_up = max(device.last_up, now + grace - device.lifetime * 1000)
             self.registry.add(device)
         self.behind.restored()
-        for observation in stored.observations:
+        for observation in self.state.observations():
             owner = self.registry.device(observation.ep)
             if owner is None:
-                self.state.delete_observation(observation.token)
+                self.state.delete_observation(observation.token)  # of a device that is gone; written after this
             else:
                 self.wanted.restore(owner, observation)
         for device in self.registry:
@@ -271,8 +271,9 @@ class Parts:
     def take_back(self, found: Recovered) -> None:
         """Know what is in the topics already."""
         for device in self.registry:
-            for mid in found.mids.get(device.key, ()):
-                device.window.put(mid, self.short_path.recovered)
+            mids = found.mids.get(device.key, b"")
+            for at in range(0, len(mids), 2):
+                device.window.put(bytes(mids[at : at + 2]), self.short_path.recovered)
         for key, written in found.begun.items():
             self.short_path.begun[key] = (self.short_path.recovered, written)
         self.sends.remember(found.sends_begun, found.sends)

@@ -39,8 +39,8 @@ class Recovered:
     """What the topics told; ``window`` as in `recover`."""
 
     window: int
-    #: By record key: the message ids of the device's notifications, oldest first.
-    mids: dict[bytes, list[bytes]] = field(default_factory=dict)
+    #: By record key: the message ids of the device's notifications, two bytes each, oldest first.
+    mids: dict[bytes, bytearray] = field(default_factory=dict)
     #: By record key and message id: how many records there are of a notification that lacks its last.
     begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     #: The same of Sends, by record key and id; and those that are whole, oldest first.
@@ -80,13 +80,14 @@ def recover(
     for _ in range(_MOST_LOOKS):
         if not any(ends.values()):
             break  # topics without a record, as at the first start
+        looked = time.monotonic()
         found = Recovered(window=window)
         for message in read_to_end(cluster, list(take), since_ms=since_ms, newest=MOST_RECORDS):
             take[message.topic()](found, message)
         if replies:
             for message in read_to_end(cluster, [topics.replies], newest=MOST_REPLIES):
                 _take_reply(found, message)
-        time.sleep(_SETTLE_SECONDS)
+        time.sleep(max(0.0, looked + _SETTLE_SECONDS - time.monotonic()))
         before, ends = ends, end_offsets(cluster, names)
         if ends == before:
             break
@@ -100,37 +101,42 @@ def recover(
 
 
 def _requests_behind(cluster: Cluster, topic: str, positions: Positions) -> bool:
-    found = describe_topics(admin(cluster), [topic]).get(topic)
     ends = end_offsets(cluster, [topic])
+    if not any(ends.values()):
+        return False
+    found = describe_topics(admin(cluster), [topic]).get(topic)
     return found is not None and any(end > positions.get((found.id, p), 0) for (_, p), end in ends.items())
 
 
 def _take_observation(found: Recovered, message: Message) -> None:
-    key, identity = message.key(), _header(message, HEADER_SEND)
-    if identity is None:
-        _take_mid(found, message)
-    elif identity and key is not None:
-        if _header(message, HEADER_MORE) is not None:
+    # Called for hundreds of thousands of records: each question to the message makes its answer anew.
+    key, headers = message.key(), dict(message.headers() or ())
+    if key is None:
+        return
+    if (identity := headers.get(HEADER_SEND)) is None:
+        if (mid := headers.get(HEADER_MID)) is not None and len(mid) == 2:
+            _take_mid(found, key, mid, more=HEADER_MORE in headers)
+    elif identity:
+        if HEADER_MORE in headers:
             found.sends_begun[key, identity] = found.sends_begun.get((key, identity), 0) + 1
         else:
             found.sends_begun.pop((key, identity), None)
             found.sends[key, identity] = None
 
 
-def _take_mid(found: Recovered, message: Message) -> None:
-    mid = _header(message, HEADER_MID)
-    key = message.key()
-    if mid is None or key is None:
-        return
+def _take_mid(found: Recovered, key: bytes, mid: bytes, *, more: bool) -> None:
     # Of a notification with several records only the last says that it is whole.
-    if _header(message, HEADER_MORE) is not None:
+    if more:
         found.begun[key, mid] = found.begun.get((key, mid), 0) + 1
         return
-    found.begun.pop((key, mid), None)
-    mids = found.mids.setdefault(key, [])
-    mids.append(mid)
-    if len(mids) >= 2 * found.window:
-        del mids[: found.window]
+    if found.begun:
+        found.begun.pop((key, mid), None)
+    mids = found.mids.get(key)
+    if mids is None:
+        mids = found.mids[key] = bytearray()
+    mids += mid
+    if len(mids) >= 4 * found.window:
+        del mids[: 2 * found.window]
 
 
 def _take_request(found: Recovered, message: Message) -> None:

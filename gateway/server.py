@@ -28,10 +28,10 @@ from gateway.coap.peers import OscorePeer, SecurePeer
 from gateway.metrics import GatewayMetrics, describe, describe_dtls, describe_oscore
 from gateway.models import LOOK_EVERY, Models
 from gateway.parts import Parts, wall_ms
-from gateway.recovery import recover
+from gateway.recovery import Recovered, recover
 from gateway.registry import WINDOW, Device
 from gateway.settings import GatewaySettings
-from gateway.state import State, StoredState
+from gateway.state import Positions, State, StoredState
 from gateway.uplink import Uplink
 from gateway.wanted import Declared
 from schemas.avro.topics import Topics
@@ -175,12 +175,19 @@ class Gateway:
             self._spawn,
             Admission(self._access),
         )
+        # While Kafka is read the state is: neither is to be had at once.
+        looking = self._tasks.create_task(asyncio.to_thread(uplink.look_up))
+        reading = self._tasks.create_task(
+            self._recovered(unanswered=self._stored.last_sequence > 0, positions=self._stored.positions)
+        )
+        await asyncio.sleep(0)
         parts.restore(self._stored)
         # Of the rest OSCORE may have need later.
-        self._stored = replace(self._stored, registrations=(), observations=())
+        self._stored = replace(self._stored, oscore_observed=frozenset())
         if self._oscore is not None:
             _adopt(self._oscore, parts)
-        await self._read_back(parts)
+        parts.take_back(await reading)
+        await looking
         self._parts = parts
         describe(metrics, parts)
         if self._secure is not None and self._access is not None:
@@ -343,25 +350,21 @@ class Gateway:
             raise Unreachable(f"topics are not ready yet: {', '.join(missing)}")
         return counts
 
-    async def _read_back(self, parts: Parts) -> None:
-        unanswered = parts.commands.unanswered > 0
+    async def _recovered(self, *, unanswered: bool, positions: Positions) -> Recovered:
         while True:
             try:
-                found = await asyncio.to_thread(
+                return await asyncio.to_thread(
                     recover,
                     self._settings.kafka,
                     self._topics,
                     window=WINDOW,
                     now_ms=wall_ms(),
                     unanswered=unanswered,
-                    positions=parts.commands.positions,
+                    positions=positions,
                 )
             except (Unreachable, KafkaException) as exc:
                 _log.warning("the edge Kafka went away while the recent past was read", reason=str(exc))
                 await asyncio.sleep(_KAFKA_RETRY_SECONDS)
-                continue
-            parts.take_back(found)
-            return
 
     async def _renew(self, parts: Parts) -> None:
         """The producer is new: what was under way is in Kafka or it is not, and Kafka itself tells."""
@@ -370,7 +373,8 @@ class Gateway:
             try:
                 # Kafka may have come back without its topics.
                 await self._wait_for_kafka()
-                await self._read_back(parts)
+                commands = parts.commands
+                parts.take_back(await self._recovered(unanswered=commands.unanswered > 0, positions=commands.positions))
                 break
             except Exception:  # noqa: BLE001  # whatever it is, a gateway that stayed shut would be worse
                 _log.exception("the recent past cannot be read, trying again")

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path as FilePath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from gateway.known import Known
 from gateway.state_file import (
@@ -54,6 +54,8 @@ from gateway.state_rows import (
     find_answers,
     find_request,
     load,
+    observations,
+    registrations,
     unanswered_commands,
     write,
 )
@@ -76,6 +78,7 @@ __all__ = [
     "StoredState",
 ]
 
+_T = TypeVar("_T")
 _INT64: Final = range(-(2**63), 2**63)
 #: How long what is lazy waits at most for a group to go with.
 _LAZY_SECONDS: Final = 1.0
@@ -141,7 +144,7 @@ class State:
             raise
 
     def load(self) -> StoredState:
-        """What is stored, for the start: to be called before anything is put.
+        """What is stored, for the start, but for what follows: to be called before anything is put.
 
         Raises:
             StateCorrupted: the file is damaged.
@@ -151,14 +154,23 @@ class State:
         except sqlite3.DatabaseError as exc:
             raise corrupted(self._path, str(exc)) from exc
 
-    def commands(self) -> Iterator[StoredCommand]:
-        """The unanswered commands in order, one at a time, for the start: as `load`.
+    # One at a time, for the start: as `load`.
 
-        Raises:
-            StateCorrupted: the file is damaged.
-        """
+    def registrations(self) -> Iterator[StoredRegistration]:
+        """By endpoint name. Raises as `load`."""
+        return self._read(registrations)
+
+    def observations(self) -> Iterator[StoredObservation]:
+        """By endpoint name, path and age. Raises as `load`."""
+        return self._read(observations)
+
+    def commands(self) -> Iterator[StoredCommand]:
+        """The unanswered ones in order. Raises as `load`."""
+        return self._read(unanswered_commands)
+
+    def _read(self, rows: Callable[[sqlite3.Connection], Iterator[_T]]) -> Iterator[_T]:
         try:
-            yield from unanswered_commands(self._connection)
+            yield from rows(self._connection)
         except sqlite3.DatabaseError as exc:
             raise corrupted(self._path, str(exc)) from exc
 

@@ -122,10 +122,8 @@ class StoredOscoreObservation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredState:
-    """All that a gateway starts from, but its commands (`unanswered_commands`)."""
+    """What a gateway starts from, beside what there may be much of: registrations, observations and commands."""
 
-    registrations: tuple[StoredRegistration, ...]
-    observations: tuple[StoredObservation, ...]
     #: From where on the requests topic is not done with.
     positions: Positions
     #: The number of answers that are kept, and the highest sequence among the commands (0: none).
@@ -133,6 +131,8 @@ class StoredState:
     last_sequence: int
     oscore_contexts: tuple[StoredOscoreContext, ...] = ()
     oscore_observations: tuple[StoredOscoreObservation, ...] = ()
+    #: The tokens of those that are still observations.
+    oscore_observed: frozenset[bytes] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,25 +190,15 @@ def answered_identities(db: sqlite3.Connection) -> Iterator[bytes]:
 
 
 def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
-    """All that is stored; ``answered`` is how many answers are kept.
+    """What is stored, but for registrations, observations and commands; ``answered`` is how many answers are kept.
 
     Raises:
         sqlite3.DatabaseError: the file is damaged.
     """
     select = db.execute
-    registrations = tuple(
-        StoredRegistration(**{**row, "queue": bool(row["queue"])})
-        for row in map(dict, select("SELECT * FROM registrations LEFT JOIN behind USING (ep) ORDER BY ep"))
-    )
-    observations = tuple(
-        StoredObservation(**{**row, "declared": bool(row["declared"])})
-        for row in map(dict, select("SELECT * FROM observations ORDER BY ep, path, created_ms"))
-    )
     positions = {(row[0], row[1]): row[2] for row in select("SELECT topic, partition, next_offset FROM positions")}
     last: int = select("SELECT coalesce(max(sequence), 0) FROM commands").fetchone()[0]
     return StoredState(
-        registrations=registrations,
-        observations=observations,
         positions=MappingProxyType(positions),
         answered=answered,
         last_sequence=last,
@@ -216,7 +206,43 @@ def load(db: sqlite3.Connection, *, answered: int) -> StoredState:
         oscore_observations=tuple(
             StoredOscoreObservation(**row) for row in map(dict, select("SELECT * FROM oscore_observations"))
         ),
+        oscore_observed=frozenset(
+            row[0] for row in select("SELECT token FROM oscore_observations JOIN observations USING (token)")
+        ),
     )
+
+
+def registrations(db: sqlite3.Connection) -> Iterator[StoredRegistration]:
+    """One at a time, by endpoint name: all their rows would be as much memory again as what is made of them.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+    """
+    columns = ", ".join(StoredRegistration._fields)
+    for row in _tuples(db, f"SELECT {columns} FROM registrations LEFT JOIN behind USING (ep) ORDER BY ep"):
+        yield StoredRegistration._make((*row[:_QUEUE], bool(row[_QUEUE]), *row[_QUEUE + 1 :]))
+
+
+def observations(db: sqlite3.Connection) -> Iterator[StoredObservation]:
+    """One at a time, by device, path and age.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged.
+    """
+    columns = ", ".join(StoredObservation._fields)
+    for row in _tuples(db, f"SELECT {columns} FROM observations ORDER BY ep, path, created_ms"):
+        yield StoredObservation._make((*row[:_DECLARED], bool(row[_DECLARED]), *row[_DECLARED + 1 :]))
+
+
+def _tuples(db: sqlite3.Connection, select: str) -> Iterator[Row]:
+    cursor = db.cursor()
+    cursor.row_factory = None
+    return cursor.execute(select)
+
+
+#: Truth is a number in the file.
+_QUEUE = StoredRegistration._fields.index("queue")
+_DECLARED = StoredObservation._fields.index("declared")
 
 
 def unanswered_commands(db: sqlite3.Connection) -> Iterator[StoredCommand]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -34,6 +35,7 @@ _POLL_BUSY = 0.001
 _POLL_PATIENT = 0.003
 _POLL_STALLED = 0.05
 _RENEW_AGAIN = 1.0
+_LOOK_UP = 3.0
 #: Between two attempts of a gateway that Kafka's access control refuses.
 _REFUSED = 3.0
 
@@ -86,6 +88,12 @@ class Uplink:
         """Serve delivery reports on ``loop``."""
         self._loop = loop
         self._closed_at = loop.time()
+
+    def look_up(self) -> None:
+        """Find out who leads the topics of devices: else their first records wait for that. Blocks, for a thread."""
+        with suppress(KafkaException):  # then they do wait
+            for topic in (self.topics.observations, self.topics.registrations, self.topics.replies):
+                self._producer.list_topics(topic, timeout=_LOOK_UP)
 
     @property
     def accepting(self) -> bool:

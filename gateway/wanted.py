@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 import structlog
 
@@ -25,6 +26,8 @@ _log = structlog.get_logger("headwater.observing")
 DECLARED_TICKET = "declared"
 #: Patterns give at most so many observations of one device: one may announce thousands of instances.
 MOST_DECLARED = 1000
+#: Paths that a device announces beside which others may well announce the same.
+_MOST_ALIKE = 64
 
 
 class Declared:
@@ -34,14 +37,17 @@ class Declared:
         """Raises PathError when a pattern is none."""
         self._every = [PathPattern.parse(text) for text in every]
         self._by_endpoint = {glob: [PathPattern.parse(text) for text in texts] for glob, texts in by_endpoint.items()}
+        # Devices of one make announce the same.
+        self._remembered = lru_cache(maxsize=1024)(self._targets)
 
-    def paths(self, ep: str, announced: tuple[Path, ...]) -> list[Path]:
+    def paths(self, ep: str, announced: tuple[Path, ...]) -> Sequence[Path]:
         """What to observe on a device, each path once."""
-        patterns = list(self._every)
-        for glob, more in self._by_endpoint.items():
-            if fnmatchcase(ep, glob):
-                patterns += more
-        return list(dict.fromkeys(path for pattern in patterns for path in pattern.targets(announced)))
+        globs = tuple(glob for glob in self._by_endpoint if fnmatchcase(ep, glob))
+        return (self._remembered if len(announced) <= _MOST_ALIKE else self._targets)(globs, announced)
+
+    def _targets(self, globs: tuple[str, ...], announced: tuple[Path, ...]) -> tuple[Path, ...]:
+        patterns = [*self._every, *(pattern for glob in globs for pattern in self._by_endpoint[glob])]
+        return tuple(dict.fromkeys(path for pattern in patterns for path in pattern.targets(announced)))
 
 
 class Wanted:
@@ -164,9 +170,9 @@ class Wanted:
             attributes=row.attributes or "",
         )
         self._table.add(observation, device)
-        device.wanted[row.path] = observation
+        device.wanted[observation.target] = observation
         if row.created_ms < device.reg_date:
-            del device.observations[row.path]
+            del device.observations[observation.target]
 
     def restored(self, device: Device) -> None:
         """All of a device's observations are restored: what patterns declare beyond them is wanted as well."""
@@ -202,7 +208,7 @@ class Wanted:
         paths = self._declared.paths(device.ep, device.announcement.paths)
         if is_gateway(device):
             # Who comes and goes behind it (`gateway.behind`).
-            paths = list(dict.fromkeys([GATEWAY, *paths]))
+            paths = tuple(dict.fromkeys([GATEWAY, *paths]))
         if len(paths) > MOST_DECLARED:
             _log.warning(
                 "too much is declared on one device", ep=device.ep, observed=MOST_DECLARED, declared=len(paths)

@@ -6,7 +6,9 @@ Owns the settings under which nothing acknowledged is lost.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,19 @@ def consumer(cluster: Cluster, group: str, **options: Any) -> Consumer:
         "reconnect.backoff.max.ms": 1000,
     }
     return Consumer(_settings(cluster, settings, options), logger=_log)
+
+
+@contextmanager
+def glance(cluster: Cluster, group: str, **options: Any) -> Iterator[Consumer]:
+    """A `consumer` for a look at topics, offsets or records, and then no more; it joins no group.
+
+    A thread of its own closes it: librdkafka (2.8) often takes a whole second to let a client go.
+    """
+    reader = consumer(cluster, group, **options)
+    try:
+        yield reader
+    finally:
+        threading.Thread(target=reader.close, name="kafka-close", daemon=True).start()
 
 
 def admin(cluster: Cluster) -> AdminClient:

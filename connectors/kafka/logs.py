@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -17,8 +18,16 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from connectors.kafka.answers import REFUSALS, NotAllowed, Unreachable, answering, in_words
-from connectors.kafka.cluster import Cluster, cluster_of, consumer
-from connectors.kafka.topics import partition_counts
+from connectors.kafka.cluster import Cluster, cluster_of, glance
+from connectors.kafka.topics import counts_seen_by
+
+#: librdkafka's own bounds are 64 MiB of each partition, and a second of rest once they are reached.
+_READ_AHEAD: Mapping[str, Any] = {
+    "enable_partition_eof": True,
+    "queued_max_messages_kbytes": 4096,
+    "queued_min_messages": 20_000,
+    "fetch_queue_backoff_ms": 5,
+}
 
 
 def log_bounds(
@@ -68,16 +77,12 @@ def offset_since(client: AdminClient, partition: tuple[str, int], since_ms: int,
 
 def end_offsets(cluster: Cluster, topics: Sequence[str], *, timeout: float = 10.0) -> dict[tuple[str, int], int]:
     """The high watermark by (topic, partition) of every partition of ``topics`` that exist."""
-    counts = partition_counts(cluster, topics, timeout=timeout)
-    reader = consumer(cluster, "headwater-offsets")
-    try:
+    with glance(cluster, "headwater-offsets") as reader:
         return {
             (name, partition): _watermarks(reader, TopicPartition(name, partition), timeout)[1]
-            for name, count in counts.items()
+            for name, count in counts_seen_by(reader, cluster, topics, timeout).items()
             for partition in range(count)
         }
-    finally:
-        reader.close()
 
 
 def read_to_end(
@@ -91,7 +96,7 @@ def read_to_end(
 ) -> Iterator[Message]:
     """Every record of ``topics`` from ``since_ms`` (epoch ms; None: the beginning) up to the end as it is now.
 
-    With ``newest``, at most about so many of each partition, the newest ones.
+    With ``newest``, at most about so many of each partition, the newest ones. A few megabytes are read ahead.
 
     A bounded look at the log, without a consumer group; ``group`` is a name that Kafka's client asks for all the same,
     so it has to be one that the identity may use. It ends when each partition's present end is reached, and it waits at
@@ -100,9 +105,8 @@ def read_to_end(
     Raises:
         Unreachable: the broker went silent before the end was reached.
     """
-    counts = partition_counts(cluster, topics, timeout=timeout)
-    reader = consumer(cluster, group, enable_partition_eof=True)
-    try:
+    with glance(cluster, group, **_READ_AHEAD) as reader:
+        counts = counts_seen_by(reader, cluster, topics, timeout)
         wanted = [
             TopicPartition(name, p, OFFSET_BEGINNING if since_ms is None else since_ms)
             for name, count in counts.items()
@@ -119,7 +123,7 @@ def read_to_end(
             if newest is not None and (partition.offset >= 0 or partition.offset == OFFSET_BEGINNING):
                 partition.offset = max(partition.offset, low, high - newest)
         reader.assign(wanted)
-        unread = {(w.topic, w.partition) for w in wanted}
+        unread = dict.fromkeys(ends)
         while unread:
             # consume() alone would wait for its full count or the full timeout, also when the end is already reached.
             first = reader.poll(timeout)
@@ -129,17 +133,16 @@ def read_to_end(
                 error = message.error()
                 if error is None:
                     yield message
-                    # Where records come without a pause there is never an end to be told of.
-                    if message.offset() + 1 >= ends[message.topic(), message.partition()]:
-                        unread.discard((message.topic(), message.partition()))
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    unread.discard((message.topic(), message.partition()))
+                    unread.pop((message.topic(), message.partition()), None)
                 elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
                     raise NotAllowed(error, in_words(error, cluster, f"read {message.topic()}"))
                 elif error.fatal() or error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise KafkaException(error)
-    finally:
-        reader.close()
+            # Where records come without a pause there is never an end to be told of.
+            for place in reader.position([TopicPartition(*one) for one in unread]):
+                if place.offset >= ends[place.topic, place.partition]:
+                    unread.pop((place.topic, place.partition), None)
 
 
 def _watermarks(reader: Consumer, place: TopicPartition, timeout: float) -> tuple[int, int]:

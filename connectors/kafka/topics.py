@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
 
 from connectors.kafka.answers import Unreachable, answering
-from connectors.kafka.cluster import Cluster, admin, cluster_of, consumer
+from connectors.kafka.cluster import Cluster, admin, cluster_of, glance
 from connectors.kafka.tls_trouble import trouble
 from schemas.avro.topics import settings_of
 
@@ -24,7 +24,7 @@ class TopicFacts:
     partitions: int
 
 
-def metadata(client: AdminClient, cluster: Cluster, timeout: float) -> dict[str, Any]:
+def metadata(client: AdminClient | Consumer, cluster: Cluster, timeout: float) -> dict[str, Any]:
     """Every topic that we may know of, as Kafka's client describes them.
 
     Raises:
@@ -48,17 +48,23 @@ def partition_counts(cluster: Cluster, topics: Sequence[str], *, timeout: float 
         Unreachable: no broker answered within ``timeout`` seconds.
         NotAllowed: it may be there, and is not for us.
     """
-    client = admin(cluster)
-    known = metadata(client, cluster, timeout)
+    with glance(cluster, "headwater-look") as reader:
+        return counts_seen_by(reader, cluster, topics, timeout)
+
+
+def counts_seen_by(reader: Consumer, cluster: Cluster, topics: Sequence[str], timeout: float) -> dict[str, int]:
+    """As `partition_counts`, by a consumer that is there."""
+    known = metadata(reader, cluster, timeout)
     if cluster.tls is not None and (hidden := [name for name in topics if name not in known]):
         # Of all topics those are told that we may know of; of one by its name we are told that we may not.
-        describe_topics(client, hidden, timeout=timeout)
+        describe_topics(admin(cluster), hidden, timeout=timeout)
     return {name: len(known[name].partitions) for name in topics if name in known and known[name].error is None}
 
 
 def topic_counts(cluster: Cluster, *, timeout: float = 10.0) -> dict[str, int]:
     """The number of partitions by topic, of every topic that there is. Raises as `partition_counts`."""
-    known = metadata(admin(cluster), cluster, timeout)
+    with glance(cluster, "headwater-look") as reader:
+        known = metadata(reader, cluster, timeout)
     return {name: len(topic.partitions) for name, topic in known.items() if topic.error is None}
 
 
@@ -111,12 +117,8 @@ def cluster_id(cluster: Cluster, *, timeout: float = 10.0) -> str:
     """
     # Not DescribeCluster: librdkafka aborts the process when a broker that just came up answers that with no brokers.
     # A consumer asks for one topic and makes none.
-    reader = consumer(cluster, "headwater-look")
-    try:
-        with answering("the cluster's id", cluster):
-            found = reader.list_topics("headwater-look", timeout=timeout).cluster_id
-    finally:
-        reader.close()
+    with glance(cluster, "headwater-look") as reader, answering("the cluster's id", cluster):
+        found = reader.list_topics("headwater-look", timeout=timeout).cluster_id
     if not found:
         raise Unreachable(f"Kafka at {cluster.bootstrap} did not tell the cluster's id")
     return str(found)
@@ -147,8 +149,8 @@ def ensure_topics(
         Unreachable: no broker answered within ``timeout`` seconds.
         KafkaException: the broker refused a topic.
     """
-    client = admin(cluster)
-    known = metadata(client, cluster, timeout)
+    with glance(cluster, "headwater-look") as reader:
+        known = metadata(reader, cluster, timeout)
     wanted = {
         name: {**_ANY_CLOCK, **settings_of(name), **(config or {}).get(name, {})}
         for name in partitions
@@ -156,6 +158,7 @@ def ensure_topics(
     }
     if not wanted:
         return []
+    client = admin(cluster)
     created = []
     asked = dict(wanted)
     while asked:

@@ -74,7 +74,7 @@ class OscoreLine:
         self._wall = wall
         self._stored = {row.digest: row for row in stored.oscore_contexts}
         self._observations: dict[bytes, list[StoredOscoreObservation]] = {}
-        observed = {row.token for row in stored.observations}
+        observed = stored.oscore_observed
         #: Rows of observations that are no more.
         self._stale = [one.token for one in stored.oscore_observations if one.token not in observed]
         for one in stored.oscore_observations:

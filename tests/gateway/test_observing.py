@@ -172,12 +172,12 @@ class Bench:
     async def stored(self) -> list[tuple[bytes, str]]:
         """Token and ticket of the observations that a gateway would find that starts now."""
         await self.state.durable()
-        return [(row.token, row.ticket) for row in self.state.load().observations]
+        return [(row.token, row.ticket) for row in self.state.observations()]
 
     def restart_with(self, device: Device) -> None:
         """Take up what the state file has, as a new process does."""
         self.registry.add(device)
-        for row in self.state.load().observations:
+        for row in self.state.observations():
             self.wanted.restore(device, row)
         self.wanted.restored(device)
 

@@ -144,7 +144,7 @@ def _stored(directory: FilePath) -> dict[str, str]:
     """What a gateway that starts now would find: registration ids by endpoint."""
     state = State.open(directory)
     try:
-        return {row.ep: row.reg_id for row in state.load().registrations}
+        return {row.ep: row.reg_id for row in state.registrations()}
     finally:
         asyncio.run(state.close())
 
@@ -278,7 +278,7 @@ def test_update_changes_what_it_names_and_the_address(tmp_path: FilePath) -> Non
     asyncio.run(run())
     state = State.open(tmp_path)
     try:
-        (row,) = state.load().registrations
+        (row,) = state.registrations()
         device = restored(row, cast(Uplink, MemoryUplink()))
         assert (device.address, device.lifetime, device.queue) == (THERE, 120, True)
         assert [str(path) for path in device.announcement.paths] == ["/3/0", "/5/0"]
@@ -325,7 +325,7 @@ def test_changes_hold_one_after_the_other_in_memory_and_in_the_state(tmp_path: F
     asyncio.run(run())
     state = State.open(tmp_path)
     try:
-        (row,) = state.load().registrations
+        (row,) = state.registrations()
         assert (row.lifetime, row.queue) == (60, True)
     finally:
         asyncio.run(state.close())
@@ -367,7 +367,7 @@ def test_bare_update_does_not_put_the_old_address_back_behind_a_change_of_it(tmp
     asyncio.run(run())
     state = State.open(tmp_path)
     try:
-        (row,) = state.load().registrations
+        (row,) = state.registrations()
         assert (row.address, row.port) == THERE
     finally:
         asyncio.run(state.close())

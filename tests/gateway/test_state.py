@@ -111,6 +111,22 @@ def stored(directory: Path) -> StoredState:
     return asyncio.run(read())
 
 
+def registrations_of(directory: Path) -> list[StoredRegistration]:
+    async def read() -> list[StoredRegistration]:
+        async with opened(directory) as state:
+            return list(state.registrations())
+
+    return asyncio.run(read())
+
+
+def observations_of(directory: Path) -> list[StoredObservation]:
+    async def read() -> list[StoredObservation]:
+        async with opened(directory) as state:
+            return list(state.observations())
+
+    return asyncio.run(read())
+
+
 def commands_of(directory: Path) -> tuple[StoredCommand, ...]:
     async def read() -> tuple[StoredCommand, ...]:
         async with opened(directory) as state:
@@ -134,9 +150,9 @@ def test_what_was_put_is_loaded_again(tmp_path: Path) -> None:
             await state.durable()
 
     asyncio.run(write())
+    assert registrations_of(tmp_path) == [REGISTRATION]
+    assert observations_of(tmp_path) == [OBSERVATION, OF_ITS_OWN]
     assert stored(tmp_path) == StoredState(
-        registrations=(REGISTRATION,),
-        observations=(OBSERVATION, OF_ITS_OWN),
         positions={("topic", 0): 8, ("topic", 1): 3},
         answered=0,
         last_sequence=2,
@@ -167,11 +183,10 @@ def test_groups_of_all_sizes_are_written_whole(tmp_path: Path, count: int) -> No
             await state.durable()
 
     asyncio.run(write())
-    loaded = stored(tmp_path)
-    assert [(row.ep, row.last_up_ms, row.address, row.port, row.prefix) for row in loaded.registrations] == [
+    assert [(row.ep, row.last_up_ms, row.address, row.port, row.prefix) for row in registrations_of(tmp_path)] == [
         (ep, names.index(ep), "127.0.0.9", names.index(ep), ep) for ep in sorted({names[0], names[-1]})
     ]
-    assert [row.token for row in loaded.observations] == [tokens[0], b"other"]
+    assert [row.token for row in observations_of(tmp_path)] == [tokens[0], b"other"]
 
 
 def test_last_word_of_a_group_counts(tmp_path: Path) -> None:
@@ -188,9 +203,8 @@ def test_last_word_of_a_group_counts(tmp_path: Path) -> None:
             return state.groups_written
 
     assert asyncio.run(write()) == 1
-    loaded = stored(tmp_path)
-    assert loaded.registrations == (REGISTRATION._replace(port=9, address="127.0.0.9", last_up_ms=9_000),)
-    assert loaded.observations == ()
+    assert registrations_of(tmp_path) == [REGISTRATION._replace(port=9, address="127.0.0.9", last_up_ms=9_000)]
+    assert observations_of(tmp_path) == []
 
 
 def test_touch_alone_is_written_by_itself(tmp_path: Path) -> None:
@@ -202,7 +216,7 @@ def test_touch_alone_is_written_by_itself(tmp_path: Path) -> None:
             # Closing writes what is pending; the timer that would have done it is part of the same path.
 
     asyncio.run(write())
-    assert stored(tmp_path).registrations[0].last_up_ms == 7_000
+    assert registrations_of(tmp_path)[0].last_up_ms == 7_000
 
 
 def test_deleted_registration_is_not_revived_by_a_touch(tmp_path: Path) -> None:
@@ -214,7 +228,7 @@ def test_deleted_registration_is_not_revived_by_a_touch(tmp_path: Path) -> None:
             state.touch_registration("lamp-é", 7_000, "127.0.0.7", 7)
 
     asyncio.run(write())
-    assert stored(tmp_path).registrations == ()
+    assert registrations_of(tmp_path) == []
 
 
 def test_answer_is_known_and_its_command_is_not_kept(tmp_path: Path) -> None:
@@ -339,10 +353,10 @@ def test_a_device_behind_a_gateway_is_known_as_such_until_it_registers_itself(tm
             await state.durable()
 
     asyncio.run(write(behind, other, REGISTRATION))
-    assert set(stored(tmp_path).registrations) == {behind, other, REGISTRATION}
+    assert set(registrations_of(tmp_path)) == {behind, other, REGISTRATION}
     own = behind._replace(behind=None, prefix=None)
     asyncio.run(write(own))
-    assert set(stored(tmp_path).registrations) == {own, other, REGISTRATION}
+    assert set(registrations_of(tmp_path)) == {own, other, REGISTRATION}
 
     async def end() -> None:
         async with opened(tmp_path) as state:
@@ -350,7 +364,7 @@ def test_a_device_behind_a_gateway_is_known_as_such_until_it_registers_itself(tm
             await state.durable()
 
     asyncio.run(end())
-    assert set(stored(tmp_path).registrations) == {own, REGISTRATION}
+    assert set(registrations_of(tmp_path)) == {own, REGISTRATION}
     with sqlite3.connect(tmp_path / "gateway.db") as db:
         assert db.execute("SELECT count(*) FROM behind").fetchone() == (0,)
 
@@ -393,8 +407,8 @@ def test_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
             async with opened(tmp_path) as state:
                 assert [(c.sequence, c.state, c.ticket) for c in state.commands()] == [(5, CommandState.SENT, "t5")]
                 assert state.load().positions == {}
-                assert all(one.behind is None for one in state.load().registrations)
-                assert [(one.path, one.attributes) for one in state.load().observations] == [("/3/0", None)]
+                assert all(one.behind is None for one in state.registrations())
+                assert [(one.path, one.attributes) for one in state.observations()] == [("/3/0", None)]
                 assert [one.reply for one in (await answers(state, command(6))).values()] == [b"\x02"]
 
     asyncio.run(scenario())
@@ -417,7 +431,7 @@ def test_one_callback_speaks_for_a_whole_batch(tmp_path: Path) -> None:
             return heard, state.groups_written
 
     assert asyncio.run(scenario()) == ([None], 1)
-    assert len(stored(tmp_path).registrations) == 1_000
+    assert len(registrations_of(tmp_path)) == 1_000
 
 
 def test_backlog_is_bounded(tmp_path: Path) -> None:
@@ -434,7 +448,7 @@ def test_backlog_is_bounded(tmp_path: Path) -> None:
             state.put_registration(REGISTRATION._replace(ep="fits-again"))
 
     asyncio.run(scenario())
-    assert len(stored(tmp_path).registrations) == 11
+    assert len(registrations_of(tmp_path)) == 11
 
 
 def test_value_that_does_not_fit_fails_its_caller_alone(tmp_path: Path) -> None:
@@ -448,7 +462,7 @@ def test_value_that_does_not_fit_fails_its_caller_alone(tmp_path: Path) -> None:
             await state.durable()
 
     asyncio.run(scenario())
-    assert stored(tmp_path).registrations == (REGISTRATION,)
+    assert registrations_of(tmp_path) == [REGISTRATION]
 
 
 def test_caller_whose_callback_fails_does_not_silence_the_others(tmp_path: Path) -> None:
@@ -578,8 +592,7 @@ def test_what_was_durable_survives_kill(tmp_path: Path, groups: int) -> None:
             durable = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
         durable = max([durable, *(int(line) for line in process.stdout.read().splitlines())])
-    loaded = stored(tmp_path)
-    registered = {int(r.ep.removeprefix("ep-")) for r in loaded.registrations}
+    registered = {int(r.ep.removeprefix("ep-")) for r in registrations_of(tmp_path)}
     assert set(range(1, durable + 1)) <= registered
     # A group is whole or not there: the registrations and the command of a group came together.
     assert len(registered) == len(commands_of(tmp_path)) * 100
@@ -629,4 +642,4 @@ def test_full_disk_fails_its_group_and_later_writes_go_on(tmp_path: Path) -> Non
     assert lines.count("refused True") >= 3
     assert "refused False" not in lines
     assert lines[-1] == "written True"
-    assert [r.ep for r in stored(tmp_path).registrations] == ["after", "before"]
+    assert [r.ep for r in registrations_of(tmp_path)] == ["after", "before"]
