@@ -40,7 +40,7 @@ from connectors.kafka.answers import (
     refusal_of,
     silence,
 )
-from connectors.kafka.cluster import Cluster, admin, consumer, producer
+from connectors.kafka.cluster import Cluster, admin, consumer, glance, producer
 from connectors.kafka.logs import end_offsets, log_bounds, offset_since, read_to_end
 from connectors.kafka.topics import (
     TopicFacts,
@@ -87,6 +87,7 @@ __all__ = [
     "describe_topics",
     "end_offsets",
     "ensure_topics",
+    "glance",
     "in_words",
     "log_bounds",
     "metadata",

@@ -106,7 +106,7 @@ def glance(cluster: Cluster, group: str, **options: Any) -> Iterator[Consumer]:
 
 def admin(cluster: Cluster) -> AdminClient:
     """A client for topics and offsets."""
-    client = _Admin(_settings(cluster, {}, {}), logger=_log)
+    client = _Admin(_settings(cluster, {"reconnect.backoff.max.ms": 1000}, {}), logger=_log)
     client.cluster = cluster
     return client
 

@@ -56,6 +56,7 @@ _SURVEY = 3.0
 _HEARTBEAT = 5.0
 _IDLE = 0.2
 _BACKOFF = (0.5, 5.0)
+_NEIGHBOURS = 0.1  # how often a lane that rests looks at the others
 _LONGEST_YIELD = 30.0  # to somebody who took our transactional id
 _SAME_DISPUTE = 120.0
 _PATIENCE = 15.0  # with a source that says that its log is shorter than it was; one that just came up may err
@@ -74,6 +75,8 @@ _PRODUCER: Mapping[str, Any] = {
     "linger_ms": 5,
     "partitioner": "murmur2_random",  # as Java's producers do, where the partition counts differ
     "queue_buffering_max_kbytes": 4096,
+    # A record takes some 300 bytes of the client's own: short ones would be many.
+    "queue_buffering_max_messages": 10_000,
     # Whether a record is too large is for the target to say: it may compress well.
     "message_max_bytes": 100_000_000,
 }
@@ -149,8 +152,16 @@ class Lane:
                     self._log.log(logging.WARNING if _refused(exc) else logging.INFO, "not connected", reason=reason)
                 self.trouble = reason
                 self.turned = time.monotonic()
-                self._stop.wait(max(pause, self._give_time(exc)))
+                self._pause(pause, at_least=self._give_time(exc))
                 pause = min(pause * 2, longest)
+
+    def _pause(self, seconds: float, *, at_least: float) -> None:
+        """Rest before the next session; no longer than ``at_least`` once another lane has found the line whole."""
+        began = time.monotonic()
+        self._stop.wait(at_least)
+        while (left := began + seconds - time.monotonic()) > 0 and self._tenure.connected_at < began:
+            if self._stop.wait(min(left, _NEIGHBOURS)):
+                return
 
     def _words(self, exc: Exception) -> str:
         """What went wrong, for people. A bare code is the target's; what the source says has its words by then."""
@@ -221,6 +232,7 @@ class Lane:
             self._assign(transactions)
             self._log.info("connected", topics=sorted(self.routes))
             self.trouble = None
+            self._tenure.connected_at = time.monotonic()
             self._metrics.connected.labels(spec.name).set(1)
             self._carry(transactions, batch_bytes)
         finally:

@@ -153,8 +153,7 @@ class Ledger:
     def _last(self, start: int, end: int, deadline: float) -> bytes | None:
         """The last committed value from ``start`` on; up to ``end`` at least, waiting for what is open there."""
         last: bytes | None = None
-        reader = kafka.consumer(self.cluster, f"headwater-replicator.{self.gateway}", enable_partition_eof=True)
-        try:
+        with kafka.glance(self.cluster, f"headwater-replicator.{self.gateway}", enable_partition_eof=True) as reader:
             reader.assign([kafka.TopicPartition(self.topic, self.partition, start)])
             while True:
                 message = reader.poll(max(0.0, deadline - time.monotonic()))
@@ -168,5 +167,3 @@ class Ledger:
                         return last
                 elif error.fatal() or error.code() == kafka.KafkaError.UNKNOWN_TOPIC_OR_PART:
                     raise kafka.KafkaException(error)
-        finally:
-            reader.close()

@@ -113,11 +113,8 @@ class Meter:
             return {key: at.offset for key, at in lane.progress.items()}
         if not lane.spec.tell_source or not partitions:
             return {}
-        reader = kafka.consumer(lane.spec.source, lane.spec.group)
-        try:
+        with kafka.glance(lane.spec.source, lane.spec.group) as reader:
             told = reader.committed([kafka.TopicPartition(*key) for key in partitions], timeout=_CALL)
-        finally:
-            reader.close()
         return {(tp.topic, tp.partition): tp.offset for tp in told if tp.offset >= 0}
 
     def _weigh(self, lane: Lane, key: Partition, at: int, end: int, settings: dict[str, str]) -> None:
@@ -157,16 +154,13 @@ class Meter:
 
     def _glance(self, lane: Lane, key: Partition, at: int) -> list[kafka.Message]:
         """The first records from ``at`` on."""
-        reader = kafka.consumer(
+        with kafka.glance(
             lane.spec.source, lane.spec.group, enable_partition_eof=True, fetch_message_max_bytes=16_384,
             queued_max_messages_kbytes=64,
-        )  # fmt: skip
-        try:
+        ) as reader:  # fmt: skip
             reader.assign([kafka.TopicPartition(*key, at)])
             first = reader.poll(_CALL)
             found = [] if first is None else [first, *reader.consume(_GLANCE - 1, 0)]
-        finally:
-            reader.close()
         return [message for message in found if message.error() is None]
 
 

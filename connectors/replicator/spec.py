@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 
@@ -40,9 +41,13 @@ class LaneSpec:
 
 @dataclass(slots=True)
 class Tenure:
-    """Who this process is to its ledgers; all its lanes share it. ``known``: the generation is committed, and final."""
+    """Who this process is to its ledgers; all its lanes share it. ``known``: the generation is committed, and final.
+
+    ``connected_at``: when one of them was connected last (monotonic seconds): the line is whole then.
+    """
 
     instance: str
     where: str
     generation: int = 0
     known: threading.Event = field(default_factory=threading.Event)
+    connected_at: float = -math.inf
