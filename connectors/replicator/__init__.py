@@ -32,7 +32,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from connectors.health import serve_health
-from connectors.kafka import Cluster
+from connectors.kafka import Cluster, admin
 from connectors.process_metrics import Component, of_gateway, with_process
 from connectors.replicator.bandwidth import Bandwidth, Urgency
 from connectors.replicator.errors import Fenced, ReplicatorError, SameCluster, Stuck
@@ -125,9 +125,13 @@ def run(settings: ReplicatorSettings, stop: threading.Event, *, registry: Collec
     failures: list[BaseException] = []
     where = f"{socket.gethostname()}, process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S %Z')}"
     tenure = Tenure(uuid.uuid4().hex, where)
-    running = [Lane(spec, tenure=tenure, metrics=metrics, stop=ended, bandwidth=bandwidth) for spec in lanes(settings)]
-    for lane in running:
-        metrics.begin(lane.spec.name, lane.spec.topics)
+    edge, cloud = admin(settings.edge), admin(settings.cloud)
+    running = []
+    for spec in lanes(settings):
+        source, target = (edge, cloud) if spec.source is settings.edge else (cloud, edge)
+        lane = Lane(spec, source=source, target=target, tenure=tenure, metrics=metrics, stop=ended, bandwidth=bandwidth)
+        metrics.begin(spec.name, spec.topics)
+        running.append(lane)
     meter = Meter(running, metrics, ended, lambda: time.time_ns() // 1_000_000)
 
     def supervised(part: Lane | Meter) -> None:

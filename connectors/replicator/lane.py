@@ -96,12 +96,18 @@ _CONSUMER: Mapping[str, Any] = {
 
 
 class Lane:
-    """Runs in one thread; other threads may read its public attributes."""
+    """Runs in one thread; other threads may read its public attributes.
+
+    ``source`` and ``target`` answer questions about topics and offsets, for several lanes: a client takes a megabyte
+    and three threads. What is carried has connections of its own.
+    """
 
     def __init__(
         self,
         spec: LaneSpec,
         *,
+        source: kafka.AdminClient,
+        target: kafka.AdminClient,
         tenure: Tenure,
         metrics: Metrics,
         stop: threading.Event,
@@ -121,8 +127,7 @@ class Lane:
         self._fences = 0
         self._fenced_at = -math.inf
         self._line = Line()
-        self._source = kafka.admin(spec.source)
-        self._target = kafka.admin(spec.target)
+        self.source, self._target = source, target
         self._ledger = Ledger(
             cluster=spec.target, client=self._target, gateway=spec.gateway, partition=spec.number, partitions=spec.lanes
         )
@@ -251,7 +256,7 @@ class Lane:
             return
         # Images with a fixed id and copied settings give several clusters the same one. A topic's id is always random.
         ids = set()
-        for cluster, client in ((source, self._source), (target, self._target)):
+        for cluster, client in ((source, self.source), (target, self._target)):
             ledger = replace(self._ledger, cluster=cluster, client=client)
             ledger.ensure(_CALL)
             facts = kafka.describe_topics(client, [ledger.topic], timeout=_CALL).get(ledger.topic)
@@ -265,7 +270,7 @@ class Lane:
 
     def _look(self, known: Mapping[str, Route]) -> dict[str, Route]:
         spec = self.spec
-        return survey(self._source, self._target, (spec.source, spec.target), spec.topics, known, timeout=_CALL)
+        return survey(self.source, self._target, (spec.source, spec.target), spec.topics, known, timeout=_CALL)
 
     def _check_claim(self, word: Progress | None) -> None:
         """Give way to a higher generation."""
@@ -292,7 +297,7 @@ class Lane:
         A ledger that cannot be read is left out; the lane whose it is says so and does not run.
         """
         words = []
-        for cluster, client in ((self.spec.target, self._target), (self.spec.source, self._source)):
+        for cluster, client in ((self.spec.target, self._target), (self.spec.source, self.source)):
             facts = kafka.describe_topics(client, [self._ledger.topic], timeout=_CALL).get(self._ledger.topic)
             for number in range(facts.partitions if facts else 0):
                 ledger = replace(self._ledger, cluster=cluster, client=client, partition=number)
@@ -308,7 +313,7 @@ class Lane:
         now = time.monotonic()
         try:
             placed, lost = place(
-                self._source,
+                self.source,
                 self.routes,
                 transactions.topic_ids,
                 transactions.positions,

@@ -75,11 +75,10 @@ class Meter:
 
     def run(self) -> None:
         """Measure until the stop event is set; a source that does not answer is measured when it does."""
-        sources = [(lane, kafka.admin(lane.spec.source)) for lane in self._lanes]
         while not self._stop.is_set():
-            for lane, client in sources:
+            for lane in self._lanes:
                 try:
-                    self._measure(lane, client)
+                    self._measure(lane, lane.source)
                 except (kafka.KafkaException, kafka.Unreachable) as exc:
                     _log.debug("not measured", lane=lane.spec.name, reason=str(exc))
                 if self._stop.is_set():

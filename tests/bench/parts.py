@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from headwater.lean import LEAN
 from tests.bench.machine import Others, busy_s
 from tests.bench.targets import (
     CATCHING_UP,
@@ -347,7 +348,8 @@ def _drive(script: Path, *arguments: object) -> float:
 def _run(command: Sequence[str], cwd: Path, found: Path | None = None) -> float:
     """Run to its end; returns the cores that others used meanwhile. What it prints goes to ``found``.
 
-    It has a session of its own, so that only we interrupt it, and wait while it cleans up.
+    It has a session of its own, so that only we interrupt it, and wait while it cleans up. Our processes run as in the
+    image (`headwater.lean`).
 
     Raises:
         CannotMeasure: it failed; one that has printed its figures has not, whatever it thinks of them.
@@ -358,7 +360,7 @@ def _run(command: Sequence[str], cwd: Path, found: Path | None = None) -> float:
             cwd=cwd,
             stdout=sys.stderr if found is None else stack.enter_context(found.open("wb")),
             start_new_session=True,
-            env={**os.environ, **others.environment, "PYTHONDONTWRITEBYTECODE": "1"},
+            env={**os.environ, **others.environment, "PYTHONDONTWRITEBYTECODE": "1", LEAN: "1"},
         )
         try:
             code = process.wait()
