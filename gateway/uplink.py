@@ -35,7 +35,7 @@ _POLL_BUSY = 0.001
 _POLL_PATIENT = 0.003
 _POLL_STALLED = 0.05
 _RENEW_AGAIN = 1.0
-_LOOK_UP = 3.0
+_LOOK_UP = 1.0
 #: Between two attempts of a gateway that Kafka's access control refuses.
 _REFUSED = 3.0
 

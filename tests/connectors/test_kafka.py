@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from connectors.kafka import Cluster, Unreachable, consumer, ensure_topics, partition_counts, producer
+from connectors.kafka import (
+    Cluster,
+    Unreachable,
+    consumer,
+    end_offsets,
+    ensure_topics,
+    partition_counts,
+    producer,
+    read_to_end,
+)
 from headwater.servers import broker
 from tests.forgetful_link import ForgetfulLink
 from tests.kafka_brokers import BrokerFactory, end_with_this_process
@@ -113,3 +122,14 @@ def test_clients_go_on_after_kafka_told_of_no_brokers(tmp_path: Path) -> None:
             reader.close()
     finally:
         broker.kill("young", tmp_path)
+
+
+def test_looks_leave_no_client_behind(kafka: Cluster) -> None:
+    ensure_topics(kafka, {"looked-at": 2})
+    for _ in range(3):
+        assert end_offsets(kafka, ["looked-at"]) == {("looked-at", 0): 0, ("looked-at", 1): 0}
+        assert list(read_to_end(kafka, ["looked-at"])) == []
+    until = time.monotonic() + 60
+    while closing := [one for one in threading.enumerate() if one.name == "kafka-close"]:
+        assert time.monotonic() < until, closing
+        time.sleep(0.05)

@@ -24,6 +24,7 @@ from connectors.kafka import (
 )
 from connectors.replicator import Fenced, ReplicatorSettings, SameCluster, lanes
 from connectors.replicator.bandwidth import Bandwidth, Urgency
+from connectors.replicator.lane import Lane
 from connectors.replicator.ledger import Ledger, Position, Progress, Unreadable
 from connectors.replicator.meter import Backlog, hours_left
 from connectors.replicator.metrics import Metrics
@@ -536,6 +537,31 @@ def test_a_new_assignment_leaves_the_positions_alone_that_others_read() -> None:
         ("a", 1): Position(0, -1),
         ("gone", 0): Position(3, 9),
     }
+
+
+def test_a_lane_that_rests_goes_on_when_another_finds_the_line_whole() -> None:
+    nowhere = Cluster(bootstrap=f"127.0.0.1:{held_port()}")
+    client, tenure, stop = admin(nowhere), Tenure("i", "host"), threading.Event()
+    lane = Lane(
+        lanes(_settings("gw", nowhere, nowhere))[1],
+        source=client,
+        target=client,
+        tenure=tenure,
+        metrics=Metrics(CollectorRegistry()),
+        stop=stop,
+        bandwidth=None,
+    )
+    tenure.connected_at = time.monotonic()  # before this lane lost it
+    resting = threading.Thread(target=lane._pause, args=(600,), kwargs={"at_least": 0.0})
+    resting.start()
+    try:
+        resting.join(0.5)
+        assert resting.is_alive()
+        tenure.connected_at = time.monotonic()
+        resting.join(60)
+        assert not resting.is_alive()
+    finally:
+        stop.set()
 
 
 def test_progress_survives_its_encoding() -> None:
