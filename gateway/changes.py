@@ -6,7 +6,7 @@ that cannot be made durable. What a crash interrupts was never acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
@@ -21,6 +21,8 @@ from schemas.avro.records import RegistrationKind
 
 #: Kafka header of a registration record, beside HEADER_MID: who sent the request, for a gateway that starts again.
 HEADER_PEER = "coap.peer"
+#: By host, port and message id of a request: what was recorded of it, and the registration's id.
+Recorded = dict[tuple[str, int, int], tuple[RegistrationKind, str]]
 
 
 class Incoming(Protocol):
@@ -51,6 +53,9 @@ class Listener(Protocol):
 
     def updated(self, device: Device, *, objects_changed: bool) -> None: ...
 
+    def refreshed(self, devices: Iterable[Device]) -> None:
+        """Updates that changed nothing but the clock."""
+
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         """A device behind a gateway has changed by that one's word; ``elsewhere``: its prefix is another."""
 
@@ -66,9 +71,9 @@ class Changes:
         self._registry = registry
         self._wall_ms = wall_ms
         self.records = Gathered(uplink, uplink.topics.registrations)
-        #: (host, port, message id) of requests that an earlier process of the gateway has recorded, with the answer.
-        self.recorded: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = {}
-        self._recorded_until = wall_ms() + int(EXCHANGE_LIFETIME * 1000)
+        #: What an earlier process of the gateway, or an earlier producer, has recorded.
+        self.recorded: Recorded = {}
+        self._recorded_until = 0
         #: Registrations on their way, by endpoint name. What is said of the one before is out of date: recorded behind
         #: the new one, it would end or overwrite that in Kafka and in the state.
         self.coming: dict[str, str] = {}
@@ -84,11 +89,24 @@ class Changes:
 
     def recorded_of(self, incoming: Incoming) -> tuple[RegistrationKind, str] | None:
         """What an earlier process has recorded of this very request: its kind and the registration's id."""
-        if self.recorded and self._wall_ms() > self._recorded_until:
-            self.recorded.clear()
+        self._forget_old()
         if not self.recorded:
             return None
         return self.recorded.get((*_sender(incoming.address), incoming.message.mid))
+
+    def is_recorded(self, address: Address, mid: int) -> bool:
+        """True if an earlier process has recorded something of this very request."""
+        self._forget_old()
+        return (*_sender(address), mid) in self.recorded
+
+    def know(self, recorded: Recorded) -> None:
+        """Know these, for as long as they may come again."""
+        self.recorded.update(recorded)
+        self._recorded_until = self._wall_ms() + int(EXCHANGE_LIFETIME * 1000)
+
+    def _forget_old(self) -> None:
+        if self.recorded and self._wall_ms() > self._recorded_until:
+            self.recorded.clear()
 
     def refuse_for_now(self, incoming: Incoming) -> None:
         """5.03; but in the first seconds no answer: the device sends its request again by itself (RFC 7252, 4.2).
@@ -152,6 +170,16 @@ def peer_header(peer: Address) -> bytes:
     """The value of HEADER_PEER."""
     host, port = _sender(peer)
     return f"{host} {port}".encode()
+
+
+def asked(peer: bytes, mid: bytes) -> tuple[str, int, int]:
+    """Host, port and message id of a request, from the headers of its record.
+
+    Raises:
+        ValueError: they are not ours.
+    """
+    host, port = peer.decode().rsplit(" ", 1)
+    return host, int(port), int.from_bytes(mid, "big")
 
 
 def _sender(address: Address) -> tuple[str, int]:

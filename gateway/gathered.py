@@ -28,7 +28,7 @@ class Gathered:
         partitions = uplink.partitions[topic]
         #: By partition: the last record, and who waits for the report of those before it.
         self._held: list[_Held | None] = [None] * partitions
-        self._waiting: list[list[Done]] = [[] for _ in range(partitions)]
+        self._waiting: list[dict[Done, None]] = [{} for _ in range(partitions)]
         self._due = False
 
     def send(self, partition: int, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
@@ -36,32 +36,49 @@ class Gathered:
         if not self._due:
             self._due = True
             asyncio.get_running_loop().call_soon(self.flush)
-        held = self._held[partition]
         # What is too large would keep the others from a report.
-        if len(value) > MOST_RECORD_BYTES or (held is not None and not self._pass_on(partition, held)):
+        if len(value) > MOST_RECORD_BYTES or not self.hold(partition, key, value, headers, done):
             done(False)
-        else:
-            self._held[partition] = key, value, headers, done
+
+    def hold(self, partition: int, key: bytes, value: bytes, headers: Headers, done: Done) -> bool:
+        """Write a small record when `flush` is called, for who calls it at the end of the turn. False: it is not taken,
+        and ``done`` not told. A ``done`` that several records of the turn share is told once a partition.
+        """
+        held = self._held[partition]
+        if held is not None and not self._pass_on(partition, held):
+            return False
+        self._held[partition] = key, value, headers, done
+        return True
 
     def _pass_on(self, partition: int, held: _Held) -> bool:
         """Hand the record held so far to Kafka, without a report; False: its queue is full."""
         key, value, headers, done = held
-        if not self._uplink.send(self._topic, partition, key, value, headers, None):
-            return False
-        self._waiting[partition].append(done)
+        uplink = self._uplink
+        try:
+            uplink.produce(self._topic, value, key, partition, None, None, 0, headers)
+        except Exception:  # noqa: BLE001  # tried again where what it means is known
+            if not uplink.send(self._topic, partition, key, value, headers, None):
+                return False
+        else:
+            uplink.sent += 1
+        self._waiting[partition][done] = None
         return True
 
     def flush(self) -> None:
         """The turn has ended."""
-        self._due = False
+        # Who only holds waits for nothing that cannot come a little later.
+        patient, self._due = not self._due, False
         for partition, held in enumerate(self._held):
             if held is None:
                 continue
             key, value, headers, done = held
             before = self._waiting[partition]
-            report = _reporter([*before, done]) if before else done
-            self._held[partition], self._waiting[partition] = None, []
-            if not self._uplink.send(self._topic, partition, key, value, headers, report):
+            self._held[partition] = None
+            if before:
+                self._waiting[partition] = {}
+                before[done] = None
+            report = _reporter(list(before)) if len(before) > 1 else done
+            if not self._uplink.send(self._topic, partition, key, value, headers, report, patient=patient):
                 # Those before it may be in Kafka, and nobody would ever say so.
                 report(False)
 

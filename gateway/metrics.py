@@ -125,7 +125,7 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     metrics.gauge("uplink_under_way", "Delivery reports of the edge Kafka that are awaited.", lambda: uplink.under_way)
     metrics.gauge("accepting", "1 while what comes can be made durable.", lambda: int(uplink.accepting))
     metrics.counter("registrations", "Register requests that were accepted.", lambda: registrations.registered)
-    metrics.counter("updates", "Update requests that were accepted.", lambda: registrations.updates.updated)
+    metrics.counter("updates", "Update requests that were accepted.", lambda: registrations.updated)
     metrics.counter("deregistrations", "De-register requests.", lambda: registrations.deregistered)
     metrics.counter("expired", "Registrations whose lifetime ran out.", lambda: registrations.expired)
     metrics.counter(
@@ -133,6 +133,14 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
         "Requests answered 5.03, or left without an answer.",
         lambda: registrations.changes.refused,
     )
+    bare = registrations.bare
+    metrics.counter(
+        "journal_failed",
+        "Turns of updates that the disk refused, and that waited for Kafka.",
+        lambda: bare.journal.failed,
+    )
+    metrics.counter("journal_said_again", "Updates of the journal that Kafka did not have.", lambda: bare.said_again)
+    metrics.counter("journal_dropped", "Updates of the journal whose registration was gone.", lambda: bare.dropped)
     metrics.counter("notifications", "Notifications taken.", lambda: short.taken)
     metrics.counter("notification_duplicates", "Notifications that came again.", lambda: short.duplicates)
     metrics.counter("notifications_refused", "Notifications left unacknowledged: no Kafka.", lambda: short.refused)

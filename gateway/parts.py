@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any
 
 from gateway.admission import Admission
@@ -25,6 +25,7 @@ from gateway.device_link import DeviceLink
 from gateway.files import Files
 from gateway.first_reads import FirstReads
 from gateway.gathered import Gathered
+from gateway.journal import Journal
 from gateway.notifications import Notifications
 from gateway.number_decoders import decoders_for
 from gateway.observations import ObservationTable
@@ -60,6 +61,7 @@ class Parts:
         definitions: Definitions,
         declared: Declared,
         state: State,
+        journal: Journal,
         endpoint: Endpoint,
         uplink: Uplink,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -80,12 +82,14 @@ class Parts:
             uplink=uplink,
             state=state,
             registry=self.registry,
+            journal=journal,
             listener=self,
             wall_ms=wall_ms,
             new_id=_registration_ids().__next__,
         )
-        self.registrations.updates.start(endpoint)
-        endpoint.on_post = self.registrations.updates.take
+        bare = self.registrations.bare
+        bare.start(endpoint)
+        endpoint.on_post, endpoint.on_post_slot = bare.take, bare.take_slot
         self.sends = Sends(
             server_id=gateway,
             uplink=uplink,
@@ -186,7 +190,7 @@ class Parts:
 
     def batch_done(self) -> None:
         self.short_path.flush()
-        self.registrations.changes.records.flush()
+        self.registrations.bare.flush()
         self._replies.flush()
         self.uplink.poll()
         if self.short_path.awake:
@@ -230,6 +234,15 @@ class Parts:
         self.first_reads.complete(device)
         self.behind.updated(device, objects_changed=objects_changed)
 
+    def refreshed(self, devices: Iterable[Device]) -> None:
+        heard, awake = time.monotonic(), self.commands.device_awake
+        for device in devices:
+            device.heard = heard
+            awake(device.ep)
+            self.observing.complete(device)
+            self.first_reads.complete(device)
+            self.behind.updated(device, objects_changed=False)
+
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         if elsewhere:
             self.observing.forgotten(device)
@@ -268,8 +281,9 @@ class Parts:
             self.first_reads.restored(device)
         self.commands.restore(stored)
 
-    def take_back(self, found: Recovered) -> None:
-        """Know what is in the topics already."""
+    def take_back(self, found: Recovered) -> bool:
+        """Know what is in the topics already, and write what is in the journal and not there. False: not all of that is
+        on its way, and nothing of it is known to be; to be asked again."""
         for device in self.registry:
             mids = found.mids.get(device.key, b"")
             for at in range(0, len(mids), 2):
@@ -277,12 +291,13 @@ class Parts:
         for key, written in found.begun.items():
             self.short_path.begun[key] = (self.short_path.recovered, written)
         self.sends.remember(found.sends_begun, found.sends)
-        self.registrations.changes.recorded.update(found.requests)
+        self.registrations.changes.know(found.requests)
         for reg_id, last_up in found.clocks.items():
             if (known := self.registry.registration(reg_id)) is not None:
                 known.last_up = max(known.last_up, last_up)
         for request_id, said in found.answered.items():
             self.commands.mark_answered(request_id, said)
+        return self.registrations.bare.say_again(found.missing.values())
 
     def _put(self, device: Device, value: bytes, done: Callable[[bool], None]) -> None:
         self._replies.send(device.place.replies, device.place.key, value, [], done)

@@ -8,19 +8,21 @@ there (RFC 7252 section 4.5 survives the process). Reads only, and is bounded in
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
 from connectors.kafka import Cluster, Message, admin, describe_topics, end_offsets, read_to_end
 from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, HEADER_STATE, Said
-from gateway.changes import HEADER_PEER
+from gateway.changes import HEADER_PEER, Recorded, asked
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.journal import Entry
 from gateway.sending import HEADER_SEND
 from gateway.short_path import HEADER_MID, HEADER_MORE
 from gateway.state import Positions
 from schemas.avro import serde
-from schemas.avro.records import CommandPhase, Registration, RegistrationKind, RegistrationNew, RegistrationUpdate
+from schemas.avro.records import CommandPhase, Registration, RegistrationNew, RegistrationUpdate
 from schemas.avro.topics import Topics
 
 _log = structlog.get_logger("headwater.recovery")
@@ -31,6 +33,8 @@ MOST_RECORDS = 500_000
 MOST_REPLIES = 50_000
 #: A dead process's last bytes may still lie in the broker's socket. The topics are looked at again after this time.
 _SETTLE_SECONDS = 0.3
+#: The clocks of the journal's entries and of their records are of one machine, but not read at the same moment.
+_MARGIN_MS = 60_000
 _MOST_LOOKS = 5
 
 
@@ -39,6 +43,10 @@ class Recovered:
     """What the topics told; ``window`` as in `recover`."""
 
     window: int
+    #: Requests before this time (epoch ms) do not come again.
+    since_ms: int = 0
+    #: What of the journal was not found in Kafka, in order, by peer, message id and value of the record.
+    missing: dict[tuple[bytes, bytes, bytes], Entry] = field(default_factory=dict)
     #: By record key: the message ids of the device's notifications, two bytes each, oldest first.
     mids: dict[bytes, bytearray] = field(default_factory=dict)
     #: By record key and message id: how many records there are of a notification that lacks its last.
@@ -46,8 +54,7 @@ class Recovered:
     #: The same of Sends, by record key and id; and those that are whole, oldest first.
     sends_begun: dict[tuple[bytes, bytes], int] = field(default_factory=dict)
     sends: dict[tuple[bytes, bytes], None] = field(default_factory=dict)
-    #: As `Changes.recorded`.
-    requests: dict[tuple[str, int, int], tuple[RegistrationKind, str]] = field(default_factory=dict)
+    requests: Recorded = field(default_factory=dict)
     #: By registration id: when the device updated last (epoch ms), which the state file is told of later than it.
     clocks: dict[str, int] = field(default_factory=dict)
     #: The replies by the header ``request.id``.
@@ -62,18 +69,30 @@ def recover(
     now_ms: int,
     unanswered: bool = True,
     positions: Positions | None = None,
+    journalled: Sequence[Entry] = (),
 ) -> Recovered:
     """Read the recent past; blocks, for a thread. ``window`` is how many message ids a device are of use.
 
     With ``unanswered`` commands, or requests behind ``positions``, the last replies are read as well, however old they
-    are: a gateway that was away for days must still know what its predecessor answered last.
+    are: a gateway that was away for days must still know what its predecessor answered last. For ``journalled`` updates
+    the registrations are read from before the oldest on.
 
     Raises:
         Unreachable: Kafka does not answer.
     """
     since_ms = now_ms - int(EXCHANGE_LIFETIME * 1000)
-    take = {topics.observations: _take_observation, topics.registrations: _take_request}
-    found = Recovered(window=window)
+    oldest_ms = min((entry.at_ms - _MARGIN_MS for entry in journalled), default=since_ms)
+    #: By topic: what to do with a record, and since when they are read.
+    take = {
+        topics.observations: (_take_observation, since_ms),
+        topics.registrations: (_take_request, min(since_ms, oldest_ms)),
+    }
+
+    def empty() -> Recovered:
+        missing = {(entry.peer, entry.mid, entry.value): entry for entry in journalled}
+        return Recovered(window=window, since_ms=since_ms, missing=missing)
+
+    found = empty()
     names = [*take, topics.replies]
     ends = end_offsets(cluster, names)
     replies = unanswered or _requests_behind(cluster, topics.requests, positions or {})
@@ -81,9 +100,10 @@ def recover(
         if not any(ends.values()):
             break  # topics without a record, as at the first start
         looked = time.monotonic()
-        found = Recovered(window=window)
-        for message in read_to_end(cluster, list(take), since_ms=since_ms, newest=MOST_RECORDS):
-            take[message.topic()](found, message)
+        found = empty()
+        for topic, (took, since) in take.items():
+            for message in read_to_end(cluster, [topic], since_ms=since, newest=MOST_RECORDS):
+                took(found, message)
         if replies:
             for message in read_to_end(cluster, [topics.replies], newest=MOST_REPLIES):
                 _take_reply(found, message)
@@ -143,16 +163,18 @@ def _take_request(found: Recovered, message: Message) -> None:
     mid, peer = _header(message, HEADER_MID), _header(message, HEADER_PEER)
     if mid is None or peer is None:
         return
+    value = message.value() or b""
+    found.missing.pop((peer, mid, value), None)
     try:
-        record = serde.decode(message.value() or b"")
-        host, port = peer.decode().rsplit(" ", 1)
-        address = (host, int(port), int.from_bytes(mid, "big"))
+        record = serde.decode(value)
+        request = asked(peer, mid)
     except (serde.SerdeError, ValueError):
         return  # not ours; nothing to know duplicates by
     if isinstance(record, Registration):
         body = record.body
         reg_id = body.reg_id if isinstance(body, RegistrationNew | RegistrationUpdate) else ""
-        found.requests[address] = (record.kind, reg_id)
+        if message.timestamp()[1] >= found.since_ms:
+            found.requests[request] = (record.kind, reg_id)
         if isinstance(body, RegistrationUpdate):
             found.clocks[reg_id] = max(body.last_up, found.clocks.get(reg_id, 0))
 

@@ -1,8 +1,8 @@
 """The registration interface (OMA LwM2M Core 1.1, section 6.2): Register, De-register, and expiry.
 
-Owns who is registered, from the request to its answer, and when a registration ends. Updates are `gateway.updates`',
-what devices behind a gateway are registered by `gateway.behind_changes`'; how a change becomes true is told by
-`gateway.changes`.
+Owns who is registered, from the request to its answer, and when a registration ends. Updates are `gateway.updates`'
+and `gateway.bare_updates`', what devices behind a gateway are registered by `gateway.behind_changes`'; how a change
+becomes true is told by `gateway.changes`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from functools import partial
 import structlog
 
 from gateway.admission import Admission
+from gateway.bare_updates import BareUpdates
 from gateway.behind_changes import BehindChanges
 from gateway.changes import Changes, Incoming, Listener
 from gateway.coap.incoming import BUSY_MAX_AGE
 from gateway.coap.message import Code, Option, Options, name
 from gateway.coap.peers import Address
 from gateway.device_forms import kafka_place, registered, stored
+from gateway.journal import Journal
 from gateway.registration import (
     DEFAULT_LIFETIME,
     Announcement,
@@ -55,6 +57,7 @@ class Registrations:
         uplink: Uplink,
         state: State,
         registry: Registry,
+        journal: Journal,
         listener: Listener,
         wall_ms: Callable[[], int],
         new_id: Callable[[], str],
@@ -69,11 +72,21 @@ class Registrations:
         self._wall_ms = wall_ms
         self._new_id = new_id
         self.changes = changes = Changes(uplink=uplink, state=state, registry=registry, wall_ms=wall_ms)
+        self.bare = BareUpdates(
+            server_id=server_id,
+            changes=changes,
+            uplink=uplink,
+            state=state,
+            registry=registry,
+            journal=journal,
+            listener=listener,
+            wall_ms=wall_ms,
+        )
         self.updates = Updates(
             server_id=server_id,
             admission=admission,
             changes=changes,
-            uplink=uplink,
+            bare=self.bare,
             state=state,
             registry=registry,
             listener=listener,
@@ -94,6 +107,11 @@ class Registrations:
         self.registered = 0
         self.deregistered = 0
         self.expired = 0
+
+    @property
+    def updated(self) -> int:
+        """Updates that were accepted."""
+        return self.updates.updated + self.bare.updated
 
     # Requests
 

@@ -10,7 +10,7 @@ import heapq
 import math
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.coap.peers import Address, host_port
@@ -108,10 +108,14 @@ class KafkaPlace:
 
 @dataclass(frozen=True, slots=True)
 class Touch:
-    """What the record of a device's bare update is made of: all but the clock and the message id."""
+    """What a device's bare update is made of, but for the clock and the message id: its record, and its entry in the
+    journal."""
 
-    encode: Callable[[int], bytes]
+    #: As `schemas.avro.compiled.update_head`.
+    head: bytes
     peer: bytes
+    #: As `gateway.journal.form`.
+    form: bytes
 
 
 class Device:

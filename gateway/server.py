@@ -10,7 +10,7 @@ import asyncio
 import gc
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from gateway.coap.aiocoap_link import Remote
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Busy
 from gateway.coap.peers import OscorePeer, SecurePeer
+from gateway.journal import Journal
 from gateway.metrics import GatewayMetrics, describe, describe_dtls, describe_oscore
 from gateway.models import LOOK_EVERY, Models
 from gateway.parts import Parts, wall_ms
@@ -82,6 +83,7 @@ class Gateway:
         try:
             self._state = State.open(settings.state)
             self._stored: StoredState = self._state.load()
+            self._journal = Journal(settings.state)
             self._oscore: OscoreLine | None = None
             self._begin_oscore()
         except BaseException:
@@ -94,6 +96,8 @@ class Gateway:
         self._is_oscore_due = False
         self._oscore_looked_at = float("-inf")
         self._is_coap_taken = False
+        #: How often the producer was made anew.
+        self._renewals = 0
         self._tasks: asyncio.TaskGroup
         self._parts: Parts | None = None
         self._not_ready: str | None = "the edge Kafka does not answer yet"
@@ -144,6 +148,7 @@ class Gateway:
                 await self._stop()
         finally:
             self._endpoint.close()
+            self._journal.close()
             await self._state.close()
             self._close_security()
             if self._health is not None:
@@ -170,6 +175,7 @@ class Gateway:
             self._models.definitions,
             self._declared,
             self._state,
+            self._journal,
             self._endpoint,
             uplink,
             self._spawn,
@@ -186,8 +192,9 @@ class Gateway:
         self._stored = replace(self._stored, oscore_observed=frozenset())
         if self._oscore is not None:
             _adopt(self._oscore, parts)
-        parts.take_back(await reading)
         await looking
+        await self._take_back(parts, reading)
+        uplink.on_fatal = lambda: self._renew_soon(parts)
         self._parts = parts
         describe(metrics, parts)
         if self._secure is not None and self._access is not None:
@@ -197,7 +204,6 @@ class Gateway:
         # Kafka may have been away for long.
         await self._look_at_credentials(parts, metrics)
         self._endpoint.on_oscore = lambda: self._oscore_came(parts, metrics)
-        uplink.on_fatal = lambda: self._spawn(self._renew(parts))
         self._endpoint.serve(parts)
         if self._secure is not None and self._access is not None:
             self._secure.serve(self._peer_of)
@@ -227,10 +233,11 @@ class Gateway:
                     # Devices that asked before it was known that Kafka is away are told now, and come again by
                     # themselves.
                     self._endpoint.refuse_open()
-                    parts.registrations.updates.refuse_waiting()
+                    parts.registrations.bare.refuse_waiting()
                 # Records without a report of their own leave the producer's queue when it is polled.
                 uplink.poll()
                 parts.registrations.expire()
+                parts.registrations.bare.keep_up()
                 parts.behind.follow_up()
                 self._end_unwelcome(parts)
                 if self._oscore is not None:
@@ -361,25 +368,48 @@ class Gateway:
                     now_ms=wall_ms(),
                     unanswered=unanswered,
                     positions=positions,
+                    journalled=self._journal.entries(),
                 )
             except (Unreachable, KafkaException) as exc:
                 _log.warning("the edge Kafka went away while the recent past was read", reason=str(exc))
                 await asyncio.sleep(_KAFKA_RETRY_SECONDS)
 
+    async def _take_back(self, parts: Parts, reading: Awaitable[Recovered]) -> None:
+        """Know what is in Kafka; what of the journal is not goes there, in front of all that is taken later."""
+        renewals = self._renewals
+        while True:
+            found = await reading
+            # A producer that failed meanwhile has a renewal of its own, which looks once more.
+            if self._renewals != renewals or parts.take_back(found):
+                return
+            # What was handed over must be there, or known not to be, before Kafka is asked again.
+            while not await parts.uplink.drained(_KAFKA_RETRY_SECONDS) and self._renewals == renewals:
+                pass
+            reading = self._recovered_again(parts)
+
+    def _recovered_again(self, parts: Parts) -> Awaitable[Recovered]:
+        commands = parts.commands
+        return self._recovered(unanswered=commands.unanswered > 0, positions=commands.positions)
+
+    def _renew_soon(self, parts: Parts) -> None:
+        self._renewals += 1
+        self._spawn(self._renew(parts))
+
     async def _renew(self, parts: Parts) -> None:
         """The producer is new: what was under way is in Kafka or it is not, and Kafka itself tells."""
+        renewals = self._renewals
         parts.short_path.forget_undelivered(list(parts.registry))
         while True:
             try:
                 # Kafka may have come back without its topics.
                 await self._wait_for_kafka()
-                commands = parts.commands
-                parts.take_back(await self._recovered(unanswered=commands.unanswered > 0, positions=commands.positions))
+                await self._take_back(parts, self._recovered_again(parts))
                 break
             except Exception:  # noqa: BLE001  # whatever it is, a gateway that stayed shut would be worse
                 _log.exception("the recent past cannot be read, trying again")
                 await asyncio.sleep(_KAFKA_RETRY_SECONDS)
-        parts.uplink.reopen()
+        if self._renewals == renewals:
+            parts.uplink.reopen()
 
     async def _stop(self) -> None:
         self._not_ready = "the gateway is stopping"
@@ -393,6 +423,7 @@ class Gateway:
         parts.uplink.close("the gateway is stopping")
         if not await parts.uplink.drained(_DRAIN_SECONDS):
             _log.warning("not everything under way became durable; devices will send it again")
+        parts.registrations.bare.keep_up()
 
 
 async def _guarded(work: Coroutine[Any, Any, None]) -> None:

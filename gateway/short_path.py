@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.many import ManyDatagrams, Slots
-from gateway.coap.message import MAX_DATAGRAM
+from gateway.coap.message import MAX_DATAGRAM, Code
 from gateway.coap.peers import Address, UdpAddress
 from gateway.coap.udp import FEW
 from gateway.number_decoders import fronts
@@ -105,8 +105,15 @@ class ShortPath:
         self._sendto = sendto
         self._send_slots = send_slots
 
-    def notify_all(self, many: ManyDatagrams, slots: Slots, leave: Callable[[bytes, UdpAddress], None]) -> None:
-        """Take what ``many`` has received; what is no notification, or an unusual one, goes to ``leave``, in order.
+    def notify_all(
+        self,
+        many: ManyDatagrams,
+        slots: Slots,
+        leave: Callable[[bytes, UdpAddress], None],
+        post: Callable[[bytes, int, bytes, bytes], bool],
+    ) -> None:
+        """Take what ``many`` has received; what is no notification, or an unusual one, goes to ``leave``, in order; a
+        POST with a usual token to ``post`` before: socket address, first byte, message id, and what follows that.
 
         What is below is `notify` once more, without a call, an address or a number for each: for a device that was
         heard at this address before, and a value that is a double behind the same bytes as the one before.
@@ -176,6 +183,8 @@ class ShortPath:
                         taken += 1
                         if device.queue:
                             self.awake.append(device)
+                        continue
+                    if code == Code.POST and post(name, first, mid, token + rest):
                         continue
                 datagram, address = many.datagram(slot, size)
                 if 4 < size <= MAX_DATAGRAM and datagram[1] == 0x45 and self.notify(datagram, address):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,6 +24,7 @@ from gateway.coap.exchanges import (
     ExchangeError,
     Exchanges,
     NoAnswer,
+    Noted,
     RequestLog,
     Stopped,
     WasReset,
@@ -92,6 +93,8 @@ class Endpoint:
         self.fallback: Fallback | None = None
         #: The short path of POST requests in the clear; False leaves one to the ordinary way.
         self.on_post: Callable[[bytes, Address], bool] = _not_in_the_clear
+        #: The same of what `Handler.notify_all` has read.
+        self.on_post_slot: Callable[[bytes, int, bytes, bytes], bool] | None = None
         #: Opens and protects messages with OSCORE; None: they are answered 4.02.
         self._oscore: OscoreEntry | None = None
         #: Told of a message with OSCORE while it is not spoken; may begin to (`speak_oscore`).
@@ -228,7 +231,7 @@ class Endpoint:
         slots = enumerate(sizes)
         while self._in_the_clear and (notify_all := self._handler.notify_all) is not None:
             try:
-                notify_all(many, slots, self._take_other)
+                notify_all(many, slots, self._take_other, self._take_post_slot)
                 return
             except Exception:  # noqa: BLE001  # of the short path; what was before it counts, and it goes on behind it
                 self._failed(b"", ("", 0))
@@ -293,6 +296,12 @@ class Endpoint:
             self._failed(datagram, address)
             return
         self._take(datagram, address)
+
+    def _take_post_slot(self, name: bytes, first: int, mid: bytes, rest: bytes) -> bool:
+        if self.on_post_slot is None or not self.on_post_slot(name, first, mid, rest):
+            return False
+        self._others += 1
+        return True
 
     def _take(self, datagram: bytes, address: Address) -> None:
         self._others += 1
@@ -399,10 +408,29 @@ class Endpoint:
                 self._send(response, address)
         return duplicate
 
-    def answer_noted(self, address: Address, mid: int, datagram: bytes) -> None:
-        """Send the answer of a request that was noted, and keep it for copies of the request."""
-        self._requests.answer(address, mid, datagram)
-        self._send(datagram, address)
+    def address_of(self, name: bytes) -> UdpAddress:
+        """A socket address as the other methods want it."""
+        assert self._many is not None
+        return self._many.address(name)
+
+    def note(self, address: Address, mid: int) -> Noted | None:
+        """Note a confirmable request; None: it came lately."""
+        return self._requests.note(address, mid, self.now())
+
+    def answer_all(self, answers: Sequence[tuple[Address, bytes, Noted, bytes]]) -> None:
+        """Send the answers of requests that were noted, and keep them for copies of the requests: to each address, or
+        its socket address where that is at hand."""
+        keep = self._requests.keep
+        slots: defaultdict[int, list[bytes]] = defaultdict(list)
+        for address, name, noted, datagram in answers:
+            keep(noted, datagram)
+            if name:
+                slots[len(datagram)].append(name + datagram)
+            else:
+                self._send(datagram, address)
+        if self._many is not None:
+            for size, some in slots.items():
+                self._many.send(some, size)
 
     def refuse_noted(self, address: Address, mid: int, token: bytes) -> None:
         """Answer 5.03 with Max-Age, and take the request anew when it comes again."""

@@ -212,8 +212,11 @@ class Exchanges:
 
 
 @dataclass(slots=True)
-class _Answered:
+class Noted:
+    """A request of a `RequestLog`."""
+
     mid: int
+    #: 0: it is in the log no more.
     until: float
     #: None while the request is still being worked on.
     response: bytes | None
@@ -256,12 +259,18 @@ class RequestLog:
     def __init__(self, *, peers: int = 16384, per_peer: int = 8, most_bytes: int = 8 << 20) -> None:
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._peers: OrderedDict[Address, list[_Answered]] = OrderedDict()
+        self._peers: OrderedDict[Address, list[Noted]] = OrderedDict()
         self._most_peers = peers
         self._per_peer = per_peer
 
     def seen(self, address: Address, mid: int, now: float) -> tuple[bool, bytes | None]:
         """(True, the answer if there is one) for a duplicate; else (False, None), and the request is noted."""
+        if self.note(address, mid, now) is not None:
+            return False, None
+        return True, self.answer_to(address, mid, now)
+
+    def note(self, address: Address, mid: int, now: float) -> Noted | None:
+        """Note a request, for `keep`; None for a duplicate."""
         entries = self._peers.get(address)
         if entries is None:
             entries = self._peers[address] = []
@@ -271,11 +280,24 @@ class RequestLog:
             self._peers.move_to_end(address)
             for entry in entries:
                 if entry.mid == mid and entry.until > now:
-                    return True, entry.response
-        if len(entries) >= self._per_peer:
-            self._bytes -= len(entries.pop(0).response or b"")
-        entries.append(_Answered(mid, now + EXCHANGE_LIFETIME, None))
-        return False, None
+                    return None
+            if len(entries) >= self._per_peer:
+                self._forgotten(entries.pop(0))
+        noted = Noted(mid, now + EXCHANGE_LIFETIME, None)
+        entries.append(noted)
+        return noted
+
+    def keep(self, noted: Noted, response: bytes) -> None:
+        """As `answer`, of a request at hand."""
+        if noted.until:
+            self._bytes += len(response) - len(noted.response or b"")
+            noted.response = response
+            while self._bytes > self._most_bytes:
+                self._drop_oldest()
+
+    def _forgotten(self, noted: Noted) -> None:
+        self._bytes -= len(noted.response or b"")
+        noted.until = 0.0
 
     def answer_to(self, address: Address, mid: int, now: float) -> bytes | None:
         """The answer to a request that was seen, if it is kept."""
@@ -284,25 +306,27 @@ class RequestLog:
 
     def answer(self, address: Address, mid: int, response: bytes) -> None:
         """Keep the answer, so that a duplicate of the request gets it again."""
-        for entry in self._peers.get(address, ()):
-            if entry.mid == mid:
-                self._bytes += len(response) - len(entry.response or b"")
-                entry.response = response
+        for noted in self._peers.get(address, ()):
+            if noted.mid == mid:
+                self._bytes += len(response) - len(noted.response or b"")
+                noted.response = response
         while self._bytes > self._most_bytes:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        _, entries = self._peers.popitem(last=False)
-        self._bytes -= sum(len(entry.response or b"") for entry in entries)
+        for noted in self._peers.popitem(last=False)[1]:
+            self._forgotten(noted)
 
     def forget_peer(self, address: Address) -> None:
         """Drop all of a peer: its message ids begin anew."""
-        for entry in self._peers.pop(address, ()):
-            self._bytes -= len(entry.response or b"")
+        for noted in self._peers.pop(address, ()):
+            self._forgotten(noted)
 
     def forget(self, address: Address, mid: int) -> None:
         """Drop the request, so that its retransmission is worked on anew."""
         entries = self._peers.get(address)
         if entries is not None:
-            self._bytes -= sum(len(entry.response or b"") for entry in entries if entry.mid == mid)
-            entries[:] = [entry for entry in entries if entry.mid != mid]
+            for noted in entries:
+                if noted.mid == mid:
+                    self._forgotten(noted)
+            entries[:] = [noted for noted in entries if noted.mid != mid]

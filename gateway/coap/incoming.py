@@ -57,12 +57,18 @@ class Incoming:
             self._endpoint.dropped(self)
 
 
+NotifyAll = Callable[
+    ["ManyDatagrams", "Slots", Callable[[bytes, UdpAddress], None], Callable[[bytes, int, bytes, bytes], bool]], None
+]
+
+
 class Handler(Protocol):
     """What the endpoint hands messages to."""
 
     @property
-    def notify_all(self) -> Callable[[ManyDatagrams, Slots, Callable[[bytes, UdpAddress], None]], None] | None:
-        """As `notify`, for what `ManyDatagrams` has received: hands on in order what is left.
+    def notify_all(self) -> NotifyAll | None:
+        """As `notify`, for what `ManyDatagrams` has received: hands on in order what is left, a usual POST to the last
+        argument first (socket address, first byte, message id, what follows that), which says whether it took it.
 
         It may raise, and then goes on behind the slot that was taken last. None: `notify` has them one by one.
         """

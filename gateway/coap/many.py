@@ -4,8 +4,8 @@ Owns the buffers, made once, and the layout of their slots; the kernel writes in
 nothing. A peer is the bytes of its socket address here (``struct sockaddr_in`` or ``sockaddr_in6``), which one socket
 always gives alike: so no address is put into words and back for each datagram.
 
-A slot of what was received is that address and then the datagram; one of what is sent is the address and then
-`MESSAGE` bytes.
+A slot of what was received is that address and then the datagram; one of what is sent is the address and then a
+message, of the same size in all that go by one call.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gateway.coap.peers import UdpAddress
 
 #: Datagrams a call, at most; their slots take 264 KiB.
 MOST = 128
-#: Bytes of each message that is sent: an empty one of CoAP (RFC 7252 section 4.1).
+#: Bytes of an empty message of CoAP (RFC 7252 section 4.1).
 MESSAGE = 4
 
 _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
@@ -107,11 +107,8 @@ class ManyDatagrams:
         self._headers_at = ctypes.addressof(self._headers)
         lengths = memoryview(self._headers).cast("B").cast("I")
         self._lengths = lengths[_Header.length.offset // 4 :: ctypes.sizeof(_Header) // 4]
-        self._out_stride = self.name_size + MESSAGE
-        out = bytearray(MOST * self._out_stride)
-        self._out = memoryview(out)
-        self._out_headers = _headers(out, self._out_stride, self.name_size, MESSAGE)
-        self._out_at = ctypes.addressof(self._out_headers)
+        #: By the size of the messages.
+        self._out: dict[int, _Out] = {MESSAGE: _Out(self.name_size, MESSAGE)}
 
     def receive(self) -> list[int]:
         """The sizes of the datagrams that were waiting, MOST of them at most; `MAX_DATAGRAM` + 1 or more is too long.
@@ -147,24 +144,38 @@ class ManyDatagrams:
         _, port, host = _IPV4.unpack(name)
         return socket.inet_ntoa(host), int.from_bytes(port, "big")
 
-    def send(self, slots: list[bytes]) -> None:
-        """Send messages, each a slot: address and message. What cannot go is lost, like any datagram."""
+    def send(self, slots: list[bytes], message: int = MESSAGE) -> None:
+        """Send messages of one size, each a slot: address and message. What cannot go is lost, like any datagram."""
+        out = self._out.get(message)
+        if out is None:
+            out = self._out[message] = _Out(self.name_size, message)
         size = ctypes.sizeof(_Header)
         for start in range(0, len(slots), MOST):
             data = b"".join(slots[start : start + MOST])
-            self._out[: len(data)] = data
-            done, count = 0, len(data) // self._out_stride
+            out.buffer[: len(data)] = data
+            done, count = 0, len(data) // out.stride
             while done < count:
                 number = self._socket.fileno()  # after `close` another file may have it
                 if number < 0:
                     return
-                sent = self._send(number, self._out_at + done * size, count - done, _DONTWAIT)
+                sent = self._send(number, out.headers_at + done * size, count - done, _DONTWAIT)
                 if sent > 0:
                     done += sent
                 elif ctypes.get_errno() == errno.EAGAIN:
                     return
                 else:
                     done += 1  # that peer cannot be reached
+
+
+class _Out:
+    """The slots of what is sent, for messages of one size: MOST of them."""
+
+    def __init__(self, name_size: int, message: int) -> None:
+        self.stride = name_size + message
+        out = bytearray(MOST * self.stride)
+        self.buffer = memoryview(out)
+        self._headers = _headers(out, self.stride, name_size, message)
+        self.headers_at = ctypes.addressof(self._headers)
 
 
 def _headers(buffer: bytearray, stride: int, name_size: int, size: int) -> Any:

@@ -219,30 +219,15 @@ def _joiner(resource_type: ResourceType, head_size: int, tail_size: int) -> _Joi
 _DOUBLE = Struct("<d")
 
 
-class CompiledUpdate:
-    """The record of a registration update that changes nothing but lastUp, ready but for that.
+def update_head(update: RegistrationUpdate) -> bytes:
+    """The record of a registration update in Confluent's wire format, but for its end: lastUp, epoch ms by
+    `encoded_long`. What ``update`` itself has as ``last_up`` does not matter.
 
-    ``encode(last_up)`` gives the bytes in Confluent's wire format; ``last_up`` is epoch milliseconds. What ``update``
-    itself has as ``last_up`` does not matter.
+    Raises:
+        InvalidRecord: as ``serde.encode`` does.
     """
-
-    __slots__ = ("encode",)
-
-    encode: Callable[[int], bytes]
-
-    def __init__(self, update: RegistrationUpdate) -> None:
-        """Raises InvalidRecord as ``serde.encode`` does."""
-        record = Registration(kind=RegistrationKind.UPDATE, body=replace(update, last_up=0))
-        head = encode(record)[:-1]  # lastUp is the record's last field, and 0 is one byte
-        times = _times
-
-        def encode_update(last_up: int) -> bytes:
-            try:
-                return head + times[last_up]
-            except KeyError:
-                return head + _time(last_up)
-
-        self.encode = encode_update
+    record = Registration(kind=RegistrationKind.UPDATE, body=replace(update, last_up=0))
+    return encode(record)[:-1]  # lastUp is the record's last field, and 0 is one byte
 
 
 # Replies

@@ -7,7 +7,7 @@ the test's hands.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from typing import Any, cast
@@ -20,6 +20,7 @@ from gateway.coap.peers import Address
 from gateway.device_forms import kafka_place, restored
 from gateway.device_link import DeviceLink
 from gateway.exchange import CoapRequest
+from gateway.journal import Journal
 from gateway.observing import Observing
 from gateway.own_reads import OwnReads
 from gateway.registration import parse_announcement
@@ -40,7 +41,7 @@ TWO: Instances = {0: ("a", "p0", OBJECTS), 1: ("b", "p1", OBJECTS)}
 class Bench:
     """A gateway process as far as it concerns devices behind others; it is the listener of its registrations."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, journal: Journal) -> None:
         self.state = state
         self.uplink = MemoryUplink()
         self.registry = Registry()
@@ -57,6 +58,7 @@ class Bench:
             uplink=uplink,
             state=state,
             registry=self.registry,
+            journal=journal,
             listener=self,
             wall_ms=lambda: 1_000,
             new_id=self._new_id,
@@ -91,6 +93,10 @@ class Bench:
 
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         self.behind.updated(device, objects_changed=objects_changed)
+
+    def refreshed(self, devices: Iterable[Device]) -> None:
+        for device in devices:
+            self.updated(device, objects_changed=False)
 
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         self.behind.followed(device)
@@ -153,10 +159,12 @@ class Bench:
 @asynccontextmanager
 async def _bench(directory: FilePath) -> AsyncIterator[Bench]:
     state = State.open(directory)
+    journal = Journal(directory)
     try:
         async with asyncio.timeout(30):
-            yield Bench(state)
+            yield Bench(state, journal)
     finally:
+        journal.close()
         await state.close()
 
 

@@ -6,7 +6,7 @@ On a real state file; the uplink is `tests.memory_uplink`, which reports when th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from typing import cast
@@ -19,6 +19,7 @@ from gateway.coap.incoming import BUSY_MAX_AGE
 from gateway.coap.message import Code, Message, Option, Options, Type
 from gateway.coap.peers import Address, UdpAddress
 from gateway.device_forms import restored
+from gateway.journal import Journal
 from gateway.registration import parse_announcement
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
@@ -71,7 +72,7 @@ class Request:
 class Bench:
     """The registration interface with a clock in the test's hands; it is its own listener."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, journal: Journal) -> None:
         self.state = state
         self.uplink = MemoryUplink()
         self.registry = Registry()
@@ -85,6 +86,7 @@ class Bench:
             uplink=cast(Uplink, self.uplink),
             state=state,
             registry=self.registry,
+            journal=journal,
             listener=self,
             wall_ms=lambda: self.now_ms,
             new_id=self._new_id,
@@ -102,6 +104,9 @@ class Bench:
 
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         self.events.append(f"updated {device.ep}{' objects' if objects_changed else ''}")
+
+    def refreshed(self, devices: Iterable[Device]) -> None:
+        self.events += [f"refreshed {device.ep}" for device in devices]
 
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         self.events.append(f"followed {device.ep}{' elsewhere' if elsewhere else ''}")
@@ -133,10 +138,12 @@ class Bench:
 @asynccontextmanager
 async def _bench(directory: FilePath) -> AsyncIterator[Bench]:
     state = State.open(directory)
+    journal = Journal(directory)
     try:
         async with asyncio.timeout(30):
-            yield Bench(state)
+            yield Bench(state, journal)
     finally:
+        journal.close()
         await state.close()
 
 
@@ -252,7 +259,7 @@ def test_bare_update_moves_the_expiry_and_is_recorded(tmp_path: FilePath) -> Non
             assert request.answer == (Code.CHANGED, [])
             bench.now_ms += 59_000
             bench.interface.expire()
-            assert bench.events == ["registered a first", "updated a"]
+            assert bench.events == ["registered a first", "refreshed a"]
             record = bench.records()[-1]
             assert isinstance(record.body, RegistrationUpdate) and record.body.last_up == 1_050_000
             assert record.body.links is None and record.body.lt is None
@@ -487,8 +494,12 @@ def test_request_that_a_dead_gateway_recorded_is_answered_and_not_recorded_again
         async with _bench(tmp_path) as bench:
             await bench.register()
             bench.uplink.records.clear()
-            bench.interface.changes.recorded[("127.0.0.1", 5000, 1)] = (RegistrationKind.NEW, "id1")
-            bench.interface.changes.recorded[("127.0.0.1", 5000, 9)] = (RegistrationKind.DELETE, "")
+            bench.interface.changes.know(
+                {
+                    ("127.0.0.1", 5000, 1): (RegistrationKind.NEW, "id1"),
+                    ("127.0.0.1", 5000, 9): (RegistrationKind.DELETE, ""),
+                }
+            )
             again = bench.serve(Request(Code.POST, [], ["ep=a"], mid=1), LINKS)
             assert again.answer == (Code.CREATED, [b"rd", b"id1"])
             assert bench.serve(Request(Code.DELETE, ["gone"], [], mid=9)).answer == (Code.DELETED, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path as FilePath
 from typing import cast
@@ -15,6 +15,7 @@ from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Incoming
 from gateway.coap.message import Code, Message, Option, Options, Type, build, parse
 from gateway.coap.peers import Address
+from gateway.journal import Journal
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
 from gateway.resources import site
@@ -34,7 +35,7 @@ class Served:
 
     notify_all = None
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, journal: Journal) -> None:
         self.endpoint = Endpoint(("127.0.0.1", 0), self, seed=1)
         self.uplink = MemoryUplink()
         self.registry = Registry()
@@ -45,6 +46,7 @@ class Served:
             uplink=cast(Uplink, self.uplink),
             state=state,
             registry=self.registry,
+            journal=journal,
             listener=self,
             wall_ms=lambda: 1_000_000,
             new_id=lambda: "id1",
@@ -109,6 +111,9 @@ class Served:
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         return None
 
+    def refreshed(self, devices: Iterable[Device]) -> None:
+        return None
+
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         return None
 
@@ -119,12 +124,14 @@ class Served:
 @asynccontextmanager
 async def _served(directory: FilePath) -> AsyncIterator[Served]:
     state = State.open(directory)
-    served = Served(state)
+    journal = Journal(directory)
+    served = Served(state, journal)
     try:
         async with asyncio.timeout(WAIT):
             yield served
     finally:
         served.close()
+        journal.close()
         await state.close()
 
 

@@ -838,7 +838,11 @@ def test_posts_in_the_clear_are_offered_to_their_short_path_and_one_that_fails_c
 
     class Notified(Recorder):
         def notify_all(  # type: ignore[override]  # a method where the others have None
-            self, received: ManyDatagrams, slots: Slots, leave: Callable[[bytes, UdpAddress], None]
+            self,
+            received: ManyDatagrams,
+            slots: Slots,
+            leave: Callable[[bytes, UdpAddress], None],
+            post: Callable[[bytes, int, bytes, bytes], bool],
         ) -> None:
             for slot, size in slots:
                 leave(*received.datagram(slot, size))
