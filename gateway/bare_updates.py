@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import structlog
 
 from gateway.changes import HEADER_PEER, Changes, Listener, Recorded, asked, peer_header
-from gateway.coap.exchanges import EXCHANGE_LIFETIME, Noted
+from gateway.coap.exchanges import EXCHANGE_LIFETIME, Noted, RequestLog
 from gateway.coap.message import Code
 from gateway.coap.peers import Address, UdpAddress
 from gateway.journal import Entry, Journal, Segment, form
@@ -47,11 +47,15 @@ class Door(Protocol):
     def address_of(self, name: bytes) -> UdpAddress:
         """A socket address as the other methods want it."""
 
-    def note(self, address: Address, mid: int) -> Noted | None:
-        """Note a confirmable request; None: it came lately."""
+    def now(self) -> float:
+        """The time for ``requests``."""
+
+    @property
+    def requests(self) -> RequestLog:
+        """What came lately; each request is noted there."""
 
     def is_repeated(self, address: Address, mid: int, size: int) -> bool:
-        """As `note`, True if it came lately; it had ``size`` bytes, and is answered as it was then."""
+        """Note a confirmable request of ``size`` bytes; True if it came lately, and is answered as it was then."""
 
     def answer_all(self, answers: Sequence[Answer]) -> None:
         """Send answers of requests that were noted, and keep them for copies of the requests."""
@@ -111,10 +115,12 @@ class BareUpdates:
         self._listener = listener
         self._wall_ms = wall_ms
         self._door: Door | None = None
+        self._note: Callable[[Address, int, float], Noted | None] = RequestLog().note
         # Of the turn that is being filled.
         self._turn: _Turn | None = None
         self._is_open = False
         self._time = b""
+        self._came = 0.0
         self._pieces: list[bytes] = []
         #: Turns that wait for Kafka with their answers.
         self._waiting: set[_Turn] = set()
@@ -130,6 +136,7 @@ class BareUpdates:
     def start(self, door: Door) -> None:
         """Take datagrams from ``door``."""
         self._door = door
+        self._note = door.requests.note
 
     # Taking
 
@@ -172,13 +179,13 @@ class BareUpdates:
         if (
             not self._is_open
             or device.behind is not None
-            or changes.is_any_of(device)
+            or ((changes.changing or changes.coming) and changes.is_any_of(device))
             or (changes.recorded and changes.is_recorded(address, number))
         ):
             return False
         door = self._door
         assert door is not None
-        noted = door.note(address, number)
+        noted = self._note(address, number, self._came)
         if noted is None:
             door.is_repeated(address, number, size)
             return True
@@ -197,6 +204,8 @@ class BareUpdates:
     def _begin(self) -> _Turn:
         turn = self._turn = _Turn(self._wall_ms())
         self._time = encoded_long(turn.now)
+        assert self._door is not None
+        self._came = self._door.now()
         self._is_open = self._uplink.accepting and self._unconfirmed < MOST_WAITING
         return turn
 

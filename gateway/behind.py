@@ -83,6 +83,11 @@ class Behind:
         """How many devices there are behind others."""
         return sum(map(len, self._devices.values()))
 
+    @property
+    def waits(self) -> bool:
+        """False while no update can concern it: there are no gateways."""
+        return bool(self._gateways or self._devices or self._left_out or self._unread)
+
     def by_prefix(self, gateway: Device) -> Mapping[str, Device] | None:
         """The devices behind ``gateway`` by prefix; None where it is no gateway."""
         devices = self._devices.get(gateway.ep)

@@ -235,13 +235,18 @@ class Parts:
         self.behind.updated(device, objects_changed=objects_changed)
 
     def refreshed(self, devices: Iterable[Device]) -> None:
+        # As `updated`, but that whoever waits for nobody is not asked for each.
         heard, awake = time.monotonic(), self.commands.device_awake
+        first_reads, behind = self.first_reads.devices > 0, self.behind.waits
         for device in devices:
             device.heard = heard
             awake(device.ep)
-            self.observing.complete(device)
-            self.first_reads.complete(device)
-            self.behind.updated(device, objects_changed=False)
+            if len(device.wanted) > len(device.observations):
+                self.observing.complete(device)
+            if first_reads:
+                self.first_reads.complete(device)
+            if behind:
+                self.behind.updated(device, objects_changed=False)
 
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         if elsewhere:

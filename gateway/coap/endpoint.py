@@ -100,7 +100,8 @@ class Endpoint:
         #: Told of a message with OSCORE while it is not spoken; may begin to (`speak_oscore`).
         self.on_oscore: Callable[[], None] | None = None
         self._exchanges = Exchanges()
-        self._requests = RequestLog()
+        #: What was asked lately, for copies of it.
+        self.requests = RequestLog()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._alarm = Alarm(self._retransmit)
         #: When the socket is looked at next, while notifications are gathered; None: as soon as something is there.
@@ -152,7 +153,7 @@ class Endpoint:
             self._many = many_datagrams(self._socket)
             if self._loop is not None:
                 self._loop.add_reader(self._socket.fileno(), self._drain)
-        self._oscore = OscoreEntry(line, self, self._exchanges, self._requests, self._acknowledged, self._random)
+        self._oscore = OscoreEntry(line, self, self._exchanges, self.requests, self._acknowledged, self._random)
         line.on_numbers = self.send_again
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -276,7 +277,7 @@ class Endpoint:
 
     def anew(self, peer: SecurePeer) -> None:
         """The peer's message ids begin anew, and what it asked in the session before is not answered in this one."""
-        self._requests.forget_peer(peer)
+        self.requests.forget_peer(peer)
         for incoming in [one for one in self._open if one.address is peer]:
             incoming.answered = True
             self._open.discard(incoming)
@@ -401,7 +402,7 @@ class Endpoint:
 
     def is_repeated(self, address: Address, mid: int, size: int, *, answer: bool = True) -> bool:
         """Note a request of ``size`` bytes; True if it came lately. With ``answer`` it is answered as it was then."""
-        duplicate, response = self._requests.seen(address, mid, self.now())
+        duplicate, response = self.requests.seen(address, mid, self.now())
         if duplicate:
             self.dropped_datagrams["duplicate request"] += 1
             if response is not None and answer and self._may_send(len(response), size, address):
@@ -413,14 +414,10 @@ class Endpoint:
         assert self._many is not None
         return self._many.address(name)
 
-    def note(self, address: Address, mid: int) -> Noted | None:
-        """Note a confirmable request; None: it came lately."""
-        return self._requests.note(address, mid, self.now())
-
     def answer_all(self, answers: Sequence[tuple[Address, bytes, Noted, bytes]]) -> None:
         """Send the answers of requests that were noted, and keep them for copies of the requests: to each address, or
         its socket address where that is at hand."""
-        keep = self._requests.keep
+        keep = self.requests.keep
         slots: defaultdict[int, list[bytes]] = defaultdict(list)
         for address, name, noted, datagram in answers:
             keep(noted, datagram)
@@ -434,12 +431,12 @@ class Endpoint:
 
     def refuse_noted(self, address: Address, mid: int, token: bytes) -> None:
         """Answer 5.03 with Max-Age, and take the request anew when it comes again."""
-        self._requests.forget(address, mid)
+        self.requests.forget(address, mid)
         self._send(build(Type.ACK, Code.SERVICE_UNAVAILABLE, mid, token, BUSY), address)
 
     def forget_noted(self, address: Address, mid: int) -> None:
         """Take the request anew when it comes again."""
-        self._requests.forget(address, mid)
+        self.requests.forget(address, mid)
 
     def _take_empty(self, message: Message, address: Address) -> None:
         if message.type == Type.CON:  # a ping (RFC 7252 section 4.3)
@@ -597,7 +594,7 @@ class Endpoint:
         if isinstance(address, OscorePeer) and self._oscore is not None:
             self._oscore.answer(address, mid, datagram)
         else:
-            self._requests.answer(address, mid, datagram)
+            self.requests.answer(address, mid, datagram)
             self._send(datagram, address)
 
     @property
@@ -614,12 +611,12 @@ class Endpoint:
         """Take a retransmission of the request as new; but with OSCORE it has one answer, for ever."""
         if incoming.answered and isinstance(incoming.address, OscorePeer):
             return
-        self._requests.forget(incoming.address, incoming.message.mid)
+        self.requests.forget(incoming.address, incoming.message.mid)
 
     def dropped(self, incoming: Incoming) -> None:
         """The request is given up without an answer."""
         self._open.discard(incoming)
-        self._requests.forget(incoming.address, incoming.message.mid)
+        self.requests.forget(incoming.address, incoming.message.mid)
         if isinstance(incoming.address, OscorePeer) and self._oscore is not None:
             self._oscore.drop(incoming.address, incoming.message.mid)
 

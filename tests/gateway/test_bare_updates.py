@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gateway import bare_updates as module
 from gateway.bare_updates import Answer
 from gateway.changes import peer_header
-from gateway.coap.exchanges import Noted, RequestLog
+from gateway.coap.exchanges import RequestLog
 from gateway.coap.message import Code, Malformed, Option, Type, build, parse
 from gateway.coap.peers import Address, UdpAddress
 from gateway.journal import Entry, Journal
@@ -31,7 +31,7 @@ class Door:
     """What the endpoint does for the short path, on a log of its kind."""
 
     def __init__(self) -> None:
-        self.log = RequestLog()
+        self.requests = RequestLog()
         self.answers: list[tuple[Address, bytes]] = []
         self.busy: list[tuple[int, bytes]] = []
 
@@ -39,26 +39,26 @@ class Door:
         host, _, port = name.decode().rpartition(":")
         return host, int(port)
 
-    def note(self, address: Address, mid: int) -> Noted | None:
-        return self.log.note(address, mid, 1.0)
+    def now(self) -> float:
+        return 1.0
 
     def is_repeated(self, address: Address, mid: int, size: int) -> bool:
-        repeated, answer = self.log.seen(address, mid, 1.0)
+        repeated, answer = self.requests.seen(address, mid, 1.0)
         if answer is not None:
             self.answers.append((address, answer))
         return repeated
 
     def answer_all(self, answers: Sequence[Answer]) -> None:
         for address, _, noted, datagram in answers:
-            self.log.keep(noted, datagram)
+            self.requests.keep(noted, datagram)
             self.answers.append((address, datagram))
 
     def refuse_noted(self, address: Address, mid: int, token: bytes) -> None:
-        self.log.forget(address, mid)
+        self.requests.forget(address, mid)
         self.busy.append((mid, token))
 
     def forget_noted(self, address: Address, mid: int) -> None:
-        self.log.forget(address, mid)
+        self.requests.forget(address, mid)
 
 
 def _update(reg_id: str = "id1", mid: int = 7, **other: bytes) -> bytes:
@@ -109,7 +109,7 @@ def test_bare_update_is_recorded_and_answered_as_on_the_ordinary_way(tmp_path: F
                 bench.interface.bare.flush()
                 assert door.answers.pop() == (HERE, _changed(7))
                 bench.uplink.report()
-                door.log.forget(HERE, 7)
+                door.requests.forget(HERE, 7)
             assert bench.uplink.records[-1] == bench.uplink.records[-2] == bench.uplink.records[-3]
             assert bench.interface.updated == 3
             assert bench.events[1:] == ["refreshed a"] * 3
@@ -342,7 +342,7 @@ def test_the_next_process_has_the_clock_knows_the_request_and_drops_who_is_gone(
             assert (record.body.reg_id, record.body.last_up) == ("id1", at_ms)
             assert bare.dropped == 2 and device.last_up == at_ms
             # The device sends it again, as the answer was lost.
-            door.log.forget(HERE, 7)
+            door.requests.forget(HERE, 7)
             assert not bare.take(_update("id1", mid=7), HERE)
             again = bench.serve(Request(Code.POST, ["id1"], [], mid=7))
             assert again.answer == (Code.CHANGED, []) and len(bench.records()) == 1
@@ -411,12 +411,12 @@ class Asked(Request):
         super().reply(code, [], payload)
         type_ = Type.ACK if self.message.type == Type.CON else Type.NON
         answer = build(type_, code, self.message.mid, self.message.token, [])
-        self.door.log.answer(self.address, self.message.mid, answer)
+        self.door.requests.answer(self.address, self.message.mid, answer)
         self.door.answers.append((self.address, answer))
 
     def drop(self) -> None:
         super().drop()
-        self.door.log.forget(self.address, self.message.mid)
+        self.door.requests.forget(self.address, self.message.mid)
 
 
 def _plain(bench: Bench, door: Door, datagram: bytes, address: UdpAddress) -> None:

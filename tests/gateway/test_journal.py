@@ -183,17 +183,17 @@ def test_a_torn_end_that_cannot_be_cut_off_is_no_place_to_write_behind(
     journal = Journal(tmp_path)
     journal.write(1, _update(1))
     real = os.write
-    monkeypatch.setattr(module.os, "write", lambda descriptor, data: real(descriptor, data[:10]))
+    monkeypatch.setattr(os, "write", lambda descriptor, data: real(descriptor, data[:10]))
     assert journal.write(2, _update(2)) is None
-    monkeypatch.setattr(module.os, "write", real)
+    monkeypatch.setattr(os, "write", real)
 
     def fails(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
     cut = os.ftruncate
-    monkeypatch.setattr(module.os, "ftruncate", fails)
+    monkeypatch.setattr(os, "ftruncate", fails)
     assert journal.write(3, _update(3)) is None
-    monkeypatch.setattr(module.os, "ftruncate", cut)
+    monkeypatch.setattr(os, "ftruncate", cut)
     assert journal.write(4, _update(4)) is not None
     assert _numbers(journal) == [1, 4] and journal.failed == 2
     journal.close()

@@ -10,11 +10,12 @@ import pytest
 from aiocoap import CON, POST, Message
 from aiocoap.numbers.codes import Code
 
-from connectors.kafka import read_to_end
+from connectors.kafka import ensure_topics, read_to_end
 from gateway.journal import NAMES
 from gateway.short_path import HEADER_MID
 from schemas.avro import serde
 from schemas.avro.records import Registration, RegistrationKind, RegistrationUpdate
+from schemas.avro.topics import Topics
 from tests.kafka_brokers import BrokerFactory, KafkaBroker
 from tests.raw_device import RawDevice
 from tests.standing_still import go_on, stand_still
@@ -163,3 +164,37 @@ def test_a_gateway_that_is_told_to_stop_leaves_nothing_to_be_said_again(
         gateway.start()
         gateway.wait_ready()
         assert _recorded(gateway, "one") == [50_000] and gateway.metric("journal_said_again_total") == 0
+
+
+def test_what_a_producer_that_failed_for_good_had_is_written_again_once_and_in_order(
+    broker_factory: BrokerFactory, gateway_id: str, tmp_path: Path
+) -> None:
+    edge = broker_factory("edge")
+    # A registration with many links is more than Kafka takes of it.
+    topic = Topics(gateway_id).registrations
+    ensure_topics(edge.cluster, {topic: 1}, config={topic: {"max.message.bytes": "1500"}})
+    gateway = Gateway(gateway_id, edge.cluster, tmp_path)
+    with gateway, RawDevice(gateway.address, "large") as large:
+        gateway.wait_ready()
+        devices = _devices(gateway)
+        for device in devices:
+            device.register(lifetime=3000)
+        stand_still(_broker_pid(edge))
+        first = _update_all(devices, [40_001, 40_002])
+        message = Message(code=POST, uri_path=("rd",), uri_query=("ep=large", "lt=60", "lwm2m=1.0"), content_format=40)
+        message.payload = ",".join(f"</{number}/{number}>" for number in range(32_000, 32_110)).encode()
+        message.mtype, message.mid, message.token = CON, 9, b"large"
+        large.send(message.encode())
+        second = _update_all(devices, [40_003, 40_004])
+        assert sum(map(len, first.values())) > 0
+        go_on(_broker_pid(edge))
+        until("another producer", lambda: "the Kafka producer failed for good" in gateway.said(100))
+        until("an empty journal", lambda: _journal_size(gateway) == 0)
+        for device in devices:
+            _update(device, 50_000)
+        until("an empty journal", lambda: _journal_size(gateway) == 0)
+        for device in devices:
+            assert _recorded(gateway, device.ep) == [*first[device.ep], *second[device.ep], 50_000]
+        assert gateway.metric("journal_said_again_total") > 0
+        for device in devices:
+            device.close()
