@@ -428,7 +428,7 @@ def _plain(bench: Bench, door: Door, datagram: bytes, address: UdpAddress) -> No
         bench.serve(asked)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=st.lists(st.lists(_request(), max_size=6), max_size=4))
 def test_updates_on_all_ways_leave_the_same_records_answers_and_clocks(
     tmp_path_factory: pytest.TempPathFactory, turns: list[list[tuple[bytes, UdpAddress]]]
