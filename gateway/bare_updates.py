@@ -111,6 +111,7 @@ class BareUpdates:
         self._uplink = uplink
         self._state = state
         self._registry = registry
+        self._registration = registry.registration
         self.journal = journal
         self._listener = listener
         self._wall_ms = wall_ms
@@ -170,7 +171,7 @@ class BareUpdates:
         size = len(rest) - token - 4
         if not 0 < size <= 12 or rest[token + 3] != size or rest[token : token + 3] != _RD:
             return None
-        return self._registry.registration(rest[token + 4 :].decode("latin-1"))
+        return self._registration(rest[token + 4 :].decode("latin-1"))
 
     def _accept(self, device: Device, name: bytes, mid: bytes, token: bytes, size: int) -> bool:
         turn = self._turn or self._begin()

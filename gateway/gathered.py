@@ -30,6 +30,9 @@ class Gathered:
         self._held: list[_Held | None] = [None] * partitions
         self._waiting: list[dict[Done, None]] = [{} for _ in range(partitions)]
         self._due = False
+        #: Of a turn: the producer's own way in, and how many records went there.
+        self._produce: Callable[..., None] | None = None
+        self._sent = 0
 
     def send(self, partition: int, key: bytes, value: bytes, headers: Headers, done: Done) -> None:
         """Write a record by the end of this turn of the event loop; ``done`` is told how it went, perhaps at once."""
@@ -45,29 +48,30 @@ class Gathered:
         and ``done`` not told. A ``done`` that several records of the turn share is told once a partition.
         """
         held = self._held[partition]
-        if held is not None and not self._pass_on(partition, held):
-            return False
+        if held is not None:
+            # Handed over without a report.
+            before, produce = held, self._produce or self._begin()
+            try:
+                produce(self._topic, before[1], before[0], partition, None, None, 0, before[2])
+            except Exception:  # noqa: BLE001  # tried again where what it means is known
+                if not self._uplink.send(self._topic, partition, *before[:3], None):
+                    return False
+            else:
+                self._sent += 1
+            self._waiting[partition][before[3]] = None
         self._held[partition] = key, value, headers, done
         return True
 
-    def _pass_on(self, partition: int, held: _Held) -> bool:
-        """Hand the record held so far to Kafka, without a report; False: its queue is full."""
-        key, value, headers, done = held
-        uplink = self._uplink
-        try:
-            uplink.produce(self._topic, value, key, partition, None, None, 0, headers)
-        except Exception:  # noqa: BLE001  # tried again where what it means is known
-            if not uplink.send(self._topic, partition, key, value, headers, None):
-                return False
-        else:
-            uplink.sent += 1
-        self._waiting[partition][done] = None
-        return True
+    def _begin(self) -> Callable[..., None]:
+        self._produce = self._uplink.produce
+        return self._produce
 
     def flush(self) -> None:
         """The turn has ended."""
         # Who only holds waits for nothing that cannot come a little later.
         patient, self._due = not self._due, False
+        self._uplink.sent += self._sent
+        self._produce, self._sent = None, 0
         for partition, held in enumerate(self._held):
             if held is None:
                 continue

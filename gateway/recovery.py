@@ -81,7 +81,7 @@ def recover(
         Unreachable: Kafka does not answer.
     """
     since_ms = now_ms - int(EXCHANGE_LIFETIME * 1000)
-    oldest_ms = min((entry.at_ms - _MARGIN_MS for entry in journalled), default=since_ms)
+    oldest_ms = max(0, min((entry.at_ms - _MARGIN_MS for entry in journalled), default=since_ms))
     #: By topic: what to do with a record, and since when they are read.
     take = {
         topics.observations: (_take_observation, since_ms),

@@ -18,7 +18,7 @@ from typing import Any
 
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.many import ManyDatagrams, Slots
-from gateway.coap.message import MAX_DATAGRAM, Code
+from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.peers import Address, UdpAddress
 from gateway.coap.udp import FEW
 from gateway.number_decoders import fronts
@@ -111,9 +111,10 @@ class ShortPath:
         slots: Slots,
         leave: Callable[[bytes, UdpAddress], None],
         post: Callable[[bytes, int, bytes, bytes], bool],
-    ) -> None:
+    ) -> int:
         """Take what ``many`` has received; what is no notification, or an unusual one, goes to ``leave``, in order; a
         POST with a usual token to ``post`` before: socket address, first byte, message id, and what follows that.
+        Returns how many ``post`` took.
 
         What is below is `notify` once more, without a call, an address or a number for each: for a device that was
         heard at this address before, and a value that is a double behind the same bytes as the one before.
@@ -126,7 +127,7 @@ class ShortPath:
         produce, topic = self._uplink.produce, self._topic
         batch, now, time_, is_open = self.batch, self._now, self._time, self._open
         from_bytes = int.from_bytes
-        sent = taken = 0
+        sent = taken = posted = 0
         try:
             for slot, size in slots:
                 read = readers[size]
@@ -184,7 +185,8 @@ class ShortPath:
                         if device.queue:
                             self.awake.append(device)
                         continue
-                    if code == Code.POST and post(name, first, mid, token + rest):
+                    if code == 0x02 and post(name, first, mid, token + rest):
+                        posted += 1
                         continue
                 datagram, address = many.datagram(slot, size)
                 if 4 < size <= MAX_DATAGRAM and datagram[1] == 0x45 and self.notify(datagram, address):
@@ -196,6 +198,7 @@ class ShortPath:
         finally:
             self.taken += taken
             self._uplink.sent += sent
+        return posted
 
     def notify(self, datagram: bytes, address: Address) -> bool:
         """Take a datagram whose code is 2.05; False leaves it to the plain path."""

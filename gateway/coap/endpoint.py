@@ -94,7 +94,7 @@ class Endpoint:
         #: The short path of POST requests in the clear; False leaves one to the ordinary way.
         self.on_post: Callable[[bytes, Address], bool] = _not_in_the_clear
         #: The same of what `Handler.notify_all` has read.
-        self.on_post_slot: Callable[[bytes, int, bytes, bytes], bool] | None = None
+        self.on_post_slot: Callable[[bytes, int, bytes, bytes], bool] = _no_slot
         #: Opens and protects messages with OSCORE; None: they are answered 4.02.
         self._oscore: OscoreEntry | None = None
         #: Told of a message with OSCORE while it is not spoken; may begin to (`speak_oscore`).
@@ -232,7 +232,7 @@ class Endpoint:
         slots = enumerate(sizes)
         while self._in_the_clear and (notify_all := self._handler.notify_all) is not None:
             try:
-                notify_all(many, slots, self._take_other, self._take_post_slot)
+                self._others += notify_all(many, slots, self._take_other, self.on_post_slot)
                 return
             except Exception:  # noqa: BLE001  # of the short path; what was before it counts, and it goes on behind it
                 self._failed(b"", ("", 0))
@@ -297,12 +297,6 @@ class Endpoint:
             self._failed(datagram, address)
             return
         self._take(datagram, address)
-
-    def _take_post_slot(self, name: bytes, first: int, mid: bytes, rest: bytes) -> bool:
-        if self.on_post_slot is None or not self.on_post_slot(name, first, mid, rest):
-            return False
-        self._others += 1
-        return True
 
     def _take(self, datagram: bytes, address: Address) -> None:
         self._others += 1
@@ -738,6 +732,10 @@ class Endpoint:
 
 def _not_in_the_clear(datagram: bytes, address: Address) -> bool:
     """In the place of the short path where OSCORE alone is spoken."""
+    return False
+
+
+def _no_slot(name: bytes, first: int, mid: bytes, rest: bytes) -> bool:
     return False
 
 

@@ -58,7 +58,7 @@ class Incoming:
 
 
 NotifyAll = Callable[
-    ["ManyDatagrams", "Slots", Callable[[bytes, UdpAddress], None], Callable[[bytes, int, bytes, bytes], bool]], None
+    ["ManyDatagrams", "Slots", Callable[[bytes, UdpAddress], None], Callable[[bytes, int, bytes, bytes], bool]], int
 ]
 
 
@@ -69,6 +69,7 @@ class Handler(Protocol):
     def notify_all(self) -> NotifyAll | None:
         """As `notify`, for what `ManyDatagrams` has received: hands on in order what is left, a usual POST to the last
         argument first (socket address, first byte, message id, what follows that), which says whether it took it.
+        Returns how many of those were taken.
 
         It may raise, and then goes on behind the slot that was taken last. None: `notify` has them one by one.
         """

@@ -11,6 +11,7 @@ from connectors.kafka import Cluster, Producer, admin, describe_topics, ensure_t
 from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.changes import HEADER_PEER
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
+from gateway.journal import Entry
 from gateway.recovery import Recovered, recover
 from gateway.sending import HEADER_SEND
 from gateway.short_path import HEADER_MID, HEADER_MORE, HEADER_OBSERVE
@@ -189,6 +190,28 @@ def test_registration_requests_come_back_with_their_answers(log: Log) -> None:
         ("127.0.0.1", 5000, 3): (RegistrationKind.DELETE, ""),
     }
     assert log.recover().clocks == {"reg-2": 2}
+
+
+def test_updates_of_the_journal_that_kafka_has_are_found_however_old_they_are(log: Log) -> None:
+    def entry(number: int, last_up: int, at: float) -> Entry:
+        update = RegistrationUpdate(ep="a", server_id="gw", reg_id="r", address="::1", port=5001, last_up=last_up)
+        value = serde.encode(Registration(kind=RegistrationKind.UPDATE, body=update))
+        at_ms = log.now_ms - round(at * 1000)
+        return Entry(at_ms=at_ms, mid=_mid(number), peer=b"::1 5001", key=b"a", value=value)
+
+    days = 5 * 86_400.0
+    there, wrong_clock, missing, also_missing = (entry(n, n, days - n) for n in range(1, 5))
+    for one, value in ((there, there.value), (wrong_clock, entry(2, 99, days).value)):
+        headers = [(HEADER_MID, one.mid), (HEADER_PEER, one.peer)]
+        log.write(log.topics.registrations, b"a", value, headers, age=days)
+    for number in range(50):
+        log.write(log.topics.registrations, b"a", serde.encode(_delete()), age=EXCHANGE_LIFETIME * 2, at=number % 2)
+    assert log.flush() == 0
+    journalled = [there, wrong_clock, missing, also_missing]
+    found = recover(log.cluster, log.topics, window=64, now_ms=log.now_ms, journalled=journalled)
+    assert list(found.missing.values()) == [wrong_clock, missing, also_missing]
+    # Their clocks count, but a message id of that time is no copy.
+    assert found.clocks == {"r": 99} and found.requests == {}
 
 
 def test_replies_come_back_by_the_identity_of_their_request(log: Log) -> None:

@@ -843,9 +843,10 @@ def test_posts_in_the_clear_are_offered_to_their_short_path_and_one_that_fails_c
             slots: Slots,
             leave: Callable[[bytes, UdpAddress], None],
             post: Callable[[bytes, int, bytes, bytes], bool],
-        ) -> None:
+        ) -> int:
             for slot, size in slots:
                 leave(*received.datagram(slot, size))
+            return 0
 
     async def run() -> None:
         handler = Notified()

@@ -193,6 +193,25 @@ def test_forgotten_request_is_new() -> None:
     assert log.seen(PEER, 1, 1.0) == (False, None)
 
 
+def test_answer_is_kept_by_the_note_of_its_request_as_long_as_that_is_in_the_log() -> None:
+    log = RequestLog(per_peer=2, most_bytes=100)
+    first, second = log.note(PEER, 1, 0.0), log.note(PEER, 2, 0.0)
+    assert first is not None and second is not None and log.note(PEER, 1, 1.0) is None
+    log.keep(first, b"one")
+    assert log.seen(PEER, 1, 1.0) == (True, b"one") and log.seen(PEER, 2, 1.0) == (True, None)
+    log.seen(PEER, 3, 1.0)
+    log.keep(first, b"one")  # the third is in its place
+    log.keep(second, b"two")
+    assert log._bytes == 3
+    log.forget(PEER, 2)
+    log.keep(second, b"two")
+    assert log._bytes == 0 and log.seen(PEER, 2, 1.0) == (False, None)
+    large = log.note(OTHER, 1, 1.0)
+    assert large is not None
+    log.keep(large, b"x" * 101)
+    assert log._bytes == 0 and log.seen(OTHER, 1, 1.0) == (False, None)
+
+
 def test_memory_of_requests_is_bounded_by_peer_and_in_peers() -> None:
     log = RequestLog(peers=3, per_peer=2)
     for mid in range(10):

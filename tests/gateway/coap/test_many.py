@@ -93,6 +93,16 @@ def test_each_peer_gets_its_own_message(server: socket.socket, many: ManyDatagra
             client.close()
 
 
+def test_messages_of_any_one_size_go_by_a_call(server: socket.socket, many: ManyDatagrams) -> None:
+    with _client(server) as one:
+        one.sendto(b"?", server.getsockname())
+        many.receive()
+        name = many.name(0)
+        for size in (12, MESSAGE, 5, 12):
+            many.send([name + bytes((number,)) * size for number in range(MOST + 2)], size)
+            assert [one.recv(20) for _ in range(MOST + 2)] == [bytes((number,)) * size for number in range(MOST + 2)]
+
+
 def test_one_that_cannot_be_reached_keeps_nothing_from_the_others(server: socket.socket, many: ManyDatagrams) -> None:
     with _client(server) as one:
         one.sendto(b"?", server.getsockname())
