@@ -374,7 +374,7 @@ def test_a_clock_reaches_the_state_file_but_no_registration_that_ended_comes_bac
 
     now_ms = asyncio.run(run())
     state = State.open(tmp_path)
-    rows = state.load().registrations
+    rows = list(state.registrations())
     asyncio.run(state.close())
     assert [(row.ep, row.last_up_ms) for row in rows] == [("a", now_ms)]
 
