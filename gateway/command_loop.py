@@ -68,7 +68,8 @@ _RECORD_SECONDS: Final = 2.0
 
 
 class CommandLoop:
-    """All commands of a gateway, on its event loop. ``now_ms`` is the wall clock, epoch ms."""
+    """All commands of a gateway, on its event loop. ``now_ms`` is the wall clock, epoch ms; ``is_mine`` tells which
+    requests are not another process's, where there are several."""
 
     def __init__(
         self,
@@ -83,7 +84,9 @@ class CommandLoop:
         passed: Passed,
         now_ms: Callable[[], int],
         limits: Limits | None = None,
+        is_mine: Callable[[RawRequest], bool] | None = None,
     ) -> None:
+        self._is_mine = is_mine
         self._state = state
         self._told_passed = passed
         self._progress = Progress(state, self._passed, self._lasts)
@@ -225,6 +228,8 @@ class CommandLoop:
 
         fresh: dict[bytes, Command] = {}
         for raw in batch:
+            if self._is_mine is not None and not self._is_mine(raw):
+                continue
             self.received += 1
             command: Command | None
             try:

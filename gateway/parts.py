@@ -32,6 +32,7 @@ from gateway.own_reads import OwnReads
 from gateway.recovery import Recovered
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
+from gateway.request_records import RawRequest
 from gateway.resources import site
 from gateway.sending import Sends
 from gateway.settings import GatewaySettings
@@ -62,7 +63,9 @@ class Parts:
         uplink: Uplink,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         admission: Admission,
+        is_mine: Callable[[RawRequest], bool] | None = None,
     ) -> None:
+        """``is_mine`` tells which requests are not another process's, where there are several."""
         gateway = settings.gateway
         self.endpoint = endpoint
         self.uplink = uplink
@@ -113,6 +116,7 @@ class Parts:
             uplink=uplink,
             wall_ms=wall_ms,
             timeout=settings.command_timeout,
+            is_mine=is_mine,
         )
         self._replies = Gathered(uplink, uplink.topics.replies)
         self.observing = Observing(

@@ -1,0 +1,400 @@
+"""The way between the processes of one gateway: a datagram that arrived at one and is for a device of another.
+
+The kernel gives each datagram to the process whose socket its address falls to; the device's owner is told by its name
+(`gateway.several.owners`). Whoever gets a Register finds the owner in it. Everything else is known by its address, its
+registration id or its Connection ID, which the owner told the others when they came to be; what nobody told of is for
+who got it. The owner answers from its own socket, which has the same port.
+
+Owns the lines to the others and what they said. It decides nothing about a message but whose it is, drops what a line
+has no room for (UDP may lose datagrams, the layers above repeat them), and looks at no device's state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import marshal
+import pickle
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterable
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from gateway.coap.message import Code, Malformed, Option, parse
+from gateway.several.owners import owner_of
+from gateway.several.seat import Seat, adopted
+
+if TYPE_CHECKING:
+    from gateway.coap.endpoint import Endpoint
+    from gateway.coap.peers import UdpAddress
+    from gateway.coap.secure import SecureLine
+    from gateway.registry import Registry
+
+_log = structlog.get_logger("headwater.crossing")
+
+#: Bytes of datagrams after which a packet goes, and of a packet at most.
+_PACKET = 48 << 10
+_LONGEST_PACKET = 256 << 10
+#: Facts in a packet.
+_FACTS = 500
+#: Packets that are taken from a line before the event loop has its turn again.
+_BATCH = 32
+_OWED_AGAIN = 0.1
+_POST, _DELETE = int(Code.POST), int(Code.DELETE)
+
+
+class Kind(IntEnum):
+    """What a packet has. All but SESSION are in `marshal`'s form, which takes a third of the time of any other."""
+
+    #: (datagram, address) of the port for messages in the clear, and of that for DTLS.
+    PLAIN = 0
+    SECURE = 1
+    #: (known by, key, whether it is so): what the sender has or has no more.
+    FACTS = 2
+    #: What the sender was known to have is out of date; its facts follow, up to WHOLE.
+    AFRESH = 3
+    WHOLE = 4
+    #: The sender has begun and knows nothing.
+    HELLO = 5
+    #: A DTLS session that is the receiver's from now on.
+    SESSION = 6
+
+
+class By(IntEnum):
+    """What a device is known by."""
+
+    ADDRESS = 0
+    REGISTRATION = 1
+    SECURE_ADDRESS = 2
+    CONNECTION_ID = 3
+
+
+Fact = tuple[int, Any, bool]
+
+
+class Crossing:
+    """The crossing of one process, on its event loop.
+
+    ``only_endpoint`` has the one endpoint that an identity is for, None if there may be several.
+    """
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.only_endpoint: Callable[[str], str | None] = lambda _: None
+        self._lines: dict[int, socket.socket] = {}
+        for number, line in seat.lines.items():
+            taken = adopted(line)
+            assert taken is not None
+            self._lines[number] = taken
+        #: Whose it is, where it is another's.
+        self._elsewhere: dict[By, dict[Any, int]] = {by: {} for by in By}
+        self._addresses: dict[UdpAddress, int] = self._elsewhere[By.ADDRESS]
+        self._registry: Registry | None = None
+        self._endpoint: Endpoint | None = None
+        self._secure: SecureLine | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._out: dict[tuple[int, Kind], list[tuple[bytes, UdpAddress]]] = {}
+        self._out_bytes: Counter[tuple[int, Kind]] = Counter()
+        self._facts: list[Fact] = []
+        self._flushing = False
+        #: Who has to be told all afresh: their line was full.
+        self._owed: set[int] = set()
+        self._unheard = set(self._lines)
+        self._all_heard = asyncio.Event()
+        #: For the metrics: datagrams to others and from them; what a line had no room for; sessions to others.
+        self.handed_on = 0
+        self.handed_here = 0
+        self.dropped: Counter[str] = Counter()
+        self.sessions_moved = 0
+
+    # From the start to the end
+
+    def start(self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, secure: SecureLine | None) -> None:
+        """Begin to take what the others hand over, and ask them what they have."""
+        self._loop, self._endpoint, self._secure = loop, endpoint, secure
+        for number, line in self._lines.items():
+            loop.add_reader(line.fileno(), self._hear_one, number)
+            self._send(number, Kind.HELLO, None)
+        if not self._lines:
+            self._all_heard.set()
+
+    def know(self, registry: Registry) -> None:
+        """The devices of this process are there: the others are told, now and of every change."""
+        self._registry = registry
+        registry.told = self._registry_says
+        for number in self._lines:
+            self._tell_all(number)
+
+    async def all_heard(self) -> None:
+        """Wait until each of the others has told what it has, once: before that, what is theirs seems nobody's."""
+        await self._all_heard.wait()
+
+    @property
+    def waits_for(self) -> str | None:
+        """Who has not told yet, in words."""
+        if not self._unheard:
+            return None
+        return f"process {', '.join(map(str, sorted(self._unheard)))} of the gateway is not there yet"
+
+    def pause(self) -> None:
+        """Take nothing more."""
+        if self._loop is not None:
+            for line in self._lines.values():
+                self._loop.remove_reader(line.fileno())
+
+    def close(self) -> None:
+        """Let the lines go."""
+        self.pause()
+        self._flush()
+        self._loop = None
+        for line in self._lines.values():
+            line.close()
+
+    # Whose is it?
+
+    def owner_of(self, ep: str) -> int | None:
+        """The process that owns an endpoint; None: this one."""
+        return self._other(owner_of(ep, self.seat.processes))
+
+    def owner_of_identity(self, identity: str) -> int | None:
+        """The process for a session by this identity, if it is for one endpoint alone; None: this one."""
+        ep = self.only_endpoint(identity)
+        return None if ep is None else self.owner_of(ep)
+
+    def _other(self, number: int) -> int | None:
+        return None if number == self.seat.number else number
+
+    def plain(self, datagram: bytes, address: UdpAddress) -> bool:
+        """Hand a datagram on if it is another's; False: it is for this process."""
+        code = datagram[1] if len(datagram) > 3 else 0
+        if code in (_POST, _DELETE):
+            target = self._of_request(datagram, By.ADDRESS, address)
+        else:
+            target = self._addresses.get(address)
+            if target is None and not self._is_mine(address):
+                self._hear()
+                target = self._addresses.get(address)
+        if target is None:
+            return False
+        self._put(target, Kind.PLAIN, datagram, address)
+        return True
+
+    def secure_of_cid(self, datagram: bytes, cid: bytes, address: UdpAddress) -> bool:
+        """The same of a DTLS record with a Connection ID."""
+        return self._secure_put(datagram, By.CONNECTION_ID, cid, address)
+
+    def secure_of_address(self, datagram: bytes, address: UdpAddress) -> bool:
+        """The same of one without."""
+        return self._secure_put(datagram, By.SECURE_ADDRESS, address, address)
+
+    def _secure_put(self, datagram: bytes, by: By, key: UdpAddress | bytes, address: UdpAddress) -> bool:
+        target = self._elsewhere[by].get(key)
+        if target is None:
+            return False
+        self._put(target, Kind.SECURE, datagram, address)
+        return True
+
+    def of_message(self, message: bytes) -> int | None:
+        """Who has to have a message that came over DTLS, as far as it tells; None: this process."""
+        if len(message) < 4 or message[1] not in (_POST, _DELETE):
+            return None
+        return self._of_request(message, None, None)
+
+    def _is_mine(self, address: UdpAddress) -> bool:
+        return self._registry is not None and self._registry.at(address) is not None
+
+    def _of_request(self, datagram: bytes, by: By | None, key: object) -> int | None:
+        """Below ``/rd`` the request itself tells; else by its address."""
+        try:
+            message = parse(datagram)
+            path = message.texts(Option.URI_PATH)
+            if path and path[0] == "rd":
+                if len(path) == 1 and message.code == Code.POST:
+                    given = (one[3:] for one in message.texts(Option.URI_QUERY) if one.startswith("ep="))
+                    if (ep := next(given, None)) is not None:
+                        return self.owner_of(ep)
+                elif len(path) == 2:
+                    if self._registry is not None and self._registry.registration(path[1]) is not None:
+                        return None
+                    if (target := self._whose(By.REGISTRATION, path[1])) is not None:
+                        return target
+        except Malformed:
+            return None
+        return None if by is None else self._whose(by, key)
+
+    def _whose(self, by: By, key: object) -> int | None:
+        if (target := self._elsewhere[by].get(key)) is None:
+            self._hear()
+            target = self._elsewhere[by].get(key)
+        return target
+
+    # What this process has
+
+    def _registry_says(self, registration: str | None, address: object, has: bool) -> None:
+        if registration is not None:
+            self.say(By.REGISTRATION, registration, has)
+        if isinstance(address, tuple):
+            self.say(By.ADDRESS, address, has)
+
+    def say(self, by: By, key: UdpAddress | bytes | str, has: bool) -> None:
+        """This process has, or has no more, whoever is known by ``key``."""
+        if has:
+            self._elsewhere[by].pop(key, None)
+        self._facts.append((int(by), key, has))
+        self._flush_soon()
+
+    def say_session(self, cid: bytes, address: UdpAddress, *, has: bool) -> None:
+        """This process has, or has no more, the DTLS session with this Connection ID (if any) and address."""
+        if cid:
+            self.say(By.CONNECTION_ID, cid, has)
+        self.say(By.SECURE_ADDRESS, address, has)
+
+    def _all_facts(self) -> Iterable[Fact]:
+        for device in self._registry or ():
+            yield int(By.REGISTRATION), device.reg_id, True
+            if isinstance(device.address, tuple):
+                yield int(By.ADDRESS), device.address, True
+        if self._secure is not None:
+            for cid, address in self._secure.known_by():
+                if cid:
+                    yield int(By.CONNECTION_ID), cid, True
+                yield int(By.SECURE_ADDRESS), address, True
+
+    def _tell_all(self, number: int) -> None:
+        """All that this process has; once more in a while if the line is full."""
+        if self._registry is None:
+            return  # told as soon as it is known
+        self._owed.discard(number)
+        facts = list(self._all_facts())
+        packets = [facts[i : i + _FACTS] for i in range(0, len(facts), _FACTS)]
+        told = self._send(number, Kind.AFRESH, None)
+        told = told and all(self._send(number, Kind.FACTS, packet) for packet in packets)
+        if not (told and self._send(number, Kind.WHOLE, None)):
+            self._owe(number)
+
+    def _owe(self, number: int) -> None:
+        if self._loop is not None and number not in self._owed:
+            self._owed.add(number)
+            self._loop.call_later(_OWED_AGAIN, self._pay, number)
+
+    def _pay(self, number: int) -> None:
+        if self._loop is not None and number in self._owed:
+            self._tell_all(number)
+
+    # Out
+
+    def _put(self, target: int, kind: Kind, datagram: bytes, address: UdpAddress) -> None:
+        place = target, kind
+        self._out.setdefault(place, []).append((datagram, address))
+        self._out_bytes[place] += len(datagram)
+        if self._out_bytes[place] > _PACKET:
+            self._hand_on(place)
+        else:
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and self._loop is not None:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        facts, self._facts = self._facts, []
+        # Before the datagrams, which may be what the facts are about.
+        for at in range(0, len(facts), _FACTS):
+            for number in self._lines:
+                if number not in self._owed and not self._send(number, Kind.FACTS, facts[at : at + _FACTS]):
+                    self._owe(number)
+        for place in list(self._out):
+            self._hand_on(place)
+
+    def _hand_on(self, place: tuple[int, Kind]) -> None:
+        datagrams = self._out.pop(place, [])
+        del self._out_bytes[place]
+        if not datagrams:
+            return
+        if self._send(*place, datagrams):
+            self.handed_on += len(datagrams)
+        else:
+            self.dropped["no room on the line"] += len(datagrams)
+
+    def hand_over(self, target: int, cid: bytes, address: UdpAddress, session: object) -> None:
+        """Give a DTLS session away. If the line has no room it is lost, and its device makes another."""
+        if self._send(target, Kind.SESSION, session):
+            self.sessions_moved += 1
+            # Its owner will tell so; what comes before that is for it already.
+            self._elsewhere[By.SECURE_ADDRESS][address] = target
+            if cid:
+                self._elsewhere[By.CONNECTION_ID][cid] = target
+        else:
+            self.dropped["no room for a session"] += 1
+
+    def _send(self, number: int, kind: Kind, content: Any) -> bool:
+        body = pickle.dumps(content) if kind is Kind.SESSION else marshal.dumps(content)
+        try:
+            self._lines[number].send(bytes((kind,)) + body)
+        except OSError:  # full; or closed, at the end
+            return False
+        return True
+
+    # In
+
+    def _hear(self) -> None:
+        """What is not known yet may have been told just now."""
+        for number in self._lines:
+            self._hear_one(number)
+
+    def _hear_one(self, number: int) -> None:
+        line = self._lines[number]
+        for _ in range(_BATCH):
+            try:
+                packet = line.recv(_LONGEST_PACKET)
+            except BlockingIOError:
+                return
+            except OSError:
+                self.dropped["line broken"] += 1
+                return
+            if not packet:  # the parent is gone, and so is this process soon
+                if self._loop is not None:
+                    self._loop.remove_reader(line.fileno())
+                return
+            try:
+                self._take(number, Kind(packet[0]), packet[1:])
+            except Exception:  # noqa: BLE001  # one packet must not end the gateway
+                self.dropped["internal error"] += 1
+                _log.exception("what another process handed over could not be taken", process=number)
+
+    def _take(self, number: int, kind: Kind, body: bytes) -> None:
+        if kind is Kind.SESSION:
+            if self._secure is not None:
+                self._secure.adopt(pickle.loads(body))
+            return
+        content = marshal.loads(body)
+        if kind is Kind.PLAIN and self._endpoint is not None:
+            self.handed_here += len(content)
+            self._endpoint.handed(content)
+        elif kind is Kind.SECURE and self._secure is not None:
+            self.handed_here += len(content)
+            self._secure.handed(content)
+        elif kind is Kind.FACTS:
+            self._believe(number, content)
+        elif kind is Kind.AFRESH:
+            for known in self._elsewhere.values():
+                for key in [key for key, owner in known.items() if owner == number]:
+                    del known[key]
+        elif kind is Kind.WHOLE:
+            self._unheard.discard(number)
+            if not self._unheard:
+                self._all_heard.set()
+        elif kind is Kind.HELLO:
+            self._tell_all(number)
+
+    def _believe(self, number: int, facts: list[Fact]) -> None:
+        for by, key, has in facts:
+            known = self._elsewhere[By(by)]
+            if has:
+                known[key] = number
+            elif known.get(key) == number:
+                del known[key]
