@@ -46,6 +46,8 @@ class Files:
         self.server = FileServer(self.cache, known=known, missed=self._missed, clock=clock)
         #: The files that devices were told of or sent, the last one at the end.
         self._told: OrderedDict[str, None] = OrderedDict()
+        #: Told of each of those, and of each that is one no more (False), where other processes have to know.
+        self.on_told: Callable[[str, bool], None] | None = None
         self.push = FilePush(self.cache, endpoint, clock, per_block=settings.command_timeout)
         #: Requests for a file, now or soon answered; False: for something else.
         self.request: Callable[[Incoming], bool] = self.server.request
@@ -62,10 +64,14 @@ class Files:
 
     def has(self, sha256: str) -> bool:
         """True if the file is here; if not it is looked for."""
+        if self.on_told is not None and sha256 not in self._told:
+            self.on_told(sha256, True)
         self._told[sha256] = None
         self._told.move_to_end(sha256)
         if len(self._told) > _MOST_TOLD:
-            self._told.popitem(last=False)
+            gone, _ = self._told.popitem(last=False)
+            if self.on_told is not None:
+                self.on_told(gone, False)
         if sha256 in self.cache:
             return True
         self.intake.want(sha256)

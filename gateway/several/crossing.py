@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gateway.coap.message import Code, Malformed, Option, parse
+from gateway.file_server import PATH as FILES
 from gateway.several.owners import owner_of
 from gateway.several.seat import Seat, adopted
 
@@ -43,6 +44,8 @@ _FACTS = 500
 _BATCH = 32
 _OWED_AGAIN = 0.1
 _POST, _DELETE = int(Code.POST), int(Code.DELETE)
+#: Requests that may tell by themselves whose they are.
+_TELLING = (int(Code.GET), _POST, _DELETE)
 
 
 class Kind(IntEnum):
@@ -69,6 +72,8 @@ class By(IntEnum):
     REGISTRATION = 1
     SECURE_ADDRESS = 2
     CONNECTION_ID = 3
+    #: A file that it was told of, which it may fetch from an address that nobody knows.
+    FILE = 4
 
 
 Fact = tuple[int, Any, bool]
@@ -91,6 +96,7 @@ class Crossing:
         #: Whose it is, where it is another's.
         self._elsewhere: dict[By, dict[Any, int]] = {by: {} for by in By}
         self._addresses: dict[UdpAddress, int] = self._elsewhere[By.ADDRESS]
+        self._files: set[str] = set()
         self._registry: Registry | None = None
         self._endpoint: Endpoint | None = None
         self._secure: SecureLine | None = None
@@ -169,8 +175,8 @@ class Crossing:
     def plain(self, datagram: bytes, address: UdpAddress) -> bool:
         """Hand a datagram on if it is another's; False: it is for this process."""
         code = datagram[1] if len(datagram) > 3 else 0
-        if code in (_POST, _DELETE):
-            target = self._of_request(datagram, By.ADDRESS, address)
+        if code in _TELLING:
+            target = self._of_request(datagram, address)
         else:
             target = self._addresses.get(address)
             if target is None and not self._is_mine(address):
@@ -198,15 +204,16 @@ class Crossing:
 
     def of_message(self, message: bytes) -> int | None:
         """Who has to have a message that came over DTLS, as far as it tells; None: this process."""
-        if len(message) < 4 or message[1] not in (_POST, _DELETE):
+        if len(message) < 4 or message[1] not in _TELLING:
             return None
-        return self._of_request(message, None, None)
+        return self._of_request(message, None)
 
     def _is_mine(self, address: UdpAddress) -> bool:
         return self._registry is not None and self._registry.at(address) is not None
 
-    def _of_request(self, datagram: bytes, by: By | None, key: object) -> int | None:
-        """Below ``/rd`` the request itself tells; else by its address."""
+    def _of_request(self, datagram: bytes, address: UdpAddress | None) -> int | None:
+        """Below ``/rd`` the request itself tells; else its address, or the file that it is for."""
+        target = None
         try:
             message = parse(datagram)
             path = message.texts(Option.URI_PATH)
@@ -222,7 +229,11 @@ class Crossing:
                         return target
         except Malformed:
             return None
-        return None if by is None else self._whose(by, key)
+        if address is not None and (self._is_mine(address) or (target := self._whose(By.ADDRESS, address)) is not None):
+            return target
+        if len(path) > 1 and path[0] == FILES:
+            return self._elsewhere[By.FILE].get(path[1])
+        return None
 
     def _whose(self, by: By, key: object) -> int | None:
         if (target := self._elsewhere[by].get(key)) is None:
@@ -245,6 +256,14 @@ class Crossing:
         self._facts.append((int(by), key, has))
         self._flush_soon()
 
+    def say_file(self, sha256: str, has: bool) -> None:
+        """A device of this process was told of a file, by its hash."""
+        if has:
+            self._files.add(sha256)
+        else:
+            self._files.discard(sha256)
+        self.say(By.FILE, sha256, has)
+
     def say_session(self, cid: bytes, address: UdpAddress, *, has: bool) -> None:
         """This process has, or has no more, the DTLS session with this Connection ID (if any) and address."""
         if cid:
@@ -256,6 +275,7 @@ class Crossing:
             yield int(By.REGISTRATION), device.reg_id, True
             if isinstance(device.address, tuple):
                 yield int(By.ADDRESS), device.address, True
+        yield from ((int(By.FILE), sha256, True) for sha256 in self._files)
         if self._secure is not None:
             for cid, address in self._secure.known_by():
                 if cid:
