@@ -10,19 +10,27 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from aiocoap.numbers.codes import Code
 from prometheus_client.parser import text_string_to_metric_families
 
+from cloud import files
 from connectors.kafka import Cluster, producer
 from gateway.several.owners import owner_of
 from headwater.exits import Exit
 from schemas.avro import serde
 from schemas.avro.records import Notification, ReadBody, Request, RequestKind, RequestPayload, Response
 from schemas.lwm2m.nodes import Resource
+from security.credentials.key_bytes import KeyBytes
+from security.credentials.kinds import Psk
 from security.credentials.opening import StorePlace, place_of
+from security.credentials.sqlite import SqliteCredentials
+from security.credentials.store import Put
 from tests.gateway_device import GatewayDevice
+from tests.integration.test_files import FILE, IMAGE, ask_for, fetch
 from tests.raw_device import RawDevice
 from tests.secure_device import SecureDevice, new_store
 from tests.way import Gateway, until
@@ -126,6 +134,11 @@ def tell(device: RawDevice, number: int, value: float) -> None:
     assert device.tell(PATH, number, value), f"{device.ep}: the gateway knows of no observation"
 
 
+def send(device: RawDevice) -> None:
+    answer = device.ask(Code.POST, ("dp",), (), b'[{"n":"/3303/0/5700","v":21.5}]', content_format=110)
+    assert answer.code == Code.CHANGED, answer
+
+
 def names(count: int, owner: int | None = None) -> list[str]:
     """Endpoint names, those of one of two processes if it is said."""
     found = (f"dev-{n}" for n in range(100_000))
@@ -149,10 +162,11 @@ def test_each_of_two_hundred_devices_has_one_owner_and_all_reaches_it(
             until("all observations", lambda: gateway.total("observations") == DEVICES)
             at_once([(tell, one, 1, 20.0 + n) for n, one in enumerate(fleet)])
             at_once([(one.update,) for one in fleet])
+            at_once([(send, one) for one in fleet[:20]])
             gateway.read_all([*(one.ep for one in fleet), "nobody"])
             assert gateway.answered() == Counter([*(one.ep for one in fleet), "nobody"])
             assert "no device nobody is registered" in str(gateway.reply("read-nobody"))
-            assert gateway.told() == {one.ep: [20.0 + n] for n, one in enumerate(fleet)}
+            assert gateway.told() == {one.ep: [20.0 + n, *([21.5] if n < 20 else [])] for n, one in enumerate(fleet)}
             assert gateway.new_registrations() == {one.ep: 1 for one in fleet}
             # A repeated ticket is answered again, by the one that answered it.
             again = f"read-{fleet[0].ep}"
@@ -313,6 +327,65 @@ def test_devices_with_keys_reach_their_owner_and_stay_theirs_when_their_address_
             assert gateway.told() == {
                 one.ep: [1.0, 2.0, 3.0, 4.0, 5.0] if one in movers else [1.0, 5.0] for one in fleet
             }
+
+
+def test_devices_that_share_a_key_reach_the_owner_of_the_name_that_they_register(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    store = SqliteCredentials(tmp_path / "credentials.db", make=True)
+    key = b"k" * 16
+    shared = Psk(endpoint="dev-*", created=datetime.now(UTC), identity=b"shared", key=KeyBytes(key))
+    store.put([shared], Put.NEW)
+    store.close()
+    place = place_of(str(tmp_path / "credentials.db"))
+    with Several(gateway_id, kafka, tmp_path, credentials=place) as gateway:
+        gateway.wait_ready()
+        fleet = [
+            SecureDevice(gateway.secure_address, ep, key, identity="shared", cid=b"" if n % 2 else None)
+            for n, ep in enumerate(names(10))
+        ]
+        with devices(fleet):
+            at_once([(one.register,) for one in fleet])
+            for one in fleet:
+                one.wait_observed(PATH)
+            at_once([(tell, one, 1, 1.0) for one in fleet])
+            for one in fleet:
+                if fleet.index(one) % 2:
+                    one.move()
+                else:
+                    one.connect()
+            # Who made another session is known again by its registration, whichever process it came to.
+            at_once([(one.update,) for one in fleet])
+            at_once([(tell, one, 2, 2.0) for one in fleet])
+            assert gateway.told() == {one.ep: [1.0, 2.0] for one in fleet}
+            assert gateway.new_registrations() == {one.ep: 1 for one in fleet}
+            share = {str(n): sum(owner_of(one.ep, 2) == n for one in fleet) for n in (0, 1)}
+            assert gateway.by_process("devices") == share
+
+
+def test_whoever_was_told_of_a_file_fetches_it_from_any_address(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    with Several(gateway_id, kafka, tmp_path) as gateway:
+        gateway.wait_ready()
+        with RawDevice(gateway.address, "lamp") as device:
+            device.register()
+            assert files.send(kafka, gateway_id, FILE, IMAGE)
+            ask_for(gateway, device)
+            for _ in range(6):  # each from another port
+                assert fetch(f"coap://127.0.0.1:{gateway.coap_port}/files/{FILE.sha256}").payload == IMAGE
+
+
+def test_a_state_that_is_damaged_is_told_and_nothing_starts_without_it(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "state" / "processes" / "0"
+    damaged.mkdir(parents=True)
+    (tmp_path / "state" / "processes" / "1").mkdir()
+    (damaged / "gateway.db").write_bytes(b"no database" * 1000)
+    with Several(gateway_id, kafka, tmp_path) as gateway:
+        assert gateway.wait_ended() == Exit.CANNOT_START
+        assert "is damaged" in gateway.said()
 
 
 def test_devices_behind_a_device_live_where_it_does(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
