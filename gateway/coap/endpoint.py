@@ -279,10 +279,9 @@ class Endpoint:
         return taken
 
     def handed(self, datagrams: Sequence[tuple[bytes, UdpAddress]]) -> None:
-        """Datagrams that another process got, which has a socket of the same port."""
+        """Datagrams that another process got, which has a socket of the same port; `batch_done` follows."""
         for datagram, address in datagrams:
             self._offer(datagram, address, self._take_here)
-        self.batch_done(0)
 
     def arrived(self, datagram: bytes, peer: Address) -> None:
         """A message over DTLS."""

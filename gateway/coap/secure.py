@@ -220,9 +220,8 @@ class SecureLine:
         return crossing.secure_of_address(datagram, address)
 
     def handed(self, datagrams: Iterable[tuple[bytes, UdpAddress]]) -> None:
-        """Records that another process got."""
+        """Records that another process got; the receiver's `batch_done` follows."""
         assert self._loop is not None
-        assert self._receiver is not None
         now = self._loop.time()
         for datagram, address in datagrams:
             found = self._sides.receive_data(datagram, address, now)
@@ -230,7 +229,6 @@ class SecureLine:
                 self._do(self._sides.receive(datagram, address, now), now)
             elif (peer := self._peers.get(found[0])) is not None:
                 self._arrived(found[1], peer)
-        self._receiver.batch_done(0)
         self._arm()
 
     def adopt(self, handed: HandedSession) -> None:

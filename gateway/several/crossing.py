@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger("headwater.crossing")
 
-#: Bytes of datagrams after which a packet goes, and of a packet at most.
-_PACKET = 48 << 10
+#: Datagrams of a packet, none longer than 2,400 bytes, and bytes of a packet at most.
+_TOGETHER = 100
 _LONGEST_PACKET = 256 << 10
 #: Facts in a packet.
 _FACTS = 500
@@ -98,11 +98,16 @@ class Crossing:
         self._addresses: dict[UdpAddress, int] = self._elsewhere[By.ADDRESS]
         self._files: set[str] = set()
         self._registry: Registry | None = None
+        #: Who of this process is at an address.
+        self._at: Callable[[UdpAddress], object | None] = lambda _: None
         self._endpoint: Endpoint | None = None
         self._secure: SecureLine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._out: dict[tuple[int, Kind], list[tuple[bytes, UdpAddress]]] = {}
-        self._out_bytes: Counter[tuple[int, Kind]] = Counter()
+        #: By process, the datagrams that wait for the end of this turn of the event loop.
+        self._plain_out: dict[int, list[tuple[bytes, UdpAddress]]] = {number: [] for number in self._lines}
+        self._secure_out: dict[int, list[tuple[bytes, UdpAddress]]] = {number: [] for number in self._lines}
+        self._received = bytearray(_LONGEST_PACKET)
+        self._view = memoryview(self._received)
         self._facts: list[Fact] = []
         self._flushing = False
         #: Who has to be told all afresh: their line was full.
@@ -128,7 +133,7 @@ class Crossing:
 
     def know(self, registry: Registry) -> None:
         """The devices of this process are there: the others are told, now and of every change."""
-        self._registry = registry
+        self._registry, self._at = registry, registry.at
         registry.told = self._registry_says
         for number in self._lines:
             self._tell_all(number)
@@ -174,17 +179,22 @@ class Crossing:
 
     def plain(self, datagram: bytes, address: UdpAddress) -> bool:
         """Hand a datagram on if it is another's; False: it is for this process."""
-        code = datagram[1] if len(datagram) > 3 else 0
-        if code in _TELLING:
+        # Called for every datagram, so without a detour.
+        if len(datagram) > 3 and 0 < datagram[1] <= _DELETE:
             target = self._of_request(datagram, address)
         else:
             target = self._addresses.get(address)
-            if target is None and not self._is_mine(address):
+            if target is None and self._at(address) is None:
                 self._hear()
                 target = self._addresses.get(address)
         if target is None:
             return False
-        self._put(target, Kind.PLAIN, datagram, address)
+        out = self._plain_out[target]
+        out.append((datagram, address))
+        if len(out) == 1:
+            self._flush_soon()
+        elif len(out) == _TOGETHER:
+            self._hand_on(target, Kind.PLAIN, out)
         return True
 
     def secure_of_cid(self, datagram: bytes, cid: bytes, address: UdpAddress) -> bool:
@@ -199,7 +209,12 @@ class Crossing:
         target = self._elsewhere[by].get(key)
         if target is None:
             return False
-        self._put(target, Kind.SECURE, datagram, address)
+        out = self._secure_out[target]
+        out.append((datagram, address))
+        if len(out) == 1:
+            self._flush_soon()
+        elif len(out) == _TOGETHER:
+            self._hand_on(target, Kind.SECURE, out)
         return True
 
     def of_message(self, message: bytes) -> int | None:
@@ -207,9 +222,6 @@ class Crossing:
         if len(message) < 4 or message[1] not in _TELLING:
             return None
         return self._of_request(message, None)
-
-    def _is_mine(self, address: UdpAddress) -> bool:
-        return self._registry is not None and self._registry.at(address) is not None
 
     def _of_request(self, datagram: bytes, address: UdpAddress | None) -> int | None:
         """Below ``/rd`` the request itself tells; else its address, or the file that it is for."""
@@ -229,7 +241,9 @@ class Crossing:
                         return target
         except Malformed:
             return None
-        if address is not None and (self._is_mine(address) or (target := self._whose(By.ADDRESS, address)) is not None):
+        if address is not None and (
+            self._at(address) is not None or (target := self._whose(By.ADDRESS, address)) is not None
+        ):
             return target
         if len(path) > 1 and path[0] == FILES:
             return self._elsewhere[By.FILE].get(path[1])
@@ -305,15 +319,6 @@ class Crossing:
 
     # Out
 
-    def _put(self, target: int, kind: Kind, datagram: bytes, address: UdpAddress) -> None:
-        place = target, kind
-        self._out.setdefault(place, []).append((datagram, address))
-        self._out_bytes[place] += len(datagram)
-        if self._out_bytes[place] > _PACKET:
-            self._hand_on(place)
-        else:
-            self._flush_soon()
-
     def _flush_soon(self) -> None:
         if not self._flushing and self._loop is not None:
             self._flushing = True
@@ -327,18 +332,17 @@ class Crossing:
             for number in self._lines:
                 if number not in self._owed and not self._send(number, Kind.FACTS, facts[at : at + _FACTS]):
                     self._owe(number)
-        for place in list(self._out):
-            self._hand_on(place)
+        for kind, waiting in ((Kind.PLAIN, self._plain_out), (Kind.SECURE, self._secure_out)):
+            for target, out in waiting.items():
+                if out:
+                    self._hand_on(target, kind, out)
 
-    def _hand_on(self, place: tuple[int, Kind]) -> None:
-        datagrams = self._out.pop(place, [])
-        del self._out_bytes[place]
-        if not datagrams:
-            return
-        if self._send(*place, datagrams):
-            self.handed_on += len(datagrams)
+    def _hand_on(self, target: int, kind: Kind, out: list[tuple[bytes, UdpAddress]]) -> None:
+        if self._send(target, kind, out):
+            self.handed_on += len(out)
         else:
-            self.dropped["no room on the line"] += len(datagrams)
+            self.dropped["no room on the line"] += len(out)
+        out.clear()
 
     def hand_over(self, target: int, cid: bytes, address: UdpAddress, session: object) -> None:
         """Give a DTLS session away. If the line has no room it is lost, and its device makes another."""
@@ -368,47 +372,51 @@ class Crossing:
 
     def _hear_one(self, number: int) -> None:
         line = self._lines[number]
+        handed_before = self.handed_here
         for _ in range(_BATCH):
             try:
-                packet = line.recv(_LONGEST_PACKET)
+                size = line.recv_into(self._received)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 self.dropped["line broken"] += 1
-                return
-            if not packet:  # the parent is gone, and so is this process soon
+                break
+            if not size:  # the parent is gone, and so is this process soon
                 if self._loop is not None:
                     self._loop.remove_reader(line.fileno())
-                return
+                break
             try:
-                self._take(number, Kind(packet[0]), packet[1:])
+                self._take(number, self._received[0], self._view[1:size])
             except Exception:  # noqa: BLE001  # one packet must not end the gateway
                 self.dropped["internal error"] += 1
                 _log.exception("what another process handed over could not be taken", process=number)
+        if self._endpoint is not None and self.handed_here != handed_before:
+            self._endpoint.batch_done(0)
 
-    def _take(self, number: int, kind: Kind, body: bytes) -> None:
-        if kind is Kind.SESSION:
+    def _take(self, number: int, kind: int, body: memoryview) -> None:
+        if kind == Kind.SESSION:
             if self._secure is not None:
                 self._secure.adopt(pickle.loads(body))
             return
+        # Whole, before anything is done with it: that may read the next packet into its place.
         content = marshal.loads(body)
-        if kind is Kind.PLAIN and self._endpoint is not None:
+        if kind == Kind.PLAIN and self._endpoint is not None:
             self.handed_here += len(content)
             self._endpoint.handed(content)
-        elif kind is Kind.SECURE and self._secure is not None:
+        elif kind == Kind.SECURE and self._secure is not None:
             self.handed_here += len(content)
             self._secure.handed(content)
-        elif kind is Kind.FACTS:
+        elif kind == Kind.FACTS:
             self._believe(number, content)
-        elif kind is Kind.AFRESH:
+        elif kind == Kind.AFRESH:
             for known in self._elsewhere.values():
                 for key in [key for key, owner in known.items() if owner == number]:
                     del known[key]
-        elif kind is Kind.WHOLE:
+        elif kind == Kind.WHOLE:
             self._unheard.discard(number)
             if not self._unheard:
                 self._all_heard.set()
-        elif kind is Kind.HELLO:
+        elif kind == Kind.HELLO:
             self._tell_all(number)
 
     def _believe(self, number: int, facts: list[Fact]) -> None:

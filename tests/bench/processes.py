@@ -3,9 +3,9 @@
 On a machine whose cores the load generator and Kafka take a share of, that cannot be seen as a rate. So what is
 measured is the work: seconds of CPU (user and system) of each process of the gateway for each notification that was
 acknowledged, which means that Kafka has it. All processes of the gateway are bound to one core and everything else to
-the other ones, so neither gets a larger batch at a time by having less to do. Where each process has a core of its own,
-the busiest one sets the pace: ``carried`` is how many notifications all together are done with for a second of its CPU,
-and ``ratio`` is that of two processes to that of one.
+the other ones, and each process has as many devices, so that none has larger batches than the other. Where each process
+has a core of its own, the busiest one sets the pace: ``carried`` is how many notifications all together are done with
+for a second of its CPU, and ``ratio`` is that of two processes to that of one.
 
 What it does not show: what two cores take from one another (caches, memory, the kernel's locks of a port).
 
@@ -38,7 +38,7 @@ _WARM_UP_S = 4.0
 def measure(*, loadgen: Path, devices: int, seconds: float, runs: int) -> dict[str, float]:
     """Run it, one and two processes in turn; returns the figures by name, medians of ``runs``.
 
-    ``loadgen`` is the yardstick's load generator, built.
+    ``loadgen`` is the yardstick's load generator, built; ``devices`` are those of a process.
 
     Raises:
         BrokerError: Kafka could not be started.
@@ -59,7 +59,9 @@ def measure(*, loadgen: Path, devices: int, seconds: float, runs: int) -> dict[s
                 for processes in found:
                     place = folder / f"{processes}-{number}"
                     place.mkdir()
-                    found[processes].append(_run(running.cluster, place, loadgen, processes, devices, seconds))
+                    found[processes].append(
+                        _run(running.cluster, place, loadgen, processes, devices * processes, seconds)
+                    )
         finally:
             broker.stop("processes", folder)
             os.sched_setaffinity(0, mine)
@@ -125,7 +127,7 @@ def _bind(pid: int, core: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Two processes of a gateway against one.")
     parser.add_argument("--loadgen", type=Path, required=True, help="the yardstick's load generator, built")
-    parser.add_argument("--devices", type=int, default=1000)
+    parser.add_argument("--devices", type=int, default=1000, help="of each process")
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")

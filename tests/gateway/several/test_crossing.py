@@ -28,6 +28,9 @@ class Taken:
     def handed(self, datagrams: list[tuple[bytes, UdpAddress]]) -> None:
         self.datagrams += datagrams
 
+    def batch_done(self, received: int) -> None:
+        assert received == 0
+
 
 class Devices:
     """In the place of a registry with devices at addresses and with registration ids, all in the clear."""
