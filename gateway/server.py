@@ -88,8 +88,6 @@ class Gateway:
             self._crossing = Crossing(seat)
             plain, secure = adopted(seat.coap), adopted(seat.coaps)
         self._access, self._secure = _security(settings, secure, self._crossing)
-        if self._crossing is not None and self._access is not None:
-            self._crossing.only_endpoint = self._access.only_endpoint
         try:
             self._endpoint = Endpoint(
                 settings.coap if settings.insecure else None,

@@ -41,10 +41,7 @@ _log = structlog.get_logger("headwater.coaps")
 _LONGEST = MAX_DATAGRAM + 256
 #: Sessions by one key that is for several endpoints.
 MOST_OF_A_KEY = 10_000
-
-
 _TLS12_CID = bytes((ContentType.TLS12_CID,))
-
 #: A session, whether it was resumed, and a message of it that is still to be taken (or none).
 HandedSession = tuple[Session, bool, bytes]
 
@@ -80,8 +77,7 @@ class SecureLine:
         bound: socket.socket | None = None,
         crossing: Crossing | None = None,
     ) -> None:
-        """Bind at once, unless a socket is ``bound`` already; ``crossing`` leads to the other processes of
-        its port.
+        """Bind at once, unless a socket is ``bound`` already; ``crossing`` leads to the other processes of its port.
 
         Raises:
             OSError: the address cannot be bound.
@@ -270,13 +266,12 @@ class SecureLine:
         self._receiver.arrived(message, peer)
 
     def _established(self, session: AnySession, *, resumed: bool) -> None:
-        target = None
         if self._crossing is not None and isinstance(session, Session):
-            target = self._crossing.owner_of_identity(session.identity.decode("utf-8"))
-        if target is not None and isinstance(session, Session):
-            self._hand_over(session, target, resumed=resumed)
-        else:
-            self._establish(session, resumed=resumed)
+            ep = self._only_endpoint(session.identity.decode("utf-8"))
+            if ep is not None and (target := self._crossing.owner_of(ep)) is not None:
+                self._hand_over(session, target, resumed=resumed)
+                return
+        self._establish(session, resumed=resumed)
 
     def _establish(self, session: AnySession, *, resumed: bool) -> None:
         assert self._receiver is not None

@@ -80,14 +80,10 @@ Fact = tuple[int, Any, bool]
 
 
 class Crossing:
-    """The crossing of one process, on its event loop.
-
-    ``only_endpoint`` has the one endpoint that an identity is for, None if there may be several.
-    """
+    """The crossing of one process, on its event loop."""
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
-        self.only_endpoint: Callable[[str], str | None] = lambda _: None
         self._lines: dict[int, socket.socket] = {}
         for number, line in seat.lines.items():
             taken = adopted(line)
@@ -167,15 +163,8 @@ class Crossing:
 
     def owner_of(self, ep: str) -> int | None:
         """The process that owns an endpoint; None: this one."""
-        return self._other(owner_of(ep, self.seat.processes))
-
-    def owner_of_identity(self, identity: str) -> int | None:
-        """The process for a session by this identity, if it is for one endpoint alone; None: this one."""
-        ep = self.only_endpoint(identity)
-        return None if ep is None else self.owner_of(ep)
-
-    def _other(self, number: int) -> int | None:
-        return None if number == self.seat.number else number
+        owner = owner_of(ep, self.seat.processes)
+        return None if owner == self.seat.number else owner
 
     def plain(self, datagram: bytes, address: UdpAddress) -> bool:
         """Hand a datagram on if it is another's; False: it is for this process."""
