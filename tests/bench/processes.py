@@ -65,12 +65,12 @@ def measure(*, loadgen: Path, devices: int, seconds: float, runs: int) -> dict[s
         finally:
             broker.stop("processes", folder)
             os.sched_setaffinity(0, mine)
-    figures: dict[str, float] = {"devices": devices, "runs": runs}
+    medians: dict[str, float] = {"devices": devices, "runs": runs}
     for processes, each in found.items():
         for key in each[0]:
-            figures[f"{key}_{processes}"] = statistics.median(one[key] for one in each)
-    figures["ratio"] = figures["carried_2"] / figures["carried_1"]
-    return figures
+            medians[f"{key}_{processes}"] = statistics.median(one[key] for one in each)
+    medians["ratio"] = medians["carried_2"] / medians["carried_1"]
+    return medians
 
 
 def _run(
