@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger("headwater.gateway")
 
 #: Seconds for all children to end by themselves, of the ten that this process has.
-_GRACE: Final = 9.0
+_GRACE: Final = 8.5
 _LOOK: Final = 0.1
 #: A child that ends is started again after this time, which doubles with each that was not ready in between.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
@@ -66,6 +66,8 @@ class Child:
         self._line: socket.socket | None = None
         self._asking = threading.Lock()
         self._question = 0
+        #: What it has answered and was not taken yet.
+        self._heard = bytearray()
         self._pause = _FIRST_PAUSE
         self._start_at = 0.0
         #: True once it was ready in any of its lives.
@@ -78,7 +80,6 @@ class Child:
     def start(self) -> None:
         """Begin a life."""
         mine, its = socket.socketpair()
-        mine.settimeout(_PATIENCE)
         seat = replace(self._seat, parent=its.fileno())
         file = lean.handed(lean.Process.GATEWAY_PART, (self._settings, seat))
         words = [
@@ -101,7 +102,9 @@ class Child:
         finally:
             os.close(file)
             its.close()
-        self._line = mine
+        with self._asking:
+            self._line = mine
+            self._heard.clear()
 
     def look(self) -> int | None:
         """Start it again, after a while, if it has ended; the exit code of one that never was of use."""
@@ -125,10 +128,10 @@ class Child:
         if self._line is not None:
             self._line.close()
 
-    def ready(self) -> str | None:
+    def ready(self, patience: float = _PATIENCE) -> str | None:
         """Why it is of no use now, or None."""
         try:
-            words = self._ask(READY).decode()
+            words = self._ask(READY, patience).decode()
         except OSError:
             return f"process {self.number} of the gateway does not answer"
         if words:
@@ -139,21 +142,30 @@ class Child:
     def metrics(self) -> str:
         """What it shows; nothing if it does not answer."""
         try:
-            return self._ask(METRICS).decode()
+            return self._ask(METRICS, _PATIENCE).decode()
         except OSError:
             return ""
 
-    def _ask(self, what: int) -> bytes:
+    def _ask(self, what: int, patience: float) -> bytes:
         with self._asking:
             line = self._line
             if self._process is None or line is None:
                 raise OSError("it does not run")
             self._question = (self._question + 1) % 256
+            line.settimeout(patience)
             line.sendall(bytes((what, self._question)))
-            # Answers to questions that nobody waits for any more come first.
-            while (head := _exactly(line, 5))[0] != self._question:
-                _exactly(line, int.from_bytes(head[1:], "big"))
-            return _exactly(line, int.from_bytes(head[1:], "big"))
+            while True:
+                size = int.from_bytes(self._heard[1:5], "big") + 5
+                if len(self._heard) >= max(size, 5):
+                    number, body = self._heard[0], bytes(self._heard[5:size])
+                    del self._heard[:size]
+                    # Answers to questions that nobody waits for any more come first.
+                    if number == self._question:
+                        return body
+                elif more := line.recv(65536):
+                    self._heard += more
+                else:
+                    raise OSError("it has ended")
 
     def terminate(self) -> None:
         """Tell it to stop."""
@@ -171,16 +183,6 @@ class Child:
             code = self._process.wait()
         self._let_go()
         return code
-
-
-def _exactly(line: socket.socket, count: int) -> bytes:
-    found = bytearray()
-    while len(found) < count:
-        more = line.recv(count - len(found))
-        if not more:
-            raise OSError("it has ended")
-        found += more
-    return bytes(found)
 
 
 class _Shown(Collector):
@@ -269,7 +271,7 @@ def _serve(settings: GatewaySettings, children: list[Child], stop: threading.Eve
         while not stop.wait(_LOOK):
             for child in children:
                 if not child.was_ready:
-                    child.ready()
+                    child.ready(_LOOK)
                 if (failed := child.look()) is not None:
                     stop.set()
                     break
