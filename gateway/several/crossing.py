@@ -56,7 +56,7 @@ class Kind(IntEnum):
     SECURE = 1
     #: (known by, key, whether it is so): what the sender has or has no more.
     FACTS = 2
-    #: What the sender was known to have is out of date; its facts follow, up to WHOLE.
+    #: The sender tells all that it has, up to WHOLE; what else it was known to have is then out of date.
     AFRESH = 3
     WHOLE = 4
     #: The sender has begun and knows nothing.
@@ -108,6 +108,8 @@ class Crossing:
         self._flushing = False
         #: Who has to be told all afresh: their line was full.
         self._owed: set[int] = set()
+        #: What those have told who are telling all.
+        self._renewed: dict[int, set[tuple[int, Any]]] = {}
         self._unheard = set(self._lines)
         self._all_heard = asyncio.Event()
         #: For the metrics: datagrams to others and from them; what a line had no room for; sessions to others.
@@ -398,20 +400,28 @@ class Crossing:
         elif kind == Kind.FACTS:
             self._believe(number, content)
         elif kind == Kind.AFRESH:
-            for known in self._elsewhere.values():
-                for key in [key for key, owner in known.items() if owner == number]:
-                    del known[key]
+            self._renewed[number] = set()
         elif kind == Kind.WHOLE:
+            self._forget_others(number, self._renewed.pop(number, set()))
             self._unheard.discard(number)
             if not self._unheard:
                 self._all_heard.set()
         elif kind == Kind.HELLO:
             self._tell_all(number)
 
+    def _forget_others(self, number: int, told: set[tuple[int, Any]]) -> None:
+        """A process has all that it ``told`` and nothing else."""
+        for by, known in self._elsewhere.items():
+            for key in [key for key, owner in known.items() if owner == number and (int(by), key) not in told]:
+                del known[key]
+
     def _believe(self, number: int, facts: list[Fact]) -> None:
+        renewed = self._renewed.get(number)
         for by, key, has in facts:
             known = self._elsewhere[By(by)]
             if has:
                 known[key] = number
+                if renewed is not None:
+                    renewed.add((by, key))
             elif known.get(key) == number:
                 del known[key]
