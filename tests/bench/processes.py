@@ -32,7 +32,7 @@ from tests.way import Gateway
 
 #: Kafka and the load are not to be what is measured, nor to be in its way.
 _GATEWAY_CORE = 0
-_WARM_UP_S = 4.0
+_WARM_UP_S = 2.0
 
 
 def measure(*, loadgen: Path, devices: int, seconds: float, runs: int) -> dict[str, float]:
@@ -59,9 +59,9 @@ def measure(*, loadgen: Path, devices: int, seconds: float, runs: int) -> dict[s
                 for processes in found:
                     place = folder / f"{processes}-{number}"
                     place.mkdir()
-                    found[processes].append(
-                        _run(running.cluster, place, loadgen, processes, devices * processes, seconds)
-                    )
+                    one = _run(running.cluster, place, loadgen, processes, devices * processes, seconds)
+                    found[processes].append(one)
+                    print(f"{processes} processes: {one}", file=sys.stderr, flush=True)
         finally:
             broker.stop("processes", folder)
             os.sched_setaffinity(0, mine)
