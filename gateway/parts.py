@@ -64,8 +64,10 @@ class Parts:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         admission: Admission,
         is_mine: Callable[[RawRequest], bool] | None = None,
+        id_mark: str = "",
     ) -> None:
-        """``is_mine`` tells which requests are not another process's, where there are several."""
+        """Where there are several processes ``is_mine`` tells which requests are not another's, and ``id_mark`` is what
+        registration ids begin with."""
         gateway = settings.gateway
         self.endpoint = endpoint
         self.uplink = uplink
@@ -83,7 +85,7 @@ class Parts:
             registry=self.registry,
             listener=self,
             wall_ms=wall_ms,
-            new_id=_registration_ids().__next__,
+            new_id=_registration_ids(id_mark).__next__,
         )
         self.registrations.updates.start(endpoint)
         endpoint.on_post = self.registrations.updates.take
@@ -287,10 +289,10 @@ class Parts:
         return self.uplink.send(topic, place.replies, place.key, encoded(reply), [], done)
 
 
-def _registration_ids() -> Iterator[str]:
-    """Ten hex digits each, that nobody guesses."""
+def _registration_ids(mark: str) -> Iterator[str]:
+    """``mark`` and ten hex digits each, that nobody guesses."""
     while True:
         # The system is asked for many at once: that takes as long as for one.
         digits = secrets.token_hex(5 * _IDS_AT_ONCE)
         for at in range(0, len(digits), 10):
-            yield digits[at : at + 10]
+            yield mark + digits[at : at + 10]

@@ -81,12 +81,15 @@ class Gateway:
         self._is_oscore_told = False
         self._crossing: Crossing | None = None
         plain = secure = None
+        mark = b""
         if seat is not None:
             from gateway.several.crossing import Crossing
             from gateway.several.seat import adopted
+            from gateway.several.steering import token_mark
 
             self._crossing = Crossing(seat)
             plain, secure = adopted(seat.coap), adopted(seat.coaps)
+            mark = token_mark(seat.number)
         self._access, self._secure = _security(settings, secure, self._crossing)
         try:
             self._endpoint = Endpoint(
@@ -95,6 +98,7 @@ class Gateway:
                 secure=self._secure,
                 bound=plain,
                 is_elsewhere=None if self._crossing is None else self._crossing.plain,
+                token_mark=mark,
             )
         except BaseException:
             self._close_security()
@@ -195,11 +199,12 @@ class Gateway:
         partitions = await self._wait_for_kafka()
         uplink = Uplink(self._settings.kafka, self._topics, partitions)
         uplink.start(asyncio.get_running_loop())
-        is_mine = None
+        is_mine, mark = None, ""
         if self._seat is not None:
             from gateway.several.owners import share
+            from gateway.several.steering import id_mark
 
-            is_mine = share(self._seat.number, self._seat.processes)
+            is_mine, mark = share(self._seat.number, self._seat.processes), id_mark(self._seat.number)
         parts = Parts(
             self._settings,
             self._models.definitions,
@@ -210,6 +215,7 @@ class Gateway:
             self._spawn,
             Admission(self._access),
             is_mine,
+            mark,
         )
         parts.restore(self._stored)
         if self._crossing is not None:

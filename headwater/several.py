@@ -32,6 +32,7 @@ from gateway.coap.udp import bind, name_of
 from gateway.several.carrying import carry_over, place_of
 from gateway.several.control import METRICS, READY
 from gateway.several.seat import Seat
+from gateway.several.steering import steer
 from gateway.state_file import StateLocked, lock_directory
 from headwater import lean
 from headwater.exits import Exit, Stop
@@ -222,6 +223,8 @@ def run(settings: GatewaySettings, stop: threading.Event) -> None:
         held.callback(os.close, lock)
         carry_over(settings.state, settings.processes)
         plain = _sockets(settings.coap, settings.processes) if settings.insecure else None
+        if plain is not None:
+            _steer(plain)
         secure = None if settings.credentials is None else _sockets(settings.coaps, settings.processes)
         lines = _lines(settings.processes)
         for sock in (*(plain or ()), *(secure or ()), *(one for of in lines for one in of.values())):
@@ -350,6 +353,13 @@ def _sockets(address: tuple[str, int], count: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
+
+
+def _steer(sockets: list[socket.socket]) -> None:
+    try:
+        steer(sockets[0])
+    except OSError as exc:
+        _log.info("the kernel does not look whose a message is, so more go from process to process", reason=str(exc))
 
 
 def _lines(count: int) -> list[dict[int, socket.socket]]:

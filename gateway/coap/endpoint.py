@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -66,6 +66,7 @@ SETTLING = 10.0
 _LEAST_WORDS = 10
 _UNRECOGNISED = "unrecognised critical option"
 _NO_PLAIN = "no plain CoAP here"
+_Peer = TypeVar("_Peer", bound=Address)
 
 
 class Endpoint:
@@ -80,11 +81,12 @@ class Endpoint:
         seed: int | None = None,
         bound: socket.socket | None = None,
         is_elsewhere: Callable[[bytes, UdpAddress], bool] | None = None,
+        token_mark: bytes = b"",
     ) -> None:
         """Bind at once; ``coap`` is where messages come in the clear, None: nowhere (`speak_oscore`).
 
         ``bound`` is a socket that is there already; ``is_elsewhere`` may hand a datagram to another process, and tells
-        so.
+        so; ``token_mark`` is what all tokens begin with, its first bit set.
 
         Raises:
             OSError: the address cannot be bound.
@@ -92,6 +94,7 @@ class Endpoint:
         self._random = random.Random(seed)
         self._socket = bound if bound is not None or coap is None else bind(*coap)
         self._is_elsewhere = is_elsewhere
+        self._token_mark = token_mark
         self._many: ManyDatagrams | None = None if self._socket is None else many_datagrams(self._socket)
         #: False: on the socket OSCORE alone is spoken.
         self._in_the_clear = coap is not None
@@ -287,7 +290,7 @@ class Endpoint:
         """A message over DTLS."""
         self._offer(datagram, peer, self._take)
 
-    def _offer(self, datagram: bytes, peer: Address, leave: Callable[[bytes, Address], None]) -> None:
+    def _offer(self, datagram: bytes, peer: _Peer, leave: Callable[[bytes, _Peer], None]) -> None:
         """To the short path, which leaves what it does not take."""
         try:
             taken = 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == 0x45 and self._handler.notify(datagram, peer)
@@ -732,7 +735,8 @@ class Endpoint:
 
     def new_token(self) -> bytes:
         """Eight random bytes, never starting with zero: aiocoap's own tokens are shorter, so the two never meet."""
-        return (self._random.getrandbits(63) | 1 << 63).to_bytes(8, "big")
+        token = (self._random.getrandbits(63) | 1 << 63).to_bytes(8, "big")
+        return self._token_mark + token[len(self._token_mark) :]
 
     # Timers
 

@@ -39,6 +39,8 @@ pytestmark = pytest.mark.kafka
 
 PATH = "/3303/0/5700"
 DEVICES = 200
+#: Of two thousand datagrams, where a busy machine has devices say things again.
+NEARLY_NONE = 10
 
 
 class Several(Gateway):
@@ -174,6 +176,33 @@ def test_each_of_two_hundred_devices_has_one_owner_and_all_reaches_it(
             until("the repeated reply", lambda: len(gateway.replies(again)) == 2)
             assert not any(one.reset for one in fleet)
         assert gateway.stop() == Exit.OK
+
+
+def test_what_names_its_process_arrives_there_and_does_not_cross(
+    kafka: Cluster, gateway_id: str, tmp_path: Path
+) -> None:
+    with Several(gateway_id, kafka, tmp_path) as gateway:
+        gateway.wait_ready()
+        fleet = [RawDevice(gateway.address, ep) for ep in names(DEVICES)]
+        with devices(fleet):
+            at_once([(one.register,) for one in fleet])
+            for one in fleet:
+                one.wait_observed(PATH)
+            until("all observations", lambda: gateway.total("observations") == DEVICES)
+            before = gateway.total("handed_on_total")
+            for number in range(1, 6):
+                at_once([(tell, one, number, float(number)) for one in fleet])
+            at_once([(one.update,) for one in fleet])
+            gateway.read_all([one.ep for one in fleet])
+            assert gateway.told() == {one.ep: [1.0, 2.0, 3.0, 4.0, 5.0] for one in fleet}
+            assert gateway.total("handed_on_total") <= before + NEARLY_NONE
+            # From other ports as well, of which nobody has been told.
+            for one in fleet:
+                one.move()
+            at_once([(one.update,) for one in fleet])
+            at_once([(tell, one, 6, 6.0) for one in fleet])
+            assert gateway.total("handed_on_total") <= before + NEARLY_NONE
+            assert gateway.total("devices") == DEVICES
 
 
 def test_a_device_that_registers_again_from_another_port_has_one_registration(
