@@ -3,8 +3,9 @@
 Owns the children from their start to their end, the health and the metrics of all of them at one port, and that their
 state is in its place. It takes no message and knows no device.
 
-The sockets of the port are all opened here, once, so that the kernel's choice among them (a hash of both addresses) is
-the same while a child is away; what arrives for it waits. A child that loses this process ends by itself.
+The sockets of the port are all opened here, once, so that the kernel's choice among them (what a message names, or a
+hash of both addresses) is the same while a child is away; what arrives for it waits. A child that loses this process
+ends by itself.
 """
 
 from __future__ import annotations

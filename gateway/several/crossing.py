@@ -1,9 +1,10 @@
 """The way between the processes of one gateway: a datagram that arrived at one and is for a device of another.
 
-The kernel gives each datagram to the process whose socket its address falls to; the device's owner is told by its name
-(`gateway.several.owners`). Whoever gets a Register finds the owner in it. Everything else is known by its address, its
-registration id or its Connection ID, which the owner told the others when they came to be; what nobody told of is for
-who got it. The owner answers from its own socket, which has the same port.
+The kernel gives each datagram to the process that it names (`gateway.several.steering`), or else to whose socket its
+address falls to; the device's owner is told by its name (`gateway.several.owners`). Whoever gets a Register finds the
+owner in it. Everything else is known by its address, its registration id or its Connection ID, which the owner told the
+others when they came to be; what nobody told of is for who got it. The owner answers from its own socket, which has the
+same port.
 
 Owns the lines to the others and what they said. It decides nothing about a message but whose it is, drops what a line
 has no room for (UDP may lose datagrams, the layers above repeat them), and looks at no device's state.

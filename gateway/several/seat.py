@@ -1,7 +1,7 @@
 """What one of several processes is given by the one that started it: its number, and sockets that outlive it.
 
-The parent opens them all and keeps them open, so the kernel's choice among the sockets of a port (a hash of both
-addresses) stays what it was while a process is away, and what arrives meanwhile waits for the next one.
+The parent opens them all and keeps them open, so the kernel's choice among the sockets of a port stays what it was
+while a process is away, and what arrives meanwhile waits for the next one.
 """
 
 from __future__ import annotations

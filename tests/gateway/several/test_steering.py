@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Busy
@@ -115,7 +116,9 @@ def test_where_the_kernel_takes_no_program_all_is_spread_by_its_address(
     monkeypatch.setattr("gateway.several.steering._SO_ATTACH_REUSEPORT_CBPF", 9999)
     with pytest.raises(OSError, match="not available"):
         steer(group[0])
-    _steer(group)
+    with capture_logs() as said:
+        _steer(group)
+    assert [(one["log_level"], "not available" in one["reason"]) for one in said] == [("info", True)]
     assert len(arrived_at(group, build(Type.CON, Code.CONTENT, 5, token_of(1), [], b"21.5"))) > 1
 
 
