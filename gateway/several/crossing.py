@@ -260,7 +260,11 @@ class Crossing:
         if has:
             self._elsewhere[by].pop(key, None)
         self._facts.append((int(by), key, has))
-        self._flush_soon()
+        if has and self._loop is not None:
+            # Now: what follows may be a request to it, whose answer comes to another process before this turn ends.
+            self._tell()
+        else:
+            self._flush_soon()
 
     def say_file(self, sha256: str, has: bool) -> None:
         """A device of this process was told of a file, by its hash."""
@@ -318,16 +322,19 @@ class Crossing:
 
     def _flush(self) -> None:
         self._flushing = False
-        facts, self._facts = self._facts, []
         # Before the datagrams, which may be what the facts are about.
-        for at in range(0, len(facts), _FACTS):
-            for number in self._lines:
-                if number not in self._owed and not self._send(number, Kind.FACTS, facts[at : at + _FACTS]):
-                    self._owe(number)
+        self._tell()
         for kind, waiting in ((Kind.PLAIN, self._plain_out), (Kind.SECURE, self._secure_out)):
             for target, out in waiting.items():
                 if out:
                     self._hand_on(target, kind, out)
+
+    def _tell(self) -> None:
+        facts, self._facts = self._facts, []
+        for at in range(0, len(facts), _FACTS):
+            for number in self._lines:
+                if number not in self._owed and not self._send(number, Kind.FACTS, facts[at : at + _FACTS]):
+                    self._owe(number)
 
     def _hand_on(self, target: int, kind: Kind, out: list[tuple[bytes, UdpAddress]]) -> None:
         if self._send(target, kind, out):

@@ -130,7 +130,6 @@ def test_a_fact_is_known_before_what_follows_from_it_and_ends_with_it() -> None:
         ack = build(Type.ACK, Code.EMPTY, 7, b"", [])
         assert not one.plain(ack, THERE)
         other._registry_says("id", THERE, True)
-        other._flush()
         # No turn of the event loop was needed for it.
         assert one.plain(ack, THERE)
         other._registry_says("id", THERE, False)
