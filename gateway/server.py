@@ -220,7 +220,7 @@ class Gateway:
         parts.restore(self._stored)
         if self._crossing is not None:
             self._crossing.know(parts.registry)
-            parts.files.on_told = self._crossing.say_file
+            parts.files.tell(self._crossing.say_file)
         # Of the rest OSCORE may have need later.
         self._stored = replace(self._stored, registrations=(), observations=())
         if self._oscore is not None:

@@ -110,10 +110,12 @@ def _gateway(settings: GatewaySettings) -> None:
 
 def _gather(settings: GatewaySettings) -> None:
     """The state of several processes, for one."""
-    from gateway.several.carrying import carry_over
-    from gateway.state_file import lock_directory
+    from threading import Event
 
-    lock = lock_directory(settings.state)
+    from gateway.several.carrying import carry_over
+    from headwater.several import locked
+
+    lock = locked(settings.state, Event())
     try:
         carry_over(settings.state, 1)
     finally:

@@ -39,6 +39,8 @@ from headwater import lean
 from headwater.exits import Exit, Stop
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gateway.settings import GatewaySettings
 
 _log = structlog.get_logger("headwater.gateway")
@@ -72,8 +74,9 @@ class Child:
         self._heard = bytearray()
         self._pause = _FIRST_PAUSE
         self._start_at = 0.0
-        #: True once it was ready in any of its lives.
+        #: True once it was ready, in any of its lives and in this one.
         self.was_ready = False
+        self.is_settled = False
 
     @property
     def number(self) -> int:
@@ -81,6 +84,7 @@ class Child:
 
     def start(self) -> None:
         """Begin a life."""
+        self.is_settled = False
         mine, its = socket.socketpair()
         seat = replace(self._seat, parent=its.fileno())
         file = lean.handed(lean.Process.GATEWAY_PART, (self._settings, seat))
@@ -138,7 +142,8 @@ class Child:
             return f"process {self.number} of the gateway does not answer"
         if words:
             return words
-        self.was_ready, self._pause = True, _FIRST_PAUSE
+        self.was_ready = self.is_settled = True
+        self._pause = _FIRST_PAUSE
         return None
 
     def metrics(self) -> str:
@@ -220,7 +225,7 @@ def run(settings: GatewaySettings, stop: threading.Event) -> None:
     """
     _refuse(settings)
     with contextlib.ExitStack() as held:
-        lock = _locked(settings, stop)
+        lock = locked(settings.state, stop)
         held.callback(os.close, lock)
         carry_over(settings.state, settings.processes)
         plain = _sockets(settings.coap, settings.processes) if settings.insecure else None
@@ -274,11 +279,12 @@ def _serve(settings: GatewaySettings, children: list[Child], stop: threading.Eve
             child.start()
         while not stop.wait(_LOOK):
             for child in children:
-                if not child.was_ready:
+                if stop.is_set():
+                    break
+                if not child.is_settled:
                     child.ready(_LOOK)
                 if (failed := child.look()) is not None:
                     stop.set()
-                    break
     finally:
         until = time.monotonic() + _GRACE
         for child in children:
@@ -326,13 +332,13 @@ def _refuse(settings: GatewaySettings) -> None:
         )
 
 
-def _locked(settings: GatewaySettings, stop: threading.Event) -> int:
+def locked(state: Path, stop: threading.Event) -> int:
     """The state directory, for this process and its children. Those of a parent that was killed end a little later."""
-    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     until = time.monotonic() + _REMAINS
     while True:
         try:
-            return lock_directory(settings.state)
+            return lock_directory(state)
         except StateLocked:
             if time.monotonic() > until or stop.wait(_LOOK):
                 raise
@@ -371,5 +377,8 @@ def _lines(count: int) -> list[dict[int, socket.socket]]:
             here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             for end in (here, there):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINE_BUFFER)
+                # Beyond the system's bound, for who may.
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_SNDBUFFORCE", 32), _LINE_BUFFER)
             lines[one][other], lines[other][one] = here, there
     return lines

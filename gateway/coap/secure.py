@@ -259,7 +259,7 @@ class SecureLine:
     def _arrived(self, message: bytes, peer: SecurePeer) -> None:
         assert self._receiver is not None
         if self._crossing is not None and isinstance(peer.session, Session):
-            target = self._crossing.of_message(message)
+            target = self._crossing.of_message(message, peer)
             if target is not None:
                 self._hand_over(peer.session, target, resumed=False, message=message)
                 return

@@ -22,9 +22,11 @@ from typing import Final
 
 import structlog
 
+from gateway.file_cache import FOLDER
 from gateway.several.owners import owner_of
 from gateway.state_file import StateUnavailable, corrupted, open_file
 from schemas.avro.request_identity import leading_strings
+from schemas.files import is_hash
 
 _log = structlog.get_logger("headwater.gateway")
 
@@ -65,6 +67,7 @@ def carry_over(state: Path, processes: int) -> None:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             if sources:
                 _fill(place / _FILE, [source / _FILE for source in sources], number, processes)
+            _share_files(place / FOLDER, [source / FOLDER for source in sources])
             _sync(place)
         _sync(state / _NEW)
         (state / _NEW).rename(state / f"{_READY}{processes}")
@@ -96,13 +99,18 @@ def _put_in_place(state: Path, processes: int) -> None:
     if processes == 1:
         if (ready / _FILE).exists():
             (ready / _FILE).rename(state / _FILE)
-        shutil.rmtree(state / _PROCESSES, ignore_errors=True)
+        if (ready / FOLDER).exists():
+            shutil.rmtree(state / FOLDER, ignore_errors=True)
+            (ready / FOLDER).rename(state / FOLDER)
+        if (state / _PROCESSES).exists():
+            shutil.rmtree(state / _PROCESSES)
     else:
         if (ready / _PROCESSES).exists():
             if (state / _PROCESSES).exists():
                 shutil.rmtree(state / _PROCESSES)
             (ready / _PROCESSES).rename(state / _PROCESSES)
         (state / _FILE).unlink(missing_ok=True)
+        shutil.rmtree(state / FOLDER, ignore_errors=True)
     _sync(state)
     shutil.rmtree(ready)
     _sync(state)
@@ -136,6 +144,16 @@ def _fill(target: Path, sources: Sequence[Path], number: int, processes: int) ->
         raise corrupted(target, str(exc)) from exc
     finally:
         db.close()
+
+
+def _share_files(target: Path, sources: Sequence[Path]) -> None:
+    """Each process has all files for devices: who was told of one may be in the middle of it."""
+    target.mkdir(mode=0o700, exist_ok=True)
+    for source in sources:
+        for file in source.iterdir() if source.is_dir() else ():
+            if not (target / file.name).exists() and is_hash(file.name):
+                # No second copy: they are never written to.
+                os.link(file, target / file.name)
 
 
 def _endpoint(reply: bytes) -> str:

@@ -16,8 +16,9 @@ import asyncio
 import marshal
 import pickle
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from gateway.several.seat import Seat, adopted
 
 if TYPE_CHECKING:
     from gateway.coap.endpoint import Endpoint
-    from gateway.coap.peers import UdpAddress
+    from gateway.coap.peers import Address, UdpAddress
     from gateway.coap.secure import SecureLine
     from gateway.registry import Registry
 
@@ -43,7 +44,9 @@ _LONGEST_PACKET = 256 << 10
 _FACTS = 500
 #: Packets that are taken from a line before the event loop has its turn again.
 _BATCH = 32
-_OWED_AGAIN = 0.1
+_OWED_AGAIN = 0.02
+#: Packets of facts that are kept for who has no room for them, beside what is told afresh; beyond that all is.
+_MOST_OWED = 100
 _POST, _DELETE = int(Code.POST), int(Code.DELETE)
 #: Requests that may tell by themselves whose they are.
 _TELLING = (int(Code.GET), _POST, _DELETE)
@@ -73,11 +76,20 @@ class By(IntEnum):
     REGISTRATION = 1
     SECURE_ADDRESS = 2
     CONNECTION_ID = 3
-    #: A file that it was told of, which it may fetch from an address that nobody knows.
+    #: A file, which it may fetch from an address that nobody knows.
     FILE = 4
 
 
 Fact = tuple[int, Any, bool]
+
+
+@dataclass(slots=True)
+class _Debt:
+    """Packets for a line that was full, in their order."""
+
+    packets: deque[tuple[Kind, list[Fact] | None]] = field(default_factory=deque)
+    #: How many may wait. 0: they are not made yet, and all is told afresh as soon as there is room.
+    most: int = 0
 
 
 class Crossing:
@@ -93,10 +105,11 @@ class Crossing:
         #: Whose it is, where it is another's.
         self._elsewhere: dict[By, dict[Any, int]] = {by: {} for by in By}
         self._addresses: dict[UdpAddress, int] = self._elsewhere[By.ADDRESS]
+        #: The files that this process can send.
         self._files: set[str] = set()
         self._registry: Registry | None = None
         #: Who of this process is at an address.
-        self._at: Callable[[UdpAddress], object | None] = lambda _: None
+        self._at: Callable[[Address], object | None] = lambda _: None
         self._endpoint: Endpoint | None = None
         self._secure: SecureLine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,8 +120,8 @@ class Crossing:
         self._view = memoryview(self._received)
         self._facts: list[Fact] = []
         self._flushing = False
-        #: Who has to be told all afresh: their line was full.
-        self._owed: set[int] = set()
+        #: What those have still to be told whose line was full.
+        self._owed: dict[int, _Debt] = {}
         #: What those have told who are telling all.
         self._renewed: dict[int, set[tuple[int, Any]]] = {}
         self._unheard = set(self._lines)
@@ -126,9 +139,14 @@ class Crossing:
         self._loop, self._endpoint, self._secure = loop, endpoint, secure
         for number, line in self._lines.items():
             loop.add_reader(line.fileno(), self._hear_one, number)
-            self._send(number, Kind.HELLO, None)
+            self._greet(number)
         if not self._lines:
             self._all_heard.set()
+
+    def _greet(self, number: int) -> None:
+        # What waits for its next life may fill a line.
+        if self._loop is not None and number in self._unheard and not self._send(number, Kind.HELLO, None):
+            self._loop.call_later(_OWED_AGAIN, self._greet, number)
 
     def know(self, registry: Registry) -> None:
         """The devices of this process are there: the others are told, now and of every change."""
@@ -209,15 +227,14 @@ class Crossing:
             self._hand_on(target, Kind.SECURE, out)
         return True
 
-    def of_message(self, message: bytes) -> int | None:
+    def of_message(self, message: bytes, peer: Address) -> int | None:
         """Who has to have a message that came over DTLS, as far as it tells; None: this process."""
         if len(message) < 4 or message[1] not in _TELLING:
             return None
-        return self._of_request(message, None)
+        return self._of_request(message, peer)
 
-    def _of_request(self, datagram: bytes, address: UdpAddress | None) -> int | None:
+    def _of_request(self, datagram: bytes, address: Address) -> int | None:
         """Below ``/rd`` the request itself tells; else its address, or the file that it is for."""
-        target = None
         try:
             message = parse(datagram)
             path = message.texts(Option.URI_PATH)
@@ -233,11 +250,13 @@ class Crossing:
                         return target
         except Malformed:
             return None
-        if address is not None and (
-            self._at(address) is not None or (target := self._whose(By.ADDRESS, address)) is not None
-        ):
+        if isinstance(address, tuple) and (target := self._addresses.get(address)) is not None:
             return target
-        if len(path) > 1 and path[0] == FILES:
+        if self._at(address) is not None:
+            return None
+        if isinstance(address, tuple) and (target := self._whose(By.ADDRESS, address)) is not None:
+            return target
+        if len(path) > 1 and path[0] == FILES and path[1] not in self._files:
             return self._elsewhere[By.FILE].get(path[1])
         return None
 
@@ -267,11 +286,13 @@ class Crossing:
             self._flush_soon()
 
     def say_file(self, sha256: str, has: bool) -> None:
-        """A device of this process was told of a file, by its hash."""
+        """This process can send a file, by its hash, or is not to be asked for it any more."""
+        if has == (sha256 in self._files):
+            return
         if has:
             self._files.add(sha256)
         else:
-            self._files.discard(sha256)
+            self._files.remove(sha256)
         self.say(By.FILE, sha256, has)
 
     def say_session(self, cid: bytes, address: UdpAddress, *, has: bool) -> None:
@@ -293,25 +314,43 @@ class Crossing:
                 yield int(By.SECURE_ADDRESS), address, True
 
     def _tell_all(self, number: int) -> None:
-        """All that this process has; once more in a while if the line is full."""
+        """All that this process has; what the line has no room for now goes as soon as it has."""
         if self._registry is None:
             return  # told as soon as it is known
-        self._owed.discard(number)
-        facts = list(self._all_facts())
-        packets = [facts[i : i + _FACTS] for i in range(0, len(facts), _FACTS)]
-        told = self._send(number, Kind.AFRESH, None)
-        told = told and all(self._send(number, Kind.FACTS, packet) for packet in packets)
-        if not (told and self._send(number, Kind.WHOLE, None)):
-            self._owe(number)
-
-    def _owe(self, number: int) -> None:
-        if self._loop is not None and number not in self._owed:
-            self._owed.add(number)
-            self._loop.call_later(_OWED_AGAIN, self._pay, number)
+        is_tried_again = number in self._owed
+        self._owed[number] = _Debt()
+        if not is_tried_again:
+            self._pay(number)
 
     def _pay(self, number: int) -> None:
-        if self._loop is not None and number in self._owed:
-            self._tell_all(number)
+        debt = self._owed[number]
+        packets = debt.packets
+        if not debt.most and self._send(number, Kind.AFRESH, None):
+            facts = list(self._all_facts())
+            packets.extend((Kind.FACTS, facts[at : at + _FACTS]) for at in range(0, len(facts), _FACTS))
+            packets.append((Kind.WHOLE, None))
+            debt.most = len(packets) + _MOST_OWED
+        while packets and self._send(number, *packets[0]):
+            packets.popleft()
+        if debt.most and not packets:
+            del self._owed[number]
+        elif self._loop is not None:
+            self._loop.call_later(_OWED_AGAIN, self._pay, number)
+
+    def _tell_of(self, number: int, facts: list[Fact]) -> None:
+        """What is new, behind what is owed already."""
+        debt = self._owed.get(number)
+        if debt is None:
+            if not self._send(number, Kind.FACTS, facts):
+                self._tell_all(number)
+        elif debt.most:
+            last = debt.packets[-1][1]
+            if last is not None and len(last) + len(facts) <= _FACTS:
+                last += facts
+            else:
+                debt.packets.append((Kind.FACTS, facts))
+            if len(debt.packets) > debt.most:
+                self._owed[number] = _Debt()
 
     # Out
 
@@ -333,8 +372,7 @@ class Crossing:
         facts, self._facts = self._facts, []
         for at in range(0, len(facts), _FACTS):
             for number in self._lines:
-                if number not in self._owed and not self._send(number, Kind.FACTS, facts[at : at + _FACTS]):
-                    self._owe(number)
+                self._tell_of(number, facts[at : at + _FACTS])
 
     def _hand_on(self, target: int, kind: Kind, out: list[tuple[bytes, UdpAddress]]) -> None:
         if self._send(target, kind, out):
@@ -410,7 +448,10 @@ class Crossing:
         elif kind == Kind.AFRESH:
             self._renewed[number] = set()
         elif kind == Kind.WHOLE:
-            self._forget_others(number, self._renewed.pop(number, set()))
+            told = self._renewed.pop(number, None)
+            if told is None:  # what it was the end of, the one before this process has had
+                return
+            self._forget_others(number, told)
             self._unheard.discard(number)
             if not self._unheard:
                 self._all_heard.set()

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from gateway.file_cache import FOLDER
 from gateway.several.carrying import carry_over, place_of
 from gateway.several.owners import owner_of
 from gateway.state import CommandState, State, StoredCommand, StoredObservation, StoredRegistration
 from schemas.avro import serde
 from schemas.avro.records import GenericBody, RequestKind, Response, ResponseCode, ResponsePayload
 
+#: A file for devices, by its hash.
+IMAGE = "ab" * 32
 DEVICES = [f"device-{n}" for n in range(30)] + ["device-3/behind"]
 
 
@@ -67,6 +70,8 @@ def fill(state: Path, eps: list[str], position: int, first_sequence: int) -> Non
         await opened.close()
 
     asyncio.run(work())
+    (state / FOLDER).mkdir(exist_ok=True)
+    (state / FOLDER / IMAGE).write_bytes(b"an image")
 
 
 def held(state: Path, processes: int) -> tuple[Counter[str], list[set[str]], list[int]]:
@@ -77,7 +82,9 @@ def held(state: Path, processes: int) -> tuple[Counter[str], list[set[str]], lis
         owned: list[set[str]] = []
         positions = []
         for number in range(processes):
-            opened = State.open(state if processes == 1 else place_of(state, number))
+            place = state if processes == 1 else place_of(state, number)
+            assert (place / FOLDER / IMAGE).read_bytes() == b"an image"
+            opened = State.open(place)
             stored = opened.load()
             found.update(f"registration {one.ep} {one.behind} {one.prefix}" for one in stored.registrations)
             found.update(f"observation {one.ep}" for one in stored.observations)
@@ -118,7 +125,7 @@ def test_all_is_with_its_owner_after_each_change(tmp_path: Path) -> None:
         assert positions == [40] * processes
         for number, eps in enumerate(owned):
             assert all(owner_of(ep, processes) == number for ep in eps)
-    assert sorted(one.name for one in state.iterdir()) == ["gateway.db", "gateway.lock"]
+    assert sorted(one.name for one in state.iterdir()) == ["files", "gateway.db", "gateway.lock"]
 
 
 def test_it_goes_on_from_the_least_that_all_had_reached_and_keeps_commands_with_the_same_number(tmp_path: Path) -> None:
@@ -194,6 +201,7 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
         found, _, positions = held(state, after)
         assert found == everything()
         assert positions == [40] * after
+        assert (tmp_path / str(last) / FOLDER).exists() is (after == 1)
         if not crashed:
             assert last > 5
             return

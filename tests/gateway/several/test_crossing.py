@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.coap.message import Code, Option, Type, build
-from gateway.coap.peers import UdpAddress
+from gateway.coap.peers import Address, SecurePeer, UdpAddress
 from gateway.request_records import RawRequest
-from gateway.several.crossing import Crossing
+from gateway.several.crossing import By, Crossing, Kind
 from gateway.several.owners import owner_of, share
 from gateway.several.seat import Seat
 from schemas.avro import serde
@@ -35,14 +35,14 @@ class Taken:
 class Devices:
     """In the place of a registry with devices at addresses and with registration ids, all in the clear."""
 
-    def __init__(self, *found: tuple[str, UdpAddress]) -> None:
+    def __init__(self, *found: tuple[str, Address]) -> None:
         self.told: Callable[[str | None, object, bool], None] | None = None
         self.found = [type("Device", (), {"reg_id": reg_id, "address": address})() for reg_id, address in found]
 
     def __iter__(self) -> Any:
         return iter(self.found)
 
-    def at(self, address: UdpAddress) -> object | None:
+    def at(self, address: Address) -> object | None:
         return next((one for one in self.found if one.address == address), None)
 
     def registration(self, reg_id: str) -> object | None:
@@ -197,6 +197,140 @@ def test_facts_that_found_a_line_full_are_told_later_and_datagrams_are_counted()
             while not all(other.plain(ack, address) for _, address in found):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         for crossing in (one, other):
+            crossing.close()
+
+    asyncio.run(scenario())
+
+
+def test_whoever_begins_anew_hears_of_more_than_a_line_has_room_for() -> None:
+    async def scenario() -> None:
+        one, other = pair(buffer=16 << 10)
+        found = [(f"id-{n}", (f"10.{n >> 8}.{n & 255}.1", 5000)) for n in range(20_000)]
+        begin(one, Devices(*found))
+        begin(other, Devices())
+        async with asyncio.timeout(60):
+            await other.all_heard()
+        # What comes meanwhile is not told before what was there.
+        ack = build(Type.ACK, Code.EMPTY, 7, b"", [])
+        assert all(other.plain(ack, address) for _, address in found)
+        for crossing in (one, other):
+            crossing.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_and_goes_while_all_is_told_is_right_in_the_end() -> None:
+    async def scenario() -> None:
+        one, other = pair(buffer=16 << 10)
+        found = [(f"id-{n}", (f"10.{n >> 8}.{n & 255}.1", 5000)) for n in range(5_000)]
+        devices = Devices(*found)
+        begin(one, devices)
+        begin(other, Devices())
+        # Nobody has read yet, and the line is full: half of them go, one by one, and others come.
+        assert one._owed
+        gone, came = found[::2], [(f"new-{n}", (f"11.{n >> 8}.{n & 255}.1", 5000)) for n in range(60_000)]
+        for reg_id, address in gone:
+            one._registry_says(reg_id, address, False)
+        for reg_id, address in came:
+            one._registry_says(reg_id, address, True)
+        devices.found = Devices(*found[1::2], *came).found
+        # What waits is bounded: beyond that all is told afresh.
+        assert len(one._owed[1].packets) <= one._owed[1].most
+        async with asyncio.timeout(60):
+            while one._owed or other._renewed:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        for _, address in (*found[1::2], *came):
+            assert other.plain(b"", address)
+        for _, address in gone:
+            assert not other.plain(b"", address)
+        for crossing in (one, other):
+            crossing.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_finds_a_line_full_asks_again() -> None:
+    async def scenario() -> None:
+        one, other = pair(buffer=16 << 10)
+        begin(one, Devices())
+        begin(other, Devices(("theirs", THERE)))
+        await one.all_heard()
+        # What this life has to say and nobody has read yet.
+        while one._send(1, Kind.PLAIN, [(bytes(1000), HERE)]):
+            pass
+        while one._send(1, Kind.PLAIN, []):
+            pass
+        one.pause()
+        again = Crossing(Seat(number=0, processes=2, coap=None, coaps=None, lines={1: one.seat.lines[1]}, parent=-1))
+        begin(again, Devices())
+        async with asyncio.timeout(60):
+            await again.all_heard()
+        assert again.plain(b"", THERE)
+        again.pause()
+        other.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_end_of_what_a_process_before_was_told_is_not_taken_for_all() -> None:
+    async def scenario() -> None:
+        one, other = pair()
+        other._send(0, Kind.FACTS, [(int(By.ADDRESS), ("127.0.0.1", 4000), True)])
+        other._send(0, Kind.WHOLE, None)
+        begin(one, Devices())
+        await turns()
+        assert one.waits_for == "process 1 of the gateway is not there yet"
+        begin(other, Devices(("theirs", THERE)))
+        async with asyncio.timeout(60):
+            await one.all_heard()
+        assert one.plain(b"", THERE)
+        assert not one.plain(b"", ("127.0.0.1", 4000))
+        for crossing in (one, other):
+            crossing.close()
+
+    asyncio.run(scenario())
+
+
+def test_an_address_is_its_who_registered_there_last() -> None:
+    async def scenario() -> None:
+        one, other = pair()
+        begin(one, Devices(("mine", THERE)))
+        begin(other, Devices())
+        await one.all_heard()
+        send, ack = request(Code.POST, "dp"), build(Type.ACK, Code.EMPTY, 7, b"", [])
+        assert not one.plain(send, THERE) and not one.plain(ack, THERE)
+        # A NAT has given the address to a device of the other, and the one that had it has not been heard since.
+        other._registry_says("theirs", THERE, True)
+        await turns()
+        assert one.plain(send, THERE) and one.plain(ack, THERE)
+        other._registry_says("theirs", THERE, False)
+        await turns()
+        assert not one.plain(send, THERE) and not one.plain(ack, THERE)
+        for crossing in (one, other):
+            crossing.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_file_is_fetched_where_it_is_and_takes_nobodys_session_away() -> None:
+    async def scenario() -> None:
+        one, other = pair()
+        peer, stranger = SecurePeer("press", HERE), SecurePeer("pump", HERE)
+        begin(one, Devices(("mine", peer)))
+        begin(other, Devices())
+        await one.all_heard()
+        fetched, anywhere = request(Code.GET, "files", "ab" * 32), ("127.0.0.1", 4000)
+        other.say_file("ab" * 32, True)
+        await turns()
+        assert one.plain(fetched, anywhere)
+        assert one.of_message(fetched, stranger) == 1
+        # Who is registered stays, whoever else has the file: what it is heard of is known here alone.
+        assert one.of_message(fetched, peer) is None
+        one.say_file("ab" * 32, True)
+        other.say_file("cd" * 32, True)
+        await turns()
+        for crossing in (one, other):
+            assert not crossing.plain(fetched, anywhere)
             crossing.close()
 
     asyncio.run(scenario())
