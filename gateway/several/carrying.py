@@ -24,7 +24,7 @@ import structlog
 
 from gateway.file_cache import FOLDER
 from gateway.several.owners import owner_of
-from gateway.state_file import StateUnavailable, corrupted, open_file
+from gateway.state_file import StateCorrupted, StateUnavailable, corrupted, open_file
 from schemas.avro.request_identity import leading_strings
 from schemas.files import is_hash
 
@@ -49,7 +49,7 @@ def carry_over(state: Path, processes: int) -> None:
     """Have the state of this directory, which the caller has locked, in the places for so many ``processes``.
 
     Raises:
-        StateCorrupted: a file is damaged, not ours, or of a later version.
+        StateCorrupted: a file is damaged, not ours, or of a later version; or an older one ran meanwhile.
         StateUnavailable: the disk refuses.
     """
     try:
@@ -57,6 +57,11 @@ def carry_over(state: Path, processes: int) -> None:
             _put_in_place(state, unfinished)
         shutil.rmtree(state / _NEW, ignore_errors=True)
         before = _count(state)
+        if before > 1 and (state / _FILE).exists():
+            raise StateCorrupted(
+                f"{state} has a state of one process ({_FILE}) beside one of several ({_PROCESSES}), so an older "
+                "version of Headwater ran on it: move the one that is not to count away"
+            )
         if before == processes:
             return
         sources = [one for one in _places(state, before) if (one / _FILE).exists()]

@@ -13,6 +13,7 @@ from gateway.file_cache import FOLDER
 from gateway.several.carrying import carry_over, place_of
 from gateway.several.owners import owner_of
 from gateway.state import CommandState, State, StoredCommand, StoredObservation, StoredRegistration
+from gateway.state_file import StateCorrupted
 from schemas.avro import serde
 from schemas.avro.records import GenericBody, RequestKind, Response, ResponseCode, ResponsePayload
 
@@ -145,6 +146,19 @@ def test_one_that_has_read_nothing_begins_at_the_beginning_for_all(tmp_path: Pat
     asyncio.run(State.open(place_of(state, 0)).close())
     carry_over(state, 3)
     assert held(state, 3)[2] == []
+
+
+def test_a_state_of_an_older_version_beside_that_of_several_is_told_and_none_is_lost(tmp_path: Path) -> None:
+    state = tmp_path
+    fill(state, DEVICES[:10], 40, first_sequence=1)
+    carry_over(state, 2)
+    fill(state, DEVICES[10:], 50, first_sequence=1)
+    for processes in (2, 1, 3):
+        with pytest.raises(StateCorrupted, match="move the one that is not to count away"):
+            carry_over(state, processes)
+    (state / "gateway.db").unlink()
+    carry_over(state, 1)
+    assert held(state, 1)[1] == [set(DEVICES[:10])]
 
 
 class _Crash(Exception):
