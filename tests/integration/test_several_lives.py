@@ -31,6 +31,7 @@ from tests.integration.test_files import ask_for, fetch
 from tests.integration.test_several_processes import PATH, Several, at_once, devices, names, send, tell
 from tests.raw_device import RawDevice
 from tests.secure_device import SecureDevice, new_store
+from tests.stacks.metrics_page import page_rows
 from tests.way import until
 
 pytestmark = pytest.mark.kafka
@@ -195,6 +196,11 @@ def test_people_see_one_gateway(kafka: Cluster, gateway_id: str, tmp_path: Path)
             assert not [one for one, times in told.items() if times > 1]
             families = Counter(line.split()[2] for line in text.splitlines() if line.startswith("# TYPE"))
             assert set(families.values()) == {1}
+            described = page_rows()
+            assert {name for name in families if name.startswith("headwater_")} <= described.keys()
+            assert {name for name, row in described.items() if "handed_" in name and row.only_some} <= {
+                one.name for one in samples
+            } | {"headwater_gateway_handed_lost_total"}
 
 
 def test_a_file_takes_no_session_to_another_process_and_is_there_after_a_kill_and_another_number(
