@@ -116,7 +116,11 @@ class Child:
         """Start it again, after a while, if it has ended; the exit code of one that never was of use."""
         if self._process is None:
             if time.monotonic() >= self._start_at:
-                self.start()
+                try:
+                    self.start()
+                except OSError as exc:  # no memory for it, or too many processes: the others go on
+                    _log.error("a process of the gateway cannot be started", process=self.number, reason=str(exc))
+                    self._postpone()
             return None
         code = self._process.poll()
         if code is None:
@@ -125,14 +129,19 @@ class Child:
         if not self.was_ready and code == Exit.CANNOT_START:
             return code
         _log.error("a process of the gateway ended and is started again", process=self.number, code=code)
+        self._postpone()
+        return None
+
+    def _postpone(self) -> None:
         self._start_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-        return None
 
     def _let_go(self) -> None:
         self._process = None
-        if self._line is not None:
-            self._line.close()
+        # It has ended, so nobody who asks it waits any more.
+        with self._asking:
+            if self._line is not None:
+                self._line.close()
 
     def ready(self, patience: float = _PATIENCE) -> str | None:
         """Why it is of no use now, or None."""
