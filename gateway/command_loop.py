@@ -68,7 +68,8 @@ _RECORD_SECONDS: Final = 2.0
 
 
 class CommandLoop:
-    """All commands of a gateway, on its event loop. ``now_ms`` is the wall clock, epoch ms."""
+    """All commands of a gateway, on its event loop. ``now_ms`` is the wall clock, epoch ms; ``is_mine`` tells which
+    requests are not another process's, where there are several."""
 
     def __init__(
         self,
@@ -83,7 +84,9 @@ class CommandLoop:
         passed: Passed,
         now_ms: Callable[[], int],
         limits: Limits | None = None,
+        is_mine: Callable[[RawRequest], bool] | None = None,
     ) -> None:
+        self._is_mine = is_mine
         self._state = state
         self._told_passed = passed
         self._progress = Progress(state, self._passed, self._lasts)
@@ -225,6 +228,9 @@ class CommandLoop:
 
         fresh: dict[bytes, Command] = {}
         for raw in batch:
+            if self._is_mine is not None and not self._is_mine(raw):
+                self._behind(raw)
+                continue
             self.received += 1
             command: Command | None
             try:
@@ -295,15 +301,19 @@ class CommandLoop:
         """True if the last process answered or stored this very record, and its position was not behind it yet."""
         known = command.request_id in self._before
         said = self._before.pop(command.request_id, None)
-        if raw.offset >= self._before_until.get(raw.partition, 0):
-            self._before_until.pop(raw.partition, None)
-            if not self._before_until:
-                self._before.clear()
+        self._behind(raw)
         if said is not None:
             self._progress.hold(here, command)
             self._replied[command.request_id] = command
             self.answering.is_in_kafka(command, said)
         return known
+
+    def _behind(self, raw: RawRequest) -> None:
+        """Nothing that the last process did is read again behind the last record of it."""
+        if self._before and raw.offset >= self._before_until.get(raw.partition, 0):
+            self._before_until.pop(raw.partition, None)
+            if not self._before_until:
+                self._before.clear()
 
     def _is_new(self, command: Command, here: Batch, fresh: Mapping[bytes, Command]) -> bool:
         before = fresh.get(command.identity) or self._active.get(command.identity)

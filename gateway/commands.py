@@ -46,8 +46,11 @@ class Commands:
         uplink: Uplink,
         wall_ms: Callable[[], int],
         timeout: float,
+        is_mine: Callable[[RawRequest], bool] | None = None,
     ) -> None:
-        """``timeout`` is how long a device has for its answer."""
+        """``timeout`` is how long a device has for its answer; ``is_mine`` as in `CommandLoop`."""
+        # Several processes are done with different things, so Kafka is told of none of them.
+        self._commits = is_mine is None
         self._cluster = cluster
         self._uplink = uplink
         self._group = f"headwater-gateway-{server_id}"
@@ -65,6 +68,7 @@ class Commands:
             passed=self._passed,
             now_ms=wall_ms,
             limits=Limits(answer=timeout),
+            is_mine=is_mine,
         )
         #: Called for every notification, so without a detour.
         self.device_awake = self.loop.lanes.device_awake
@@ -123,7 +127,7 @@ class Commands:
         self.loop.lanes.device_gone(ep, behind)
 
     def _passed(self, positions: Positions) -> None:
-        if self._intake is not None:
+        if self._intake is not None and self._commits:
             self._intake.passed(positions)
 
     def _publish(self, ep: str, value: bytes, headers: Headers, done: Done) -> bool:

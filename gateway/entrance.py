@@ -13,15 +13,25 @@ from gateway.coap.secure import SecureLine
 from security.credentials.opening import StorePlace, open_store
 
 if TYPE_CHECKING:
+    import socket
+
     from gateway.dtls_certificates.server import CertificateServer
     from gateway.dtls_certificates.settings import CertificateFiles
+    from gateway.several.crossing import Crossing
 
 
 def open_entrance(
-    credentials: StorePlace, coaps: tuple[str, int], certificate: CertificateFiles | None, *, make: bool
+    credentials: StorePlace,
+    coaps: tuple[str, int],
+    certificate: CertificateFiles | None,
+    *,
+    make: bool,
+    bound: socket.socket | None = None,
+    crossing: Crossing | None = None,
 ) -> tuple[Access, SecureLine]:
     """The store of ``credentials`` (made where there is none, with ``make``), and DTLS at ``coaps`` for who is in it:
-    with keys, and with certificates where there is one to be shown to them.
+    with keys, and with certificates where there is one to be shown to them. ``bound`` and ``crossing`` as in
+    `SecureLine`.
 
     Raises:
         CredentialStoreError: the credentials cannot be read.
@@ -35,6 +45,8 @@ def open_entrance(
             access.key,
             access.only_endpoint,
             certificates=None if certificate is None else _certificates(certificate, access),
+            bound=bound,
+            crossing=crossing,
         )
     except BaseException:
         access.close()

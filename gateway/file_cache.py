@@ -24,6 +24,8 @@ from schemas.files import MOST_BYTES, PIECE, File, Piece, is_hash
 
 _log = structlog.get_logger("headwater.files")
 
+#: The folder, in the gateway's state directory.
+FOLDER = "files"
 #: All files together, in bytes.
 MOST_CACHED = 4 * MOST_BYTES
 #: Of the disk so much is left to others: the edge's Kafka ends when it cannot write.
@@ -96,6 +98,11 @@ class FileCache:
 
     def __contains__(self, sha256: str) -> bool:
         return sha256 in self._sizes
+
+    def hashes(self) -> list[str]:
+        """Of all whole files, that which was used last at the end."""
+        with self._lock:
+            return list(self._sizes)
 
     def size_of(self, sha256: str) -> int | None:
         """The file's size in bytes; None if it is not here."""

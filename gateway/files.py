@@ -13,7 +13,7 @@ from collections.abc import Callable
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Incoming
 from gateway.coap.peers import Address, SecurePeer, host_port
-from gateway.file_cache import FileCache
+from gateway.file_cache import FOLDER, FileCache
 from gateway.file_intake import FileIntake
 from gateway.file_push import FilePush
 from gateway.file_server import PATH, FileServer
@@ -41,11 +41,13 @@ class Files:
     ) -> None:
         self._endpoint = endpoint
         self._host = settings.file_host
-        self.cache = FileCache(settings.state / "files")
+        self.cache = FileCache(settings.state / FOLDER)
         self.intake = FileIntake(settings.kafka, topic, self.cache)
         self.server = FileServer(self.cache, known=known, missed=self._missed, clock=clock)
         #: The files that devices were told of or sent, the last one at the end.
         self._told: OrderedDict[str, None] = OrderedDict()
+        #: Where there are other processes: told of what can be sent, and of what nobody is to ask for any more (False).
+        self._told_others: Callable[[str, bool], None] | None = None
         self.push = FilePush(self.cache, endpoint, clock, per_block=settings.command_timeout)
         #: Requests for a file, now or soon answered; False: for something else.
         self.request: Callable[[Incoming], bool] = self.server.request
@@ -54,6 +56,12 @@ class Files:
     def dropped(self) -> Counter[str]:
         """Files and records that were dropped, by reason."""
         return self.cache.dropped + self.intake.dropped
+
+    def tell(self, others: Callable[[str, bool], None]) -> None:
+        """Have the ``others`` know what is here, now and later: a device may fetch from an address of its own."""
+        self._told_others = others
+        for sha256 in self.cache.hashes()[-_MOST_TOLD:]:
+            others(sha256, True)
 
     def stop(self) -> None:
         """Take nothing any more; blocks."""
@@ -65,8 +73,12 @@ class Files:
         self._told[sha256] = None
         self._told.move_to_end(sha256)
         if len(self._told) > _MOST_TOLD:
-            self._told.popitem(last=False)
+            gone, _ = self._told.popitem(last=False)
+            if self._told_others is not None:
+                self._told_others(gone, False)
         if sha256 in self.cache:
+            if self._told_others is not None:
+                self._told_others(sha256, True)
             return True
         self.intake.want(sha256)
         return False

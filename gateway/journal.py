@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from struct import Struct
@@ -194,6 +194,17 @@ class Journal:
         last.turn = self._turn
         last.open += 1
         return last
+
+    def take_over(self, entries: Iterable[Entry]) -> None:
+        """Keep what was in other journals, in the order of time.
+
+        Raises:
+            StateUnavailable: the disk refuses.
+        """
+        for entry in sorted(entries, key=lambda one: one.at_ms):
+            head = entry.value.removesuffix(encoded_long(entry.at_ms))
+            if self.write(entry.at_ms, [entry.mid + form(entry.peer, entry.key, head)]) is None:
+                raise StateUnavailable("the journal of updates cannot be written")
 
     def said_again(self) -> list[Segment]:
         """All that is in it goes to Kafka once more: the files to be confirmed in place of all their turns."""

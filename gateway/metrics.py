@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gateway.coap.secure import SecureLine
     from gateway.oscore.line import OscoreLine
     from gateway.parts import Parts
+    from gateway.several.crossing import Crossing
 
 Number = Callable[[], float]
 Labelled = Callable[[], dict[str, int]]
@@ -103,6 +104,14 @@ def describe_oscore(metrics: GatewayMetrics, line: OscoreLine) -> None:
     metrics.counter("oscore_opened", "Messages with OSCORE that were opened.", lambda: line.opened)
     metrics.counter("oscore_renewed", "Keys of OSCORE that a device had derived anew.", lambda: line.renewed)
     metrics.counters("oscore_refused", "Messages with OSCORE that came to nothing.", "reason", lambda: line.refused)
+
+
+def describe_crossing(metrics: GatewayMetrics, crossing: Crossing) -> None:
+    """What one of several processes shows beside."""
+    metrics.counter("handed_on", "Datagrams handed to the process that owns their device.", lambda: crossing.handed_on)
+    metrics.counter("handed_here", "Datagrams that other processes handed over.", lambda: crossing.handed_here)
+    metrics.counters("handed_lost", "Datagrams that could not be handed over.", "reason", lambda: crossing.dropped)
+    metrics.counter("dtls_sessions_handed_on", "DTLS sessions given to their owner.", lambda: crossing.sessions_moved)
 
 
 def describe(metrics: GatewayMetrics, parts: Parts) -> None:

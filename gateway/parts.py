@@ -34,6 +34,7 @@ from gateway.own_reads import OwnReads
 from gateway.recovery import Recovered
 from gateway.registrations import Registrations
 from gateway.registry import Device, Registry
+from gateway.request_records import RawRequest
 from gateway.resources import site
 from gateway.sending import Sends
 from gateway.settings import GatewaySettings
@@ -66,7 +67,11 @@ class Parts:
         uplink: Uplink,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         admission: Admission,
+        is_mine: Callable[[RawRequest], bool] | None = None,
+        id_mark: str = "",
     ) -> None:
+        """Where there are several processes ``is_mine`` tells which requests are not another's, and ``id_mark`` is what
+        registration ids begin with."""
         gateway = settings.gateway
         self.endpoint = endpoint
         self.uplink = uplink
@@ -85,7 +90,7 @@ class Parts:
             journal=journal,
             listener=self,
             wall_ms=wall_ms,
-            new_id=_registration_ids().__next__,
+            new_id=_registration_ids(id_mark).__next__,
         )
         bare = self.registrations.bare
         bare.start(endpoint)
@@ -119,6 +124,7 @@ class Parts:
             uplink=uplink,
             wall_ms=wall_ms,
             timeout=settings.command_timeout,
+            is_mine=is_mine,
         )
         self._replies = Gathered(uplink, uplink.topics.replies)
         self.wanted = Wanted(
@@ -314,10 +320,10 @@ class Parts:
         return self.uplink.send(topic, place.replies, place.key, encoded(reply), [], done)
 
 
-def _registration_ids() -> Iterator[str]:
-    """Ten hex digits each, that nobody guesses."""
+def _registration_ids(mark: str) -> Iterator[str]:
+    """``mark`` and ten hex digits each, that nobody guesses."""
     while True:
         # The system is asked for many at once: that takes as long as for one.
         digits = secrets.token_hex(5 * _IDS_AT_ONCE)
         for at in range(0, len(digits), 10):
-            yield digits[at : at + 10]
+            yield mark + digits[at : at + 10]

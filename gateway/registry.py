@@ -10,7 +10,7 @@ import heapq
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gateway.coap.peers import Address, host_port
@@ -269,6 +269,9 @@ class Registry:
         self._held: dict[str, _Held] = {}
         #: Bytes of memory of what devices said.
         self._announced = 0
+        #: Told of registration ids (None: it stays) and addresses that came (True) or went, where there are other
+        #: processes that have to know (`gateway.several.crossing`).
+        self.told: Callable[[str | None, Address | None, bool], None] | None = None
         #: How many devices are registered with each version of LwM2M.
         self.by_version: Counter[str] = Counter(dict.fromkeys(VERSIONS, 0))
 
@@ -341,6 +344,8 @@ class Registry:
         self._by_reg_id[device.reg_id] = device
         if device.behind is None:
             self._by_address[device.address] = device
+            if self.told is not None:
+                self.told(device.reg_id, device.address, True)
         self.by_version[device.version] += 1
         device.announcement = self.hold(device.announcement)
         self._announced += attributes_cost(device.attributes)
@@ -356,17 +361,24 @@ class Registry:
             self.release(device.announcement)
             self._announced -= attributes_cost(device.attributes)
             del self._by_reg_id[device.reg_id]
-            if self._by_address.get(device.address) is device:
+            is_at = self._by_address.get(device.address) is device
+            if is_at:
                 del self._by_address[device.address]
+            if self.told is not None:
+                self.told(device.reg_id, device.address if is_at else None, False)
         return device
 
     def move(self, device: Device, address: Address) -> None:
         """The device speaks from another address now."""
         if self._by_address.get(device.address) is device:
             del self._by_address[device.address]
+            if self.told is not None:
+                self.told(None, device.address, False)
         device.address = address
         device.sockaddr = b""
         self._by_address[address] = device
+        if self.told is not None:
+            self.told(None, address, True)
 
     def sooner(self, device: Device) -> None:
         """The device's lifetime was set: look at it earlier, if that is earlier than we would.

@@ -26,7 +26,7 @@ from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Busy
 from gateway.coap.peers import OscorePeer, SecurePeer
 from gateway.journal import Journal
-from gateway.metrics import GatewayMetrics, describe, describe_dtls, describe_oscore
+from gateway.metrics import GatewayMetrics, describe, describe_crossing, describe_dtls, describe_oscore
 from gateway.models import LOOK_EVERY, Models
 from gateway.parts import Parts, wall_ms
 from gateway.recovery import Recovered, recover
@@ -39,10 +39,13 @@ from schemas.avro.topics import Topics
 from security.errors import CredentialStoreError
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
     from gateway.coap.secure import SecureLine
     from gateway.oscore.line import OscoreLine
+    from gateway.several.crossing import Crossing
+    from gateway.several.seat import Seat
     from security.credentials.opening import StorePlace
 
 _log = structlog.get_logger("headwater.gateway")
@@ -57,8 +60,8 @@ _DRAIN_SECONDS = 5.0
 class Gateway:
     """A gateway from its start to its stop."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        """Open the state and the credentials, and bind the CoAP ports.
+    def __init__(self, settings: GatewaySettings, seat: Seat | None = None) -> None:
+        """Open the state and the credentials, and bind the CoAP ports; one of several processes has a ``seat``.
 
         Raises:
             CredentialStoreError: the credentials cannot be read.
@@ -74,9 +77,30 @@ class Gateway:
         self._models = Models(settings.definitions)
         self._access: Access | None
         self._secure: SecureLine | None
-        self._access, self._secure = _security(settings)
+        self._seat = seat
+        #: Whether it was said that several processes speak no OSCORE.
+        self._is_oscore_told = False
+        self._crossing: Crossing | None = None
+        plain = secure = None
+        mark = b""
+        if seat is not None:
+            from gateway.several.crossing import Crossing
+            from gateway.several.seat import adopted
+            from gateway.several.steering import token_mark
+
+            self._crossing = Crossing(seat)
+            plain, secure = adopted(seat.coap), adopted(seat.coaps)
+            mark = token_mark(seat.number)
+        self._access, self._secure = _security(settings, secure, self._crossing)
         try:
-            self._endpoint = Endpoint(settings.coap if settings.insecure else None, Busy(), secure=self._secure)
+            self._endpoint = Endpoint(
+                settings.coap if settings.insecure else None,
+                Busy(),
+                secure=self._secure,
+                bound=plain,
+                is_elsewhere=None if self._crossing is None else self._crossing.plain,
+                token_mark=mark,
+            )
         except BaseException:
             self._close_security()
             raise
@@ -123,32 +147,42 @@ class Gateway:
         # default of 5 ms their turns would be most of a command's time.
         sys.setswitchinterval(0.002)
         self._endpoint.start(loop)
+        if self._crossing is not None:
+            self._crossing.start(loop, self._endpoint, self._secure)
         metrics = GatewayMetrics(self._settings.gateway)
         files = self._settings.coaps_certificate
+        shown = with_process(
+            metrics.registry,
+            Component.GATEWAY,
+            (self._settings.gateway,),
+            self._ready,
+            tls=(self._settings.kafka.tls,),
+            certificates=() if files is None else (files.certificate, files.authorities),
+        )
         if self._settings.metrics_port is not None:
             self._health = serve_health(
                 self._settings.metrics_port,
                 host=self._settings.metrics_host,
                 keys=self._settings.metrics_keys,
-                registry=with_process(
-                    metrics.registry,
-                    Component.GATEWAY,
-                    (self._settings.gateway,),
-                    self._ready,
-                    tls=(self._settings.kafka.tls,),
-                    certificates=() if files is None else (files.certificate, files.authorities),
-                ),
+                registry=shown,
                 ready=self._ready,
             )
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                work = self._tasks.create_task(self._work(metrics))
+                running = [self._tasks.create_task(self._work(metrics))]
+                if self._seat is not None:
+                    from gateway.several.control import answer_parent
+
+                    running.append(self._tasks.create_task(answer_parent(self._seat, shown, self._ready)))
                 await stop.wait()
-                work.cancel()
+                for task in running:
+                    task.cancel()
                 await self._stop()
         finally:
             self._endpoint.close()
             self._journal.close()
+            if self._crossing is not None:
+                self._crossing.close()
             await self._state.close()
             self._close_security()
             if self._health is not None:
@@ -170,6 +204,12 @@ class Gateway:
         partitions = await self._wait_for_kafka()
         uplink = Uplink(self._settings.kafka, self._topics, partitions)
         uplink.start(asyncio.get_running_loop())
+        is_mine, mark = None, ""
+        if self._seat is not None:
+            from gateway.several.owners import share
+            from gateway.several.steering import id_mark
+
+            is_mine, mark = share(self._seat.number, self._seat.processes), id_mark(self._seat.number)
         parts = Parts(
             self._settings,
             self._models.definitions,
@@ -180,6 +220,8 @@ class Gateway:
             uplink,
             self._spawn,
             Admission(self._access),
+            is_mine,
+            mark,
         )
         # While Kafka is read the state is: neither is to be had at once.
         looking = self._tasks.create_task(asyncio.to_thread(uplink.look_up))
@@ -188,6 +230,9 @@ class Gateway:
         )
         await asyncio.sleep(0)
         parts.restore(self._stored)
+        if self._crossing is not None:
+            self._crossing.know(parts.registry)
+            parts.files.tell(self._crossing.say_file)
         # Of the rest OSCORE may have need later.
         self._stored = replace(self._stored, oscore_observed=frozenset())
         if self._oscore is not None:
@@ -195,8 +240,13 @@ class Gateway:
         await looking
         await self._take_back(parts, reading)
         uplink.on_fatal = lambda: self._renew_soon(parts)
+        if self._crossing is not None:
+            self._not_ready = self._crossing.waits_for
+            await self._crossing.all_heard()
         self._parts = parts
         describe(metrics, parts)
+        if self._crossing is not None:
+            describe_crossing(metrics, self._crossing)
         if self._secure is not None and self._access is not None:
             describe_dtls(metrics, self._secure, self._access)
         if self._oscore is not None:
@@ -263,6 +313,11 @@ class Gateway:
             OSError: its address cannot be bound.
         """
         if self._access is None or not self._access.speaks_oscore():
+            return
+        if self._seat is not None:
+            if not self._is_oscore_told:
+                self._is_oscore_told = True
+                _log.error("devices with OSCORE are not heard by a gateway of several processes: leave --processes out")
             return
         from gateway.oscore.line import OscoreLine
 
@@ -414,6 +469,8 @@ class Gateway:
     async def _stop(self) -> None:
         self._not_ready = "the gateway is stopping"
         self._endpoint.pause()
+        if self._crossing is not None:
+            self._crossing.pause()
         parts = self._parts
         if parts is None:
             return
@@ -438,20 +495,27 @@ def _shown(address: tuple[str, int] | None) -> str | None:
     return None if address is None else Remote(address).hostinfo
 
 
-def _security(settings: GatewaySettings) -> tuple[Access, SecureLine] | tuple[None, None]:
+def _security(
+    settings: GatewaySettings, bound: socket.socket | None, crossing: Crossing | None
+) -> tuple[Access, SecureLine] | tuple[None, None]:
     """The credentials and the DTLS port, where there are credentials: else neither is loaded."""
     if settings.credentials is None:
         return None, None
     from gateway.entrance import open_entrance
 
     if settings.import_credentials is not None:
-        _take_up(settings.credentials, settings.import_credentials, make=settings.make_credentials)
+        take_up_file(settings.credentials, settings.import_credentials, make=settings.make_credentials)
     return open_entrance(
-        settings.credentials, settings.coaps, settings.coaps_certificate, make=settings.make_credentials
+        settings.credentials,
+        settings.coaps,
+        settings.coaps_certificate,
+        make=settings.make_credentials,
+        bound=bound,
+        crossing=crossing,
     )
 
 
-def _take_up(credentials: StorePlace, file: Path, *, make: bool) -> None:
+def take_up_file(credentials: StorePlace, file: Path, *, make: bool) -> None:
     """Loaded here alone: what reads such files is for the start."""
     from datetime import UTC, datetime
 
@@ -478,10 +542,10 @@ def _adopt(oscore: OscoreLine, parts: Parts) -> None:
             parts.registry.move(device, instead[peer])
 
 
-async def run(settings: GatewaySettings, stop: asyncio.Event) -> None:
-    """Run a gateway until ``stop`` is set.
+async def run(settings: GatewaySettings, stop: asyncio.Event, seat: Seat | None = None) -> None:
+    """Run a gateway, or the one of several processes that has this ``seat``, until ``stop`` is set.
 
     Raises:
         StateError, OSError, PathError, SecurityError, DefinitionError: as `Gateway`.
     """
-    await Gateway(settings).run(stop)
+    await Gateway(settings, seat).run(stop)

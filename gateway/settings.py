@@ -54,3 +54,5 @@ class GatewaySettings:
     file_host: str | None = None
     #: Seconds that a device may take to answer a command.
     command_timeout: float = 93.0
+    #: On how many processes its devices are spread (`gateway.several`).
+    processes: int = 1

@@ -26,17 +26,20 @@ if TYPE_CHECKING:
     from connectors.replicator import ReplicatorSettings
     from gateway.bootstrap.settings import BootstrapSettings
     from gateway.settings import GatewaySettings
+    from gateway.several.seat import Seat
 
 #: "1": begin anew.
 LEAN: Final = "HEADWATER_LEAN"
 #: The number of the open file with the settings, for the one that begins anew.
-_HANDED: Final = "HEADWATER_LEAN_SETTINGS"
+HANDED: Final = "HEADWATER_LEAN_SETTINGS"
 
 
 class Process(Enum):
     """What runs."""
 
     GATEWAY = "gateway"
+    #: One of several processes of a gateway (`headwater.several`); its settings are those and its seat.
+    GATEWAY_PART = "gateway part"
     REPLICATOR = "replicator"
     BOOTSTRAP = "bootstrap"
     CAMPAIGNS = "campaigns"
@@ -55,27 +58,41 @@ def start(
     _RUN[process](settings)
 
 
-def _begin_anew(process: Process, settings: object) -> None:
+def handed(process: Process, settings: object) -> int:
+    """The number of an open file that has the settings, for the one that begins anew with `HANDED`."""
     # Without MFD_CLOEXEC: it is for the program after this one.
     file = os.memfd_create("headwater-settings", 0)
     with open(file, "wb", closefd=False) as written:
         pickle.dump((process, settings, logging.getLogger().level), written)
     os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def _begin_anew(process: Process, settings: object) -> None:
+    file = handed(process, settings)
     sys.stdout.flush()
     sys.stderr.flush()
     # -P: the folder in which it stands, which may be its state's, is no place for modules.
     words = [sys.executable, "-P", "-m", "headwater.lean", *sys.argv[1:]]
-    os.execve(sys.executable, words, {**os.environ, _HANDED: str(file)})
+    os.execve(sys.executable, words, {**os.environ, HANDED: str(file)})
 
 
 def _gateway(settings: GatewaySettings) -> None:
-    from gateway.server import run
-    from gateway.state import StateError
-    from headwater.running import run_until_stopped
+    from gateway.state_file import StateError
+    from headwater.running import run_thread_until_stopped, run_until_stopped
     from security.errors import CredentialStoreError
 
     try:
-        run_until_stopped(lambda stop: run(settings, stop))
+        if settings.processes > 1:
+            from headwater import several
+
+            run_thread_until_stopped(lambda stop: several.run(settings, stop))
+        else:
+            if (settings.state / "processes").exists() or any(settings.state.glob("ready-for-*")):
+                _gather(settings)
+            from gateway.server import run
+
+            run_until_stopped(lambda stop: run(settings, stop))
     except StateError as exc:
         raise Stop(Exit.CANNOT_START, str(exc)) from exc
     except CredentialStoreError as exc:
@@ -89,6 +106,33 @@ def _gateway(settings: GatewaySettings) -> None:
             f"{settings.metrics_host}:{settings.metrics_port}); if a port is taken, choose others with --coap, --coaps "
             "and --metrics",
         ) from exc
+
+
+def _gather(settings: GatewaySettings) -> None:
+    """The state of several processes, for one."""
+    from threading import Event
+
+    from gateway.several.carrying import carry_over
+    from headwater.several import locked
+
+    lock = locked(settings.state, Event())
+    try:
+        carry_over(settings.state, 1)
+    finally:
+        os.close(lock)
+
+
+def _gateway_part(given: tuple[GatewaySettings, Seat]) -> None:
+    from gateway.server import run
+    from gateway.state import StateError
+    from headwater.running import run_until_stopped
+    from security.errors import CredentialStoreError
+
+    settings, seat = given
+    try:
+        run_until_stopped(lambda stop: run(settings, stop, seat))
+    except (StateError, CredentialStoreError) as exc:
+        raise Stop(Exit.CANNOT_START, str(exc)) from exc
 
 
 def _written(host: str, port: int) -> str:
@@ -137,6 +181,7 @@ def _campaigns(settings: CampaignSettings) -> None:
 
 _RUN: dict[Process, Callable[..., None]] = {
     Process.GATEWAY: _gateway,
+    Process.GATEWAY_PART: _gateway_part,
     Process.REPLICATOR: _replicator,
     Process.BOOTSTRAP: _bootstrap,
     Process.CAMPAIGNS: _campaigns,
@@ -149,7 +194,7 @@ def main() -> int:
     from headwater.logs import set_up
 
     # This process wrote it itself, a moment ago.
-    with os.fdopen(int(os.environ.pop(_HANDED)), "rb") as handed:
+    with os.fdopen(int(os.environ.pop(HANDED)), "rb") as handed:
         process, settings, level = pickle.load(handed)
     set_up(next(one for one in LogLevel if one.number == level))
     try:

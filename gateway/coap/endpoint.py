@@ -12,7 +12,7 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -50,6 +50,8 @@ from gateway.coap.peers import Address, OscorePeer, SecurePeer, UdpAddress
 from gateway.coap.udp import BATCH, FEW, bind, name_of
 
 if TYPE_CHECKING:
+    import socket
+
     from gateway.coap.secure import SecureLine
     from gateway.oscore.line import OscoreLine
 
@@ -65,6 +67,7 @@ SETTLING = 10.0
 _LEAST_WORDS = 10
 _UNRECOGNISED = "unrecognised critical option"
 _NO_PLAIN = "no plain CoAP here"
+_Peer = TypeVar("_Peer", bound=Address)
 
 
 class Endpoint:
@@ -77,14 +80,22 @@ class Endpoint:
         *,
         secure: SecureLine | None = None,
         seed: int | None = None,
+        bound: socket.socket | None = None,
+        is_elsewhere: Callable[[bytes, UdpAddress], bool] | None = None,
+        token_mark: bytes = b"",
     ) -> None:
         """Bind at once; ``coap`` is where messages come in the clear, None: nowhere (`speak_oscore`).
+
+        ``bound`` is a socket that is there already; ``is_elsewhere`` may hand a datagram to another process, and tells
+        so; ``token_mark`` is what all tokens begin with, its first bit set.
 
         Raises:
             OSError: the address cannot be bound.
         """
         self._random = random.Random(seed)
-        self._socket = None if coap is None else bind(*coap)
+        self._socket = bound if bound is not None or coap is None else bind(*coap)
+        self._is_elsewhere = is_elsewhere
+        self._token_mark = token_mark
         self._many: ManyDatagrams | None = None if self._socket is None else many_datagrams(self._socket)
         #: False: on the socket OSCORE alone is spoken.
         self._in_the_clear = coap is not None
@@ -106,6 +117,8 @@ class Endpoint:
         self._alarm = Alarm(self._retransmit)
         #: When the socket is looked at next, while notifications are gathered; None: as soon as something is there.
         self._gathering: asyncio.TimerHandle | None = None
+        #: True while datagrams of the socket are handed out.
+        self._draining = False
         #: Messages that were no notifications of the short path.
         self._others = 0
         #: Requests without an answer yet.
@@ -190,7 +203,11 @@ class Endpoint:
 
     def _drain(self) -> None:
         others = self._others
-        taken = self._drain_one_by_one() if self._many is None else self._drain_many(self._many)
+        self._draining = True
+        try:
+            taken = self._drain_one_by_one() if self._many is None else self._drain_many(self._many)
+        finally:
+            self._draining = False
         self.batch_done(taken)
         self._gather(0 < taken < FEW and self._others == others and not self._exchanges)
 
@@ -236,9 +253,12 @@ class Endpoint:
                 return
             except Exception:  # noqa: BLE001  # of the short path; what was before it counts, and it goes on behind it
                 self._failed(b"", ("", 0))
-        take = self.arrived if self._in_the_clear else self._take
         for slot, size in slots:
-            take(*many.datagram(slot, size))
+            datagram, address = many.datagram(slot, size)
+            if self._in_the_clear:
+                self._offer(datagram, address, self._take_other)
+            else:
+                self._take(datagram, address)
 
     def _drain_one_by_one(self) -> int:
         """Where the system gives one datagram a call."""
@@ -265,15 +285,24 @@ class Endpoint:
             self._failed(datagram, address)
         return taken
 
+    def handed(self, datagrams: Sequence[tuple[bytes, UdpAddress]]) -> None:
+        """Datagrams that another process got, which has a socket of the same port; `batch_done` follows."""
+        for datagram, address in datagrams:
+            self._offer(datagram, address, self._take_here)
+
     def arrived(self, datagram: bytes, peer: Address) -> None:
-        """A message over DTLS, or in the clear."""
+        """A message over DTLS."""
+        self._offer(datagram, peer, self._take)
+
+    def _offer(self, datagram: bytes, peer: _Peer, leave: Callable[[bytes, _Peer], None]) -> None:
+        """To the short path, which leaves what it does not take."""
         try:
             taken = 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == 0x45 and self._handler.notify(datagram, peer)
         except Exception:  # noqa: BLE001  # of the short path; the next one goes on
             self._failed(datagram, peer)
         else:
             if not taken:
-                self._take(datagram, peer)
+                leave(datagram, peer)
 
     def anew(self, peer: SecurePeer) -> None:
         """The peer's message ids begin anew, and what it asked in the session before is not answered in this one."""
@@ -285,18 +314,34 @@ class Endpoint:
     def batch_done(self, received: int) -> None:
         """The waiting datagrams of a socket have been handed out."""
         self.received += received
-        self._handler.batch_done()
+        # What was handed over in the middle of a batch is of that batch, which ends once.
+        if not self._draining:
+            self._handler.batch_done()
 
-    def _take_other(self, datagram: bytes, address: Address) -> None:
-        """What came in the clear and is no notification."""
+    def _take_other(self, datagram: bytes, address: UdpAddress) -> None:
+        """What came in the clear and is no notification of a device of this process."""
+        if self._post(datagram, address):
+            return
+        if self._is_elsewhere is not None and self._is_elsewhere(datagram, address):
+            # It may be an answer that is waited for there, and the next one must not wait here.
+            self._others += 1
+        else:
+            self._take(datagram, address)
+
+    def _take_here(self, datagram: bytes, address: Address) -> None:
+        """The same, and it is for this process."""
+        if not self._post(datagram, address):
+            self._take(datagram, address)
+
+    def _post(self, datagram: bytes, address: Address) -> bool:
+        """To the short path of POST requests; False leaves it to the ordinary way."""
         try:
-            if 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == Code.POST and self.on_post(datagram, address):
-                self._others += 1
-                return
+            taken = 4 < len(datagram) <= MAX_DATAGRAM and datagram[1] == Code.POST and self.on_post(datagram, address)
         except Exception:  # noqa: BLE001  # of the short path; the next one goes on
             self._failed(datagram, address)
-            return
-        self._take(datagram, address)
+            return True
+        self._others += taken
+        return taken
 
     def _take(self, datagram: bytes, address: Address) -> None:
         self._others += 1
@@ -709,7 +754,8 @@ class Endpoint:
 
     def new_token(self) -> bytes:
         """Eight random bytes, never starting with zero: aiocoap's own tokens are shorter, so the two never meet."""
-        return (self._random.getrandbits(63) | 1 << 63).to_bytes(8, "big")
+        token = (self._random.getrandbits(63) | 1 << 63).to_bytes(8, "big")
+        return self._token_mark + token[len(self._token_mark) :]
 
     # Timers
 

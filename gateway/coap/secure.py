@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -22,12 +22,18 @@ from gateway.coap.peers import SecurePeer, UdpAddress
 from gateway.coap.sides import Sides
 from gateway.coap.udp import BATCH, bind, name_of
 from gateway.dtls.events import Established, Moved, Received, Send, Unproven
+from gateway.dtls.greeting import suites_offered
+from gateway.dtls.records import CID_AT, CID_LENGTH, ContentType
 from gateway.dtls.server import Server, SessionClosed
+from gateway.dtls.session import Session
 
 if TYPE_CHECKING:
+    import socket
+
     from gateway.access import Access, Changed
     from gateway.coap.sides import AnyEvent, AnySession
     from gateway.dtls_certificates.server import CertificateServer
+    from gateway.several.crossing import Crossing
 
 _log = structlog.get_logger("headwater.coaps")
 
@@ -35,6 +41,9 @@ _log = structlog.get_logger("headwater.coaps")
 _LONGEST = MAX_DATAGRAM + 256
 #: Sessions by one key that is for several endpoints.
 MOST_OF_A_KEY = 10_000
+_TLS12_CID = bytes((ContentType.TLS12_CID,))
+#: A session, whether it was resumed, and a message of it that is still to be taken (or none).
+HandedSession = tuple[Session, bool, bytes]
 
 
 class Receiver(Protocol):
@@ -65,13 +74,16 @@ class SecureLine:
         keys: Callable[[bytes], bytes | None],
         only_endpoint: Callable[[str], str | None],
         certificates: CertificateServer | None = None,
+        bound: socket.socket | None = None,
+        crossing: Crossing | None = None,
     ) -> None:
-        """Bind at once.
+        """Bind at once, unless a socket is ``bound`` already; ``crossing`` leads to the other processes of its port.
 
         Raises:
             OSError: the address cannot be bound.
         """
-        self._socket = bind(host, port)
+        self._socket = bind(host, port) if bound is None else bound
+        self._crossing = crossing
         self._sides = Sides(Server(keys), certificates)
         self._only_endpoint = only_endpoint
         self._known: Callable[[str, str], SecurePeer | None] = lambda _, __: None
@@ -142,12 +154,14 @@ class SecureLine:
         assert self._receiver is not None
         now = self._loop.time()
         receive, receive_data = self._socket.recvfrom, self._sides.receive_data
-        peers, arrived = self._peers, self._receiver.arrived
+        peers, arrived, crossing = self._peers, self._arrived, self._crossing
         taken = 0
         try:
             for _ in range(BATCH):
                 datagram, address = receive(_LONGEST + 1)
                 taken += 1
+                if crossing is not None and self._is_elsewhere(crossing, datagram, address):
+                    continue
                 found = receive_data(datagram, address, now)
                 if found is None:
                     self._do(self._sides.receive(datagram, address, now), now)
@@ -168,15 +182,17 @@ class SecureLine:
             if isinstance(event, Received):
                 # None: a session that another one of the same datagram has taken the place of.
                 if (peer := self._peers.get(event.session)) is not None:
-                    self._receiver.arrived(event.data, peer)
+                    self._arrived(event.data, peer)
             elif isinstance(event, Send):
                 self._transmit(event)
             elif isinstance(event, Established):
-                self._establish(event.session, resumed=event.resumed)
+                self._established(event.session, resumed=event.resumed)
             elif isinstance(event, Moved):
                 if (peer := self._peers.get(event.session)) is None:
                     continue
                 peer.udp, peer.proven, peer.moved_at = event.session.address, False, now
+                if self._crossing is not None:
+                    self._crossing.say_session(b"", event.before, has=False)
                 self.moved += 1
             elif isinstance(event, Unproven):
                 # Names are not secret; but what was typed in the wrong place may be, so not all of it is told.
@@ -188,6 +204,74 @@ class SecureLine:
                 )
             else:
                 self._forget([event.session])
+
+    # Other processes of the port (`gateway.several`)
+
+    def _is_elsewhere(self, crossing: Crossing, datagram: bytes, address: UdpAddress) -> bool:
+        if datagram[:1] == _TLS12_CID:
+            return crossing.secure_of_cid(datagram, datagram[CID_AT : CID_AT + CID_LENGTH], address)
+        # A handshake is made here, whoever gets the session; what is said again of one that is done is for who has it.
+        if self._sides.keys.has(address) or suites_offered(datagram) is not None:
+            return False
+        return crossing.secure_of_address(datagram, address)
+
+    def handed(self, datagrams: Iterable[tuple[bytes, UdpAddress]]) -> None:
+        """Records that another process got; the receiver's `batch_done` follows."""
+        assert self._loop is not None
+        now = self._loop.time()
+        for datagram, address in datagrams:
+            found = self._sides.receive_data(datagram, address, now)
+            if found is None:
+                self._do(self._sides.receive(datagram, address, now), now)
+            elif (peer := self._peers.get(found[0])) is not None:
+                self._arrived(found[1], peer)
+        self._arm()
+
+    def adopt(self, handed: HandedSession) -> None:
+        """Go on with a session that another process has established, and with what came of it last."""
+        assert self._loop is not None
+        session, resumed, message = handed
+        now = self._loop.time()
+        self._do(self._sides.keys.adopt(session, now), now)
+        self._establish(session, resumed=resumed)
+        if message and (peer := self._peers.get(session)) is not None:
+            self._arrived(message, peer)
+        self._arm()
+
+    def known_by(self) -> Iterator[tuple[bytes, UdpAddress]]:
+        """The Connection ID, if it has one, and the address of each session that another process may hear of."""
+        for session in self._peers:
+            if isinstance(session, Session):
+                yield session.cid, session.address
+
+    def _hand_over(self, session: Session, target: int, *, resumed: bool, message: bytes = b"") -> None:
+        assert self._crossing is not None
+        self._sides.keys.release(session)
+        self._forget([session])
+        # If it cannot go the device finds out as after any crash: nothing acknowledges what it says.
+        self._crossing.hand_over(target, session.cid, session.address, (session, resumed, message))
+
+    def _told(self, session: AnySession, *, has: bool) -> None:
+        if self._crossing is None or not isinstance(session, Session):
+            return
+        self._crossing.say_session(session.cid, session.address, has=has)
+
+    def _arrived(self, message: bytes, peer: SecurePeer) -> None:
+        assert self._receiver is not None
+        if self._crossing is not None and isinstance(peer.session, Session):
+            target = self._crossing.of_message(message, peer)
+            if target is not None:
+                self._hand_over(peer.session, target, resumed=False, message=message)
+                return
+        self._receiver.arrived(message, peer)
+
+    def _established(self, session: AnySession, *, resumed: bool) -> None:
+        if self._crossing is not None and isinstance(session, Session):
+            ep = self._only_endpoint(session.identity.decode("utf-8"))
+            if ep is not None and (target := self._crossing.owner_of(ep)) is not None:
+                self._hand_over(session, target, resumed=resumed)
+                return
+        self._establish(session, resumed=resumed)
 
     def _establish(self, session: AnySession, *, resumed: bool) -> None:
         assert self._receiver is not None
@@ -226,12 +310,14 @@ class SecureLine:
             self._end(before)
         peer.session, peer.udp = session, session.address
         self._peers[session] = peer
+        self._told(session, has=True)
 
     def _forget(self, sessions: Iterable[AnySession]) -> None:
         for session in sessions:
             peer = self._peers.pop(session, None)
             if peer is None:
                 continue
+            self._told(session, has=False)
             if peer.session is session:
                 peer.session = None
                 if self._alone.get(peer.identity) is peer:

@@ -12,8 +12,8 @@ FEW = 32
 RECEIVE_BUFFER = 4 << 20
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that does not block.
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket that does not block; ``shared``: beside others of this user that share the port.
 
     Raises:
         OSError: the address cannot be bound.
@@ -28,6 +28,8 @@ def bind(host: str, port: int) -> socket.socket:
         with contextlib.suppress(OSError, AttributeError):
             sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), RECEIVE_BUFFER)
         sock.setblocking(False)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind((host, port))
     except OSError:
         sock.close()

@@ -164,6 +164,18 @@ class Server:
             session = self._sessions.longest_silent()
         return events
 
+    # Sessions that change their server (`gateway.several`)
+
+    def release(self, session: Session) -> None:
+        """Know an open session no more, and tell nobody: it goes on elsewhere."""
+        self._sessions.remove(session)
+
+    def adopt(self, session: Session, now: float) -> list[Event]:
+        """Go on with a session that another server of the same port has released."""
+        events: list[Event] = []
+        self._take_in(session, now, events)
+        return events
+
     # Records
 
     def _take(self, record: Record, address: Address, now: float, events: list[Event]) -> None:
@@ -262,6 +274,14 @@ class Server:
             handshake.read,
             handshake.write,
         )
+        self._take_in(session, now, events)
+        if finished:
+            session.plain_sequence = handshake.plain_sequence
+            session.final_flight = finished
+            events.append(Send(_final_flight(session, finished), session.address))
+        events.append(Established(session, handshake.resumed))
+
+    def _take_in(self, session: Session, now: float, events: list[Event]) -> None:
         for replaced in self._sessions.replaced_by(session):
             self._end(replaced, Ending.REPLACED, events)
         self._sessions.add(session, now)
@@ -269,11 +289,6 @@ class Server:
             longest_silent = self._sessions.longest_silent()
             assert longest_silent is not None
             self._end(longest_silent, Ending.EVICTED, events)
-        if finished:
-            session.plain_sequence = handshake.plain_sequence
-            session.final_flight = finished
-            events.append(Send(_final_flight(session, finished), session.address))
-        events.append(Established(session, handshake.resumed))
 
     def _new_cid(self) -> bytes:
         cid = self._random(CID_LENGTH)

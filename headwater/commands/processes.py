@@ -100,6 +100,12 @@ def gateway(
     command_timeout: Annotated[
         float, typer.Option("--command-timeout", metavar="S", min=1, help="How long a device may take to answer.")
     ] = 93.0,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes", metavar="N", min=1, max=64, help="Spread its devices on N processes, for as many cores."
+        ),
+    ] = 1,
 ) -> None:
     """Run a gateway: LwM2M devices on one side, the edge's Kafka on the other.
 
@@ -110,6 +116,7 @@ def gateway(
     Examples:
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --observe '/3303/*/5700'
     headwater gateway --id rock64 --kafka 127.0.0.1:9082 --read-on-register /3/0
+    headwater gateway --id rock64 --kafka 127.0.0.1:9082 --processes 2
     headwater gateway --id rock64 --credentials .headwater/credentials.db --no-insecure
     headwater gateway --id rock64 --credentials credentials.db --coaps-cert gateway.pem --coaps-key gateway.key
     headwater gateway --config /etc/headwater.toml
@@ -159,6 +166,7 @@ def gateway(
         definitions=definitions or FOLDER,
         file_host=file_host,
         command_timeout=command_timeout,
+        processes=processes,
     )
     lean.start(lean.Process.GATEWAY, settings)
 

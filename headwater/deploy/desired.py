@@ -257,6 +257,7 @@ class _Maker:
             **_bootstrap(gateway.bootstrap),
             "OBSERVE": " ".join(gateway.observe),
             "READ_ON_REGISTER": " ".join(gateway.read_on_register),
+            "PROCESSES": str(gateway.processes),
             **{f"{word.upper()}_HASH": self._material.files[file] for word, file in device_files(gateway).items()},
             "BANDWIDTH": gateway.bandwidth or "",
             "REPLICATORS": "1" if gateway.replicator == "edge" else "0",

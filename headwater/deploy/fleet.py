@@ -191,8 +191,8 @@ class Gateway(_Part):
     """One gateway; ``profile`` is a file in stacks/settings, mostly its architecture. With ``insecure`` devices may
     speak in the clear, at ``coap_port``, else there is OSCORE alone; ``coaps_port`` is the next one if it is None. With
     ``x509`` they may have certificates; ``credentials`` are taken up when it starts, a file as `headwater credentials
-    import` takes it. ``campaigns``: whether somebody carries out those of its devices; ``file_host`` is where these
-    fetch images, its node's name if it is None."""
+    import` takes it. Its devices are spread on so many ``processes``. ``campaigns``: whether somebody carries out those
+    of its devices; ``file_host`` is where these fetch images, its node's name if it is None."""
 
     node: NodeName
     profile: Profile
@@ -204,6 +204,7 @@ class Gateway(_Part):
     credentials: Path | None = None
     observe: tuple[Pattern, ...] = ()
     read_on_register: tuple[Pattern, ...] = ()
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
     retention: Retention = Retention()
     replicator: Literal["edge", "cloud"] = "edge"
     bandwidth: Rate | None = None
@@ -213,6 +214,12 @@ class Gateway(_Part):
     analytics: Mapping[JobName, Job | None] = Field(default_factory=dict)
     version: str | None = None
     settings: Settings = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _can_be_spread(self) -> Gateway:
+        if self.processes > 1 and self.x509 is not None:
+            raise ValueError("processes does not go with x509: a session with a certificate is one process's for good")
+        return self
 
     @property
     def ports(self) -> dict[str, int]:

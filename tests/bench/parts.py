@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from headwater.lean import LEAN
-from tests.bench.machine import Others, busy_s
+from tests.bench import quota
+from tests.bench.machine import Others, busy_s, load_generator
 from tests.bench.targets import (
     CATCHING_UP,
     DEFAULT,
@@ -37,6 +38,7 @@ from tests.bench.targets import (
     HEADWATER,
     MEMORY,
     MIRROR,
+    PROCESSES,
     REPLICATOR,
     SCALE,
     TUNED,
@@ -300,6 +302,14 @@ def _loaded(module: str, subject: str) -> Run:
     return part
 
 
+def processes(options: argparse.Namespace, plan: Plan, folder: Path) -> Measured:
+    """A gateway of two processes by one of one."""
+    if (why := quota.why_not()) is not None:
+        raise NotHere(why)
+    arguments = ("--loadgen", load_generator(options.yardstick), "--seconds", plan.seconds, "--runs", 1)
+    return tool("processes", lambda plan, run: arguments, subject=PROCESSES)(options, plan, folder)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One row of `PARTS`."""
@@ -317,6 +327,7 @@ PARTS: Mapping[str, Part] = {
     "floor": Part(run=_loaded("floor", FLOOR), needs_yardstick=True, quick_s=20),
     "wan-cut": Part(run=tool("wan_cut", subject=CATCHING_UP)),
     "scale": Part(run=tool("scale", lambda plan, run: ("--seconds", plan.seconds), subject=SCALE)),
+    "processes": Part(run=processes, needs_yardstick=True),
     "memory": Part(run=tool("memory", lambda plan, run: ("--minutes", plan.minutes), subject=MEMORY, once=True)),
     "dtls": Part(run=tool("dtls", lambda plan, run: ("--devices", plan.clients), subject=DTLS)),
     "coaps": Part(run=tool("coaps", lambda plan, run: ("--runs", 1, "--seconds", plan.seconds))),

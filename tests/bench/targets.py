@@ -20,7 +20,7 @@ Runs = Sequence[Mapping[str, float]]
 #: analytics jobs and Quix Streams alone; how figures grow, the whole way on one machine, the edge stack in
 #: containers.
 HEADWATER, TUNED, DEFAULT = "headwater", "leshan-tuned", "leshan"
-FLOOR, SCALE = "bare loop", "many devices"
+FLOOR, SCALE, PROCESSES = "bare loop", "many devices", "several processes"
 REPLICATOR, MIRROR = "replicator", "mirrormaker2"
 CATCHING_UP = "catching up"
 MEMORY = "memory"
@@ -131,6 +131,8 @@ TARGETS: tuple[Target, ...] = (
     _own(SCALE, "20,000 devices, from a restart to the first accepted notification, s", "restart_s", Bound.BELOW, 5.0),
     Target(label="CPU-seconds per 10,000 notifications with 20,000 devices, by that with 100", subject=SCALE,
            figure="cpu_s_per_10k_many", bound=Bound.AT_MOST, limit=1.2, against=SCALE, beside="cpu_s_per_10k_few"),
+    Target(label="notifications/s of two processes, each with a quarter of a core, by one", subject=PROCESSES,
+           figure="per_s_2", bound=Bound.AT_LEAST, limit=1.7, against=PROCESSES, beside="per_s_1"),
     _mirror("replication, records/s from the start of the process", "per_s_total", Bound.AT_LEAST, 3.0),
     _mirror("replication, records/s after the first record", "per_s_after_first", Bound.AT_LEAST, 3.0),
     _mirror("p50 from edge to cloud at 1,000/s, ms", "lat_p50_ms", Bound.AT_MOST, 0.7),
@@ -209,6 +211,10 @@ SHOWN: tuple[tuple[str, str, str], ...] = (
     ("registrations /s from cold, each with two observations", SCALE, "registrations_per_s"),
     ("memory when all are registered, MiB", SCALE, "rss_registered_mb"),
     ("memory after the restart, MiB", SCALE, "rss_restarted_mb"),
+    ("CPU-seconds per 10,000 notifications, one process", PROCESSES, "cpu_s_per_10k_1"),
+    ("CPU-seconds per 10,000 notifications, two processes together", PROCESSES, "cpu_s_per_10k_2"),
+    ("share of its CPU that the process used", PROCESSES, "used_1"),
+    ("share of its CPU that each of two used, at least", PROCESSES, "used_2"),
     ("records/s without a cut", CATCHING_UP, "per_s_without_cut"),
     ("from the end of the cut to the first record, s", CATCHING_UP, "first_after_restore_s"),
     ("p50 of a command while it catches up, ms", CATCHING_UP, "command_p50_ms"),

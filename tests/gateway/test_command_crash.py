@@ -476,3 +476,24 @@ def test_what_was_read_before_another_topic_is_there_does_not_count(tmp_path: Fi
             await b.answered(1)
 
     run(scenario)
+
+
+def test_what_another_process_answered_is_forgotten_once_it_is_passed(tmp_path: FilePath) -> None:
+    async def scenario() -> None:
+        async with bench(tmp_path) as b:
+            b.loop._is_mine = lambda raw: raw.offset % 2 == 0
+            b.link.add("lamp")
+            topic = [b.record(request(f"t{number}")) for number in range(5)]
+            for record in topic[1:4]:
+                b.loop.mark_answered(request_id(record), Said(reply=b"said", sent=True))
+            b.loop.start()
+            b.loop.reading({0: range(5)})
+            await b.read(*topic[:3])
+            assert b.loop._before
+            # The last of them is the other's, and nothing of ours is behind it.
+            await b.read(topic[3])
+            assert not b.loop._before
+            assert {r.ticket for r in await b.answered(1)} == {"t0"}
+            assert b.loop.received == 2
+
+    run(scenario)

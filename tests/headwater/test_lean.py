@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,8 @@ def test_gateway_loads_oscore_only_where_a_device_has_a_credential_for_it(tmp_pa
     loaded = {line.rsplit("|", 1)[-1].strip() for line in imports.read_text().splitlines()}
     assert "gateway.dtls.server" in loaded
     assert ("gateway.oscore.line" in loaded) is speaks_oscore
+    # Of several processes one has nothing.
+    assert not {one for one in loaded if one.startswith(("gateway.several", "headwater.several"))}
 
 
 def until_it_serves(process: subprocess.Popen[Any], port: int) -> str:
@@ -139,6 +142,28 @@ def test_who_carries_campaigns_out_waits_for_kafka_with_nothing_loaded_but_what_
             assert unwanted not in mapped
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=WAIT_S) == Exit.OK
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files in memory are Linux's")
+@pytest.mark.parametrize("lean", ["0", "1"])
+def test_each_of_several_processes_begins_without_the_command_line_and_all_end_together(
+    tmp_path: Path, lean: str
+) -> None:
+    port = held_port()
+    with running(*gateway(tmp_path / "state", port), "--processes", "2", lean=lean) as process:
+        until = time.monotonic() + WAIT_S
+        while not {"0", "1"} <= set(re.findall(r'process="(\w+)"', until_it_serves(process, port))):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        lines = sorted(Path(f"/proc/{child}/cmdline").read_text().split("\0") for child in children)
+        assert [line[-2] for line in lines] == ["(1 of 2)", "(2 of 2)"]
+        for child, line in zip(children, lines, strict=True):
+            assert line[1:6] == ["-P", "-m", "headwater.lean", "gateway", "--id"]
+            assert "_pydantic_core" not in Path(f"/proc/{child}/maps").read_text()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=WAIT_S) == Exit.OK
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 def test_without_it_the_process_stays_what_it_was(tmp_path: Path) -> None:

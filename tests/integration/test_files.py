@@ -51,7 +51,7 @@ def ask_for(gateway: Gateway, device: RawDevice, file: File = FILE) -> None:
     tickets = itertools.count()
 
     def told() -> bool:
-        ticket = f"ask-{file.sha256[:8]}-{next(tickets)}"
+        ticket = f"ask-{device.ep}-{file.sha256[:8]}-{next(tickets)}"
         gateway.request(device.ep, ticket, RequestKind.WRITE, "/5/0/1", body(file))
         return gateway.reply(ticket).rep.code is ResponseCode.CHANGED
 

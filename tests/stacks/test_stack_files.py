@@ -293,6 +293,7 @@ def test_gateway_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(lean, "start", lambda process, settings: started.append(settings))
     whole = merge(read(FOLDER / "gateway.yml"), *(read(FOLDER / "gateway" / f"{one}.yml") for one in ADDED))
     given = {"OBSERVE": "/3303/*/5700 /3304/*/5700", "READ_ON_REGISTER": "/3/0 /1/*/1", "COAPS_CERT_SESSIONS": "200"}
+    given["PROCESSES"] = "3"
     service = _interpolated(whole, GIVEN | HASHES | given)["services"]["gateway"]
     words = [word for word in service["command"] if not word.startswith("--kafka-tls=")]
     done = CliRunner().invoke(app, words, env=service["environment"])
@@ -307,6 +308,7 @@ def test_gateway_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings.import_credentials == Path("/run/secrets/credentials")
     assert settings.observe == ("/3303/*/5700", "/3304/*/5700")
     assert settings.read_on_register == ("/3/0", "/1/*/1")
+    assert settings.processes == 3
 
 
 def test_bootstrap_server_takes_what_is_added_to_it(monkeypatch: pytest.MonkeyPatch) -> None:

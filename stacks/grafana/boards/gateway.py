@@ -7,6 +7,11 @@ from stacks.grafana.panels import BAD, GOOD, WARN, Board, figure, gateways, prom
 _G = '{gateway=~"$gateway"}'
 
 
+def _sum(name: str) -> str:
+    """Of a gauge: a gateway of several processes shows one each."""
+    return f"sum by (gateway) ({name}{_G})"
+
+
 def _rate(name: str, by: str = "") -> str:
     return f"sum by ({', '.join(filter(None, ('gateway', by)))}) (rate({name}{_G}[$__rate_interval]))"
 
@@ -45,7 +50,7 @@ BOARD = Board(
                     "Accepting",
                     "Whether what comes from devices can be made durable: the Kafka beside the gateway answers.",
                     "none",
-                    prom(f"headwater_gateway_accepting{_G}", "{{gateway}}"),
+                    prom(f"min by (gateway) (headwater_gateway_accepting{_G})", "{{gateway}}"),
                     steps=((0, BAD), (1, GOOD)),
                     words={"0": "no Kafka", "1": "yes"},
                 ),
@@ -53,16 +58,16 @@ BOARD = Board(
                     "Devices",
                     "Registered devices: their lifetime has not run out.",
                     "short",
-                    prom(f"headwater_gateway_devices{_G}", "{{gateway}}"),
+                    prom(_sum("headwater_gateway_devices"), "{{gateway}}"),
                 ),
                 figure(
-                    "Observations", "Established.", "short", prom(f"headwater_gateway_observations{_G}", "{{gateway}}")
+                    "Observations", "Established.", "short", prom(_sum("headwater_gateway_observations"), "{{gateway}}")
                 ),
                 figure(
                     "Commands waiting",
                     "Commands without a durable reply; those for sleeping devices wait here.",
                     "short",
-                    prom(f"headwater_gateway_commands_waiting{_G}", "{{gateway}}"),
+                    prom(_sum("headwater_gateway_commands_waiting"), "{{gateway}}"),
                     steps=((0, GOOD), (100, WARN)),
                 ),
                 figure(
@@ -126,7 +131,7 @@ BOARD = Board(
                     "Of the registered devices those that a gateway of devices tells of; left out: per second and by "
                     "reason, each of which appears once it has happened.",
                     "short",
-                    prom(f"headwater_gateway_devices_behind{_G}", "{{gateway}} registered"),
+                    prom(_sum("headwater_gateway_devices_behind"), "{{gateway}} registered"),
                     prom(
                         _rate("headwater_gateway_devices_behind_refused_total", "reason"),
                         "{{gateway}} left out: {{reason}}",
@@ -141,8 +146,8 @@ BOARD = Board(
                     "Sessions",
                     "Established, and handshakes that are under way. Empty where the gateway has no credentials.",
                     "short",
-                    prom(f"headwater_gateway_dtls_sessions{_G}", "{{gateway}} sessions"),
-                    prom(f"headwater_gateway_dtls_handshakes_open{_G}", "{{gateway}} under way"),
+                    prom(_sum("headwater_gateway_dtls_sessions"), "{{gateway}} sessions"),
+                    prom(_sum("headwater_gateway_dtls_handshakes_open"), "{{gateway}} under way"),
                 ),
                 series(
                     "Handshakes",
@@ -178,9 +183,9 @@ BOARD = Board(
                     "DTLS sessions with certificates, handshakes of theirs that are under way, security contexts of "
                     "OSCORE in use. Empty where the gateway has no certificate, or no credentials.",
                     "short",
-                    prom(f"headwater_gateway_dtls_certificate_sessions{_G}", "{{gateway}} certificates"),
-                    prom(f"headwater_gateway_dtls_certificate_handshakes_open{_G}", "{{gateway}} handshakes"),
-                    prom(f"headwater_gateway_oscore_contexts{_G}", "{{gateway}} OSCORE"),
+                    prom(_sum("headwater_gateway_dtls_certificate_sessions"), "{{gateway}} certificates"),
+                    prom(_sum("headwater_gateway_dtls_certificate_handshakes_open"), "{{gateway}} handshakes"),
+                    prom(_sum("headwater_gateway_oscore_contexts"), "{{gateway}} OSCORE"),
                 ),
                 series(
                     "Dropped certificates, by reason",
@@ -243,7 +248,7 @@ BOARD = Board(
                     "Commands waiting",
                     "Without a durable reply, and requests that came again.",
                     "short",
-                    prom(f"headwater_gateway_commands_waiting{_G}", "{{gateway}} waiting"),
+                    prom(_sum("headwater_gateway_commands_waiting"), "{{gateway}} waiting"),
                     prom(_rate("headwater_gateway_commands_repeated_total"), "{{gateway}} came again, per second"),
                 ),
             ],
@@ -262,7 +267,7 @@ BOARD = Board(
                     "Under way",
                     "Delivery reports of the edge's Kafka that are awaited.",
                     "short",
-                    prom(f"headwater_gateway_uplink_under_way{_G}", "{{gateway}} awaited"),
+                    prom(_sum("headwater_gateway_uplink_under_way"), "{{gateway}} awaited"),
                 ),
                 series(
                     "Groups written to the state file",

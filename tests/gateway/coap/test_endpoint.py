@@ -16,7 +16,7 @@ from gateway.coap.incoming import BUSY_MAX_AGE, PATIENCE, Busy, Incoming
 from gateway.coap.many import ManyDatagrams, Slots
 from gateway.coap.message import Code, Message, Option, Options, Type, build, empty, parse, uint
 from gateway.coap.peers import Address, UdpAddress
-from gateway.coap.udp import BATCH
+from gateway.coap.udp import BATCH, bind
 
 WAIT = 10.0
 
@@ -867,5 +867,92 @@ def test_posts_in_the_clear_are_offered_to_their_short_path_and_one_that_fails_c
             assert offered == [1, 2, 3]
             assert [one.message.mid for one in handler.requests] == [3, 4]
             assert endpoint.dropped_datagrams == {"internal error": 1}
+
+    asyncio.run(run())
+
+
+# Beside other processes of the port
+
+
+@pytest.mark.parametrize("way", ["many", "notify alone", "one by one"])
+def test_what_no_short_path_takes_may_be_another_processes_and_what_that_one_hands_over_is_of_the_same_batch(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "one by one":
+        monkeypatch.setattr("gateway.coap.endpoint.many_datagrams", lambda _: None)
+
+    class Ours(Recorder):
+        """Takes the notifications to the token ``ours``."""
+
+        def notify(self, datagram: bytes, address: Address) -> bool:
+            if datagram[4:8] != b"ours":
+                return False
+            self.notified.append(datagram)
+            return True
+
+    class OursAtOnce(Ours):
+        def notify_all(  # type: ignore[override]  # a method where the others have None
+            self, received: ManyDatagrams, slots: Slots, leave: Callable[[bytes, UdpAddress], None]
+        ) -> None:
+            for slot, size in slots:
+                datagram, address = received.datagram(slot, size)
+                if size < 8 or datagram[1] != Code.CONTENT or not self.notify(datagram, address):
+                    leave(datagram, address)
+
+    def notification(mid: int, token: bytes) -> bytes:
+        return build(Type.NON, Code.CONTENT, mid, token, [(Option.OBSERVE, b"\1")], b"1")
+
+    async def run() -> None:
+        handler = Ours() if way == "notify alone" else OursAtOnce()
+        handler.takes_responses = True
+        asked: list[int] = []
+        batches: list[int] = []
+
+        def is_elsewhere(datagram: bytes, address: UdpAddress) -> bool:
+            """The even ones; and as if what another process handed over was found while its facts were looked for."""
+            asked.append(datagram[3])
+            if datagram[3] == 4:
+                endpoint.handed([(notification(20, b"ours"), address), (notification(22, b"none"), address)])
+                endpoint.handed([(build(Type.NON, Code.POST, 24, b"t", [(Option.URI_PATH, b"rd")]), address)])
+                endpoint.batch_done(0)
+                batches.append(handler.batches)
+            return datagram[3] % 2 == 0
+
+        bound = bind("127.0.0.1", 0)
+        endpoint = Endpoint(("127.0.0.1", 0), handler, seed=1, bound=bound, is_elsewhere=is_elsewhere)
+        assert endpoint.local_address == bound.getsockname()
+        assert (endpoint._many is None) is (way == "one by one")
+        endpoint.on_post = lambda datagram, address: datagram[3] == 10
+        peer = Peer(endpoint.local_address)
+        for datagram in (
+            notification(2, b"ours"),
+            notification(4, b"none"),
+            notification(5, b"none"),
+            build(Type.CON, Code.POST, 8, b"t", [(Option.URI_PATH, b"rd")]),
+            build(Type.CON, Code.POST, 10, b"t", [(Option.URI_PATH, b"rd")]),
+            build(Type.CON, Code.GET, 11, b"t", [(Option.URI_PATH, b"rd")]),
+        ):
+            peer.send(datagram)
+        endpoint.start(asyncio.get_running_loop())
+        try:
+            await peer.receive()
+            async with asyncio.timeout(WAIT):
+                while endpoint.received < 6:  # noqa: ASYNC110  # nothing tells of it
+                    await asyncio.sleep(0.01)
+            assert asked == [4, 5, 8, 11]
+            assert [parse(one).mid for one in handler.notified] == [2, 20]
+            assert [one.mid for one in handler.responses] == [22, 5]
+            assert [one.message.mid for one in handler.requests] == [24, 11]
+            # In the middle of the batch none had ended.
+            assert batches == [0] and handler.batches > 0
+            # Nor is a datagram gathered while there are others than notifications.
+            assert endpoint._gathering is None
+            endpoint.handed([(notification(26, b"ours"), peer.address)])
+            before = handler.batches
+            endpoint.batch_done(0)
+            assert handler.batches == before + 1
+        finally:
+            peer.close()
+            endpoint.close()
 
     asyncio.run(run())

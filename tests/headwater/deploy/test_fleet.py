@@ -69,6 +69,11 @@ def test_what_is_read_at_registration_is_checked_as_what_is_observed(tmp_path: P
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, read_on_register: ['*']}}\n", "a pattern is /object"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, x509: {cert: a.pem}}}\n", "a.x509.key: is missing"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, coap_port: 0}}\n", "gateways.a.coap_port"),
+        (SMALLEST + "gateways: {a: {node: n, profile: lowmem, processes: 0}}\n", "gateways.a.processes"),
+        (
+            SMALLEST + "gateways: {a: {node: n, profile: lowmem, processes: 2, x509: {cert: a.pem, key: a.key}}}\n",
+            "processes does not go with x509",
+        ),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, campaigns: maybe}}\n", "gateways.a.campaigns"),
         (SMALLEST + "gateways: {a: {node: n, profile: lowmem, file_host: 'box:5683'}}\n", "name or address of a host"),
         (

@@ -458,6 +458,13 @@ def test_what_is_read_at_registration_is_told_the_gateway() -> None:
     gateways = {"rock64": {"node": "rock64", "profile": "lowmem", "read_on_register": ["/3/0", "/1/*/1"]}}
     (stack,) = [one for one in _wanted(_fleet(gateways=gateways)).stacks if one.name == "gw-rock64"]
     assert stack.variables["READ_ON_REGISTER"] == "/3/0 /1/*/1"
+    assert stack.variables["PROCESSES"] == "1"
+
+
+def test_a_gateway_may_be_spread_on_several_processes() -> None:
+    gateways = {"rock64": {"node": "rock64", "profile": "lowmem", "processes": 2}}
+    (stack,) = [one for one in _wanted(_fleet(gateways=gateways)).stacks if one.name == "gw-rock64"]
+    assert stack.variables["PROCESSES"] == "2"
 
 
 def test_webhook_of_alerts_is_mounted_where_there_is_one() -> None:
