@@ -215,14 +215,14 @@ class Intake:
             raise TopicMissing(f"the topic {self._topic} was made anew")
         batch = [
             RawRequest(
-                topic=self._topic,
-                topic_id=self._topic_id,
-                partition=message.partition(),
-                offset=message.offset(),
-                timestamp=message.timestamp()[1],
-                key=message.key(),
-                value=message.value(),
-                headers=tuple(message.headers() or ()),
+                self._topic,
+                self._topic_id,
+                message.partition(),
+                message.offset(),
+                message.timestamp()[1],
+                message.key(),
+                message.value(),
+                tuple(message.headers() or ()),
             )
             for message in messages
         ]

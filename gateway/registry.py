@@ -227,7 +227,10 @@ class Device:
 
     def view(self) -> DeviceView:
         """What an operation needs to know of the device."""
-        said, root = self.announcement, self.root
+        said = self.announcement
+        if self._view is not None and self._view_of is said and self.behind is None:
+            return self._view
+        root = self.root
         if self._view is not None and self._view_of is said and self._view.root == root:
             return self._view
         peer = self.peer

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.state import Positions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawRequest:
+class RawRequest(NamedTuple):
     """A record of the requests topic as it came; ``timestamp`` is Kafka's, epoch ms."""
 
     topic: str

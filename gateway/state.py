@@ -37,6 +37,7 @@ from gateway.state_file import (
 from gateway.state_rows import (
     REGISTRATION_COLUMNS,
     Answer,
+    AnswerRow,
     CommandState,
     Done,
     Found,
@@ -62,6 +63,7 @@ from gateway.state_rows import (
 
 __all__ = [
     "Answer",
+    "AnswerRow",
     "CommandState",
     "Positions",
     "State",
@@ -260,6 +262,13 @@ class State:
         self._lazy_rows(done, row).answers.setdefault(identity, row)
         self._known.add(identity)
 
+    def put_answers(self, answers: Sequence[AnswerRow], done: Done) -> None:
+        """`put_answer` for several at once: ``done`` is told once, when all are on disk. Lazy."""
+        group = self._lazy_rows(done, count=len(answers))
+        for row in answers:
+            group.answers.setdefault(row[0], row)
+            self._known.add(row[0])
+
     def put_positions(self, positions: Positions, done: Done | None = None) -> None:
         """Where to go on reading the requests topic. Lazy."""
         rows = ((topic, partition, offset) for (topic, partition), offset in positions.items())
@@ -366,9 +375,9 @@ class State:
         self._hurry(group)
         return group
 
-    def _lazy_rows(self, done: Done | None, *rows: Row) -> Group:
-        """As `_admit_rows`, with room for one; but the group may wait a second for company."""
-        group = self._checked(1, rows)
+    def _lazy_rows(self, done: Done | None, *rows: Row, count: int = 1) -> Group:
+        """As `_admit_rows`; but the group may wait a second for company."""
+        group = self._checked(count, rows)
         if done is not None:
             group.callbacks.append(done)
         if self._timer is None and self._writing is None:

@@ -149,6 +149,8 @@ Found = Callable[[Mapping[bytes, Answer] | StateUnavailable], None]
 #: Reads something, on the writer's thread.
 Look = Callable[[sqlite3.Connection], object]
 Row = tuple[Any, ...]
+#: Identity, occurrence, reply, and when it was given (epoch ms): what 64 bits hold.
+AnswerRow = tuple[bytes, int, bytes, int]
 _T = TypeVar("_T")
 
 
@@ -282,17 +284,18 @@ def write(db: sqlite3.Connection, group: Group, *, answered: int, keep_answered:
     _write_keyed(db, "oscore_observations", "token", 3, group.oscore_observations)
     _write_keyed(db, "commands", "sequence", 9, group.commands)
     if group.answers:
-        # The first answer stays.
-        answered += db.executemany(
-            "INSERT INTO answers (identity, occurrence, reply, answered_ms) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (identity) DO NOTHING",
-            group.answers.values(),
-        ).rowcount
+        for rows in _portions(list(group.answers.values())):
+            # The first answer stays.
+            answered += db.execute(
+                "INSERT INTO answers (identity, occurrence, reply, answered_ms) "
+                f"VALUES {', '.join(['(?, ?, ?, ?)'] * len(rows))} ON CONFLICT (identity) DO NOTHING",
+                list(chain.from_iterable(rows)),
+            ).rowcount
     if group.positions:
-        rows = [(*place, offset) for place, offset in group.positions.items()]
-        db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", rows)
+        places = [(*place, offset) for place, offset in group.positions.items()]
+        db.executemany("INSERT OR REPLACE INTO positions VALUES (?, ?, ?)", places)
         # The last word is of the topic that is there now.
-        db.execute("DELETE FROM positions WHERE topic <> ?", (rows[-1][0],))
+        db.execute("DELETE FROM positions WHERE topic <> ?", (places[-1][0],))
     if group.forget_answered_before_ms is not None:
         answered -= db.execute(
             "DELETE FROM answers WHERE number < coalesce("

@@ -56,6 +56,7 @@ class Exchange:
         "give_up",
         "interval",
         "mid",
+        "open",
         "sealed",
         "sent",
         "token",
@@ -88,6 +89,8 @@ class Exchange:
         self.interval = 0.0
         self.tries = 0
         self.acknowledged = False
+        #: True from when it begins until it is closed.
+        self.open = False
         #: True once the datagram is protected by OSCORE: it is the same each time that it is sent.
         self.sealed = False
 
@@ -121,22 +124,27 @@ class Exchanges:
         exchange.began = exchange.sent = now
         exchange.interval = ACK_TIMEOUT * (1 + jitter * (ACK_RANDOM_FACTOR - 1))
         exchange.deadline = min(now + exchange.interval, exchange.give_up)
-        self._by_mid[(exchange.address, exchange.mid)] = exchange
+        key = exchange.address, exchange.mid
+        if (before := self._by_mid.get(key)) is not None:
+            before.open = False
+        exchange.open = True
+        self._by_mid[key] = exchange
         self._by_token[(exchange.address, exchange.token)] = exchange
         self._push(exchange)
 
     def _push(self, exchange: Exchange) -> None:
         self._sequence += 1
+        if len(self._due) > 2 * len(self._by_mid) + 64:
+            # Almost all are done long before they would be sent again.
+            self._due = [entry for entry in self._due if entry[2].open]
+            heapq.heapify(self._due)
         heapq.heappush(self._due, (exchange.deadline, self._sequence, exchange))
 
     def next_deadline(self) -> float | None:
         """When `due` has something to do next; done exchanges are forgotten on the way."""
-        while self._due and not self._open(self._due[0][2]):
+        while self._due and not self._due[0][2].open:
             heapq.heappop(self._due)
         return self._due[0][0] if self._due else None
-
-    def _open(self, exchange: Exchange) -> bool:
-        return self._by_mid.get((exchange.address, exchange.mid)) is exchange
 
     def due(self, now: float) -> tuple[list[Exchange], list[Exchange]]:
         """What to send again, and what has failed (already closed), as of ``now``."""
@@ -144,7 +152,7 @@ class Exchanges:
         failed: list[Exchange] = []
         while self._due and self._due[0][0] <= now:
             deadline, _, exchange = heapq.heappop(self._due)
-            if not self._open(exchange) or deadline != exchange.deadline:
+            if not exchange.open or deadline != exchange.deadline:
                 continue
             if now >= exchange.give_up or (not exchange.acknowledged and exchange.tries >= MAX_RETRANSMIT):
                 self.close(exchange)
@@ -190,7 +198,8 @@ class Exchanges:
 
     def close(self, exchange: Exchange) -> None:
         """Forget the exchange; harmless when it is gone already."""
-        if self._open(exchange):
+        if exchange.open:
+            exchange.open = False
             del self._by_mid[(exchange.address, exchange.mid)]
             if self._by_token.get((exchange.address, exchange.token)) is exchange:
                 del self._by_token[(exchange.address, exchange.token)]
@@ -205,6 +214,8 @@ class Exchanges:
     def close_all(self) -> list[Exchange]:
         """Forget every exchange and return them."""
         left = list(self._by_mid.values())
+        for exchange in left:
+            exchange.open = False
         self._by_mid.clear()
         self._by_token.clear()
         self._due.clear()
