@@ -27,6 +27,8 @@ from gateway.coap.peers import UdpAddress
 MOST = 128
 #: Bytes of an empty message of CoAP (RFC 7252 section 4.1).
 MESSAGE = 4
+#: Bytes of a request that is sent with others, at most.
+REQUEST = 128
 
 _DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 #: Room for a datagram that is too long by a byte, so that it is seen to be.
@@ -61,6 +63,7 @@ class _Header(ctypes.Structure):
 _IPV4 = Struct("2s2s4s8x")
 #: ``sin6_family``, in network order ``sin6_port``, ``sin6_flowinfo`` and ``sin6_addr``, and ``sin6_scope_id``.
 _IPV6 = Struct("=2s2s4s16sI")
+_FAMILY_4, _FAMILY_6 = (int(family).to_bytes(2, sys.byteorder) for family in (socket.AF_INET, socket.AF_INET6))
 
 
 def many_datagrams(sock: socket.socket) -> ManyDatagrams | None:
@@ -109,6 +112,7 @@ class ManyDatagrams:
         self._lengths = lengths[_Header.length.offset // 4 :: ctypes.sizeof(_Header) // 4]
         #: By the size of the messages.
         self._out: dict[int, _Out] = {MESSAGE: _Out(self.name_size, MESSAGE)}
+        self._requests = _Out(self.name_size, REQUEST)
 
     def receive(self) -> list[int]:
         """The sizes of the datagrams that were waiting, MOST of them at most; `MAX_DATAGRAM` + 1 or more is too long.
@@ -144,31 +148,57 @@ class ManyDatagrams:
         _, port, host = _IPV4.unpack(name)
         return socket.inet_ntoa(host), int.from_bytes(port, "big")
 
+    def name_of(self, address: UdpAddress) -> bytes:
+        """An address of `socket.recvfrom` as a socket address: what `name` gives for who sends from there."""
+        if self._is_ipv6:
+            host, port, flow, scope = address  # type: ignore[misc]  # of an IPv6 socket
+            packed = socket.inet_pton(socket.AF_INET6, host)
+            return _IPV6.pack(_FAMILY_6, port.to_bytes(2, "big"), flow.to_bytes(4, "big"), packed, scope)
+        return _IPV4.pack(_FAMILY_4, address[1].to_bytes(2, "big"), socket.inet_aton(address[0]))
+
     def send(self, slots: list[bytes], message: int = MESSAGE) -> None:
         """Send messages of one size, each a slot: address and message. What cannot go is lost, like any datagram."""
         out = self._out.get(message)
         if out is None:
             out = self._out[message] = _Out(self.name_size, message)
-        size = ctypes.sizeof(_Header)
         for start in range(0, len(slots), MOST):
             data = b"".join(slots[start : start + MOST])
             out.buffer[: len(data)] = data
-            done, count = 0, len(data) // out.stride
-            while done < count:
-                number = self._socket.fileno()  # after `close` another file may have it
-                if number < 0:
-                    return
-                sent = self._send(number, out.headers_at + done * size, count - done, _DONTWAIT)
-                if sent > 0:
-                    done += sent
-                elif ctypes.get_errno() == errno.EAGAIN:
-                    return
-                else:
-                    done += 1  # that peer cannot be reached
+            self._send_slots(out, len(data) // out.stride, [])
+
+    def send_requests(self, requests: list[tuple[bytes, bytes]]) -> list[int]:
+        """Send datagrams of REQUEST bytes at most, each to a socket address. What cannot go is lost; returns why."""
+        lost: list[int] = []
+        out, name_size = self._requests, self.name_size
+        buffer, sizes, stride = out.buffer, out.sizes, out.stride
+        for start in range(0, len(requests), MOST):
+            portion = requests[start : start + MOST]
+            for slot, (name, datagram) in enumerate(portion):
+                size = sizes[slot] = len(datagram)
+                at = slot * stride
+                buffer[at : at + name_size + size] = name + datagram
+            self._send_slots(out, len(portion), lost)
+        return lost
+
+    def _send_slots(self, out: _Out, count: int, lost: list[int]) -> None:
+        """Send the messages of the first ``count`` slots; the error of each that is lost goes to ``lost``."""
+        size, done = ctypes.sizeof(_Header), 0
+        while done < count:
+            number = self._socket.fileno()  # after `close` another file may have it
+            sent = -1 if number < 0 else self._send(number, out.headers_at + done * size, count - done, _DONTWAIT)
+            if sent > 0:
+                done += sent
+                continue
+            code = errno.EBADF if number < 0 else ctypes.get_errno()
+            if code in (errno.EAGAIN, errno.EBADF):
+                lost += [code] * (count - done)
+                return
+            lost.append(code)  # that peer cannot be reached
+            done += 1
 
 
 class _Out:
-    """The slots of what is sent, for messages of one size: MOST of them."""
+    """The slots of what is sent, for messages of one size, or of that size at most: MOST of them."""
 
     def __init__(self, name_size: int, message: int) -> None:
         self.stride = name_size + message
@@ -176,6 +206,9 @@ class _Out:
         self.buffer = memoryview(out)
         self._headers = _headers(out, self.stride, name_size, message)
         self.headers_at = ctypes.addressof(self._headers)
+        sizes = memoryview(self._headers.kept[1]).cast("B").cast("L")
+        #: The bytes of the message in each.
+        self.sizes = sizes[_Iovec.size.offset // sizes.itemsize :: ctypes.sizeof(_Iovec) // sizes.itemsize]
 
 
 def _headers(buffer: bytearray, stride: int, name_size: int, size: int) -> Any:

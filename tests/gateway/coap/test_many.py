@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 
 import pytest
 
-from gateway.coap.many import MESSAGE, MOST, ManyDatagrams, many_datagrams
+from gateway.coap.many import MESSAGE, MOST, REQUEST, ManyDatagrams, many_datagrams
 from gateway.coap.message import MAX_DATAGRAM
 from gateway.coap.udp import bind
 
@@ -122,3 +123,33 @@ def test_nothing_is_sent_or_received_by_a_socket_that_is_closed(server: socket.s
     many.send([name + b"late"])
     with pytest.raises(OSError, match="Bad file descriptor"):
         many.receive()
+
+
+def test_each_peer_gets_its_own_request_of_any_size(server: socket.socket, many: ManyDatagrams) -> None:
+    clients = [_client(server) for _ in range(3)]
+    try:
+        names = [many.name_of(client.getsockname()) for client in clients]
+        for client, name in zip(clients, names, strict=True):
+            client.sendto(b"?", server.getsockname())
+            assert many.receive() == [1] and many.name(0) == name
+            assert many.address(name) == client.getsockname()
+        # More than one call takes, too.
+        sizes = [1, REQUEST, 17, 2, 64]
+        requests = [(names[turn % 3], bytes([turn % 256]) * sizes[turn % 5]) for turn in range(MOST + 22)]
+        assert many.send_requests(requests) == []
+        for turn, (_, data) in enumerate(requests):
+            assert clients[turn % 3].recvfrom(REQUEST + 1) == (data, server.getsockname())
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_it_is_said_which_requests_did_not_go(server: socket.socket, many: ManyDatagrams) -> None:
+    with _client(server) as one:
+        name = many.name_of(one.getsockname())
+        nowhere = name[:2] + bytes(len(name) - 2)  # port 0
+        lost = many.send_requests([(nowhere, b"lost"), (name, b"here"), (nowhere, b"lost too"), (name, b"also")])
+        assert lost == [errno.EINVAL] * 2
+        assert one.recv(10) == b"here" and one.recv(10) == b"also"
+        server.close()
+        assert many.send_requests([(name, b"late"), (name, b"later")]) == [errno.EBADF] * 2
