@@ -155,6 +155,10 @@ class Answering:
         command.raw = b""
         self.send(command)
 
+    def finish_read(self) -> None:
+        """A command was answered by its device, and the reply is on its way (`gateway.reply_batches`)."""
+        self.outcomes[_DONE] += 1
+
     def send(self, command: Command) -> None:
         """Produce the reply of a command that has one."""
 
@@ -164,7 +168,7 @@ class Answering:
                 self.replied += 1
                 self.settle(command)
             else:
-                self._hold(command)
+                self.hold(command)
 
         assert command.reply is not None
         self.publishing += 1
@@ -177,9 +181,10 @@ class Answering:
             headers.append((HEADER_AGAIN, b""))
         if not self._publish(command.ep, command.reply, headers, done):
             self.publishing -= 1
-            self._hold(command)
+            self.hold(command)
 
-    def _hold(self, command: Command) -> None:
+    def hold(self, command: Command) -> None:
+        """Kafka has not taken the reply: produce it a little later."""
         self._unpublished.append(command)
         if self._timer is None and not self._closed:
             self._timer = asyncio.get_running_loop().call_later(self._limits.retry, self._send_again)
@@ -239,6 +244,33 @@ class Answering:
         except StateUnavailable:
             # The state is closed already: the process ends, and at the next start the topic tells.
             return
+
+    def settle_all(self, commands: list[Command]) -> None:
+        """As `settle`, for replies that became durable by one report."""
+        self.replied += len(commands)
+        plain = []
+        for command in commands:
+            if command.told or command.recorded:
+                self.settle(command)
+            else:
+                command.published = True
+                plain.append(command)
+
+        def written(error: StateUnavailable | None) -> None:
+            for command in plain:
+                if error is None:
+                    self._settled(command)
+                else:
+                    self._settle_later(command)
+
+        now = self._now_ms()
+        try:
+            self._state.put_answers([(one.identity, one.occurrence, one.reply or b"", now) for one in plain], written)
+        except StateOverloaded:
+            for command in plain:
+                self._settle_later(command)
+        except StateUnavailable:
+            return  # as in `settle`
 
     def _settle_later(self, command: Command) -> None:
         if not self._closed:

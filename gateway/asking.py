@@ -111,8 +111,7 @@ class Asking:
             return False
 
         def answered(result: CoapResponse | Rest | Exception) -> None:
-            self.in_flight -= 1
-            came(self._failed(command, True, result) if isinstance(result, Exception) else result)
+            came(self.came_of(command, result))
 
         now = self._now_ms()
         try:
@@ -125,6 +124,18 @@ class Asking:
             return False
         self._leaves(command, coap, now)
         return True
+
+    def begins(self, command: Command, now_ms: int) -> None:
+        """A command that may be repeated leaves for the first time, by the short path (`gateway.short_reads`)."""
+        self.sent += 1
+        self.in_flight += 1
+        command.attempts = 1
+        command.since_ms = now_ms
+
+    def came_of(self, command: Command, result: CoapResponse | Rest | Exception) -> Outcome | Rest:
+        """What came of a command that may be repeated, and was asked without a task."""
+        self.in_flight -= 1
+        return self._failed(command, True, result) if isinstance(result, Exception) else result
 
     def fault(self, command: Command, exc: Exception) -> Failure:
         """What it means that something failed that must not."""

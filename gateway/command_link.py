@@ -91,14 +91,19 @@ class CommandLink:
         address = device.address
 
         def finish(result: Message | ExchangeError) -> None:
-            if isinstance(result, ExchangeError):
-                answered(self._failure(device, address, result))
-            elif has_more(request, result):
-                answered(Rest(lambda: self._whole(device, address, request, result, timeout)))
-            else:
-                answered(self._response(device, result))
+            answered(self.outcome(device, address, request, timeout, result))
 
         return self._link.begin(address, request, finish, timeout=timeout)
+
+    def outcome(
+        self, device: Device, address: Address, request: CoapRequest, timeout: float, result: Message | ExchangeError
+    ) -> CoapResponse | Rest | Exception:
+        """What the end of an exchange means for who began it without a task."""
+        if isinstance(result, ExchangeError):
+            return self._failure(device, address, result)
+        if has_more(request, result):
+            return Rest(lambda: self._whole(device, address, request, result, timeout))
+        return self._response(device, result)
 
     async def _whole(
         self, device: Device, address: Address, request: CoapRequest, first: Message, timeout: float

@@ -35,6 +35,7 @@ from gateway.limits import Limits
 from gateway.progress import Progress
 from gateway.reaching import DeviceLink
 from gateway.request_records import RawRequest, next_positions, occurrence_of, place_of
+from gateway.short_reads import Planned, ShortReads
 from gateway.state import (
     Answer,
     CommandState,
@@ -92,8 +93,8 @@ class CommandLoop:
         self._progress = Progress(state, self._passed, self._lasts)
         self._bury = bury
         self._now_ms = now_ms
-        self._limits = limits or Limits()
-        self.states = CommandStates(server_id=server_id, publish=publish_state, now_ms=now_ms, retry=self._limits.retry)
+        self.limits = limits or Limits()
+        self.states = CommandStates(server_id=server_id, publish=publish_state, now_ms=now_ms, retry=self.limits.retry)
         self.answering = Answering(
             server_id=server_id,
             state=state,
@@ -102,7 +103,7 @@ class CommandLoop:
             states=self.states,
             settled=self._settled,
             now_ms=now_ms,
-            limits=self._limits,
+            limits=self.limits,
         )
         self.lanes = Lanes(
             link=link,
@@ -113,7 +114,7 @@ class CommandLoop:
             finish=self.answering.finish,
             tell=self.states.tell,
             now_ms=now_ms,
-            limits=self._limits,
+            limits=self.limits,
         )
         #: By identity, from when it was read until the reply is in the state.
         self._active: dict[bytes, Command] = {}
@@ -126,6 +127,9 @@ class CommandLoop:
         #: None for what the state file had. And by partition, the offset of the last of those.
         self._before: dict[bytes, Said | None] = {}
         self._before_until: dict[int, int] = {}
+        #: The short path, if there is one; it needs this to be made.
+        self.short_reads: ShortReads | None = None
+        self._link = link
         self._started = False
         self._sequence = 0
         self._forgot_ms = 0
@@ -227,11 +231,23 @@ class CommandLoop:
                 self._release()
 
         fresh: dict[bytes, Command] = {}
+        #: Whose order those keep.
+        fronts: set[str] = set()
+        short = self.short_reads
+        if short is not None and (self._before or not short.is_open()):
+            short = None
         for raw in batch:
             if self._is_mine is not None and not self._is_mine(raw):
                 self._behind(raw)
                 continue
             self.received += 1
+            if (
+                short is not None
+                and (planned := short.plan(raw)) is not None
+                and planned.ep not in fronts
+                and self._begin_short(short, planned, raw, here)
+            ):
+                continue
             command: Command | None
             try:
                 command = self._readable(raw)
@@ -245,8 +261,29 @@ class CommandLoop:
             if self._is_new(command, here, fresh):
                 self._progress.hold(here, command)
                 fresh[command.identity] = self._active[command.identity] = command
+                fronts.add(self._link.front(command.ep))
+        if short is not None:
+            short.send()
         self._look_up(fresh, part_done)
         self._forget_old()
+
+    def _begin_short(self, short: ShortReads, planned: Planned, raw: RawRequest, here: Batch) -> bool:
+        """Ask at once, by the short path, what is new and has its turn; False: nothing was done."""
+        identity, value = planned.identity, raw.value
+        assert value is not None
+        if identity in self._active or self._state.may_know(identity):
+            return False
+        lane = self.lanes.free_turn(planned.ep, len(value))
+        if lane is None:
+            return False
+        command = self._command(identity, occurrence_of(raw), planned.ep, value, self._now_ms(), None)
+        command.ticket = planned.ticket
+        command.path = planned.path
+        self._progress.hold(here, command)
+        self._progress.waits(command)
+        self._active[identity] = command
+        short.begin(command, planned, lane)
+        return True
 
     def _readable(self, raw: RawRequest) -> Command:
         if raw.value is None:
@@ -279,7 +316,7 @@ class CommandLoop:
     def _command(
         self, identity: bytes, occurrence: int, ep: str, raw: bytes, received_ms: int, expires_ms: int | None
     ) -> Command:
-        deadline = received_ms + int(self._limits.longest_wait * 1000)
+        deadline = received_ms + int(self.limits.longest_wait * 1000)
         return Command(
             identity=identity,
             occurrence=occurrence,
@@ -418,7 +455,7 @@ class CommandLoop:
     def _release(self) -> None:
         # No more is read than can be kept while Kafka takes no replies, nor than memory has room for while the disk
         # takes none of it, nor than a start can find in the replies topic while the disk takes no position.
-        limits = self._limits
+        limits = self.limits
         while (
             self._held_back
             and len(self._active) + len(self._replied) < 2 * limits.in_all
@@ -432,8 +469,8 @@ class CommandLoop:
         if now - self._forgot_ms > _FORGET_EVERY_MS:
             self._forgot_ms = now
             with suppress(StateOverloaded, StateUnavailable):  # the next time, then
-                self._state.forget_answered(now - int(self._limits.remember * 1000))
+                self._state.forget_answered(now - int(self.limits.remember * 1000))
 
     def _later(self, what: Callable[..., None], *args: object) -> None:
         if not self._closed:
-            asyncio.get_running_loop().call_later(self._limits.retry, what, *args)
+            asyncio.get_running_loop().call_later(self.limits.retry, what, *args)

@@ -56,7 +56,7 @@ RequestOf = Callable[[int], Awaitable[bytes | None]]
 
 
 @dataclass(slots=True, eq=False)
-class _Lane:
+class Lane:
     """What waits for one device and those behind it, and who is at it."""
 
     ep: str
@@ -91,7 +91,7 @@ class Lanes:
         now_ms: Callable[[], int],
         limits: Limits,
     ) -> None:
-        self._asking = Asking(
+        self.asking = Asking(
             link=link,
             definitions=definitions,
             record_sent=record_sent,
@@ -106,7 +106,7 @@ class Lanes:
         self._finish = finish
         self._now_ms = now_ms
         self._limits = limits
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
         self._stopped = False
@@ -122,12 +122,12 @@ class Lanes:
     @property
     def in_flight(self) -> int:
         """Commands that devices have now."""
-        return self._asking.in_flight
+        return self.asking.in_flight
 
     @property
     def sent(self) -> int:
         """How often one was sent since the start."""
-        return self._asking.sent
+        return self.asking.sent
 
     async def stop(self, *, timeout: float) -> None:
         """Send nothing new, and wait for what devices have now; the rest waits for the next start."""
@@ -173,7 +173,7 @@ class Lanes:
             self._finish(command, Overloaded(words=words), None)
         else:
             if lane is None:
-                lane = self._lanes[front] = _Lane(ep=front)
+                lane = self._lanes[front] = Lane(ep=front)
             at_once = not lane.busy and not lane.waiting
             if at_once and self._begin(lane, command):
                 return
@@ -183,13 +183,13 @@ class Lanes:
             if not (at_once and lane.busy):
                 self._wait(command, lane)
 
-    def _too_large(self, lane: _Lane | None, size: int) -> bool:
+    def _too_large(self, lane: Lane | None, size: int) -> bool:
         limits = self._limits
         return self.size + size > limits.bytes_in_all or (
             lane is not None and lane.size + size > limits.bytes_per_device
         )
 
-    def _count(self, lane: _Lane, command: Command, change: int) -> None:
+    def _count(self, lane: Lane, command: Command, change: int) -> None:
         """One command more (1) or less (-1) waits."""
         command.waits = change > 0
         self.waiting += change
@@ -224,7 +224,7 @@ class Lanes:
         ep = self._link.front(ep)
         lane = self._lanes.get(ep)
         if lane is None:
-            lane = self._lanes[ep] = _Lane(ep=ep)
+            lane = self._lanes[ep] = Lane(ep=ep)
         lane.waiting.append(factory)
         self._kick(lane)
 
@@ -236,10 +236,20 @@ class Lanes:
         ep = self._link.front(ep)
         if self._stopping or ep in self._lanes:
             return None
-        lane = self._lanes[ep] = _Lane(ep=ep, busy=True)
+        lane = self._lanes[ep] = Lane(ep=ep, busy=True)
         return partial(self._give_back, lane)
 
-    def _give_back(self, lane: _Lane) -> None:
+    def free_turn(self, ep: str, size: int) -> Lane | None:
+        """The turn of a device that is behind no other, for a command of ``size`` bytes that is asked without a task;
+        None: the command is to be enqueued. `turn_over` or `came` gives it back.
+        """
+        if ep in self._lanes or self._stopping or self.waiting >= self._limits.in_all or self._too_large(None, size):
+            return None
+        lane = self._lanes[ep] = Lane(ep=ep, busy=True)
+        self._without_task += 1
+        return lane
+
+    def _give_back(self, lane: Lane) -> None:
         lane.busy = False
         if lane.waiting:
             self._kick(lane)
@@ -283,7 +293,7 @@ class Lanes:
         if rest := commands[_PORTION:]:
             asyncio.get_running_loop().call_soon(self._finish_all, rest, failure)
 
-    def _drop(self, lane: _Lane) -> None:
+    def _drop(self, lane: Lane) -> None:
         if lane.timer is not None:
             lane.timer.cancel()
         if self._lanes.get(lane.ep) is lane:
@@ -301,7 +311,7 @@ class Lanes:
             self._drop(lane)
         self._finish_all(gone, lambda _: NotRegistered())
 
-    def _kick(self, lane: _Lane) -> None:
+    def _kick(self, lane: Lane) -> None:
         if lane.busy or self._stopping or not lane.waiting:
             return
         if isinstance(lane.waiting[0], Command) and self._asleep(lane):
@@ -314,10 +324,10 @@ class Lanes:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _asleep(self, lane: _Lane) -> bool:
+    def _asleep(self, lane: Lane) -> bool:
         return lane.asleep or (self._link.view(lane.ep) is not None and not self._link.awake(lane.ep))
 
-    async def _drain(self, lane: _Lane) -> None:
+    async def _drain(self, lane: Lane) -> None:
         try:
             while lane.waiting and not self._stopping:
                 entry = lane.waiting[0]
@@ -336,7 +346,7 @@ class Lanes:
             if not lane.waiting:
                 self._drop(lane)
 
-    async def _read_back(self, lane: _Lane, command: Command) -> bool:
+    async def _read_back(self, lane: Lane, command: Command) -> bool:
         """Have the request again; False: the disk does not give it now, and the command is the next one again."""
         try:
             raw = await self._request_of(command.sequence)
@@ -357,7 +367,7 @@ class Lanes:
         except Exception as exc:  # noqa: BLE001  # it must not keep the commands of the device waiting
             _log.error("the gateway's own request failed", ep=ep, error=f"{type(exc).__name__}: {exc}")
 
-    def _begin(self, lane: _Lane, command: Command) -> bool:
+    def _begin(self, lane: Lane, command: Command) -> bool:
         """Ask at once and without a task, if the device can hear it and no more is needed."""
         view = self._link.view(command.ep)
         if view is None or self._stopping or self._asleep(lane):
@@ -365,49 +375,53 @@ class Lanes:
         heard = lane.heard
 
         def came(outcome: Outcome | Rest) -> None:
-            if self._stopped:
-                return  # the next start asks again
-            if isinstance(outcome, Rest):
-                self._spawn(self._await_rest(lane, command, view, outcome, heard))
-            else:
-                self._ended(lane, command, view, outcome, heard)
+            self.came(lane, command, view, outcome, heard)
 
-        if not self._asking.begin(command, view, came):
+        if not self.asking.begin(command, view, came):
             return False
         self._without_task += 1
         lane.busy = True
         return True
 
-    async def _await_rest(self, lane: _Lane, command: Command, view: DeviceView, rest: Rest, heard: int) -> None:
+    def came(self, lane: Lane, command: Command, view: DeviceView, outcome: Outcome | Rest, heard: int) -> None:
+        """What came of a command that was asked without a task, by ``view``; `Lane.heard` was ``heard`` before."""
+        if self._stopped:
+            return  # the next start asks again
+        if isinstance(outcome, Rest):
+            self._spawn(self._await_rest(lane, command, view, outcome, heard))
+        else:
+            self._ended(lane, command, view, outcome, heard)
+
+    async def _await_rest(self, lane: Lane, command: Command, view: DeviceView, rest: Rest, heard: int) -> None:
         try:
-            outcome = await self._asking.rest_of(command, rest)
+            outcome = await self.asking.rest_of(command, rest)
         except Exception as exc:  # noqa: BLE001  # as in _carry_out
-            outcome = self._asking.fault(command, exc)
+            outcome = self.asking.fault(command, exc)
         self._ended(lane, command, view, outcome, heard)
 
-    def _ended(self, lane: _Lane, command: Command, view: DeviceView, outcome: Outcome, heard: int) -> None:
+    def _ended(self, lane: Lane, command: Command, view: DeviceView, outcome: Outcome, heard: int) -> None:
         """What was asked without a task has come to its end, and the next has its turn."""
         try:
             self._came_of(lane, command, view, outcome, heard)
         finally:
-            self._without_task -= 1
-            if self._none_without_task is not None and not self._without_task:
-                self._none_without_task.set_result(None)
-            lane.busy = False
-            if lane.waiting:
-                self._kick(lane)
-            else:
-                self._drop(lane)
+            self.turn_over(lane)
 
-    async def _carry_out(self, lane: _Lane, command: Command) -> None:
+    def turn_over(self, lane: Lane) -> None:
+        """The turn of a command that was asked without a task is over."""
+        self._without_task -= 1
+        if self._none_without_task is not None and not self._without_task:
+            self._none_without_task.set_result(None)
+        self._give_back(lane)
+
+    async def _carry_out(self, lane: Lane, command: Command) -> None:
         view, heard = self._link.view(command.ep), lane.heard
         try:
-            outcome = await self._asking.ask(command, view)
+            outcome = await self.asking.ask(command, view)
         except Exception as exc:  # noqa: BLE001  # whatever fails here, the request has a reply and the next its turn
-            outcome = self._asking.fault(command, exc)
+            outcome = self.asking.fault(command, exc)
         self._came_of(lane, command, view, outcome, heard)
 
-    def _came_of(self, lane: _Lane, command: Command, view: DeviceView | None, outcome: Outcome, heard: int) -> None:
+    def _came_of(self, lane: Lane, command: Command, view: DeviceView | None, outcome: Outcome, heard: int) -> None:
         """Finish the command, or have it wait again; ``heard`` is how often the device was heard of before."""
         if isinstance(outcome, Silent):
             # Heard of meanwhile, perhaps at a new address: it is asked again, or the next, at once. Else whatever
@@ -419,7 +433,7 @@ class Lanes:
         else:
             self._finish(command, outcome, view)
 
-    def _put_back(self, lane: _Lane, command: Command, why: str = "") -> None:
+    def _put_back(self, lane: Lane, command: Command, why: str = "") -> None:
         """The command is the next one again."""
         lane.waiting.appendleft(command)
         self._count(lane, command, 1)
@@ -430,20 +444,20 @@ class Lanes:
             if command.told:
                 self._tell(command, CommandPhase.QUEUED, why)
 
-    def _wait(self, command: Command, lane: _Lane) -> None:
+    def _wait(self, command: Command, lane: Lane) -> None:
         # The bytes are enough while it waits.
         command.request = None
         if lane.timer is None or command.deadline_ms < lane.due_ms:
             self._arm(lane, command.deadline_ms)
 
-    def _arm(self, lane: _Lane, due_ms: int) -> None:
+    def _arm(self, lane: Lane, due_ms: int) -> None:
         if lane.timer is not None:
             lane.timer.cancel()
         lane.due_ms = due_ms
         delay = min(max(due_ms - self._now_ms(), 0) / 1000, _LONGEST_TIMER)
         lane.timer = asyncio.get_running_loop().call_later(delay, self._due, lane)
 
-    def _due(self, lane: _Lane) -> None:
+    def _due(self, lane: Lane) -> None:
         """Answer what has expired, wherever in the queue it is."""
         lane.timer = None
         now = self._now_ms()

@@ -39,6 +39,7 @@ from gateway.resources import site
 from gateway.sending import Sends
 from gateway.settings import GatewaySettings
 from gateway.short_path import ShortPath
+from gateway.short_reads import ShortReads
 from gateway.state import State, StoredState
 from gateway.uplink import Uplink
 from gateway.wanted import Declared, Wanted
@@ -126,6 +127,19 @@ class Parts:
             timeout=settings.command_timeout,
             is_mine=is_mine,
         )
+        self._short_reads = self.commands.loop.short_reads = ShortReads(
+            server_id=gateway,
+            registry=self.registry,
+            link=command_link,
+            endpoint=endpoint,
+            lanes=self.commands.loop.lanes,
+            answering=self.commands.loop.answering,
+            uplink=uplink,
+            definitions=definitions,
+            now_ms=wall_ms,
+            limits=self.commands.loop.limits,
+        )
+        self.short_path.reads = self._short_reads.open
         self._replies = Gathered(uplink, uplink.topics.replies)
         self.wanted = Wanted(
             declared=declared,
@@ -198,6 +212,7 @@ class Parts:
         self.short_path.flush()
         self.registrations.bare.flush()
         self._replies.flush()
+        self._short_reads.flush()
         self.uplink.poll()
         if self.short_path.awake:
             awake = set(self.short_path.awake)

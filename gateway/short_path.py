@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.many import ManyDatagrams, Slots
@@ -26,6 +26,9 @@ from gateway.observations import REORDER_SECONDS, Observation
 from gateway.registry import Device
 from gateway.uplink import Uplink
 from schemas.avro.compiled import encoded_long
+
+if TYPE_CHECKING:
+    from gateway.short_reads import Read
 
 #: Kafka headers of a notification's record: what a restarted gateway knows duplicates by, and consumers order by.
 HEADER_MID = "coap.mid"
@@ -42,8 +45,8 @@ _ACK = b"\x60\x00"
 #: Key, value, headers, message id, to whom the ACK goes (of `notify_all`: the slot that is the ACK, or empty), and the
 #: device.
 _Held = tuple[bytes, bytes, list[tuple[str, bytes]], bytes, Address | bytes | None, Device]
-#: Sizes of the datagrams that `notify_all` looks at itself: header, token and the option Observe, an option, a value.
-_LEAST, _LARGEST = 24, 128
+#: Sizes of the datagrams that `notify_all` looks at itself: header, token and more.
+_LEAST, _LARGEST = 13, 128
 
 
 class ShortPath:
@@ -75,6 +78,8 @@ class ShortPath:
         #: The same of `notify_all`.
         self._slots: list[list[bytes]] = [[] for _ in range(partitions)]
         self._send_slots: Callable[[list[bytes]], None] | None = None
+        #: The short path of reads: what devices were asked and have not answered yet, by token.
+        self.reads: Mapping[bytes, Read] = {}
         self._filled = False
         # Constant within a batch.
         self._open = False
@@ -123,7 +128,7 @@ class ShortPath:
             self._begin_batch()
         buffer, stride = many.buffer, many.stride
         readers = _readers(many.name_size)
-        by_token, held, acks = self._by_token, self._held, self._slots
+        by_token, held, acks, reads = self._by_token, self._held, self._slots, self.reads
         produce, topic = self._uplink.produce, self._topic
         batch, now, time_, is_open = self.batch, self._now, self._time, self._open
         from_bytes = int.from_bytes
@@ -187,6 +192,16 @@ class ShortPath:
                         continue
                     if code == 0x02 and post(name, first, mid, token + rest):
                         posted += 1
+                        continue
+                    # 2.05 in the ACK of a request of ours, whose tokens have eight bytes.
+                    if (
+                        first == 0x68
+                        and code == 0x45
+                        and (asked := reads.get(token)) is not None
+                        and asked.name == name
+                        and asked.mid == mid
+                        and asked.take(rest)
+                    ):
                         continue
                 datagram, address = many.datagram(slot, size)
                 if 4 < size <= MAX_DATAGRAM and datagram[1] == 0x45 and self.notify(datagram, address):

@@ -72,6 +72,8 @@ class Uplink:
         self._closed_at = 0.0
         self.sent = 0
         self.failed = 0
+        #: Which of the producers it has: the first, the second, …
+        self.lives = 1
         #: Called after a fatal error with nothing under way any more; it must call `reopen` in the end.
         self.on_fatal: Callable[[], None] | None = None
 
@@ -242,6 +244,7 @@ class Uplink:
 
     def _renew(self) -> None:
         self._producer = self._new_producer()
+        self.lives += 1
         self._renewing = False
         if self.on_fatal is not None:
             self.on_fatal()

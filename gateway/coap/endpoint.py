@@ -718,6 +718,22 @@ class Endpoint:
         defer: bool = False,
     ) -> Exchange:
         """As `begin`; ``rest`` is what follows the token (`gateway.coap.message.encode_rest`)."""
+        exchange = self.open(address, code, rest, token, finish, timeout, defer=defer)
+        self._send_request(exchange)
+        return exchange
+
+    def open(
+        self,
+        address: Address,
+        code: int,
+        rest: bytes,
+        token: bytes,
+        finish: Callable[[Message | ExchangeError], None],
+        timeout: float,
+        *,
+        defer: bool = False,
+    ) -> Exchange:
+        """As `begin_encoded`, for who sends the datagram of the exchange for the first time himself, and now."""
         now = self.now()
         mid = self._exchanges.next_mid(address, self._random.getrandbits(16))
         datagram = head(Type.CON, code, mid, token) + rest
@@ -725,8 +741,29 @@ class Endpoint:
         self._exchanges.begin(exchange, now, self._random.random())
         self._gather(False)
         self._arm()
-        self._send_request(exchange)
         return exchange
+
+    @property
+    def sends_together(self) -> bool:
+        """Whether there is `send_requests` for peers in the clear."""
+        return self._many is not None and self._in_the_clear
+
+    def name_of(self, address: UdpAddress) -> bytes:
+        """To whom `send_requests` sends, of a peer in the clear."""
+        assert self._many is not None
+        return self._many.name_of(address)
+
+    def send_requests(self, requests: list[tuple[bytes, bytes]]) -> None:
+        """Send datagrams of exchanges that were opened: each to whom (`name_of`), and what."""
+        assert self._many is not None
+        for code in self._many.send_requests(requests):
+            # As in `transmit`.
+            self.dropped_datagrams[f"send error {code}"] += 1
+
+    def was_answered(self, exchange: Exchange) -> None:
+        """The response to a request of ours was taken by a short path."""
+        self._others += 1
+        self._exchanges.close(exchange)
 
     def _send_request(self, exchange: Exchange) -> None:
         address = exchange.address

@@ -44,7 +44,7 @@ _times: dict[int, bytes] = {}
 _MAX_TIMES = 4096
 
 #: What packing says of a value that is not of the resource's type.
-_BAD_VALUES = (StructError, TypeError, AttributeError, OverflowError, ValueError)
+BAD_VALUES = (StructError, TypeError, AttributeError, OverflowError, ValueError)
 
 
 #: The longs that take one byte and are not negative: most lengths.
@@ -72,7 +72,8 @@ def encoded_long(number: int) -> bytes:
     return bytes(out)
 
 
-def _text(text: str) -> bytes:
+def encoded_text(text: str) -> bytes:
+    """Avro's string: its length in bytes (a long), and UTF-8."""
     data = text.encode()
     size = len(data)
     return (_SMALL[size] if size < 64 else encoded_long(size)) + data
@@ -84,7 +85,7 @@ def _base64(value: bytes) -> bytes:
 
 
 def _object_link(value: ObjectLink) -> bytes:
-    return _text(str(value))
+    return encoded_text(str(value))
 
 
 def _boolean(value: bool) -> bytes:
@@ -93,7 +94,7 @@ def _boolean(value: bool) -> bytes:
 
 #: How the value is written, by its type; FLOAT is packed together with the rest.
 _VALUE: dict[ResourceType, Callable[[Any], bytes]] = {
-    ResourceType.STRING: _text,
+    ResourceType.STRING: encoded_text,
     ResourceType.INTEGER: encoded_long,
     ResourceType.TIME: encoded_long,
     ResourceType.BOOLEAN: _boolean,
@@ -114,6 +115,11 @@ _MODEL: dict[ResourceType, tuple[Value, int]] = {
 
 #: The time that models are made with. It takes six bytes, as every time from 1970-07-18 to 2039-09-07 does.
 _MODEL_TIME = 1_600_000_000_000
+
+
+def encoded_time(epoch_ms: int) -> bytes:
+    """`encoded_long` of a time; that of the moment is remembered."""
+    return _times.get(epoch_ms) or _time(epoch_ms)
 
 
 def _time(epoch_ms: int) -> bytes:
@@ -145,7 +151,7 @@ class CompiledNotification:
         """Raises InvalidRecord when ``path`` is too short, PathError when it is none."""
         where = str(path)
         # The record's first fields, in the order of the schema; the time follows.
-        texts = b"".join(map(_text, (ticket, observation_id, server_id, ep, where)))
+        texts = b"".join(map(encoded_text, (ticket, observation_id, server_id, ep, where)))
         #: What stands before the time (`encoded_long`), and between it and the value: of a FLOAT, eight bytes, the
         #: lowest first. Who has both at hand need not encode.
         self.head, self.tail = _around(where, resource_type)
@@ -166,7 +172,7 @@ class CompiledNotification:
             when = _time(timestamp_ms)
         try:
             return self._join(self.head, when, self.tail, value)
-        except _BAD_VALUES as exc:
+        except BAD_VALUES as exc:
             raise InvalidRecord(f"{value!r:.80} is not of the observation's type: {exc}") from exc
 
 
@@ -268,10 +274,15 @@ def encode_value(
     """
     frame, tail, write = _around_reply(code, kind, path, resource_type)
     try:
-        when = _times.get(timestamp) or _time(timestamp)
-        return b"".join((frame, *map(_text, texts), when, tail, write(value)))
-    except _BAD_VALUES as exc:
+        return b"".join((frame, *map(encoded_text, texts), encoded_time(timestamp), tail, write(value)))
+    except BAD_VALUES as exc:
         raise InvalidRecord(f"{value!r:.80} is no {resource_type.name} value: {exc}") from exc
+
+
+def around_read(path: Path, resource_type: ResourceType) -> tuple[bytes, bytes, Callable[[Any], bytes]]:
+    """Of the reply to a read with one single value: what stands before the texts and between the time and the value,
+    and how the value is written (raises one of BAD_VALUES, or InvalidRecord)."""
+    return _around_reply(ResponseCode.CONTENT, RequestKind.READ, path, resource_type)
 
 
 @lru_cache(maxsize=1024)
@@ -295,7 +306,7 @@ _NEW_FRAME = schema_of("registration.AvroRegistrationResponse", 1).frame + b"\x0
 
 def encode_links(links: Iterable[Link]) -> bytes:
     """The links of a registration as `encode_new` takes them: many devices announce the same."""
-    items = [_text(link.url) + _map(link.at) for link in links]
+    items = [encoded_text(link.url) + _map(link.at) for link in links]
     return _blocks(items)
 
 
@@ -308,24 +319,24 @@ def encode_new(new: RegistrationNew, links: bytes) -> bytes:
     try:
         parts = (
             _NEW_FRAME,
-            _text(new.ep),
-            _text(new.server_id),
-            _times.get(new.reg_date) or _time(new.reg_date),
-            _text(new.address),
+            encoded_text(new.ep),
+            encoded_text(new.server_id),
+            encoded_time(new.reg_date),
+            encoded_text(new.address),
             encoded_long(new.port),
-            _text(new.reg_addr),
+            encoded_text(new.reg_addr),
             encoded_long(new.reg_port),
             encoded_long(new.lt),
-            _NULL if new.sms is None else _SECOND + _text(new.sms),
-            _text(new.ver),
+            _NULL if new.sms is None else _SECOND + encoded_text(new.sms),
+            encoded_text(new.ver),
             _BINDINGS[new.bnd],
-            _text(new.reg_id),
+            encoded_text(new.reg_id),
             links,
             _NULL if new.attributes is None else _SECOND + _map(new.attributes),
-            _text(new.root),
-            _times.get(new.last_up) or _time(new.last_up),
+            encoded_text(new.root),
+            encoded_time(new.last_up),
         )
-    except _BAD_VALUES as exc:
+    except BAD_VALUES as exc:
         raise InvalidRecord(f"the registration of {new.ep!r:.80} fits no record: {exc}") from exc
     return b"".join(parts)
 
@@ -335,7 +346,7 @@ _NULL, _SECOND = b"\x00", b"\x02"
 
 
 def _map(entries: Mapping[str, str]) -> bytes:
-    return _blocks([_text(key) + _text(value) for key, value in entries.items()])
+    return _blocks([encoded_text(key) + encoded_text(value) for key, value in entries.items()])
 
 
 def _blocks(items: list[bytes]) -> bytes:

@@ -20,7 +20,8 @@ from schemas.avro.serde import decode
 REQUEST_FRAMES: Final = frozenset(schema_of("request.AvroRequest", version).frame for version in (1, 2, 3))
 #: serverId, ep and ticket, all of them empty.
 _NO_TEXTS: Final = b"\x00\x00\x00"
-_LONGEST_REMEMBERED: Final = 128
+#: A longer rest is decoded with its request.
+LONGEST_REMEMBERED: Final = 128
 
 
 def decode_request(value: bytes) -> tuple[Request, int | None]:
@@ -33,8 +34,8 @@ def decode_request(value: bytes) -> tuple[Request, int | None]:
     if frame in REQUEST_FRAMES:
         try:
             (server_id, ep, ticket), end = leading_strings(value)
-            if len(value) - end <= _LONGEST_REMEMBERED:
-                payload, expires = _behind_texts(frame, value[end:])
+            if len(value) - end <= LONGEST_REMEMBERED:
+                payload, expires = behind_texts(frame, value[end:])
                 return Request(server_id=server_id, ep=ep, ticket=ticket, payload=payload, expires=expires), end
         except (ValueError, SerdeError):
             pass  # said in the words of the whole
@@ -45,7 +46,12 @@ def decode_request(value: bytes) -> tuple[Request, int | None]:
 
 
 @lru_cache(maxsize=1024)
-def _behind_texts(frame: bytes, rest: bytes) -> tuple[RequestPayload, int | None]:
+def behind_texts(frame: bytes, rest: bytes) -> tuple[RequestPayload, int | None]:
+    """The payload of a request and its ``expires``, from what stands behind its texts.
+
+    Raises:
+        SerdeError: it is none.
+    """
     request = decode(frame + _NO_TEXTS + rest)
     assert isinstance(request, Request)
     return request.payload, request.expires
