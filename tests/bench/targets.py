@@ -131,7 +131,7 @@ TARGETS: tuple[Target, ...] = (
     _own(SCALE, "20,000 devices, from a restart to the first accepted notification, s", "restart_s", Bound.BELOW, 5.0),
     Target(label="CPU-seconds per 10,000 notifications with 20,000 devices, by that with 100", subject=SCALE,
            figure="cpu_s_per_10k_many", bound=Bound.AT_MOST, limit=1.2, against=SCALE, beside="cpu_s_per_10k_few"),
-    Target(label="notifications/s of two processes, each with a quarter of a core, by one", subject=PROCESSES,
+    Target(label="notifications/s of two processes, each with a tenth of a core, by one", subject=PROCESSES,
            figure="per_s_2", bound=Bound.AT_LEAST, limit=1.7, against=PROCESSES, beside="per_s_1"),
     _mirror("replication, records/s from the start of the process", "per_s_total", Bound.AT_LEAST, 3.0),
     _mirror("replication, records/s after the first record", "per_s_after_first", Bound.AT_LEAST, 3.0),
