@@ -46,6 +46,9 @@ _SPREAD: Final = ACK_TIMEOUT * (ACK_RANDOM_FACTOR - 1.0)
 _REQUEST = Struct(">BBHI")
 _EMPTY_ACK: Final = Struct(">HH").pack
 _made: Final = tuple.__new__
+#: To get at a member by way of its enumeration takes ten times as long.
+_NOTIFY: Final = Doing.NOTIFY
+_NOTHING: Final = Doing.NOTHING
 #: In the first byte of a message's header, and the option Observe (6) with three bytes.
 _NON: Final = 0x10
 _OBSERVE: Final = 0x63000000
@@ -228,7 +231,7 @@ class Device:
         self._request(Doing.SEND, Code.POST, load.send_body + load.send_payload(value), now)
 
     def _notify(self, now: float) -> None:
-        """Notify the next value. Written out for speed, as is `_notified`: a load mostly consists of the two."""
+        """Notify the next value. Written out for speed, as is `went_well`: a load mostly consists of the two."""
         load = self._load
         token = self.observed
         assert token is not None
@@ -250,7 +253,7 @@ class Device:
         if not confirmable:
             self._notify_non(datagram, now)
             return
-        self.doing = Doing.NOTIFY
+        self.doing = _NOTIFY
         self._datagram = datagram
         self._label = "notify CON"
         self._began = now
@@ -286,35 +289,6 @@ class Device:
             load.wait(now + self._delay, self)
         else:
             load.turn(self)
-
-    def _notified(self, now: float, received: int) -> None:
-        """The notification was acknowledged; unless something else is due the next one follows."""
-        load, began = self._load, self._began
-        if load.ledger is not None:
-            load.ledger.acknowledged(self.endpoint, load.path, self._said)
-        at, elapsed = int((began + load.offset) * 1000), int((now - began) * 1e6)
-        size, endpoint, number = len(self._datagram), self.endpoint, self.number
-        # What `Sample` itself does, without its call in Python.
-        load.record(_made(Sample, (at, elapsed, "notify CON", endpoint, number, "ACK", True, "", size, received)))
-        self.awaited = None
-        if (
-            load.only_notifies
-            and self._loops
-            and self._mid % _BLOCK
-            and now < self._refresh_at
-            and self.observed is not None
-            and not load.ending
-        ):
-            if self._delay:
-                self.doing = Doing.NOTHING
-                self.deadline = _NEVER
-                load.wait(now + self._delay, self)
-            else:
-                self._loops -= 1
-                self._notify(now)
-        else:
-            self._close()
-            self._go_on(Doing.NOTIFY, True, now)
 
     def _ask(self, now: float) -> None:
         load = self._load
@@ -492,16 +466,46 @@ class Device:
         self._finish(now, code, False, message, received)
 
     def went_well(self, now: float, received: int) -> None:
-        """``awaited`` came."""
-        doing, load = self.doing, self._load
-        if doing is Doing.NOTIFY:
-            self._notified(now, received)
+        """``awaited`` came. After a notification the next one follows at once, unless something else is due."""
+        if self.doing is not _NOTIFY:
+            self._answered(now, received)
             return
-        if doing is Doing.SEND and load.ledger is not None:
+        load, began = self._load, self._began
+        if load.ledger is not None:
             load.ledger.acknowledged(self.endpoint, load.path, self._said)
+        at, elapsed = int((began + load.offset) * 1000), int((now - began) * 1e6)
+        size, endpoint, number = len(self._datagram), self.endpoint, self.number
+        # What `Sample` itself does, without its call in Python.
+        load.record(_made(Sample, (at, elapsed, "notify CON", endpoint, number, "ACK", True, "", size, received)))
+        self.awaited = None
+        if (
+            load.only_notifies
+            and self._loops
+            and self._mid % _BLOCK
+            and now < self._refresh_at
+            and self.observed is not None
+            and not load.ending
+        ):
+            if self._delay:
+                self.doing = _NOTHING
+                self.deadline = _NEVER
+                load.wait(now + self._delay, self)
+            else:
+                self._loops -= 1
+                self._notify(now)
+        else:
+            self._close()
+            self._go_on(_NOTIFY, True, now)
+
+    def _answered(self, now: float, received: int) -> None:
+        """A request was answered as it should be."""
+        doing, load = self.doing, self._load
+        if doing is Doing.SEND:
+            if load.ledger is not None:
+                load.ledger.acknowledged(self.endpoint, load.path, self._said)
         elif doing is Doing.DEREGISTER:
             self._location, self.observed = None, None
-        elif doing is not Doing.SEND:
+        else:
             self._retry = _PAUSE
             self._refresh_at = now + 0.7 * load.plan.lifetime
         self._finish(now, name(self._expected), True, "", received)
