@@ -32,7 +32,7 @@ _FULL = MOST_QUEUED_RECORDS * 9 // 10
 STALLED_AFTER = 3.0
 _POLL_BUSY = 0.001
 #: Where nobody waits who can do nothing meanwhile.
-_POLL_PATIENT = 0.003
+_POLL_PATIENT = 0.005
 _POLL_STALLED = 0.05
 _RENEW_AGAIN = 1.0
 _LOOK_UP = 1.0

@@ -60,7 +60,7 @@ _log = structlog.get_logger("headwater.coap")
 #: Requests that may wait for durability at once; more are answered 5.03.
 MOST_OPEN_REQUESTS = 5_000
 #: Seconds for which notifications are gathered while FEW come.
-GATHERING = 0.003
+GATHERING = 0.005
 #: Seconds in which notifications right behind the answer to an observe request are left to come again, not reset.
 SETTLING = 10.0
 #: Bytes of words below which there are none.
