@@ -27,6 +27,8 @@ _READ_AHEAD: Mapping[str, Any] = {
     "queued_max_messages_kbytes": 4096,
     "queued_min_messages": 20_000,
     "fetch_queue_backoff_ms": 5,
+    # The end of a partition is told when a question for more is answered, which Kafka else does after half a second.
+    "fetch_wait_max_ms": 10,
 }
 
 

@@ -219,6 +219,10 @@ class Lane:
             word = self._ledger.read(_CALL, settled=True)
             self._check_claim(word)
             consumer = kafka.consumer(spec.source, spec.group, **_CONSUMER)
+            # Who leads the topics: the first records would wait for that, a second or more.
+            for client, topics in ((producer, (self._ledger.topic, *self.routes)), (consumer, self.routes)):
+                for topic in topics:
+                    client.list_topics(topic, timeout=_CALL)
             transactions = Transactions(
                 spec=spec,
                 producer=producer,

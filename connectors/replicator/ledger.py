@@ -153,7 +153,12 @@ class Ledger:
     def _last(self, start: int, end: int, deadline: float) -> bytes | None:
         """The last committed value from ``start`` on; up to ``end`` at least, waiting for what is open there."""
         last: bytes | None = None
-        with kafka.glance(self.cluster, f"headwater-replicator.{self.gateway}", enable_partition_eof=True) as reader:
+        with kafka.glance(
+            self.cluster,
+            f"headwater-replicator.{self.gateway}",
+            enable_partition_eof=True,
+            fetch_wait_max_ms=10,  # until the end is told
+        ) as reader:
             reader.assign([kafka.TopicPartition(self.topic, self.partition, start)])
             while True:
                 message = reader.poll(max(0.0, deadline - time.monotonic()))

@@ -29,7 +29,7 @@ _LONGEST_TRANSACTION = 45.0  # the broker aborts it after 60
 _FULL_TRANSACTION = 0.25  # under load
 # Between two commits under light load, at least and at most; in between as long as the last one took, so that over a
 # short line records wait little, and a long one is not kept busy with commits. The first after a pause does not wait.
-_PACE = (0.01, 0.04)
+_PACE = (0.005, 0.04)
 _TURN = 0.04  # longest rest before the cap is asked again
 _HELD_BACK = 0.2
 _TELL_SOURCE = 1.0
