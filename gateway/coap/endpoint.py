@@ -249,7 +249,9 @@ class Endpoint:
         slots = enumerate(sizes)
         while self._in_the_clear and (notify_all := self._handler.notify_all) is not None:
             try:
-                self._others += notify_all(many, slots, self._take_other, self.on_post_slot)
+                # Not in one statement: others are counted meanwhile.
+                updates = notify_all(many, slots, self._take_other, self.on_post_slot)
+                self._others += updates
                 return
             except Exception:  # noqa: BLE001  # of the short path; what was before it counts, and it goes on behind it
                 self._failed(b"", ("", 0))

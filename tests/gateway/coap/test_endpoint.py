@@ -892,12 +892,17 @@ def test_what_no_short_path_takes_may_be_another_processes_and_what_that_one_han
 
     class OursAtOnce(Ours):
         def notify_all(  # type: ignore[override]  # a method where the others have None
-            self, received: ManyDatagrams, slots: Slots, leave: Callable[[bytes, UdpAddress], None]
-        ) -> None:
+            self,
+            received: ManyDatagrams,
+            slots: Slots,
+            leave: Callable[[bytes, UdpAddress], None],
+            _: Callable[[bytes, int, bytes, bytes], bool],
+        ) -> int:
             for slot, size in slots:
                 datagram, address = received.datagram(slot, size)
                 if size < 8 or datagram[1] != Code.CONTENT or not self.notify(datagram, address):
                     leave(datagram, address)
+            return 0
 
     def notification(mid: int, token: bytes) -> bytes:
         return build(Type.NON, Code.CONTENT, mid, token, [(Option.OBSERVE, b"\1")], b"1")
