@@ -87,7 +87,7 @@ def test_city_finds_every_outlier_and_cassandra_and_redis_agree(
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads(done.stdout)
     assert processes_of(directory) == {}
     assert "WAN CUT" in done.stderr
