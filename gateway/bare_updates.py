@@ -196,6 +196,10 @@ class BareUpdates:
         headers = [(HEADER_MID, mid), (HEADER_PEER, touch.peer)]
         if not self._records.hold(partition, device.key, touch.head + self._time, headers, done):
             door.forget_noted(address, number)
+            if all(one.place.registrations != partition for one in turn.devices):
+                # Nothing of the turn is on its way there, so nobody would tell of a report.
+                del turn.dones[partition]
+                turn.open -= 1
             return True
         self._pieces += (mid, touch.form)
         turn.devices.append(device)

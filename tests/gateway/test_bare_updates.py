@@ -248,6 +248,30 @@ def test_an_update_for_which_the_queue_has_no_room_is_taken_when_it_comes_again(
     asyncio.run(run())
 
 
+def test_a_partition_that_took_nothing_of_a_turn_is_not_waited_for(tmp_path: FilePath) -> None:
+    async def run() -> None:
+        async with _registered(tmp_path) as (bench, door):
+            bare, records = bench.interface.bare, bench.interface.changes.records
+            for number in range(20):
+                await bench.register(ep=f"b{number}", address=THERE, mid=100 + number)
+            here = bench.registry.device("a")
+            assert here is not None
+            there = next(one for one in bench.registry if one.place.registrations != here.place.registrations)
+            # Of the other device's partition a record is held that the queue has no room for at this moment.
+            records.hold(there.place.registrations, b"k", b"v", [], lambda _: None)
+            assert bare.take(_update(mid=1), HERE)
+            room, bench.uplink.room = bench.uplink.room, len(bench.uplink.records)
+            assert bare.take(_update(there.reg_id, mid=2), THERE)
+            bench.uplink.room = room
+            bare.flush()
+            assert door.answers == [(HERE, _changed(1))]
+            bench.uplink.report()
+            bare.keep_up()
+            assert _mids(bare.journal) == []
+
+    asyncio.run(run())
+
+
 def test_updates_that_wait_for_a_silent_kafka_are_refused_and_hold_if_it_had_them(
     tmp_path: FilePath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
