@@ -215,14 +215,16 @@ class Lane:
         )
         consumer: kafka.Consumer | None = None
         try:
-            producer.init_transactions(_CALL)
-            word = self._ledger.read(_CALL, settled=True)
-            self._check_claim(word)
             consumer = kafka.consumer(spec.source, spec.group, **_CONSUMER)
-            # Who leads the topics: the first records would wait for that, a second or more.
+            # Who leads the topics: the first records would wait for that, a second or more. Over a long line it takes
+            # its time as well, so it too is asked before the id is ours.
             for client, topics in ((producer, (self._ledger.topic, *self.routes)), (consumer, self.routes)):
                 for topic in topics:
                     client.list_topics(topic, timeout=_CALL)
+                    self._go_on()
+            producer.init_transactions(_CALL)
+            word = self._ledger.read(_CALL, settled=True)
+            self._check_claim(word)
             transactions = Transactions(
                 spec=spec,
                 producer=producer,

@@ -7,6 +7,8 @@ import random
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
@@ -95,6 +97,60 @@ def test_records_arrive_as_they_were_in_both_directions(kafka: Cluster, cloud_ka
     for topic in sizes:
         assert content(cloud_kafka, topic) == content(kafka, topic)
     assert [value for _, value, _, _ in content(kafka, topics.requests)[0]] == [b"first", b"second"]
+
+
+class _Watched:
+    """A client of Kafka, and what was asked of it: the name of each call with its first argument."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.calls: list[tuple[str, object]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        method = getattr(self._client, name)
+
+        def call(*args: object, **named: object) -> object:
+            self.calls.append((name, args[0] if args else None))
+            return method(*args, **named)
+
+        return call
+
+    def __len__(self) -> int:
+        return len(self._client)
+
+    def topics(self, name: str, calls: slice = slice(None)) -> set[object]:
+        return {first for called, first in self.calls[calls] if called == name}
+
+
+@pytest.mark.kafka
+def test_who_leads_the_topics_is_known_before_the_id_is_taken_and_the_first_record_goes(
+    kafka: Cluster, cloud_kafka: Cluster, gateway_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic = Topics(gateway_id).observations
+    ensure_topics(kafka, {topic: 1})
+    _write(kafka, topic, [b"one"])
+    clients: dict[str, list[_Watched]] = {"producer": [], "consumer": []}
+
+    def watched(kind: str, make: Callable[..., object]) -> None:
+        def made(*args: object, **named: object) -> _Watched:
+            clients[kind].append(one := _Watched(make(*args, **named)))
+            return one
+
+        monkeypatch.setattr(f"connectors.kafka.{kind}", made)
+
+    watched("producer", producer)
+    watched("consumer", consumer)
+    with replicating(_settings(gateway_id, kafka, cloud_kafka)):
+        wait_for_records(cloud_kafka, topic, 1)
+    for one in clients["producer"]:
+        names = [name for name, _ in one.calls]
+        taken = names.index("init_transactions")
+        assert one.topics("produce") <= one.topics("list_topics", slice(taken))
+        assert "list_topics" not in names[taken:]
+    assert topic in set().union(*(one.topics("produce") for one in clients["producer"]))
+    (reader,) = (one for one in clients["consumer"] if topic in one.topics("list_topics"))
+    names = [name for name, _ in reader.calls]
+    assert names.index("list_topics") < names.index("assign")
 
 
 @pytest.mark.kafka
