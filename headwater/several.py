@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -198,7 +199,8 @@ class Child:
             self._process.kill()
             code = self._process.wait()
         self._let_go()
-        return code
+        # It was told before it could hear: what it has to do in order begins after that.
+        return 0 if code == -signal.SIGTERM else code
 
 
 class _Shown(Collector):

@@ -137,6 +137,16 @@ def test_one_that_hangs_is_told_and_stopped_with_the_others(kafka: Cluster, gate
             assert "did not stop in order" in gateway.said()
 
 
+def test_they_may_be_told_to_stop_while_they_still_begin(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
+    with Several(gateway_id, kafka, tmp_path) as gateway:
+        running = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
+        # With no pause to look who is who: they take some tenths of a second to hear signals.
+        while len(running.read_text().split()) < 2:
+            assert gateway.process.poll() is None
+        assert gateway.stop() == Exit.OK
+        assert "did not stop in order" not in gateway.said()
+
+
 def test_where_the_kernel_takes_no_program_all_gets_there_all_the_same(
     kafka: Cluster, gateway_id: str, tmp_path: Path
 ) -> None:
