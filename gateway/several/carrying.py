@@ -168,6 +168,9 @@ def _share_updates(target: Path, sources: Sequence[Path], number: int, processes
             entries += journal.entries()
     with closing(Journal(target)) as journal:
         journal.take_over(one for one in entries if owner_of(_updated(one), processes) == number)
+    # The old ones may have been there for long, and are about to go.
+    for name in NAMES:
+        _sync(target / name)
 
 
 def _updated(entry: Entry) -> str:
@@ -221,8 +224,8 @@ def _copy_positions(db: sqlite3.Connection, *, is_first: bool) -> None:
     )
 
 
-def _sync(folder: Path) -> None:
-    number = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

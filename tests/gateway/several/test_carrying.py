@@ -187,6 +187,28 @@ def test_a_state_of_an_older_version_beside_that_of_several_is_told_and_none_is_
     assert held(state, 1)[1] == [set(DEVICES[:10])]
 
 
+def test_journals_are_on_the_disk_before_the_old_ones_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, DEVICES, 40, first_sequence=100)
+    synced: set[Path] = set()
+    written: set[Path] = set()
+    real_fsync, real_rename = os.fsync, Path.rename
+
+    def fsync(number: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{number}").readlink())
+        real_fsync(number)
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.parent == tmp_path:
+            written.update(one for one in self.rglob("*.journal") if one.stat().st_size)
+            assert written <= synced
+        return real_rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    carry_over(tmp_path, 2)
+    assert len(written) >= 2
+
+
 class _Crash(Exception):
     pass
 
