@@ -87,12 +87,10 @@ def recover(
         topics.observations: (_take_observation, since_ms),
         topics.registrations: (_take_request, min(since_ms, oldest_ms)),
     }
-
-    def empty() -> Recovered:
-        missing = {(entry.peer, entry.mid, entry.value): entry for entry in journalled}
-        return Recovered(window=window, since_ms=since_ms, missing=missing)
-
-    found = empty()
+    missing = {(entry.peer, entry.mid, entry.value): entry for entry in journalled}
+    found = Recovered(window=window, since_ms=since_ms, missing=missing)
+    #: How far. Where there are several processes the others go on, so there is something new at each look.
+    read: dict[tuple[str, int], int] = {}
     names = [*take, topics.replies]
     ends = end_offsets(cluster, names)
     replies = unanswered or _requests_behind(cluster, topics.requests, positions or {})
@@ -100,12 +98,11 @@ def recover(
         if not any(ends.values()):
             break  # topics without a record, as at the first start
         looked = time.monotonic()
-        found = empty()
         for topic, (took, since) in take.items():
-            for message in read_to_end(cluster, [topic], since_ms=since, newest=MOST_RECORDS):
+            for message in read_to_end(cluster, [topic], since_ms=since, newest=MOST_RECORDS, read=read):
                 took(found, message)
         if replies:
-            for message in read_to_end(cluster, [topics.replies], newest=MOST_REPLIES):
+            for message in read_to_end(cluster, [topics.replies], newest=MOST_REPLIES, read=read):
                 _take_reply(found, message)
         time.sleep(max(0.0, looked + _SETTLE_SECONDS - time.monotonic()))
         before, ends = ends, end_offsets(cluster, names)

@@ -93,12 +93,14 @@ def read_to_end(
     *,
     since_ms: int | None = None,
     newest: int | None = None,
+    read: dict[tuple[str, int], int] | None = None,
     timeout: float = 10.0,
     group: str = "headwater-reader",
 ) -> Iterator[Message]:
     """Every record of ``topics`` from ``since_ms`` (epoch ms; None: the beginning) up to the end as it is now.
 
     With ``newest``, at most about so many of each partition, the newest ones. A few megabytes are read ahead.
+    ``read`` has how far (topic, partition) were read before, which is where it goes on, and is told how far they are.
 
     A bounded look at the log, without a consumer group; ``group`` is a name that Kafka's client asks for all the same,
     so it has to be one that the identity may use. It ends when each partition's present end is reached, and it waits at
@@ -122,6 +124,8 @@ def read_to_end(
         for partition in wanted:
             low, high = _watermarks(reader, partition, timeout)
             ends[partition.topic, partition.partition] = high
+            if read is not None and 0 <= (before := read.get((partition.topic, partition.partition), -1)) <= high:
+                partition.offset = before
             if newest is not None and (partition.offset >= 0 or partition.offset == OFFSET_BEGINNING):
                 partition.offset = max(partition.offset, low, high - newest)
         reader.assign(wanted)
@@ -145,6 +149,10 @@ def read_to_end(
             for place in reader.position([TopicPartition(*one) for one in unread]):
                 if place.offset >= ends[place.topic, place.partition]:
                     unread.pop((place.topic, place.partition), None)
+        if read is not None:
+            for place in reader.position([TopicPartition(*one) for one in ends]):
+                if place.offset >= 0:  # else nothing was read
+                    read[place.topic, place.partition] = place.offset
 
 
 def _watermarks(reader: Consumer, place: TopicPartition, timeout: float) -> tuple[int, int]:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import pytest
 
-from connectors.kafka import Cluster, Producer, admin, describe_topics, ensure_topics, producer
+from connectors.kafka import (
+    Cluster,
+    Message,
+    Producer,
+    admin,
+    describe_topics,
+    end_offsets,
+    ensure_topics,
+    producer,
+)
+from gateway import recovery
 from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.changes import HEADER_PEER
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
@@ -212,6 +223,34 @@ def test_updates_of_the_journal_that_kafka_has_are_found_however_old_they_are(lo
     assert list(found.missing.values()) == [wrong_clock, missing, also_missing]
     # Their clocks count, but a message id of that time is no copy.
     assert found.clocks == {"r": 99} and found.requests == {}
+
+
+def test_what_others_write_meanwhile_has_nothing_read_twice(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the other processes of a gateway do, at each look."""
+    for number in range(100):
+        log.write(log.topics.observations, b"a", b"v", [(HEADER_MID, _mid(number)), (HEADER_MORE, b"")], at=number % 2)
+    taken: Counter[tuple[int | None, int | None]] = Counter()
+    written = 0
+
+    def look_again(cluster: Cluster, names: Sequence[str]) -> dict[tuple[str, int], int]:
+        nonlocal written
+        ends = end_offsets(cluster, names)
+        log.write(log.topics.observations, b"b", b"v", [(HEADER_MID, _mid(written))], at=written % 2)
+        assert log.flush() == 0
+        written += 1
+        return ends
+
+    def take(found: Recovered, message: Message) -> None:
+        taken[message.partition(), message.offset()] += 1
+        really_take(found, message)
+
+    really_take = recovery._take_observation
+    monkeypatch.setattr(recovery, "_take_observation", take)
+    monkeypatch.setattr(recovery, "end_offsets", look_again)
+    found = log.recover()
+    assert set(taken.values()) == {1} and len(taken) == 100 + written - 1
+    assert found.begun == {(b"a", _mid(number)): 1 for number in range(100)}
+    assert len(found.mids[b"b"]) == 2 * (written - 1)
 
 
 def test_replies_come_back_by_the_identity_of_their_request(log: Log) -> None:
