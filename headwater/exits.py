@@ -46,6 +46,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
     from connectors.broker_admin import NoAccessControl
     from connectors.kafka import KafkaException, TopicMissing, Unreachable
     from connectors.store_users import InvalidStoreUser, StoreRefused, StoreUnreachable
+    from gateway.state_file import StateError
     from headwater.servers.broker import BrokerError, NotUsable
     from schemas.avro.serde import SerdeError
     from schemas.lwm2m.objects import DefinitionError
@@ -74,6 +75,7 @@ def expected(error: BaseException) -> tuple[Exit, str] | None:
         NoSuchCredential: Exit.USAGE,
         SecurityError: Exit.CANNOT_START,
         BrokerError: Exit.CANNOT_START,
+        StateError: Exit.CANNOT_START,
         OSError: Exit.CANNOT_START,
     }
     if isinstance(error, BaseExceptionGroup):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cloud import files
 from connectors.kafka import Cluster, producer
 from gateway.several.owners import owner_of
+from gateway.state import State
 from headwater.exits import Exit
 from schemas.avro import serde
 from schemas.avro.records import Notification, ReadBody, Request, RequestKind, RequestPayload, Response
@@ -29,6 +32,7 @@ from security.credentials.kinds import Psk
 from security.credentials.opening import StorePlace, place_of
 from security.credentials.sqlite import SqliteCredentials
 from security.credentials.store import Put
+from tests.gateway.several.test_carrying import registration
 from tests.gateway_device import GatewayDevice
 from tests.integration.test_files import FILE, IMAGE, ask_for, fetch
 from tests.raw_device import RawDevice
@@ -415,6 +419,25 @@ def test_a_state_that_is_damaged_is_told_and_nothing_starts_without_it(
     with Several(gateway_id, kafka, tmp_path) as gateway:
         assert gateway.wait_ended() == Exit.CANNOT_START
         assert "is damaged" in gateway.said()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_row_that_cannot_be_read_is_told_as_damage(
+    kafka: Cluster, gateway_id: str, tmp_path: Path, processes: int
+) -> None:
+    """It is met late, when the gateway runs already."""
+
+    async def store() -> None:
+        state = State.open(tmp_path / "state")
+        state.put_registration(registration("a"))
+        await state.close()
+
+    asyncio.run(store())
+    with closing(sqlite3.connect(tmp_path / "state" / "gateway.db")) as db, db:
+        db.execute("UPDATE registrations SET address = CAST(x'ff41' AS TEXT)")
+    with Several(gateway_id, kafka, tmp_path, processes=processes) as gateway:
+        assert gateway.wait_ended() == Exit.CANNOT_START
+        assert "is damaged" in gateway.said() and "bug" not in gateway.said()
 
 
 def test_devices_behind_a_device_live_where_it_does(kafka: Cluster, gateway_id: str, tmp_path: Path) -> None:
