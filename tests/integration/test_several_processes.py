@@ -313,8 +313,9 @@ def test_children_end_with_a_parent_that_is_killed_and_the_next_one_goes_on(
             assert len(children) == 2
             gateway.kill()
             gateway.start()
+            # Whoever hears it: those whose parent is gone may, in their last moments.
             at_once([(tell, one, 1, 1.0) for one in fleet])
-            assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+            until("they are gone", lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
             gateway.wait_ready()
             assert gateway.told() == {one.ep: [1.0] for one in fleet}
             assert not any(one.reset for one in fleet)
