@@ -19,8 +19,8 @@ from gateway.coap.exchanges import EXCHANGE_LIFETIME, Noted, RequestLog
 from gateway.coap.message import Code
 from gateway.coap.peers import Address, UdpAddress
 from gateway.journal import Entry, Journal, Segment, form
+from gateway.notification_batches import HEADER_MID
 from gateway.registry import Device, Registry, Touch
-from gateway.short_path import HEADER_MID
 from gateway.state import State
 from gateway.uplink import Done, Uplink
 from schemas.avro import serde

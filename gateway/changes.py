@@ -13,8 +13,8 @@ from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Message, Options
 from gateway.coap.peers import Address, SecurePeer, host_port
 from gateway.gathered import Gathered
+from gateway.notification_batches import HEADER_MID
 from gateway.registry import Device, Registry
-from gateway.short_path import HEADER_MID
 from gateway.state import State, StateUnavailable
 from gateway.uplink import Headers, Uplink
 from schemas.avro.records import RegistrationKind

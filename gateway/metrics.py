@@ -116,7 +116,7 @@ def describe_crossing(metrics: GatewayMetrics, crossing: Crossing) -> None:
 
 def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     """Everything that a running gateway shows."""
-    registrations, short, plain = parts.registrations, parts.short_path, parts.notifications
+    registrations, batches, plain = parts.registrations, parts.batches, parts.notifications
     endpoint, uplink, state = parts.endpoint, parts.uplink, parts.state
     commands = parts.commands.loop
     metrics.gauge("devices", "Registered devices.", lambda: len(parts.registry))
@@ -150,10 +150,10 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     )
     metrics.counter("journal_said_again", "Updates of the journal that Kafka did not have.", lambda: bare.said_again)
     metrics.counter("journal_dropped", "Updates of the journal whose registration was gone.", lambda: bare.dropped)
-    metrics.counter("notifications", "Notifications taken.", lambda: short.taken)
-    metrics.counter("notification_duplicates", "Notifications that came again.", lambda: short.duplicates)
-    metrics.counter("notifications_refused", "Notifications left unacknowledged: no Kafka.", lambda: short.refused)
-    metrics.counter("notifications_late", "Notifications that came after a newer one.", lambda: short.late)
+    metrics.counter("notifications", "Notifications taken.", lambda: batches.taken)
+    metrics.counter("notification_duplicates", "Notifications that came again.", lambda: batches.duplicates)
+    metrics.counter("notifications_refused", "Notifications left unacknowledged: no Kafka.", lambda: batches.refused)
+    metrics.counter("notifications_late", "Notifications that came after a newer one.", lambda: batches.late)
     metrics.counters("notifications_dropped", "Notifications not recorded.", "reason", lambda: plain.dropped)
     metrics.counter("sends", "Sends that were recorded.", lambda: parts.sends.taken)
     metrics.counter("sends_repeated", "Sends that came again and were recorded already.", lambda: parts.sends.repeated)

@@ -1,8 +1,8 @@
 """The plain path of notifications: every shape that the short path leaves (RFC 7641; LwM2M Core 1.1, section 6.4.2).
 
 Objects and instances, several values, device times, blocks, errors, formats that are rare. It decides what a
-notification means and hands records to the batch that the short path sends; what cannot be decoded goes, as it came,
-to the dead-letter topic, and is acknowledged when it is there.
+notification means and hands records to the batch that both fill (`gateway.notification_batches`); what cannot be
+decoded goes, as it came, to the dead-letter topic, and is acknowledged when it is there.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Code, Message, Option, Options, Type, name, uint
 from gateway.coap.peers import Address
 from gateway.exchange import format_of_paths
+from gateway.notification_batches import NotificationBatches
 from gateway.observations import Observation, ObservationTable
 from gateway.registry import Device
 from gateway.replies import CODES
-from gateway.short_path import ShortPath
 from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.avro import serde
 from schemas.avro.records import (
@@ -56,7 +56,7 @@ class Notifications:
         *,
         server_id: str,
         table: ObservationTable,
-        short_path: ShortPath,
+        batches: NotificationBatches,
         uplink: Uplink,
         definitions: Definitions,
         endpoint: Endpoint,
@@ -67,7 +67,7 @@ class Notifications:
     ) -> None:
         self._server_id = server_id
         self._table = table
-        self._batch = short_path
+        self._batches = batches
         self._uplink = uplink
         self._definitions = definitions
         self._endpoint = endpoint
@@ -98,10 +98,10 @@ class Notifications:
             return True
         confirmable = message.type == Type.CON
         mid = message.mid.to_bytes(2, "big")
-        if self._batch.is_duplicate(device, mid, address, confirmable=confirmable):
+        if self._batches.is_duplicate(device, mid, address, confirmable=confirmable):
             return True
         if device.queue:
-            self._batch.awake.append(device)
+            self._batches.awake.append(device)
         block = message.block(Option.BLOCK2)
         if block is not None and block.more:
             if len(self._fetches) < _MOST_FETCHES and (message.token, mid) not in self._fetches:
@@ -114,7 +114,7 @@ class Notifications:
     def record(self, observation: Observation, message: Message, address: Address) -> None:
         """Record a message that came outside of a batch, whole, as a notification of ``observation``."""
         self._record(observation, message, address, message.payload)
-        self._batch.flush()
+        self._batches.flush()
 
     def _record(self, observation: Observation, message: Message, address: Address, payload: bytes) -> None:
         confirmable = message.type == Type.CON
@@ -122,7 +122,7 @@ class Notifications:
         device = observation.device
         observe = next((value for number, value in message.options if number == Option.OBSERVE), None)
         try:
-            values = self.encode(observation, message, payload, self._batch.now_ms)
+            values = self.encode(observation, message, payload, self._batches.now_ms)
         except (CodecError, serde.SerdeError) as exc:
             self._dead_letter(observation, message, address, payload, str(exc))
             return
@@ -130,7 +130,7 @@ class Notifications:
         if largest > MOST_RECORD_BYTES:
             self._dead_letter(observation, message, address, payload, f"a record of {largest:,} bytes is too large")
             return
-        taken = self._batch.hold(
+        taken = self._batches.hold(
             device, observation, values, mid=mid, observe=observe, address=address if confirmable else None
         )
         if taken:
@@ -207,7 +207,7 @@ class Notifications:
             self._fetches.discard((message.token, message.mid.to_bytes(2, "big")))
         if _is_success(whole.code) and self._table.by_token.get(observation.token) is observation:
             self._record(observation, message, address, whole.payload)
-            self._batch.flush()
+            self._batches.flush()
 
     def _dead_letter(
         self, observation: Observation, message: Message, address: Address, payload: bytes, reason: str
@@ -227,7 +227,7 @@ class Notifications:
         def done(durable: bool) -> None:
             self._burying.discard((message.token, mid))
             if durable:
-                self._batch.remember(device, mid)
+                self._batches.remember(device, mid)
                 if message.type == Type.CON:
                     self._endpoint.acknowledge(address, message.mid)
 

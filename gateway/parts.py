@@ -26,6 +26,7 @@ from gateway.files import Files
 from gateway.first_reads import FirstReads
 from gateway.gathered import Gathered
 from gateway.journal import Journal
+from gateway.notification_batches import NotificationBatches
 from gateway.notifications import Notifications
 from gateway.number_decoders import decoders_for
 from gateway.observations import ObservationTable
@@ -79,8 +80,9 @@ class Parts:
         self.state = state
         self.registry = Registry()
         self.table = ObservationTable(gateway, decoders_for)
-        self.short_path = ShortPath(uplink, self.table.by_token, clock=time.monotonic)
-        self.short_path.start(endpoint.sendto, endpoint.send_many)
+        self.batches = NotificationBatches(uplink, clock=time.monotonic)
+        self.batches.start(endpoint.sendto, endpoint.send_many)
+        self.short_path = ShortPath(self.batches, self.table.by_token)
         self.registrations = Registrations(
             server_id=gateway,
             local_address=endpoint.local_address_of,
@@ -187,7 +189,7 @@ class Parts:
         self.notifications = Notifications(
             server_id=gateway,
             table=self.table,
-            short_path=self.short_path,
+            batches=self.batches,
             uplink=uplink,
             definitions=definitions,
             endpoint=endpoint,
@@ -209,14 +211,14 @@ class Parts:
         """An RST to nothing that is open: nothing of ours goes without an exchange."""
 
     def batch_done(self) -> None:
-        self.short_path.flush()
+        self.batches.flush()
         self.registrations.bare.flush()
         self._replies.flush()
         self._short_reads.flush()
         self.uplink.poll()
-        if self.short_path.awake:
-            awake = set(self.short_path.awake)
-            self.short_path.awake.clear()
+        if self.batches.awake:
+            awake = set(self.batches.awake)
+            self.batches.awake.clear()
             for device in awake:
                 self._heard(device)
 
@@ -313,9 +315,9 @@ class Parts:
         for device in self.registry:
             mids = found.mids.get(device.key, b"")
             for at in range(0, len(mids), 2):
-                device.window.put(bytes(mids[at : at + 2]), self.short_path.recovered)
+                device.window.put(bytes(mids[at : at + 2]), self.batches.recovered)
         for key, written in found.begun.items():
-            self.short_path.begun[key] = (self.short_path.recovered, written)
+            self.batches.begun[key] = (self.batches.recovered, written)
         self.sends.remember(found.sends_begun, found.sends)
         self.registrations.changes.know(found.requests)
         for reg_id, last_up in found.clocks.items():

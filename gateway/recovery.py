@@ -18,8 +18,8 @@ from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, HEADER_STATE, 
 from gateway.changes import HEADER_PEER, Recorded, asked
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.journal import Entry
+from gateway.notification_batches import HEADER_MID, HEADER_MORE
 from gateway.sending import HEADER_SEND
-from gateway.short_path import HEADER_MID, HEADER_MORE
 from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import CommandPhase, Registration, RegistrationNew, RegistrationUpdate

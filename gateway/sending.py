@@ -18,8 +18,8 @@ import structlog
 from gateway.changes import Incoming
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Code, Option
+from gateway.notification_batches import HEADER_MORE, MOST_BEGUN
 from gateway.registry import Device, Registry
-from gateway.short_path import HEADER_MORE, MOST_BEGUN
 from gateway.uplink import MOST_RECORD_BYTES, Uplink
 from schemas.avro import serde
 from schemas.avro.records import Notification, ReadBody, RequestKind, ResponseCode, ResponsePayload

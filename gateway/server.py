@@ -453,7 +453,7 @@ class Gateway:
     async def _renew(self, parts: Parts) -> None:
         """The producer is new: what was under way is in Kafka or it is not, and Kafka itself tells."""
         renewals = self._renewals
-        parts.short_path.forget_undelivered(list(parts.registry))
+        parts.batches.forget_undelivered(list(parts.registry))
         while True:
             try:
                 # Kafka may have come back without its topics.

@@ -33,7 +33,7 @@ from pathlib import Path
 from threading import Event
 
 from connectors.kafka import Cluster, Unreachable, ensure_topics, partition_counts, read_to_end
-from gateway.short_path import HEADER_MID
+from gateway.notification_batches import HEADER_MID
 from schemas.avro.topics import Topics
 from security.authority import Authority
 from security.identities import Identity, Role

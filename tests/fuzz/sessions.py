@@ -59,7 +59,7 @@ def notifications() -> Surface:
         if not is_response:
             return False  # the endpoint hands it to others
         bench.take(data)
-        bench.short.flush()
+        bench.batches.flush()
         bench.uplink.report()
         taken = bool(bench.uplink.records)
         for topic, _, _, value, _ in bench.uplink.records:

@@ -19,7 +19,7 @@ from gateway.coap.exchanges import RequestLog
 from gateway.coap.message import Code, Malformed, Option, Type, build, parse
 from gateway.coap.peers import Address, UdpAddress
 from gateway.journal import Entry, Journal
-from gateway.short_path import HEADER_MID
+from gateway.notification_batches import HEADER_MID
 from gateway.state import State
 from schemas.avro.records import RegistrationKind, RegistrationUpdate
 from tests.gateway.test_registrations import HERE, THERE, Bench, Request

@@ -42,7 +42,7 @@ class Batched(Bench):
     def __init__(self, many: ManyDatagrams) -> None:
         super().__init__()
         self.many = many
-        self.short.start(self._sendto, self._send_slots)
+        self.batches.start(self._sendto, self._send_slots)
 
     def _send_slots(self, slots: list[bytes]) -> None:
         for slot in slots:
@@ -142,15 +142,15 @@ def test_what_comes_by_one_call_is_taken_as_one_by_one(
             if not (len(datagram) > 4 and datagram[1] == 0x45 and single.short.notify(datagram, address)):
                 _take_plain(single, datagram, address)
         for bench in (together, single):
-            bench.short.flush()
+            bench.batches.flush()
             bench.uplink.report()
             bench.now += 50.0
     assert together.uplink.records == single.uplink.records
     assert sorted(together.acks) == sorted(single.acks)
     for counted in ("taken", "duplicates", "refused", "late"):
-        assert getattr(together.short, counted) == getattr(single.short, counted), counted
+        assert getattr(together.batches, counted) == getattr(single.batches, counted), counted
     assert together.plain.dropped == single.plain.dropped
-    assert [one.ep for one in together.short.awake] == [one.ep for one in single.short.awake]
+    assert [one.ep for one in together.batches.awake] == [one.ep for one in single.batches.awake]
 
 
 def _double(number: float, mid: int, **more: Any) -> bytes:
@@ -164,10 +164,10 @@ def test_the_second_of_a_kind_is_not_looked_at_one_by_one(many: ManyDatagrams, m
     assert bench.come([(_double(1.0, 1), ADDRESSES[1])]) == []
     monkeypatch.setattr(bench.short, "notify", lambda *_: pytest.fail("looked at"))
     assert bench.come([(_double(mid / 7, mid), ADDRESSES[1]) for mid in range(2, MOST)]) == []
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == sorted(bench.acked) == list(range(1, MOST))
-    assert bench.short.now_ms == NOW_MS
+    assert bench.batches.now_ms == NOW_MS
 
 
 def test_a_device_that_moved_is_not_known_by_its_old_address(many: ManyDatagrams) -> None:
@@ -178,7 +178,7 @@ def test_a_device_that_moved_is_not_known_by_its_old_address(many: ManyDatagrams
     registry = Registry()
     registry.move(observation.device, ADDRESSES[2])
     bench.come([(_double(2.0, 2), ADDRESSES[1]), (_double(3.0, 3), ADDRESSES[2])])
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1, 3] and bench.plain.dropped["unknown address"] == 1
 
 
@@ -186,15 +186,15 @@ def test_what_a_full_queue_leaves_is_acknowledged_when_it_comes_again(many: Many
     bench = Batched(many)
     _set_up(bench)
     bench.come([(_double(1.0, 1), ADDRESSES[1])])
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.room = 3
     bench.come([(_double(float(mid), mid), ADDRESSES[1]) for mid in range(2, 6)])
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == [1, 2, 3] and bench.acked == [1]
     bench.uplink.room = 100
     bench.come([(_double(float(mid), mid), ADDRESSES[1]) for mid in range(2, 6)])
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == sorted(bench.acked) == [1, 2, 3, 4, 5]
     assert bench.uplink.records[-1][4] == [("coap.mid", b"\0\5"), ("coap.observe", uint(5))]

@@ -23,9 +23,9 @@ from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.changes import HEADER_PEER
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.journal import Entry
+from gateway.notification_batches import HEADER_MID, HEADER_MORE, HEADER_OBSERVE
 from gateway.recovery import Recovered, recover
 from gateway.sending import HEADER_SEND
-from gateway.short_path import HEADER_MID, HEADER_MORE, HEADER_OBSERVE
 from gateway.state import Positions
 from schemas.avro import serde
 from schemas.avro.records import (

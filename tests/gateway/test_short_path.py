@@ -16,12 +16,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway import short_path
+from gateway import notification_batches
 from gateway.coap.aiocoap_link import AiocoapLink
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Option, Options, Type, build, parse, parse_any_size, uint
 from gateway.coap.peers import Address
+from gateway.notification_batches import NotificationBatches
 from gateway.notifications import Notifications
 from gateway.number_decoders import decoders_for
 from gateway.observations import Observation, ObservationTable, single_type
@@ -54,12 +55,13 @@ class Bench:
         self.ended: list[Observation] = []
         self.table = ObservationTable("gw", decoders_for)
         uplink = cast(Uplink, self.uplink)
-        self.short = ShortPath(uplink, self.table.by_token, clock=lambda: self.now, wall=lambda: NOW_S)
-        self.short.start(self._sendto)
+        self.batches = NotificationBatches(uplink, clock=lambda: self.now, wall=lambda: NOW_S)
+        self.short = ShortPath(self.batches, self.table.by_token)
+        self.batches.start(self._sendto)
         self.plain = Notifications(
             server_id="gw",
             table=self.table,
-            short_path=self.short,
+            batches=self.batches,
             uplink=uplink,
             definitions=DEFINITIONS,
             endpoint=cast(Endpoint, self),
@@ -237,10 +239,10 @@ def _check_equal(text: str, content_format: int, payload: bytes, observe: int, t
     else:
         refused = None
     if not bench.short.notify(datagram, PEER):
-        assert bench.uplink.records == [] and bench.short.taken == 0
+        assert bench.uplink.records == [] and bench.batches.taken == 0
         return False
     assert refused is None, f"the plain path refuses: {refused}"
-    bench.short.flush()
+    bench.batches.flush()
     ((topic, partition, key, value, headers),) = bench.uplink.records
     assert [value] == plain
     assert (topic, partition, key) == ("iot.gw.observations", 0, b"ep")
@@ -248,7 +250,7 @@ def _check_equal(text: str, content_format: int, payload: bytes, observe: int, t
     other = Bench()
     other.observe(other.device(), token, text)
     assert other.plain.take(parse(datagram), PEER)
-    other.short.flush()
+    other.batches.flush()
     assert other.uplink.records == bench.uplink.records
     assert headers[:2] == [("coap.mid", b"\x00\x01"), ("coap.observe", uint(observe))]
     return True
@@ -314,7 +316,7 @@ def test_usual_shapes_take_the_short_path(content_format: int, payload: bytes, v
     bench = Bench()
     bench.observe(bench.device())
     assert bench.take(notification(content_format=content_format, payload=payload)) == "short"
-    bench.short.flush()
+    bench.batches.flush()
     record = serde.decode(bench.uplink.records[0][3])
     assert isinstance(record, Notification) and isinstance(record.rep.body, ReadBody)
     content = record.rep.body.content
@@ -342,7 +344,7 @@ def test_unusual_notification_takes_the_plain_path_and_is_recorded(what: str, gi
     bench = Bench()
     bench.observe(bench.device())
     assert bench.take(notification(**given)) == "plain"
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1]
     assert bench.uplink.records[0][0] == "iot.gw.observations"
     bench.uplink.report()
@@ -363,7 +365,7 @@ def test_notification_from_another_address_is_neither_recorded_nor_answered() ->
     bench = Bench()
     bench.observe(bench.device())
     assert bench.take(notification(), ("127.0.0.1", 40001)) == "plain"
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.uplink.records == [] and bench.acks == []
     assert bench.plain.dropped["unknown address"] == 1
 
@@ -373,7 +375,7 @@ def test_notification_as_acknowledgement_is_dropped(type_: Type) -> None:
     bench = Bench()
     bench.observe(bench.device())
     assert bench.take(notification(type_=type_)) == "plain"
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.uplink.records == []
 
 
@@ -397,7 +399,7 @@ def test_undecodable_payload_goes_as_it_came_to_the_dead_letters_and_is_acknowle
     bench = Bench()
     bench.observe(bench.device())
     assert bench.take(notification(7, payload=b"warm")) == "plain"
-    bench.short.flush()
+    bench.batches.flush()
     ((topic, _, key, value, headers),) = bench.uplink.records
     assert (topic, key, value) == ("iot.gw.deadletter", b"ep", b"warm")
     assert dict(headers)["stage"] == b"gateway:decode" and dict(headers)["path"] == b"/3303/0/5700"
@@ -412,7 +414,7 @@ def test_last_word_of_an_observation_is_recorded_and_ends_it(code: int, observe:
     observation = bench.observe(bench.device())
     options: Options = [(Option.OBSERVE, b"\x01")] if observe else []
     assert bench.take(build(Type.CON, code, 3, b"token678", options, b"1")) == "plain"
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.acked == [3]
     assert bench.ended == [observation]
@@ -429,7 +431,7 @@ def test_one_report_for_a_partition_and_batch_and_acknowledgements_after_it() ->
     for mid in range(1, 11):
         assert bench.take(notification(mid, token=b"token67%d" % (mid % 2), observe=mid)) == "short"
     assert bench.uplink.reports == []
-    bench.short.flush()
+    bench.batches.flush()
     assert [partition for partition, _ in bench.uplink.reports] == [0, 1]
     assert sorted(bench.mids) == list(range(1, 11))
     assert bench.acks == []
@@ -439,7 +441,7 @@ def test_one_report_for_a_partition_and_batch_and_acknowledgements_after_it() ->
 
 def test_flush_of_nothing_sends_nothing() -> None:
     bench = Bench()
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.uplink.records == []
 
 
@@ -447,11 +449,11 @@ def test_non_confirmable_is_recorded_and_not_acknowledged() -> None:
     bench = Bench()
     bench.observe(bench.device())
     assert bench.take(notification(1, type_=Type.NON)) == "short"
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == [1] and bench.acks == []
     assert bench.take(notification(1, type_=Type.NON)) == "short"
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1] and bench.acks == []
 
 
@@ -461,17 +463,17 @@ def test_duplicate_is_acknowledged_only_once_the_first_is_durable(more: Options)
     bench.observe(bench.device())
     way = bench.take(notification(1, more=more))
     assert bench.take(notification(1, more=more)) == way  # in the same batch
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.take(notification(1, more=more)) == way
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1] and bench.acks == []
     bench.uplink.report()
     assert bench.acked == [1]
     assert bench.take(notification(1, more=more)) == way
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1]
     assert bench.acked == [1, 1]
-    assert bench.short.duplicates == 3
+    assert bench.batches.duplicates == 3
 
 
 @pytest.mark.parametrize("more", [[], [(Option.MAX_AGE, b"\x01")]], ids=["short", "plain"])
@@ -482,19 +484,19 @@ def test_message_id_is_new_after_the_lifetime_of_an_exchange(more: Options, busy
     other = bench.device("other", address=("127.0.0.1", 40001))
     bench.observe(other, b"other678")
     bench.take(notification(1, more=more))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     for second in range(1, 250):
         bench.now = 1000.0 + second
         if busy:
             bench.short.notify(notification(second + 100, token=b"other678"), ("127.0.0.1", 40001))
-            bench.short.flush()
+            bench.batches.flush()
     bench.uplink.records.clear()
     bench.now = 1000.0 + EXCHANGE_LIFETIME + 2.5
     bench.take(notification(1, more=more))
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1]
-    assert bench.short.duplicates == 0
+    assert bench.batches.duplicates == 0
 
 
 def test_message_id_of_a_later_batch_of_the_same_second_is_new_after_the_lifetime_too() -> None:
@@ -502,12 +504,12 @@ def test_message_id_of_a_later_batch_of_the_same_second_is_new_after_the_lifetim
     bench.observe(bench.device())
     for mid in (1, 2):
         bench.take(notification(mid))
-        bench.short.flush()
+        bench.batches.flush()
         bench.now += 0.3
     bench.uplink.report()
     bench.now += EXCHANGE_LIFETIME + 2.0
     bench.take(notification(2))
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1, 2, 2] and bench.acked == [1, 2]
 
 
@@ -515,24 +517,24 @@ def test_what_was_read_back_at_the_start_is_new_after_the_lifetime() -> None:
     bench = Bench()
     device = bench.device()
     bench.observe(device)
-    device.window.put(b"\0\1", bench.short.recovered)
+    device.window.put(b"\0\1", bench.batches.recovered)
     bench.take(notification(1))
-    assert bench.short.duplicates == 1
-    bench.short.flush()
+    assert bench.batches.duplicates == 1
+    bench.batches.flush()
     bench.now += EXCHANGE_LIFETIME + 2.0
     bench.take(notification(1))
-    assert bench.short.duplicates == 1 and bench.short.taken == 1
+    assert bench.batches.duplicates == 1 and bench.batches.taken == 1
 
 
 def test_message_id_is_known_until_the_lifetime_of_an_exchange() -> None:
     bench = Bench()
     bench.observe(bench.device())
     bench.take(notification(1))
-    bench.short.flush()
+    bench.batches.flush()
     bench.now += EXCHANGE_LIFETIME - 0.5
     bench.take(notification(1))
-    bench.short.flush()
-    assert bench.mids == [1] and bench.short.duplicates == 1
+    bench.batches.flush()
+    assert bench.mids == [1] and bench.batches.duplicates == 1
 
 
 def test_batch_that_failed_is_not_acknowledged_and_is_new_when_forgotten() -> None:
@@ -540,19 +542,19 @@ def test_batch_that_failed_is_not_acknowledged_and_is_new_when_forgotten() -> No
     device = bench.device()
     bench.observe(device)
     bench.take(notification(1))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     bench.take(notification(2))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report(durable=False)
     assert bench.acked == [1]
     bench.take(notification(2))
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1, 2] and bench.acked == [1]  # under way for all that is known
-    bench.short.forget_undelivered([device])
+    bench.batches.forget_undelivered([device])
     bench.take(notification(2))
     bench.take(notification(1))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == [1, 2, 2]
     assert bench.acked == [1, 1, 2]
@@ -563,16 +565,16 @@ def test_what_an_old_producer_recorded_is_known_when_it_is_read_back() -> None:
     device = bench.device()
     bench.observe(device)
     bench.take(notification(1))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     bench.now += EXCHANGE_LIFETIME + 2.0  # so that the first marks are old
     bench.take(notification(2))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report(durable=False)
-    bench.short.forget_undelivered([device])
-    device.window.put(b"\0\2", bench.short.recovered)  # it is in Kafka all the same
+    bench.batches.forget_undelivered([device])
+    device.window.put(b"\0\2", bench.batches.recovered)  # it is in Kafka all the same
     bench.take(notification(2))
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.mids == [1, 2] and bench.acked == [1, 2]
 
 
@@ -582,12 +584,12 @@ def test_record_whose_batch_lost_its_report_is_acknowledged_with_the_next() -> N
     bench.uplink.room = 1
     bench.take(notification(1))
     bench.take(notification(2))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == [1] and bench.acked == []
     bench.uplink.room = 10
     bench.take(notification(2))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == [1, 2] and bench.acked == [1, 2]
 
@@ -624,13 +626,13 @@ def test_nothing_is_taken_while_kafka_takes_nothing() -> None:
     bench.uplink.closed = "down"
     assert bench.take(notification(1)) == "short"
     assert bench.take(notification(2, more=[(Option.MAX_AGE, b"\x01")])) == "plain"
-    bench.short.flush()
+    bench.batches.flush()
     assert bench.uplink.records == [] and bench.acks == []
-    assert bench.short.refused == 2
+    assert bench.batches.refused == 2
     bench.uplink.closed = None
     bench.take(notification(1))
     bench.take(notification(2, more=[(Option.MAX_AGE, b"\x01")]))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == [1, 2] and sorted(bench.acked) == [1, 2]
 
@@ -642,7 +644,7 @@ def test_queue_that_is_full_in_the_middle_loses_nothing_that_is_acknowledged(roo
     bench.uplink.room = room
     for mid in range(1, 6):
         bench.take(notification(mid, observe=mid))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert set(bench.acked) <= set(bench.mids)
     # The device sends again what was not acknowledged; in the end each is recorded once and acknowledged.
@@ -652,7 +654,7 @@ def test_queue_that_is_full_in_the_middle_loses_nothing_that_is_acknowledged(roo
             if mid not in bench.acked:
                 bench.take(notification(mid, observe=mid))
         bench.take(notification(99, observe=99))
-        bench.short.flush()
+        bench.batches.flush()
         bench.uplink.report()
     assert sorted(bench.mids) == [1, 2, 3, 4, 5, 99]
     assert set(bench.acked) == {1, 2, 3, 4, 5, 99}
@@ -667,7 +669,7 @@ def test_series_is_one_record_a_time_and_acknowledged_once() -> None:
     bench = Bench()
     bench.observe(bench.device())
     assert bench.take(_series(1, 3)) == "plain"
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert bench.mids == [1, 1, 1] and bench.acked == [1]
     assert [("coap.more", b"1") in headers for *_, headers in bench.uplink.records] == [True, True, False]
@@ -682,13 +684,13 @@ def test_series_is_acknowledged_only_when_all_of_it_is_recorded(room: int, befor
     for _ in range(before):
         bench.take(notification(9))
     bench.take(_series(1, 3))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     whole = [headers for *_, headers in bench.uplink.records if ("coap.mid", b"\x00\x01") in headers]
     assert (1 in bench.acked) == (len(whole) == 3)
     bench.uplink.room = 1 << 30
     bench.take(_series(1, 3))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.report()
     assert 1 in bench.acked
     # Each value once, in their order, and the last of them says that it is the last.
@@ -703,10 +705,10 @@ def test_series_that_a_killed_gateway_has_begun_goes_on_where_it_was_cut(written
     device = bench.device()
     bench.observe(device)
     if written:
-        bench.short.begun[device.key, b"\x00\x01"] = (bench.short.recovered, written)
+        bench.batches.begun[device.key, b"\x00\x01"] = (bench.batches.recovered, written)
     for _ in range(2):
         bench.take(_series(1, 3))
-        bench.short.flush()
+        bench.batches.flush()
         bench.uplink.report()
     assert _values([value for *_, value, _ in bench.uplink.records]) == [2.0, 1.0, 0.0][written:]
     assert bench.acked == [1, 1]
@@ -716,21 +718,21 @@ def test_message_id_of_a_series_that_was_cut_is_new_after_the_lifetime_of_an_exc
     bench = Bench()
     device = bench.device()
     bench.observe(device)
-    bench.short.begun[device.key, b"\x00\x01"] = (bench.short.recovered, 2)
+    bench.batches.begun[device.key, b"\x00\x01"] = (bench.batches.recovered, 2)
     bench.now += EXCHANGE_LIFETIME + 1
     bench.take(_series(1, 3))
-    bench.short.flush()
+    bench.batches.flush()
     assert len(bench.uplink.records) == 3
 
 
 def test_series_that_were_cut_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(short_path, "MOST_BEGUN", 4)
+    monkeypatch.setattr(notification_batches, "MOST_BEGUN", 4)
     bench = Bench()
     bench.observe(bench.device())
     for mid in range(1, 20):
         bench.take(_series(mid, 2))
-        bench.short.flush()
-    assert len(bench.short.begun) == 4
+        bench.batches.flush()
+    assert len(bench.batches.begun) == 4
 
 
 def _values(records: list[bytes]) -> list[object]:
@@ -749,11 +751,11 @@ def test_notification_behind_a_newer_one_is_marked_late(more: Options) -> None:
     bench.observe(bench.device())
     for mid, observe in enumerate((5, 7, 6, 7, 8, 0xFFFFFF, 0), start=1):
         bench.take(notification(mid, observe=observe, more=more))
-    bench.short.flush()
+    bench.batches.flush()
     late = [("late", b"1") in headers for *_, headers in bench.uplink.records]
     # RFC 7641, section 3.4: 24 bit serial number arithmetic.
     assert late == [False, False, True, False, False, True, True]
-    assert bench.short.late == 3
+    assert bench.batches.late == 3
 
 
 @pytest.mark.parametrize("more", [[], [(Option.MAX_AGE, b"\x01")]], ids=["short", "plain"])
@@ -762,11 +764,11 @@ def test_notification_that_was_not_taken_is_not_late_when_it_comes_again(more: O
     bench.observe(bench.device())
     bench.uplink.room = 0
     bench.take(notification(1, observe=5, more=more))
-    bench.short.flush()
+    bench.batches.flush()
     bench.uplink.room = 1
     bench.take(notification(1, observe=5, more=more))
-    bench.short.flush()
-    assert bench.mids == [1] and bench.short.late == 0
+    bench.batches.flush()
+    assert bench.mids == [1] and bench.batches.late == 0
 
 
 def test_number_wraps_around_and_a_long_silence_makes_any_number_new() -> None:
@@ -774,11 +776,11 @@ def test_number_wraps_around_and_a_long_silence_makes_any_number_new() -> None:
     bench.observe(bench.device())
     bench.take(notification(1, observe=0xFFFFFE))
     bench.take(notification(2, observe=1))
-    bench.short.flush()
+    bench.batches.flush()
     bench.now += 129
     bench.take(notification(3, observe=0))
-    bench.short.flush()
-    assert bench.short.late == 0
+    bench.batches.flush()
+    assert bench.batches.late == 0
 
 
 def test_suspended_observation_takes_nothing() -> None:
@@ -794,4 +796,4 @@ def test_queue_mode_device_that_speaks_is_awake() -> None:
     bench.observe(device)
     bench.take(notification(1))
     bench.take(notification(2, more=[(Option.MAX_AGE, b"\x01")]))
-    assert bench.short.awake == [device, device]
+    assert bench.batches.awake == [device, device]

@@ -12,7 +12,7 @@ from aiocoap.numbers.codes import Code
 
 from connectors.kafka import ensure_topics, read_to_end
 from gateway.journal import NAMES
-from gateway.short_path import HEADER_MID
+from gateway.notification_batches import HEADER_MID
 from schemas.avro import serde
 from schemas.avro.records import Registration, RegistrationKind, RegistrationUpdate
 from schemas.avro.topics import Topics

@@ -252,7 +252,7 @@ class Engine:
             except OSError:  # ICMP: nobody is there
                 self._load.counts["unreachable"] += 1
                 continue
-            if datagram == device.awaited:
+            if datagram == device.exchange.awaited:
                 device.went_well(clock(), len(datagram))
             else:
                 device.hear(datagram, clock())
@@ -289,14 +289,14 @@ class Engine:
                 f"device {number} of {self._plan.threads} gets no UDP port ({exc.strerror}): is the server's address "
                 "one that can be reached from here, and are there so many ports (net.ipv4.ip_local_port_range)?"
             ) from exc
-        device = Device(number, endpoint, self._load, sock, None, now)
+        device = Device(number, endpoint, self._load, sock, now)
         key = self._keys.get(endpoint)
         if isinstance(key, Psk):
-            device.session = Session(key, sock)
+            device.exchange.session = Session(key, sock)
         elif key is not None:
             from gateway.devices.load.oscore_session import OscoreSession
 
-            device.session = OscoreSession(key, endpoint, sock, device.forgotten)
+            device.exchange.session = OscoreSession(key, endpoint, sock, device.forgotten)
         self._devices[sock.fileno()] = device
         if self._reads is not None:
             self._by_number[number] = device
@@ -314,9 +314,10 @@ class Engine:
     def _look(self, now: float) -> None:
         """Whose time is over, and what DTLS has to say again."""
         for device in list(self._devices.values()):
-            if device.deadline <= now:
+            exchange = device.exchange
+            if exchange.deadline <= now:
                 device.overdue(now)
-            if device.session is not None and device.session.deadline <= now:
+            if exchange.session is not None and exchange.session.deadline <= now:
                 device.tick(now)
 
     def _end_all(self) -> None:
@@ -324,12 +325,12 @@ class Engine:
         self._load.ending = True
         self._waiting.clear()
         self._next.clear()
-        self._leaving.extend(one for one in self._devices.values() if one.doing is Doing.NOTHING)
+        self._leaving.extend(one for one in self._devices.values() if one.exchange.doing is Doing.NOTHING)
 
     def _leave_some(self, now: float) -> None:
         while self._leaving and len(self._going) < _LEAVING:
             device = self._leaving.popleft()
-            if device.doing is Doing.NOTHING:
+            if device.exchange.doing is Doing.NOTHING:
                 self._going.add(device)
                 device.leave(now)
 
@@ -341,7 +342,9 @@ class Engine:
         if everything:
             self._load.counts["not de-registered"] += sum(one.registered for one in self._devices.values())
         for device in list(self._devices.values()):
-            if device.doing is not Doing.NOTHING and (everything or device.doing is not Doing.DEREGISTER):
+            if device.exchange.doing is not Doing.NOTHING and (
+                everything or device.exchange.doing is not Doing.DEREGISTER
+            ):
                 device.abandon(now)
         if everything:
             for device in list(self._devices.values()):

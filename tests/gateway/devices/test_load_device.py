@@ -55,7 +55,7 @@ class Server:
             run="run",
             random=Random(7),
         )
-        self.device = Device(1, "dev", self.load, own, None, self.now)
+        self.device = Device(1, "dev", self.load, own, self.now)
 
     def record(self, sample: Sample) -> None:
         self.samples.append(sample)
@@ -94,7 +94,7 @@ class Server:
     def deliver(self) -> None:
         """As the engine does it."""
         datagram = self.device.sock.recv(2048)
-        if datagram == self.device.awaited:
+        if datagram == self.device.exchange.awaited:
             self.device.went_well(self.now, len(datagram))
         else:
             self.device.hear(datagram, self.now)
@@ -132,7 +132,7 @@ class Server:
         return self.heard()
 
     def at_deadline(self) -> None:
-        self.now = self.device.deadline
+        self.now = self.device.exchange.deadline
         self.device.overdue(self.now)
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ def test_notification_is_a_sample_once_it_is_acknowledged_and_another_id_is_no_a
     assert first.opt.observe is not None
     assert one.told == [("sent", value_of(first))]
     one.empty(ACK, first.mid ^ 1)
-    assert one.device.doing is Doing.NOTIFY
+    assert one.device.exchange.doing is Doing.NOTIFY
     assert one.load.counts["copies"] + one.load.counts["strays"] == 1
     one.now += 0.25
     one.empty(ACK, first.mid)
@@ -317,7 +317,7 @@ def test_device_that_is_not_observed_any_more_waits_for_it(made: list[Server]) -
     one.say(request)
     assert one.heard().opt.observe is None
     one.empty(ACK, first.mid)
-    assert one.device.doing is Doing.OBSERVE
+    assert one.device.exchange.doing is Doing.OBSERVE
     assert one.heard_nothing()
 
 
@@ -354,7 +354,7 @@ def test_answer_with_another_token_or_id_is_a_stray(made: list[Server]) -> None:
         wrong = Message(code=codes.CHANGED)
         wrong.mtype, wrong.mid, wrong.token = ACK, mid, token
         one.say(wrong)
-    assert one.device.doing is Doing.UPDATE
+    assert one.device.exchange.doing is Doing.UPDATE
     assert one.load.counts["copies"] + one.load.counts["strays"] == 2
     one.answer(update, codes.CHANGED)
     assert (one.samples[-1].label, one.samples[-1].code) == ("update", "2.04")
@@ -367,7 +367,7 @@ def test_separate_response_is_acknowledged_each_time_it_comes(made: list[Server]
     assert (request.code, request.opt.uri_path) == (codes.POST, ("dp",))
     one.empty(ACK, request.mid)
     # It is not said again any more.
-    assert one.device.deadline > one.now + 90
+    assert one.device.exchange.deadline > one.now + 90
     separate = Message(code=codes.CHANGED)
     separate.mtype, separate.mid, separate.token = CON, 4711, request.token
     one.say(separate)

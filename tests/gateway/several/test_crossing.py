@@ -10,7 +10,8 @@ from typing import Any
 from gateway.coap.message import Code, Option, Type, build
 from gateway.coap.peers import Address, SecurePeer, UdpAddress
 from gateway.request_records import RawRequest
-from gateway.several.crossing import By, Crossing, Kind
+from gateway.several.crossing import Crossing
+from gateway.several.lines import By, Kind
 from gateway.several.owners import owner_of, share
 from gateway.several.seat import Seat
 from schemas.avro import serde
@@ -227,7 +228,7 @@ def test_what_comes_and_goes_while_all_is_told_is_right_in_the_end() -> None:
         begin(one, devices)
         begin(other, Devices())
         # Nobody has read yet, and the line is full: half of them go, one by one, and others come.
-        assert one._owed
+        assert one._telling.owed
         gone, came = found[::2], [(f"new-{n}", (f"11.{n >> 8}.{n & 255}.1", 5000)) for n in range(60_000)]
         for reg_id, address in gone:
             one._registry_says(reg_id, address, False)
@@ -235,9 +236,9 @@ def test_what_comes_and_goes_while_all_is_told_is_right_in_the_end() -> None:
             one._registry_says(reg_id, address, True)
         devices.found = Devices(*found[1::2], *came).found
         # What waits is bounded: beyond that all is told afresh.
-        assert len(one._owed[1].packets) <= one._owed[1].most
+        assert len(one._telling.owed[1].packets) <= one._telling.owed[1].most
         async with asyncio.timeout(60):
-            while one._owed or other._renewed:  # noqa: ASYNC110
+            while one._telling.owed or other._elsewhere.renewed:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         for _, address in (*found[1::2], *came):
             assert other.plain(b"", address)
@@ -256,9 +257,9 @@ def test_a_process_that_finds_a_line_full_asks_again() -> None:
         begin(other, Devices(("theirs", THERE)))
         await one.all_heard()
         # What this life has to say and nobody has read yet.
-        while one._send(1, Kind.PLAIN, [(bytes(1000), HERE)]):
+        while one._lines.send(1, Kind.PLAIN, [(bytes(1000), HERE)]):
             pass
-        while one._send(1, Kind.PLAIN, []):
+        while one._lines.send(1, Kind.PLAIN, []):
             pass
         one.pause()
         again = Crossing(Seat(number=0, processes=2, coap=None, coaps=None, lines={1: one.seat.lines[1]}, parent=-1))
@@ -275,8 +276,8 @@ def test_a_process_that_finds_a_line_full_asks_again() -> None:
 def test_the_end_of_what_a_process_before_was_told_is_not_taken_for_all() -> None:
     async def scenario() -> None:
         one, other = pair()
-        other._send(0, Kind.FACTS, [(int(By.ADDRESS), ("127.0.0.1", 4000), True)])
-        other._send(0, Kind.WHOLE, None)
+        other._lines.send(0, Kind.FACTS, [(int(By.ADDRESS), ("127.0.0.1", 4000), True)])
+        other._lines.send(0, Kind.WHOLE, None)
         begin(one, Devices())
         await turns()
         assert one.waits_for == "process 1 of the gateway is not there yet"
