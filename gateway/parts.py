@@ -55,7 +55,7 @@ def wall_ms() -> int:
 
 
 class Parts:
-    """The gateway's parts, wired; the endpoint hands it what comes (`gateway.coap.endpoint.Handler`)."""
+    """The gateway's parts, wired; the endpoint hands it what comes (`gateway.coap.incoming.Handler`)."""
 
     def __init__(
         self,
@@ -80,10 +80,11 @@ class Parts:
         self.registry = Registry()
         self.table = ObservationTable(gateway, decoders_for)
         self.short_path = ShortPath(uplink, self.table.by_token, clock=time.monotonic)
-        self.short_path.start(endpoint.sendto, endpoint.send_many)
+        client, lines, receiving = endpoint.client, endpoint.lines, endpoint.receiving
+        self.short_path.start(lines.sendto, lines.send_many)
         self.registrations = Registrations(
             server_id=gateway,
-            local_address=endpoint.local_address_of,
+            local_address=lines.local_address_of,
             admission=admission,
             uplink=uplink,
             state=state,
@@ -94,8 +95,8 @@ class Parts:
             new_id=_registration_ids(id_mark).__next__,
         )
         bare = self.registrations.bare
-        bare.start(endpoint)
-        endpoint.on_post, endpoint.on_post_slot = bare.take, bare.take_slot
+        bare.start(endpoint.server)
+        receiving.on_post, receiving.on_post_slot = bare.take, bare.take_slot
         self.sends = Sends(
             server_id=gateway,
             uplink=uplink,
@@ -107,7 +108,7 @@ class Parts:
         )
         self.files = Files(settings, endpoint, uplink.topics.files, known=self.reachable, clock=time.monotonic)
         aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
-        device_link = DeviceLink(endpoint, aiocoap_link)
+        device_link = DeviceLink(client, aiocoap_link)
         command_link = CommandLink(
             self.registry,
             device_link,
@@ -131,7 +132,8 @@ class Parts:
             server_id=gateway,
             registry=self.registry,
             link=command_link,
-            endpoint=endpoint,
+            client=client,
+            lines=lines,
             lanes=self.commands.loop.lanes,
             answering=self.commands.loop.answering,
             uplink=uplink,
@@ -190,7 +192,7 @@ class Parts:
             short_path=self.short_path,
             uplink=uplink,
             definitions=definitions,
-            endpoint=endpoint,
+            client=client,
             link=aiocoap_link,
             spawn=spawn,
             ended=self.wanted.ended,
@@ -237,14 +239,14 @@ class Parts:
     def registered(self, device: Device, old: Device | None) -> None:
         device.heard = time.monotonic()
         if old is not None and old.behind is None and old.address != device.address:
-            self.endpoint.abandon(old.address)
+            self.endpoint.client.abandon(old.address)
         self.commands.device_registered(device.ep)
         self.observing.registered(device, old)
         self.first_reads.registered(device, old)
         self.behind.registered(device, old)
 
     def moving(self, device: Device) -> None:
-        self.endpoint.abandon(device.address)
+        self.endpoint.client.abandon(device.address)
 
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         self._heard(device)

@@ -148,7 +148,7 @@ class Gateway:
         sys.setswitchinterval(0.002)
         self._endpoint.start(loop)
         if self._crossing is not None:
-            self._crossing.start(loop, self._endpoint, self._secure)
+            self._crossing.start(loop, self._endpoint.receiving, self._secure)
         metrics = GatewayMetrics(self._settings.gateway)
         files = self._settings.coaps_certificate
         shown = with_process(
@@ -267,7 +267,7 @@ class Gateway:
         parts.commands.start()
         _log.info(
             "the gateway is ready",
-            coap=_shown(self._endpoint.plain_address),
+            coap=_shown(self._endpoint.lines.plain_address),
             coaps=_shown(self.coaps_address),
             devices=len(parts.registry),
             observations=len(parts.table),
@@ -282,7 +282,7 @@ class Gateway:
                 if not uplink.accepting and not uplink.refuses_briefly():
                     # Devices that asked before it was known that Kafka is away are told now, and come again by
                     # themselves.
-                    self._endpoint.refuse_open()
+                    self._endpoint.server.refuse_open()
                     parts.registrations.bare.refuse_waiting()
                 # Records without a report of their own leave the producer's queue when it is polled.
                 uplink.poll()
@@ -344,7 +344,7 @@ class Gateway:
         if self._oscore is not None:
             _adopt(self._oscore, parts)
             describe_oscore(metrics, self._oscore)
-            _log.info("OSCORE is spoken from now on", coap=_shown(self._endpoint.plain_address))
+            _log.info("OSCORE is spoken from now on", coap=_shown(self._endpoint.lines.plain_address))
 
     def _oscore_came(self, parts: Parts, metrics: GatewayMetrics) -> None:
         """Its credential may be of this moment; looked for so often at most."""

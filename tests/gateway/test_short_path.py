@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gateway import short_path
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Endpoint
+from gateway.coap.client import CoapClient
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Option, Options, Type, build, parse, parse_any_size, uint
 from gateway.coap.peers import Address
@@ -62,7 +62,7 @@ class Bench:
             short_path=self.short,
             uplink=uplink,
             definitions=DEFINITIONS,
-            endpoint=cast(Endpoint, self),
+            client=cast(CoapClient, self),
             link=cast(AiocoapLink, None),
             spawn=self._spawn,
             ended=self.ended.append,

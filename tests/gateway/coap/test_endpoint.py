@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.coap import endpoint as endpoint_module
+from gateway.coap import receiving
+from gateway.coap import server as coap_server
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import ACK_TIMEOUT, EXCHANGE_LIFETIME, AcknowledgedResponses, NoAnswer, Stopped, WasReset
 from gateway.coap.incoming import BUSY_MAX_AGE, PATIENCE, Busy, Incoming
@@ -102,7 +103,7 @@ class Peer:
 @asynccontextmanager
 async def _running(handler: Recorder | Busy) -> AsyncIterator[tuple[Endpoint, Peer]]:
     endpoint = Endpoint(("127.0.0.1", 0), handler, seed=1)
-    peer = Peer(endpoint.local_address)
+    peer = Peer(endpoint.lines.local_address)
     endpoint.start(asyncio.get_running_loop())
     try:
         yield endpoint, peer
@@ -356,7 +357,7 @@ def test_request_with_a_critical_option_that_is_not_understood_is_answered_so_an
             # A non-confirmable one is ignored (RFC 7252 section 5.4.1).
             peer.send(build(Type.NON, Code.POST, 8, b"tok", [(Option.URI_PATH, b"rd"), option]))
             assert await peer.answers_before_ping() == []
-            assert handler.requests == [] and endpoint.open_requests == 0
+            assert handler.requests == [] and endpoint.server.open_requests == 0
             assert endpoint.dropped_datagrams["unrecognised critical option"] == 2
             # The same message id again, without the option, is a new request.
             assert parse(await peer.ask(_request(8))).code == Code.CHANGED
@@ -424,7 +425,7 @@ def test_malformed_is_rejected_where_it_is_confirmable_and_of_our_version(datagr
             peer.send(b"\x40\x01\xab")
             assert await peer.answers_before_ping() == []
             assert endpoint.dropped_datagrams.total() == 7
-            assert handler.requests == [] and endpoint.open_requests == 0
+            assert handler.requests == [] and endpoint.server.open_requests == 0
 
     asyncio.run(run())
 
@@ -454,7 +455,7 @@ def test_handler_that_fails_answers_internal_error_and_leaves_nothing_open() -> 
             assert parse(await peer.ask(_request(7))).code == Code.INTERNAL_SERVER_ERROR
             assert parse(await peer.ask(_request(7))).code == Code.INTERNAL_SERVER_ERROR
             assert endpoint.dropped_datagrams["internal error"] == 1
-            assert endpoint.open_requests == 0
+            assert endpoint.server.open_requests == 0
             handler.on_request = lambda incoming: incoming.reply(Code.CHANGED)
             assert parse(await peer.ask(_request(8))).code == Code.CHANGED
 
@@ -479,7 +480,7 @@ def test_short_path_that_fails_ends_neither_the_batch_nor_the_gateway() -> None:
 
 
 def test_flood_of_open_requests_is_bounded_by_busy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint_module, "MOST_OPEN_REQUESTS", 3)
+    monkeypatch.setattr(coap_server, "MOST_OPEN_REQUESTS", 3)
 
     async def run() -> None:
         handler = Recorder()
@@ -524,7 +525,7 @@ async def _expect_request(peer: Peer) -> Message:
 
 
 def _ask(endpoint: Endpoint, peer: Peer, *, timeout: float = WAIT, defer: bool = False) -> asyncio.Future[Message]:
-    return endpoint.request(peer.address, Code.GET, [(Option.URI_PATH, b"3")], timeout=timeout, defer=defer)
+    return endpoint.client.request(peer.address, Code.GET, [(Option.URI_PATH, b"3")], timeout=timeout, defer=defer)
 
 
 def test_request_is_answered_by_a_piggybacked_response() -> None:
@@ -572,7 +573,7 @@ def test_separate_response_without_an_acknowledgement_ends_the_exchange_too() ->
             request = await _expect_request(peer)
             peer.send(build(Type.NON, Code.CONTENT, 4711, request.token, [], b"later"))
             assert (await future).payload == b"later"
-            assert len(endpoint._exchanges) == 0
+            assert len(endpoint.client.exchanges) == 0
 
     asyncio.run(run())
 
@@ -584,7 +585,7 @@ def test_deferred_response_is_left_for_the_caller_to_acknowledge() -> None:
             request = await _expect_request(peer)
             peer.send(build(Type.CON, Code.CONTENT, 4711, request.token, [], b"later"))
             assert await peer.answers_before_ping() == []
-            endpoint.acknowledge(peer.address, (await future).mid)
+            endpoint.client.acknowledge(peer.address, (await future).mid)
             assert await peer.receive() == empty(Type.ACK, 4711)
 
     asyncio.run(run())
@@ -609,9 +610,9 @@ def test_peer_that_was_heard_of_gets_what_it_slept_through_at_once(monkeypatch: 
             future = _ask(endpoint, peer, timeout=60.0)
             first = await peer.receive()  # slept through
             now = asyncio.get_running_loop().time()
-            monkeypatch.setattr(endpoint, "now", lambda: now + ACK_TIMEOUT)
-            endpoint.send_again(peer.address)
-            endpoint.send_again(peer.address)
+            monkeypatch.setattr(endpoint.client, "now", lambda: now + ACK_TIMEOUT)
+            endpoint.client.send_again(peer.address)
+            endpoint.client.send_again(peer.address)
             # Once, and the same message.
             assert await peer.answers_before_ping() == [first]
             request = parse(first)
@@ -626,7 +627,7 @@ def test_silent_peer_ends_in_no_answer() -> None:
         async with _running(Recorder()) as (endpoint, peer):
             with pytest.raises(NoAnswer):
                 await _ask(endpoint, peer, timeout=0.05)
-            assert len(endpoint._exchanges) == 0
+            assert len(endpoint.client.exchanges) == 0
 
     asyncio.run(run())
 
@@ -662,7 +663,7 @@ def test_reset_ends_the_request_of_its_mid_alone() -> None:
 def test_answer_from_another_address_or_with_another_mid_is_none() -> None:
     async def run() -> None:
         async with _running(Recorder()) as (endpoint, peer):
-            stranger = Peer(endpoint.local_address)
+            stranger = Peer(endpoint.lines.local_address)
             try:
                 future = _ask(endpoint, peer)
                 request = await _expect_request(peer)
@@ -688,7 +689,7 @@ def test_cancelled_request_ends_its_exchange() -> None:
             await _expect_request(peer)
             future.cancel()
             await peer.answers_before_ping()
-            assert len(endpoint._exchanges) == 0
+            assert len(endpoint.client.exchanges) == 0
 
     asyncio.run(run())
 
@@ -708,7 +709,7 @@ def test_notification_right_behind_the_answer_to_its_observe_request_is_not_rese
     async def run() -> None:
         handler = Recorder()
         async with _running(handler) as (endpoint, peer):
-            future = endpoint.request(peer.address, Code.GET, [(Option.OBSERVE, b"")], timeout=WAIT)
+            future = endpoint.client.request(peer.address, Code.GET, [(Option.OBSERVE, b"")], timeout=WAIT)
             request = await _expect_request(peer)
             number: Options = [(Option.OBSERVE, uint(1))]
             # Both are in the socket when the loop has its turn; nobody knows of the observation yet.
@@ -726,7 +727,7 @@ def test_notification_that_overtakes_the_answer_answers_the_observe_request() ->
     async def run() -> None:
         handler = Recorder()
         async with _running(handler) as (endpoint, peer):
-            future = endpoint.request(peer.address, Code.GET, [(Option.OBSERVE, b"")], timeout=WAIT)
+            future = endpoint.client.request(peer.address, Code.GET, [(Option.OBSERVE, b"")], timeout=WAIT)
             request = await _expect_request(peer)
             early = build(Type.CON, Code.CONTENT, 77, request.token, [(Option.OBSERVE, uint(2))], b"2")
             assert await peer.ask(early) == empty(Type.ACK, 77)
@@ -740,7 +741,7 @@ def test_notification_that_overtakes_the_answer_answers_the_observe_request() ->
 def test_token_is_never_one_of_aiocoap() -> None:
     endpoint = Endpoint(("127.0.0.1", 0), Recorder())
     try:
-        tokens = {endpoint.new_token() for _ in range(1000)}
+        tokens = {endpoint.client.new_token() for _ in range(1000)}
         assert len(tokens) == 1000
         assert all(len(token) == 8 and token[0] & 0x80 for token in tokens)
     finally:
@@ -751,7 +752,7 @@ def test_port_that_is_taken_is_an_error() -> None:
     endpoint = Endpoint(("127.0.0.1", 0), Recorder())
     try:
         with pytest.raises(OSError, match="in use"):
-            Endpoint(endpoint.local_address, Recorder())
+            Endpoint(endpoint.lines.local_address, Recorder())
     finally:
         endpoint.close()
 
@@ -761,14 +762,14 @@ def test_port_that_is_taken_is_an_error() -> None:
 
 async def _gathering(endpoint: Endpoint, wanted: bool) -> None:
     async with asyncio.timeout(60):
-        while (endpoint._gathering is not None) is not wanted:  # noqa: ASYNC110  # nothing tells of it
+        while endpoint.receiving.is_gathering is not wanted:  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0.01)
 
 
 @pytest.fixture
 def long_gathering(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long enough to be seen also where the machine is busy."""
-    monkeypatch.setattr(endpoint_module, "GATHERING", 1.0)
+    monkeypatch.setattr(receiving, "GATHERING", 1.0)
 
 
 @pytest.mark.usefixtures("long_gathering")
@@ -787,7 +788,7 @@ def test_few_notifications_are_gathered_and_what_comes_afterwards_is_heard() -> 
                 assert len(handler.notified) == 2 * round_
                 peer.send(_request(round_))
                 assert parse(await peer.receive()).code == Code.CHANGED
-                assert endpoint._gathering is None
+                assert not endpoint.receiving.is_gathering
 
     asyncio.run(run())
 
@@ -800,14 +801,14 @@ def test_a_request_of_ours_ends_the_gathering() -> None:
         async with _running(handler) as (endpoint, peer):
             peer.send(build(Type.CON, Code.CONTENT, 7, b"tok", [(Option.OBSERVE, b"\1")], b"1"))
             await _gathering(endpoint, True)
-            future = endpoint.request(peer.address, Code.GET, [], timeout=WAIT)
-            assert endpoint._gathering is None
+            future = endpoint.client.request(peer.address, Code.GET, [], timeout=WAIT)
+            assert not endpoint.receiving.is_gathering
             asked = parse(await peer.receive())
             peer.send(build(Type.CON, Code.CONTENT, 8, b"tok", [(Option.OBSERVE, b"\2")], b"1"))
             async with asyncio.timeout(60):
                 while len(handler.notified) < 2:  # noqa: ASYNC110  # nothing tells of it
                     await asyncio.sleep(0.01)
-            assert endpoint._gathering is None
+            assert not endpoint.receiving.is_gathering
             peer.send(build(Type.ACK, Code.CHANGED, asked.mid, asked.token, []))
             assert (await future).code == Code.CHANGED
 
@@ -824,7 +825,7 @@ def test_an_endpoint_that_gathers_can_be_closed() -> None:
             await _gathering(endpoint, True)
             endpoint.close()
             await asyncio.sleep(0.01)
-            assert endpoint._gathering is None
+            assert not endpoint.receiving.is_gathering
 
     asyncio.run(run())
 
@@ -834,7 +835,7 @@ def test_posts_in_the_clear_are_offered_to_their_short_path_and_one_that_fails_c
     many: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not many:
-        monkeypatch.setattr("gateway.coap.endpoint.many_datagrams", lambda _: None)
+        monkeypatch.setattr("gateway.coap.lines.many_datagrams", lambda _: None)
 
     class Notified(Recorder):
         def notify_all(  # type: ignore[override]  # a method where the others have None
@@ -859,7 +860,7 @@ def test_posts_in_the_clear_are_offered_to_their_short_path_and_one_that_fails_c
             return datagram[3] == 2
 
         async with _running(handler) as (endpoint, peer):
-            endpoint.on_post = on_post
+            endpoint.receiving.on_post = on_post
             for mid in (1, 2, 3):
                 peer.send(build(Type.CON, Code.POST, mid, b"t", [(Option.URI_PATH, b"rd")]))
             peer.send(build(Type.CON, Code.GET, 4, b"t", [(Option.URI_PATH, b"rd")]))
@@ -879,7 +880,7 @@ def test_what_no_short_path_takes_may_be_another_processes_and_what_that_one_han
     way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if way == "one by one":
-        monkeypatch.setattr("gateway.coap.endpoint.many_datagrams", lambda _: None)
+        monkeypatch.setattr("gateway.coap.lines.many_datagrams", lambda _: None)
 
     class Ours(Recorder):
         """Takes the notifications to the token ``ours``."""
@@ -917,18 +918,18 @@ def test_what_no_short_path_takes_may_be_another_processes_and_what_that_one_han
             """The even ones; and as if what another process handed over was found while its facts were looked for."""
             asked.append(datagram[3])
             if datagram[3] == 4:
-                endpoint.handed([(notification(20, b"ours"), address), (notification(22, b"none"), address)])
-                endpoint.handed([(build(Type.NON, Code.POST, 24, b"t", [(Option.URI_PATH, b"rd")]), address)])
-                endpoint.batch_done(0)
+                endpoint.receiving.handed([(notification(20, b"ours"), address), (notification(22, b"none"), address)])
+                endpoint.receiving.handed([(build(Type.NON, Code.POST, 24, b"t", [(Option.URI_PATH, b"rd")]), address)])
+                endpoint.receiving.batch_done(0)
                 batches.append(handler.batches)
             return datagram[3] % 2 == 0
 
         bound = bind("127.0.0.1", 0)
         endpoint = Endpoint(("127.0.0.1", 0), handler, seed=1, bound=bound, is_elsewhere=is_elsewhere)
-        assert endpoint.local_address == bound.getsockname()
-        assert (endpoint._many is None) is (way == "one by one")
-        endpoint.on_post = lambda datagram, address: datagram[3] == 10
-        peer = Peer(endpoint.local_address)
+        assert endpoint.lines.local_address == bound.getsockname()
+        assert (endpoint.lines.many is None) is (way == "one by one")
+        endpoint.receiving.on_post = lambda datagram, address: datagram[3] == 10
+        peer = Peer(endpoint.lines.local_address)
         for datagram in (
             notification(2, b"ours"),
             notification(4, b"none"),
@@ -942,7 +943,7 @@ def test_what_no_short_path_takes_may_be_another_processes_and_what_that_one_han
         try:
             await peer.receive()
             async with asyncio.timeout(WAIT):
-                while endpoint.received < 6:  # noqa: ASYNC110  # nothing tells of it
+                while endpoint.receiving.received < 6:  # noqa: ASYNC110  # nothing tells of it
                     await asyncio.sleep(0.01)
             assert asked == [4, 5, 8, 11]
             assert [parse(one).mid for one in handler.notified] == [2, 20]
@@ -951,10 +952,10 @@ def test_what_no_short_path_takes_may_be_another_processes_and_what_that_one_han
             # In the middle of the batch none had ended.
             assert batches == [0] and handler.batches > 0
             # Nor is a datagram gathered while there are others than notifications.
-            assert endpoint._gathering is None
-            endpoint.handed([(notification(26, b"ours"), peer.address)])
+            assert not endpoint.receiving.is_gathering
+            endpoint.receiving.handed([(notification(26, b"ours"), peer.address)])
             before = handler.batches
-            endpoint.batch_done(0)
+            endpoint.receiving.batch_done(0)
             assert handler.batches == before + 1
         finally:
             peer.close()
