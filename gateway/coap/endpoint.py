@@ -140,9 +140,10 @@ class Endpoint:
                 self.lines.send(empty(Type.RST, datagram[2] << 8 | datagram[3]), address)
             return
         try:
-            if message.unrecognised == Option.OSCORE and self.lines.oscore is None and self.on_oscore is not None:
+            is_protected = message.unrecognised == Option.OSCORE
+            if is_protected and self.lines.oscore is None and self.on_oscore is not None:
                 self.on_oscore()
-            if message.unrecognised == Option.OSCORE and self.lines.oscore is not None and isinstance(address, tuple):
+            if is_protected and self.lines.oscore is not None and isinstance(address, tuple):
                 self.lines.oscore.take(message, address, len(datagram))
             elif (
                 not self._in_the_clear

@@ -88,8 +88,10 @@ class Receiving:
         milliseconds: Kafka takes as long. Nothing else waits: not the answer to a request of ours, and no request
         longer than the one time that it begins with.
         """
+        if not wanted and self._gathering is None:
+            return
         udp = self._lines.socket
-        if self._loop is None or udp is None or (not wanted and self._gathering is None):
+        if self._loop is None or udp is None:
             return
         if self._gathering is not None:
             self._gathering.cancel()
