@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Endpoint
+from gateway.coap.client import CoapClient
 from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Message, Option, Options, encode_rest, uint
 from gateway.coap.peers import Address
@@ -19,13 +19,13 @@ from gateway.exchange import MOST_IN_ONE_DATAGRAM, CoapRequest, CoapResponse, Me
 class DeviceLink:
     """Sends requests to addresses."""
 
-    def __init__(self, endpoint: Endpoint, link: AiocoapLink) -> None:
-        self._endpoint = endpoint
+    def __init__(self, client: CoapClient, link: AiocoapLink) -> None:
+        self._client = client
         self._link = link
 
     def new_token(self) -> bytes:
         """A token for an observation."""
-        return self._endpoint.new_token()
+        return self._client.new_token()
 
     async def send(
         self,
@@ -46,7 +46,7 @@ class DeviceLink:
         options = _options(request)
         if len(request.payload) > MOST_IN_ONE_DATAGRAM:
             return await self._link.transfer(address, request.method, options, request.payload, timeout=timeout)
-        first = await self._endpoint.request(
+        first = await self._client.request(
             address, request.method, options, request.payload, token=token, timeout=timeout, defer=defer
         )
         return await self.whole(address, request, first, timeout=timeout) if has_more(request, first) else first
@@ -64,9 +64,9 @@ class DeviceLink:
         """
         if len(request.payload) > MOST_IN_ONE_DATAGRAM:
             return False
-        endpoint = self._endpoint
-        options, token = _options(request), endpoint.new_token()
-        endpoint.begin(address, request.method, options, request.payload, token, finish, timeout)
+        client = self._client
+        options, token = _options(request), client.new_token()
+        client.begin(address, request.method, options, request.payload, token, finish, timeout)
         return True
 
     async def whole(self, address: Address, request: CoapRequest, first: Message, *, timeout: float) -> Message:
@@ -91,15 +91,15 @@ class DeviceLink:
 
         A confirmable separate response is left for the caller to acknowledge; of one in blocks this is the first.
         """
-        self._endpoint.begin_encoded(address, Method.GET, request, token, finish, timeout, defer=True)
+        self._client.begin_encoded(address, Method.GET, request, token, finish, timeout, defer=True)
 
     def send_again(self, address: Address) -> None:
         """What a peer that was heard of has not acknowledged is sent once more, now."""
-        self._endpoint.send_again(address)
+        self._client.send_again(address)
 
     def acknowledge(self, address: Address, message: Message) -> None:
         """Acknowledge a response that was deferred."""
-        self._endpoint.acknowledge(address, message.mid)
+        self._client.acknowledge(address, message.mid)
 
 
 def has_more(request: CoapRequest, first: Message) -> bool:

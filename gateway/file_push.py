@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from gateway.coap.endpoint import Endpoint
+from gateway.coap.client import CoapClient
 from gateway.coap.exchanges import MAX_TRANSMIT_WAIT, NoAnswer
 from gateway.coap.message import Code, Message, Option, Options, uint
 from gateway.coap.peers import Address
@@ -30,10 +30,10 @@ class FilePush:
     """Sends files from ``cache``; ``clock`` is monotonic seconds, and each block has ``per_block`` of them."""
 
     def __init__(
-        self, cache: FileCache, endpoint: Endpoint, clock: Callable[[], float], *, per_block: float = MAX_TRANSMIT_WAIT
+        self, cache: FileCache, client: CoapClient, clock: Callable[[], float], *, per_block: float = MAX_TRANSMIT_WAIT
     ) -> None:
         self._cache = cache
-        self._endpoint = endpoint
+        self._client = client
         self._clock = clock
         self._per_block = per_block
         #: By device and target: the file, and how many bytes of it were acknowledged.
@@ -79,7 +79,7 @@ class FilePush:
                 self._remember(target, sha256, at)
                 raise NoAnswer(f"{at} of {size} bytes were sent within {timeout:g} s")
             try:
-                answer = await self._endpoint.request(
+                answer = await self._client.request(
                     where(), Code.PUT, options + block, data, timeout=min(left, self._per_block)
                 )
             except NoAnswer:

@@ -39,7 +39,7 @@ class Files:
         known: Callable[[Address], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._endpoint = endpoint
+        self._lines = endpoint.lines
         self._host = settings.file_host
         self.cache = FileCache(settings.state / FOLDER)
         self.intake = FileIntake(settings.kafka, topic, self.cache)
@@ -48,7 +48,7 @@ class Files:
         self._told: OrderedDict[str, None] = OrderedDict()
         #: Where there are other processes: told of what can be sent, and of what nobody is to ask for any more (False).
         self._told_others: Callable[[str, bool], None] | None = None
-        self.push = FilePush(self.cache, endpoint, clock, per_block=settings.command_timeout)
+        self.push = FilePush(self.cache, endpoint.client, clock, per_block=settings.command_timeout)
         #: Requests for a file, now or soon answered; False: for something else.
         self.request: Callable[[Incoming], bool] = self.server.request
 
@@ -97,7 +97,7 @@ class Files:
 
     def base(self, peer: Address) -> str:
         """The URI, less the hash, at which this device fetches files."""
-        host, port = self._endpoint.local_address_of(peer)
+        host, port = self._lines.local_address_of(peer)
         host = self._host or (_towards(*host_port(peer)) if host in ("0.0.0.0", "::") else host)
         scheme = "coaps" if isinstance(peer, SecurePeer) else "coap"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/{PATH}/"

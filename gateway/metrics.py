@@ -184,7 +184,7 @@ def describe(metrics: GatewayMetrics, parts: Parts) -> None:
     metrics.counters(
         "file_requests_refused", "Requests for files that got none.", "reason", lambda: files.server.refused
     )
-    metrics.counter("datagrams", "Datagrams received.", lambda: endpoint.received)
+    metrics.counter("datagrams", "Datagrams received.", lambda: endpoint.receiving.received)
     metrics.counters("datagrams_dropped", "Datagrams dropped.", "reason", lambda: endpoint.dropped_datagrams)
     metrics.counter("records", "Records handed to the producer.", lambda: uplink.sent)
     metrics.counter("records_failed", "Records that the producer did not take or lost.", lambda: uplink.failed)

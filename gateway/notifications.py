@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Endpoint
+from gateway.coap.client import CoapClient
 from gateway.coap.exchanges import ExchangeError
 from gateway.coap.message import Code, Message, Option, Options, Type, name, uint
 from gateway.coap.peers import Address
@@ -59,7 +59,7 @@ class Notifications:
         batches: NotificationBatches,
         uplink: Uplink,
         definitions: Definitions,
-        endpoint: Endpoint,
+        client: CoapClient,
         link: AiocoapLink,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         ended: Callable[[Observation], None],
@@ -70,7 +70,7 @@ class Notifications:
         self._batches = batches
         self._uplink = uplink
         self._definitions = definitions
-        self._endpoint = endpoint
+        self._client = client
         self._link = link
         self._spawn = spawn
         self._ended = ended
@@ -229,7 +229,7 @@ class Notifications:
             if durable:
                 self._batches.remember(device, mid)
                 if message.type == Type.CON:
-                    self._endpoint.acknowledge(address, message.mid)
+                    self._client.acknowledge(address, message.mid)
 
         if self._uplink.accepting and self._uplink.send(
             self._uplink.topics.deadletter, 0, device.key, payload, headers, done

@@ -56,7 +56,7 @@ def wall_ms() -> int:
 
 
 class Parts:
-    """The gateway's parts, wired; the endpoint hands it what comes (`gateway.coap.endpoint.Handler`)."""
+    """The gateway's parts, wired; the endpoint hands it what comes (`gateway.coap.incoming.Handler`)."""
 
     def __init__(
         self,
@@ -80,12 +80,13 @@ class Parts:
         self.state = state
         self.registry = Registry()
         self.table = ObservationTable(gateway, decoders_for)
+        client, lines, receiving = endpoint.client, endpoint.lines, endpoint.receiving
         self.batches = NotificationBatches(uplink, clock=time.monotonic)
-        self.batches.start(endpoint.sendto, endpoint.send_many)
+        self.batches.start(lines.sendto, lines.send_many)
         self.short_path = ShortPath(self.batches, self.table.by_token)
         self.registrations = Registrations(
             server_id=gateway,
-            local_address=endpoint.local_address_of,
+            local_address=lines.local_address_of,
             admission=admission,
             uplink=uplink,
             state=state,
@@ -96,8 +97,8 @@ class Parts:
             new_id=_registration_ids(id_mark).__next__,
         )
         bare = self.registrations.bare
-        bare.start(endpoint)
-        endpoint.on_post, endpoint.on_post_slot = bare.take, bare.take_slot
+        bare.start(endpoint.server)
+        receiving.on_post, receiving.on_post_slot = bare.take, bare.take_slot
         self.sends = Sends(
             server_id=gateway,
             uplink=uplink,
@@ -109,7 +110,7 @@ class Parts:
         )
         self.files = Files(settings, endpoint, uplink.topics.files, known=self.reachable, clock=time.monotonic)
         aiocoap_link = AiocoapLink(endpoint, site(self.registrations, self.sends))
-        device_link = DeviceLink(endpoint, aiocoap_link)
+        device_link = DeviceLink(client, aiocoap_link)
         command_link = CommandLink(
             self.registry,
             device_link,
@@ -133,7 +134,8 @@ class Parts:
             server_id=gateway,
             registry=self.registry,
             link=command_link,
-            endpoint=endpoint,
+            client=client,
+            lines=lines,
             lanes=self.commands.loop.lanes,
             answering=self.commands.loop.answering,
             uplink=uplink,
@@ -192,7 +194,7 @@ class Parts:
             batches=self.batches,
             uplink=uplink,
             definitions=definitions,
-            endpoint=endpoint,
+            client=client,
             link=aiocoap_link,
             spawn=spawn,
             ended=self.wanted.ended,
@@ -239,14 +241,14 @@ class Parts:
     def registered(self, device: Device, old: Device | None) -> None:
         device.heard = time.monotonic()
         if old is not None and old.behind is None and old.address != device.address:
-            self.endpoint.abandon(old.address)
+            self.endpoint.client.abandon(old.address)
         self.commands.device_registered(device.ep)
         self.observing.registered(device, old)
         self.first_reads.registered(device, old)
         self.behind.registered(device, old)
 
     def moving(self, device: Device) -> None:
-        self.endpoint.abandon(device.address)
+        self.endpoint.client.abandon(device.address)
 
     def updated(self, device: Device, *, objects_changed: bool) -> None:
         self._heard(device)

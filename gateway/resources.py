@@ -67,7 +67,7 @@ class SendResource(resource.Resource):  # type: ignore[misc]  # as above
 
 
 class Whole:
-    """A request put together from blocks, with the interface of `gateway.coap.endpoint.Incoming`."""
+    """A request put together from blocks, with the interface of `gateway.coap.incoming.Incoming`."""
 
     def __init__(self, request: aiocoap.Message) -> None:
         remote: Remote = request.remote

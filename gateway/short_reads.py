@@ -16,8 +16,9 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from gateway.answering import Answering
-from gateway.coap.endpoint import Endpoint
+from gateway.coap.client import CoapClient
 from gateway.coap.exchanges import Exchange, ExchangeError
+from gateway.coap.lines import Lines
 from gateway.coap.message import Message
 from gateway.command import Command
 from gateway.command_link import CommandLink
@@ -71,7 +72,8 @@ class ShortReads:
         server_id: str,
         registry: Registry,
         link: CommandLink,
-        endpoint: Endpoint,
+        client: CoapClient,
+        lines: Lines,
         lanes: Lanes,
         answering: Answering,
         uplink: Uplink,
@@ -82,7 +84,8 @@ class ShortReads:
         self._server_id = encoded_text(server_id)
         self._registry = registry
         self._link = link
-        self._endpoint = endpoint
+        self._client = client
+        self._lines = lines
         self._lanes = lanes
         self._answering = answering
         self._definitions = definitions
@@ -146,7 +149,7 @@ class ShortReads:
 
     def _has_sockaddr(self, device: Device) -> bool:
         try:
-            device.sockaddr = self._endpoint.name_of(device.address)  # type: ignore[arg-type]  # see `plan`
+            device.sockaddr = self._lines.name_of(device.address)  # type: ignore[arg-type]  # see `plan`
         except (OSError, ValueError):  # of another family: it was heard before the gateway was told where to listen
             return False
         return True
@@ -157,7 +160,7 @@ class ShortReads:
         if now is not self._shapes_of:
             self._shapes.clear()
             self._shapes_of = now
-        return self._endpoint.sends_together
+        return self._lines.sends_together
 
     def _shape(self, request: Request, view: DeviceView) -> Shape | None:
         try:
@@ -174,11 +177,11 @@ class ShortReads:
 
     def begin(self, command: Command, planned: Planned, lane: Lane) -> None:
         """Ask the device, whose turn it is, with the next `send`."""
-        device, shape, endpoint = planned.device, planned.shape, self._endpoint
+        device, shape, client = planned.device, planned.shape, self._client
         address = device.address
         read = Read(self, command, planned, lane)
-        token = endpoint.new_token()
-        exchange = endpoint.open(address, Method.GET, shape.rest, token, read.finish, self._patience)
+        token = client.new_token()
+        exchange = client.open(address, Method.GET, shape.rest, token, read.finish, self._patience)
         read.exchange = exchange
         read.mid = exchange.datagram[2:4]
         read.name = device.sockaddr
@@ -190,7 +193,7 @@ class ShortReads:
         """Let what was begun leave."""
         leaving, self._leaving = self._leaving, []
         if leaving:
-            self._endpoint.send_requests(leaving)
+            self._lines.send_requests(leaving)
 
     def answered(self, read: Read, rest: bytes) -> bool:
         """Take what stands behind the token of a 2.05 that acknowledges the request; False leaves it to `finish`."""
@@ -209,7 +212,7 @@ class ShortReads:
         if found is None:
             return False
         exchange = self._close(read)
-        self._endpoint.was_answered(exchange)
+        self._client.was_answered(exchange)
         front, behind, value = found
         command.reply = b"".join(
             (front, read.ticket, self._server_id, read.ep, read.shape.text, encoded_time(now_ms), behind, value)

@@ -327,7 +327,7 @@ def _refuse(settings: GatewaySettings) -> None:
     from security.credentials.opening import open_store
 
     if settings.import_credentials is not None:
-        from gateway.server import take_up_file
+        from gateway.given_credentials import take_up_file
 
         take_up_file(settings.credentials, settings.import_credentials, make=settings.make_credentials)
     store = open_store(settings.credentials, make=settings.make_credentials)

@@ -90,7 +90,7 @@ class BootstrapServer:
     @property
     def coap_address(self) -> tuple[str, int]:
         """Where devices are listened to in the clear, or else over DTLS."""
-        return self._endpoint.local_address
+        return self._endpoint.lines.local_address
 
     @property
     def coaps_address(self) -> tuple[str, int] | None:
@@ -122,7 +122,7 @@ class BootstrapServer:
             _log.warning("runs were cut by the end of the server before; their devices will begin again", runs=cut)
         async with asyncio.TaskGroup() as self._tasks:
             root = resource.Site()
-            link = DeviceLink(self._endpoint, AiocoapLink(self._endpoint, root))
+            link = DeviceLink(self._endpoint.client, AiocoapLink(self._endpoint, root))
             runs = Runs(
                 self._trace,
                 Issuer(self._ledger, lambda: datetime.now(UTC), secrets.token_bytes),

@@ -95,7 +95,7 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
     """aiocoap's view of the endpoint, and the endpoint's fallback for what it does not take itself."""
 
     def __init__(self, endpoint: Endpoint, site: interfaces.Resource) -> None:
-        self._endpoint = endpoint
+        self._client = endpoint.client
         self.context = aiocoap.Context(serversite=site, loggername="headwater.aiocoap")
         self._tokens = TokenManager(self.context)
         self._tokens.token_interface = self
@@ -103,7 +103,7 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
         self._incoming: dict[tuple[Remote, bytes], Incoming] = {}
         self._uploads: OrderedDict[UploadKey, _Upload] = OrderedDict()
         self._uploaded = 0
-        endpoint.fallback = self
+        endpoint.fall_back(self)
 
     async def transfer(
         self, address: Address, code: int, options: Options, payload: bytes = b"", *, timeout: float = MAX_TRANSMIT_WAIT
@@ -114,12 +114,12 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
         but there are devices that know by the token what a block belongs to (Zephyr's client did for years).
 
         Raises:
-            ExchangeError: as for `Endpoint.request`; NoAnswer when the whole takes longer than ``timeout`` seconds.
+            ExchangeError: as for `CoapClient.request`; NoAnswer when the whole takes longer than ``timeout`` seconds.
         """
         request = aiocoap.Message.decode(build(Type.CON, code, 0, b"", options, payload))
         request.direction = Direction.OUTGOING
         request.mid = request.mtype = None
-        request.remote = Remote(address, self._endpoint.new_token())
+        request.remote = Remote(address, self._client.new_token())
         try:
             async with asyncio.timeout(timeout):
                 response = await self.context.request(request).response
@@ -220,10 +220,10 @@ class AiocoapLink(interfaces.TokenInterface):  # type: ignore[misc]  # aiocoap p
                 failure.__cause__ = result
                 request.add_exception(failure)
 
-        exchange = self._endpoint.begin(
+        exchange = self._client.begin(
             remote.address, plain.code, plain.options, plain.payload, token, finish, MAX_TRANSMIT_WAIT
         )
-        return lambda: self._endpoint.end(exchange)
+        return lambda: self._client.end(exchange)
 
     def _respond(self, message: aiocoap.Message, remote: Remote) -> None:
         incoming = self._incoming.pop((remote, message.token), None)

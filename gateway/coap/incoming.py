@@ -10,8 +10,8 @@ from gateway.coap.message import Code, Message, Option, Options, uint
 from gateway.coap.peers import Address, UdpAddress
 
 if TYPE_CHECKING:
-    from gateway.coap.endpoint import Endpoint
     from gateway.coap.many import ManyDatagrams, Slots
+    from gateway.coap.server import CoapServer
 
 #: No answer to an unverified address is longer than this many times its request (RFC 9175 section 2.4).
 AMPLIFICATION = 3
@@ -27,10 +27,10 @@ PATIENCE = 20.0
 class Incoming:
     """One request that came in and must be answered once."""
 
-    __slots__ = ("_endpoint", "address", "answered", "message", "size")
+    __slots__ = ("_server", "address", "answered", "message", "size")
 
-    def __init__(self, endpoint: Endpoint, message: Message, address: Address, size: int) -> None:
-        self._endpoint = endpoint
+    def __init__(self, server: CoapServer, message: Message, address: Address, size: int) -> None:
+        self._server = server
         self.message = message
         self.address = address
         self.size = size
@@ -38,23 +38,23 @@ class Incoming:
 
     def reply(self, code: int, options: Options | None = None, payload: bytes = b"") -> None:
         """Answer; a confirmable request is acknowledged by it (piggybacked, RFC 7252 section 5.2.1)."""
-        self._endpoint.answer(self, code, options or [], payload)
+        self._server.answer(self, code, options or [], payload)
 
     def reply_once(self, code: int, options: Options, payload: bytes) -> None:
         """Answer and forget it: the same request, sent again, is worked on anew. For what changes nothing (GET)."""
         self.reply(code, options, payload)
-        self._endpoint.forget(self)
+        self._server.forget(self)
 
     def busy(self) -> None:
         """Answer 5.03 with Max-Age, and forget the request so that the device may send it again."""
         self.reply(Code.SERVICE_UNAVAILABLE, BUSY)
-        self._endpoint.forget(self)
+        self._server.forget(self)
 
     def drop(self) -> None:
         """Do not answer: the device will send it again, and it is then worked on anew."""
         if not self.answered:
             self.answered = True
-            self._endpoint.dropped(self)
+            self._server.dropped(self)
 
 
 NotifyAll = Callable[

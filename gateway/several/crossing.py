@@ -27,8 +27,8 @@ from gateway.several.seat import Seat
 from gateway.several.telling import Telling
 
 if TYPE_CHECKING:
-    from gateway.coap.endpoint import Endpoint
     from gateway.coap.peers import Address, UdpAddress
+    from gateway.coap.receiving import Receiving
     from gateway.coap.secure import SecureLine
     from gateway.registry import Registry
 
@@ -60,7 +60,7 @@ class Crossing:
         self._registry: Registry | None = None
         #: Who of this process is at an address.
         self._at: Callable[[Address], object | None] = lambda _: None
-        self._endpoint: Endpoint | None = None
+        self._receiving: Receiving | None = None
         self._secure: SecureLine | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         #: By process, the datagrams that wait for the end of this turn of the event loop.
@@ -70,9 +70,9 @@ class Crossing:
 
     # From the start to the end
 
-    def start(self, loop: asyncio.AbstractEventLoop, endpoint: Endpoint, secure: SecureLine | None) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop, receiving: Receiving, secure: SecureLine | None) -> None:
         """Begin to take what the others hand over, and ask them what they have."""
-        self._loop, self._endpoint, self._secure = loop, endpoint, secure
+        self._loop, self._receiving, self._secure = loop, receiving, secure
         self._lines.start(loop, self._hear_one)
         for number in self._lines:
             self._greet(number)
@@ -295,13 +295,13 @@ class Crossing:
     def _hear_one(self, number: int) -> None:
         handed_before = self.handed_here
         self._lines.hear(number)
-        if self._endpoint is not None and self.handed_here != handed_before:
-            self._endpoint.batch_done(0)
+        if self._receiving is not None and self.handed_here != handed_before:
+            self._receiving.batch_done(0)
 
     def _take(self, number: int, kind: int, content: Any) -> None:
-        if kind == Kind.PLAIN and self._endpoint is not None:
+        if kind == Kind.PLAIN and self._receiving is not None:
             self.handed_here += len(content)
-            self._endpoint.handed(content)
+            self._receiving.handed(content)
         elif kind == Kind.SECURE and self._secure is not None:
             self.handed_here += len(content)
             self._secure.handed(content)

@@ -18,7 +18,7 @@ from struct import Struct
 
 #: Not in Python's `socket`; asm-generic/socket.h.
 _SO_ATTACH_REUSEPORT_CBPF = 51
-#: Of the first byte of a token; below it are aiocoap's own (`Endpoint.new_token`).
+#: Of the first byte of a token; below it are aiocoap's own (`CoapClient.new_token`).
 _TOKEN = 0x80
 #: The first character of a registration id: no hex digit, as all of the others are.
 _FIRST_LETTER = ord("A")

@@ -61,7 +61,7 @@ class Bootstrapping:
         self._runs = Runs(
             Trace(file, lambda: 0),
             Issuer(Ledger(file, lambda: 0), lambda: datetime.now(UTC), secrets.token_bytes),
-            DeviceLink(self._endpoint, self._link),
+            DeviceLink(self._endpoint.client, self._link),
             self._tasks,
             step_timeout=1.0,
             most=8,
@@ -108,7 +108,7 @@ class Bootstrapping:
 
     async def _over(self) -> None:
         """Whatever was begun has come to its end."""
-        while len(self._runs) or self._endpoint.open_requests:  # noqa: ASYNC110  neither tells of it
+        while len(self._runs) or self._endpoint.server.open_requests:  # noqa: ASYNC110  neither tells of it
             await asyncio.sleep(0.0005)
 
     def _hear(self, datagram: bytes, address: Address) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.incoming import Handler, Incoming
 from gateway.coap.message import Code, Message, Type
-from gateway.coap.peers import Address, OscorePeer, SecurePeer, UdpAddress
+from gateway.coap.peers import Address, SecurePeer
 
 _T = TypeVar("_T")
 #: Seconds in which whatever an input sets going has come to its end.
@@ -47,32 +47,35 @@ def folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
 
 
+class _Said:
+    """In the place of the socket and of the DTLS line: tells of what is sent."""
+
+    def __init__(self, said: Callable[[bytes, Address], None]) -> None:
+        self.sendto = self.send = said
+
+    def end(self, peer: SecurePeer) -> None:
+        """Sessions have no end here."""
+
+
 class Loud(Endpoint):
     """What it says goes to ``said`` in place of a socket, and what it would count as an internal error is raised."""
 
     def __init__(self, handler: Handler, loop: Loop, said: Callable[[bytes, Address], None]) -> None:
         super().__init__(("127.0.0.1", 0), handler)
-        self._said = said
         self.start(loop.asyncio)
-        self.pause()
+        self.close()
+        self.lines.socket = self.lines.secure = _Said(said)  # type: ignore[assignment]
+        self._drops.failed = _raise  # type: ignore[method-assign]
 
     def hear(self, datagram: bytes, address: Address) -> None:
         """A datagram from there, in the clear or as a session gave it."""
         self.arrived(datagram, address)
 
-    def _failed(self, datagram: bytes, address: Address) -> None:
-        failure = sys.exception()
-        assert failure is not None
-        raise failure
 
-    def transmit(self, datagram: bytes, address: UdpAddress) -> None:
-        self._said(datagram, address)
-
-    def _send(self, datagram: bytes, address: Address) -> None:
-        if isinstance(address, SecurePeer) and not isinstance(address, OscorePeer):
-            self._said(datagram, address)
-        else:
-            super()._send(datagram, address)
+def _raise(datagram: bytes, address: Address) -> None:
+    failure = sys.exception()
+    assert failure is not None
+    raise failure
 
 
 class Polite:
@@ -92,7 +95,7 @@ class Polite:
         assert self.endpoint is not None
         self.responses.append(message)
         if message.type == Type.CON:
-            self.endpoint.acknowledge(address, message.mid)
+            self.endpoint.client.acknowledge(address, message.mid)
         return True
 
     def reset(self, address: Address, mid: int) -> None:

@@ -123,7 +123,7 @@ class Protected:
         # Whatever came, and from wherever: the device is heard, and answered where it is.
         assert self._hear(self._device.request(UPDATE), HERE)
         assert self._said == [HERE]
-        assert (len(self._line), self._endpoint.open_requests) == (1, 0)
+        assert (len(self._line), self._endpoint.server.open_requests) == (1, 0)
         return taken
 
 

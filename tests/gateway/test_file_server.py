@@ -94,7 +94,7 @@ def of(sha256: str) -> Options:
 def test_aiocoaps_client_gets_the_whole_file(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as (handler, endpoint):
-            host, port = endpoint.local_address
+            host, port = endpoint.lines.local_address
             context = await aiocoap.Context.create_client_context()
             uri = f"coap://{host}:{port}/files/{FILE.sha256}"
             answer = await context.request(aiocoap.Message(code=aiocoap.GET, uri=uri)).response
@@ -112,7 +112,7 @@ def test_aiocoaps_client_gets_the_whole_file(tmp_path: Path) -> None:
 def test_blocks_are_of_the_size_that_is_asked_for(tmp_path: Path, szx: int) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as (_, endpoint):
-            peer, size = _Peer(endpoint.local_address), 16 << szx
+            peer, size = _Peer(endpoint.lines.local_address), 16 << szx
             first = await peer.block(FILE.sha256, 0, szx)
             assert first.block(Option.BLOCK2) == Block(0, more=True, szx=szx)
             assert first.uint(Option.SIZE2) == len(IMAGE)
@@ -133,7 +133,7 @@ def test_a_stranger_gets_no_more_than_three_times_what_it_sends(tmp_path: Path) 
     async def scenario() -> None:
         async with serving(tmp_path) as (handler, endpoint):
             handler.is_known = False
-            peer = _Peer(endpoint.local_address)
+            peer = _Peer(endpoint.lines.local_address)
             for options in (of(FILE.sha256), [*of(FILE.sha256), (Option.BLOCK2, uint(100 << 4 | 6))]):
                 answer, received, sent = await peer.ask(options)
                 assert answer.code == Code.CONTENT
@@ -150,7 +150,7 @@ def test_a_stranger_gets_no_more_than_three_times_what_it_sends(tmp_path: Path) 
 def test_what_cannot_be_answered_is_refused(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as (handler, endpoint):
-            peer = _Peer(endpoint.local_address)
+            peer = _Peer(endpoint.lines.local_address)
             assert (await peer.block("0" * 64)).code == Code.NOT_FOUND
             assert handler.missed == 1
             for odd in ("", "..", FILE.sha256.upper(), FILE.sha256[:-1]):
@@ -169,11 +169,11 @@ def test_what_cannot_be_answered_is_refused(tmp_path: Path) -> None:
 def test_who_asks_faster_than_is_served_waits_and_is_served(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path, per_second=200.0) as (handler, endpoint):
-            peers = [_Peer(endpoint.local_address) for _ in range(40)]
+            peers = [_Peer(endpoint.lines.local_address) for _ in range(40)]
             answers = await asyncio.gather(*(peer.block(FILE.sha256, number) for number, peer in enumerate(peers)))
             for number, answer in enumerate(answers):
                 assert answer.payload == IMAGE[number * 1024 : (number + 1) * 1024]
             assert (handler.server.waiting, handler.server.blocks) == (0, 40)
-            assert endpoint.open_requests == 0
+            assert endpoint.server.open_requests == 0
 
     asyncio.run(scenario())

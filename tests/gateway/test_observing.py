@@ -61,7 +61,7 @@ class Bench:
         self.table = ObservationTable("gw", decoders_for)
         self.tasks: list[asyncio.Future[None]] = []
         self.definitions = LiveDefinitions(Definitions.builtin())
-        link = DeviceLink(self.endpoint, AiocoapLink(self.endpoint, resource.Site()))
+        link = DeviceLink(self.endpoint.client, AiocoapLink(self.endpoint, resource.Site()))
         self.wanted = Wanted(
             declared=Declared(["/3303/*/5700"], {}),
             table=self.table,
@@ -149,7 +149,7 @@ class Bench:
         if number is not None:
             options.append((Option.OBSERVE, uint(number)))
         datagram = build(Type.ACK, code, request.mid, request.token, options, payload)
-        self._socket.sendto(datagram, self.endpoint.local_address)
+        self._socket.sendto(datagram, self.endpoint.lines.local_address)
 
     async def establish(self, payload: bytes = b"21.5") -> Message:
         """Answer the next request; returns it."""

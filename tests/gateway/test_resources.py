@@ -41,7 +41,7 @@ class Served:
         self.registry = Registry()
         self.registrations = Registrations(
             server_id="gw",
-            local_address=self.endpoint.local_address_of,
+            local_address=self.endpoint.lines.local_address_of,
             admission=Admission(None),
             uplink=cast(Uplink, self.uplink),
             state=state,
@@ -67,7 +67,7 @@ class Served:
         self._socket.bind(("127.0.0.1", 0))
 
     def send(self, datagram: bytes) -> None:
-        self._socket.sendto(datagram, self.endpoint.local_address)
+        self._socket.sendto(datagram, self.endpoint.lines.local_address)
 
     async def receive(self) -> bytes:
         return await asyncio.get_running_loop().sock_recv(self._socket, 4096)

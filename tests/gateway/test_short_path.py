@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from gateway import notification_batches
 from gateway.coap.aiocoap_link import AiocoapLink
-from gateway.coap.endpoint import Endpoint
+from gateway.coap.client import CoapClient
 from gateway.coap.exchanges import EXCHANGE_LIFETIME
 from gateway.coap.message import Option, Options, Type, build, parse, parse_any_size, uint
 from gateway.coap.peers import Address
@@ -64,7 +64,7 @@ class Bench:
             batches=self.batches,
             uplink=uplink,
             definitions=DEFINITIONS,
-            endpoint=cast(Endpoint, self),
+            client=cast(CoapClient, self),
             link=cast(AiocoapLink, None),
             spawn=self._spawn,
             ended=self.ended.append,

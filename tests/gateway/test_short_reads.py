@@ -381,7 +381,7 @@ async def _comparable(one: World) -> dict[str, Any]:
             one.loop.answering.publishing,
             one.loop.lanes.in_flight,
             one.loop.lanes.sent,
-            len(one.endpoint._exchanges),
+            len(one.endpoint.client.exchanges),
         ),
         "letters": [(key, value) for to, _, key, value, _ in one.uplink.records if to == one.uplink.topics.deadletter],
     }
@@ -460,7 +460,7 @@ def test_a_device_has_one_request_at_a_time_in_the_order_of_the_topic() -> None:
                 assert device.got[-1].code == code
                 assert [reply.ticket for reply in one.said("a")] == [str(done) for done in range(1, number)]
                 answer = says(b"x", code=Code.CONTENT if code == Code.GET else Code.CHANGED)(device.got[-1])[0]
-                device.socket.sendto(answer, one.endpoint.local_address)
+                device.socket.sendto(answer, one.endpoint.lines.local_address)
             await one.settled()
             assert [reply.ticket for reply in one.said("a")] == ["1", "2", "3", "4"]
             assert len(other.got) == 1
@@ -484,9 +484,9 @@ def test_what_is_not_answered_is_sent_again_and_given_up(monkeypatch: pytest.Mon
             assert isinstance(given_up.rep.body, GenericBody) and "no answer within 0.5 s" in given_up.rep.body.message
             assert isinstance(late.rep.body, ReadBody)
             # What comes later is no answer to anything.
-            silent.socket.sendto(says(b"late")(silent.got[0])[0], one.endpoint.local_address)
+            silent.socket.sendto(says(b"late")(silent.got[0])[0], one.endpoint.lines.local_address)
             await one.until(lambda: one.endpoint.dropped_datagrams["response to nothing"])
-            assert not one.endpoint._exchanges and len(one.said("silent")) == 1
+            assert not one.endpoint.client.exchanges and len(one.said("silent")) == 1
 
     asyncio.run(scenario())
 
@@ -504,7 +504,7 @@ def test_device_that_moves_is_asked_at_its_new_address() -> None:
             one.devices.append(there)
             before = registered.address
             one.parts.registry.move(registered, there.socket.getsockname())
-            one.endpoint.abandon(before)
+            one.endpoint.client.abandon(before)
             await one.settled()
             assert len(there.got) == 1 and len(one.said("a")) == 1
             one.take(serde.encode(read("a", ticket="again")))

@@ -86,7 +86,7 @@ class Gateway:
 
     @property
     def uri(self) -> str:
-        return f"coap://127.0.0.1:{self.endpoint.local_address[1]}"
+        return f"coap://127.0.0.1:{self.endpoint.lines.local_address[1]}"
 
 
 @asynccontextmanager
@@ -142,7 +142,7 @@ class Peer:
         return name[0], name[1]
 
     def send(self, datagram: bytes, to: Endpoint) -> None:
-        self._socket.sendto(datagram, to.local_address)
+        self._socket.sendto(datagram, to.lines.local_address)
 
     async def receive(self) -> Message:
         return parse(await asyncio.get_running_loop().sock_recv(self._socket, 4096))
@@ -273,7 +273,7 @@ def test_every_request_is_answered_whatever_options_it_has(peer: Peer, options: 
             path: Options = [(Option.URI_PATH, b"rd")]
             answer = await peer.ask(build(Type.CON, Code.GET, 1, b"t", path + options), gateway.endpoint)
             assert answer.is_response and answer.mid == 1
-            assert gateway.endpoint.open_requests == 0
+            assert gateway.endpoint.server.open_requests == 0
             assert gateway.link._incoming == {}
 
     asyncio.run(run())
@@ -286,7 +286,7 @@ def test_request_that_takes_the_token_of_an_open_one_leaves_nothing_open(peer: P
                 peer.send(build(Type.CON, Code.GET, mid, b"same", [(Option.URI_PATH, b"never")]), gateway.endpoint)
             request = build(Type.CON, Code.GET, 9, b"same", [(Option.URI_PATH, b"nothing")])
             assert (await peer.ask(request, gateway.endpoint)).mid == 9
-            assert gateway.endpoint.open_requests == 0
+            assert gateway.endpoint.server.open_requests == 0
 
     asyncio.run(run())
 
@@ -435,7 +435,7 @@ def test_silent_device_ends_in_no_answer_and_leaves_nothing(peer: Peer) -> None:
                 await gateway.link.transfer(peer.address, Code.GET, [(Option.URI_PATH, b"1")], timeout=0.05)
             request = await peer.receive()
             await asyncio.sleep(0)
-            assert len(gateway.endpoint._exchanges) == 0
+            assert len(gateway.endpoint.client.exchanges) == 0
             late = build(Type.CON, Code.CONTENT, 77, request.token, [], b"late")
             assert (await peer.ask(late, gateway.endpoint)) == Message(Type.RST, 0, 77, b"", [], b"")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.coap.exchanges import (
     EXCHANGE_LIFETIME,
     MAX_TRANSMIT_WAIT,
+    AcknowledgedResponses,
     Exchange,
     ExchangeError,
     Exchanges,
@@ -223,3 +224,11 @@ def test_memory_of_requests_is_bounded_by_peer_and_in_peers() -> None:
         log.seen(PEER, 50, 0.0)  # who goes on speaking is not forgotten
     assert len(log._peers) == 3
     assert log.seen(PEER, 50, 0.0)[0]
+
+
+def test_acknowledged_responses_are_known_for_the_lifetime_of_an_exchange_and_bounded() -> None:
+    known = AcknowledgedResponses(most=2)
+    for mid in (1, 2, 3):
+        known.add(PEER, mid, 10.0 * mid)
+    assert [known.has(PEER, mid, 31.0) for mid in (1, 2, 3)] == [False, True, True]
+    assert [known.has(PEER, mid, 21.0 + EXCHANGE_LIFETIME) for mid in (2, 3)] == [False, True]

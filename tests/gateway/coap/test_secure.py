@@ -115,7 +115,7 @@ async def _running(
     line = SecureLine("127.0.0.1", 0, keys.get, only_endpoint)
     endpoint = Endpoint(None, handler, secure=line, seed=1)
     endpoint.start(asyncio.get_running_loop())
-    device = Device(endpoint.local_address)
+    device = Device(endpoint.lines.local_address)
     try:
         yield endpoint, line, device
     finally:
@@ -136,7 +136,7 @@ def test_moved_session_gets_no_long_answer_until_it_has_answered_from_there() ->
             assert len((await device.ask(_request(1))).payload) == 500
             peer = handler.requests[0].address
             assert isinstance(peer, SecurePeer)
-            before = endpoint.request(peer, Code.GET, [(Option.URI_PATH, b"3")])
+            before = endpoint.client.request(peer, Code.GET, [(Option.URI_PATH, b"3")])
             early = await device.message()
             device.move()
             assert (await device.ask(_request(2))).code == Code.UNAUTHORIZED
@@ -144,7 +144,7 @@ def test_moved_session_gets_no_long_answer_until_it_has_answered_from_there() ->
             device.tell(build(Type.ACK, Code.CONTENT, early.mid, early.token, [], b"1"))
             assert (await before).payload == b"1"
             assert (await device.ask(_request(3))).code == Code.UNAUTHORIZED
-            asked = endpoint.request(peer, Code.GET, [(Option.URI_PATH, b"3")])
+            asked = endpoint.client.request(peer, Code.GET, [(Option.URI_PATH, b"3")])
             question = await device.message()
             device.tell(build(Type.ACK, Code.CONTENT, question.mid, question.token, [], b"2"))
             assert (await asked).payload == b"2"
@@ -239,7 +239,7 @@ def test_request_to_a_device_without_a_session_is_lost_like_any_datagram() -> No
         async with _running(handler, {b"dev": KEY}) as (endpoint, line, device):
             peer = SecurePeer("dev", ("127.0.0.1", 9))
             line.serve(lambda *_: peer)
-            asked = endpoint.request(peer, Code.GET, [(Option.URI_PATH, b"3")], timeout=WAIT_S)
+            asked = endpoint.client.request(peer, Code.GET, [(Option.URI_PATH, b"3")], timeout=WAIT_S)
             assert line.unsent["no session"] == 1
             # It comes back while the request is still repeated.
             await device.connect()
@@ -248,7 +248,7 @@ def test_request_to_a_device_without_a_session_is_lost_like_any_datagram() -> No
             assert (await asked).payload == b"1"
             line.revoke(["dev"])
             with pytest.raises(NoAnswer):
-                await endpoint.request(peer, Code.GET, [], timeout=0.1)
+                await endpoint.client.request(peer, Code.GET, [], timeout=0.1)
 
     asyncio.run(run())
 
@@ -302,7 +302,7 @@ def test_key_for_many_has_a_bound_and_its_oldest_goes(monkeypatch: pytest.Monkey
             await device.ask(_request(3))
             peer = handler.requests[-1].address
             # Its device is known to be elsewhere.
-            endpoint.abandon(peer)
+            endpoint.client.abandon(peer)
             assert line.server.open_sessions == 3
             other.close()
 
@@ -322,7 +322,7 @@ def test_answer_to_what_was_asked_in_a_session_does_not_go_into_the_next() -> No
                     await asyncio.sleep(0.01)
             await device.connect()
             held[0].reply(Code.CREATED, payload=b"answer to the first")
-            assert endpoint.open_requests == 0
+            assert endpoint.server.open_requests == 0
             handler.hold = None
             assert (await device.ask(_request(1))).payload == b"ok"
 

@@ -327,7 +327,7 @@ async def test_nonsense_is_counted_and_the_next_good_message_is_answered(tmp_pat
                         mangled += bytes(4)
                     else:
                         mangled[at:at] = chance.randbytes(3)
-                device.sendto(mangled, endpoint.local_address)
+                device.sendto(mangled, endpoint.lines.local_address)
                 if number % 50 == 0:
                     await asyncio.sleep(0)
             await asyncio.sleep(0)
@@ -336,7 +336,7 @@ async def test_nonsense_is_counted_and_the_next_good_message_is_answered(tmp_pat
             good = _request(context, 0x4444)
             async with asyncio.timeout(60):
                 while not any(one.message.mid == 0x4444 for one in handler.requests):
-                    await loop.sock_sendto(device, good, endpoint.local_address)
+                    await loop.sock_sendto(device, good, endpoint.lines.local_address)
                     await asyncio.sleep(0.05)
         assert endpoint.dropped_datagrams["internal error"] == 0
         assert line.refused.total() > 1000
@@ -378,8 +378,8 @@ async def _oscore_alone(folder: Path) -> AsyncIterator[tuple[Endpoint, OscoreLin
         endpoint = Endpoint(None, handler)
         endpoint.start(asyncio.get_running_loop())
         endpoint.speak_oscore(line, ("127.0.0.1", 0))
-        assert endpoint.plain_address is not None
-        stranger = Stranger(endpoint.plain_address)
+        assert endpoint.lines.plain_address is not None
+        stranger = Stranger(endpoint.lines.plain_address)
         try:
             yield endpoint, line, handler, stranger
         finally:
@@ -415,7 +415,7 @@ async def test_where_oscore_alone_is_spoken_nothing_in_the_clear_is_taken(tmp_pa
         for one, answer in zip(said, stranger.heard, strict=True):
             assert len(answer) <= 3 * len(one)
         assert handler.requests == []
-        assert endpoint.open_requests == 0
+        assert endpoint.server.open_requests == 0
         assert line.refused == {"unprotected request": 3}
         assert endpoint.dropped_datagrams["not protected"] == 2
         # What is protected is taken beside it.
@@ -451,7 +451,7 @@ async def test_first_message_of_the_first_device_begins_it_where_others_speak_in
         handler = Handler()
         endpoint = Endpoint(("127.0.0.1", 0), handler)
         endpoint.start(asyncio.get_running_loop())
-        device = Stranger(endpoint.local_address)
+        device = Stranger(endpoint.lines.local_address)
         try:
             device.say(_request(DeviceContext(OF)))
             await device.has_been_read()
@@ -476,7 +476,7 @@ async def test_first_request_to_a_new_device_leaves_as_soon_as_its_number_is_on_
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(exchanges, "ACK_TIMEOUT", 3600.0)
             peer = handler.requests[0].address
-            asked = endpoint.request(peer, OurCode.GET, [(Option.URI_PATH, b"3")])
+            asked = endpoint.client.request(peer, OurCode.GET, [(Option.URI_PATH, b"3")])
             async with asyncio.timeout(60):
                 while not [one for one in device.heard if parse(one).mid and one[1] == OurCode.POST]:
                     await device.has_been_read()
@@ -488,7 +488,7 @@ async def test_where_oscore_alone_is_spoken_nothing_goes_in_the_clear(tmp_path: 
     async with _oscore_alone(tmp_path) as (endpoint, _, _, stranger):
         here = stranger._socket.getsockname()
         # As to a device whose registration is of a time when it might speak so.
-        asked = endpoint.request(here, OurCode.GET, [(Option.URI_PATH, b"3")])
+        asked = endpoint.client.request(here, OurCode.GET, [(Option.URI_PATH, b"3")])
         await stranger.has_been_read()
         assert stranger.heard == []
         assert endpoint.dropped_datagrams["no plain CoAP here"] == 1

@@ -54,7 +54,7 @@ def arrived_at(group: list[socket.socket], datagram: bytes) -> Counter[int]:
 
 def token_of(number: int) -> bytes:
     """A token as the process with this number makes them."""
-    return Endpoint(None, Busy(), token_mark=token_mark(number)).new_token()
+    return Endpoint(None, Busy(), token_mark=token_mark(number)).client.new_token()
 
 
 @pytest.mark.parametrize("number", range(PROCESSES))
