@@ -44,7 +44,7 @@ city: $(VENV)/.installed-city ## Run the sensor city: the way with stations, ana
 	$(BIN)/headwater demo city $(ARGS)
 
 test: dev ## Run every test, on real servers that the tests install and start themselves (ARGS="-k name")
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope $(if $(filter no,$(SWARM)),-m "not swarm") $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --max-worker-restart=0 $(if $(filter no,$(SWARM)),-m "not swarm") $(ARGS)
 
 test-swarm: dev ## Deploy a whole fleet on a Docker Swarm of the test's own, break it and audit it (root on Linux; some twenty minutes)
 	$(BIN)/python -m pytest -m swarm tests/stacks $(ARGS)

@@ -203,6 +203,7 @@ class Parts:
         # The endpoint's handler; the first is called for every 2.05 that comes.
         self.notify, self.notify_all = self.short_path.notify, self.short_path.notify_all
         self.response = self.notifications.take
+        client.notified_in_vain = self._ask_anew
 
     # Handler
 
@@ -258,6 +259,7 @@ class Parts:
             self.observing.complete(device)
         self.first_reads.complete(device)
         self.behind.updated(device, objects_changed=objects_changed)
+        self._complete_behind(device)
 
     def refreshed(self, devices: Iterable[Device]) -> None:
         # As `updated`, but that whoever waits for nobody is not asked for each.
@@ -272,6 +274,18 @@ class Parts:
                 self.first_reads.complete(device)
             if behind:
                 self.behind.updated(device, objects_changed=False)
+                self._complete_behind(device)
+
+    def _complete_behind(self, device: Device) -> None:
+        for one in (self.behind.by_prefix(device) or {}).values():
+            self.observing.complete(one)
+
+    def _ask_anew(self, address: Address) -> None:
+        # A gateway that is killed before an observation is on the disk does not know it any more.
+        device = self.registry.at(address)
+        if device is not None:
+            self.observing.complete(device)
+            self._complete_behind(device)
 
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         if elsewhere:

@@ -69,6 +69,8 @@ class CoapClient:
         self.acknowledged = AcknowledgedResponses()
         #: Until when, the soonest first.
         self._settling: dict[tuple[Address, bytes], float] = {}
+        #: Told whose notification was reset: that device believes in an observation that nobody knows here.
+        self.notified_in_vain: Callable[[Address], None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Requests can be sent from now on."""
@@ -255,6 +257,8 @@ class CoapClient:
         if message.type != Type.ACK:
             # Towards a notification it cancels the observation (RFC 7641 section 3.6).
             self._send(empty(Type.RST, message.mid), address)
+            if self.notified_in_vain is not None and message.uint(Option.OBSERVE) is not None:
+                self.notified_in_vain(address)
 
     def acknowledge(self, address: Address, mid: int, token: bytes | None = None) -> None:
         """Send an empty ACK, to a response that came as a message of its own, with ``token`` where it is known."""

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from connectors.kafka import Cluster
 from gateway import parts as parts_module
 from gateway.admission import Admission
-from gateway.answering import HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
+from gateway.answering import HEADER_AGAIN, HEADER_NOT_SENT, HEADER_REQUEST_ID, Said
 from gateway.coap import exchanges as exchanges_module
 from gateway.coap.endpoint import Endpoint
 from gateway.coap.exchanges import Exchange
@@ -360,15 +360,18 @@ async def _comparable(one: World) -> dict[str, Any]:
     """What may not depend on the way: all of one device in order."""
     by_key: dict[bytes, list[Any]] = {}
     refused: list[Any] = []
+    again: list[Any] = []
     answers = await one.answers()
     for partition, key, value, headers in one.replies:
-        # What is not sent waits for nothing.
-        said = refused if HEADER_NOT_SENT in dict(headers) else by_key.setdefault(key, [])
+        named = dict(headers)
+        # What is not sent waits for nothing, and an answer that is known for no device.
+        said = again if HEADER_AGAIN in named else refused if HEADER_NOT_SENT in named else by_key.setdefault(key, [])
         said.append((partition, value, headers))
     asked = {device.ep: [(m.type, m.code, m.options, m.payload) for m in device.got] for device in one.devices}
     return {
         "replies": by_key,
         "refused": sorted(refused),
+        "again": sorted(again),
         "asked": asked,
         "answers": answers,
         "outcomes": dict(one.loop.answering.outcomes),

@@ -322,8 +322,12 @@ def test_kill_9_keeps_the_devices_and_what_happened_meanwhile_is_learned(gateway
         device.site.instances = {0: ("a", "dev0", OBJECTS), 3: ("d", "dev3", OBJECTS)}
         gateway.start()
         gateway.wait_ready()
-        # The observation goes on under its token, and what was not acknowledged comes again and is there once.
-        assert device.tell("/dev0" + TEMPERATURE, 3, 2.0)
+        # The observation goes on under its token, and what was not acknowledged comes again and is there once. One that
+        # was not on the disk yet is reset, and asked for anew at once.
+        token = device.observed["/dev0" + TEMPERATURE]
+        if not device.tell("/dev0" + TEMPERATURE, 3, 2.0):
+            device.until("it is observed anew", lambda: device.observed["/dev0" + TEMPERATURE] != token)
+            assert device.tell("/dev0" + TEMPERATURE, 3, 2.0)
         assert _number(gateway, "outliving/a", 2) == 2.0
         _new(gateway, "outliving/d")
         _wait_for(gateway, "outliving/b", NEW, DELETE)
@@ -332,6 +336,26 @@ def test_kill_9_keeps_the_devices_and_what_happened_meanwhile_is_learned(gateway
         assert gateway.reply("outliving").rep.code is ResponseCode.CONTENT
         assert _kinds(gateway, "outliving/a") == [NEW]
         assert _kinds(gateway, "outliving") == [NEW]
+
+
+def test_what_was_observed_too_late_for_a_kill_is_observed_anew_when_it_is_told(gateway: Gateway) -> None:
+    with RawDevice(gateway.address, "too-late") as alone, GatewayDevice(gateway.address, "too-late-too", "a") as device:
+        for one, path in ((alone, TEMPERATURE), (device, "/dev0" + TEMPERATURE)):
+            # It observes, and the gateway is killed before it learns of that.
+            answer = one.answer
+            one.answer = lambda request, path=path, answer=answer: (  # type: ignore[misc]
+                None if "/" + "/".join(request.opt.uri_path) == path else answer(request)
+            )
+            one.join() if isinstance(one, GatewayDevice) else one.register()
+            one.wait_observed(path)
+            gateway.kill()
+            one.answer = answer
+            gateway.start()
+            gateway.wait_ready()
+            token = one.observed[path]
+            assert not one.tell(path, 2, 1.0)
+            one.until("it is observed anew", lambda one=one, path=path, token=token: one.observed[path] != token)  # type: ignore[misc]
+            assert one.tell(path, 2, 1.0)
 
 
 def test_the_name_of_who_registers_itself_is_not_taken_by_a_gateway(gateway: Gateway) -> None:

@@ -29,6 +29,7 @@ def test_junk_as_large_as_kafka_takes_does_not_stop_the_commands(
         produce(kafka, gateway.topics.requests, b"x" * NEARLY_A_MEGABYTE)
         gateway.request("lamp", "after", RequestKind.READ, "/3303/0/5700")
         assert gateway.reply("after").rep.code is ResponseCode.CONTENT
+        until("a dead letter", lambda: any(read_to_end(kafka, [gateway.topics.deadletter])))
         [letter] = read_to_end(kafka, [gateway.topics.deadletter])
         headers = dict(letter.headers() or ())
         assert headers["truncated"] == b"%d" % NEARLY_A_MEGABYTE
