@@ -139,6 +139,9 @@ def read_to_end(
                 error = message.error()
                 if error is None:
                     yield message
+                    # Its position is no help: librdkafka counts the end of a partition as a record.
+                    if read is not None:
+                        read[message.topic(), message.partition()] = message.offset() + 1
                 elif error.code() == KafkaError._PARTITION_EOF:
                     unread.pop((message.topic(), message.partition()), None)
                 elif error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
@@ -149,10 +152,6 @@ def read_to_end(
             for place in reader.position([TopicPartition(*one) for one in unread]):
                 if place.offset >= ends[place.topic, place.partition]:
                     unread.pop((place.topic, place.partition), None)
-        if read is not None:
-            for place in reader.position([TopicPartition(*one) for one in ends]):
-                if place.offset >= 0:  # else nothing was read
-                    read[place.topic, place.partition] = place.offset
 
 
 def _watermarks(reader: Consumer, place: TopicPartition, timeout: float) -> tuple[int, int]:
