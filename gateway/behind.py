@@ -126,6 +126,12 @@ class Behind:
         elif device.ep in self._devices or device.ep in self._left_out:
             self._settle(device.ep)
         self.complete(device)
+        self.observe(device)
+
+    def observe(self, gateway: Device) -> None:
+        """Have the devices behind ``gateway`` asked for the observations that they should have and have not."""
+        for one in (self.by_prefix(gateway) or {}).values():
+            self._observing.complete(one)
 
     def followed(self, device: Device) -> None:
         """A device behind a gateway has changed."""

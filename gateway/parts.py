@@ -259,7 +259,6 @@ class Parts:
             self.observing.complete(device)
         self.first_reads.complete(device)
         self.behind.updated(device, objects_changed=objects_changed)
-        self._complete_behind(device)
 
     def refreshed(self, devices: Iterable[Device]) -> None:
         # As `updated`, but that whoever waits for nobody is not asked for each.
@@ -274,18 +273,13 @@ class Parts:
                 self.first_reads.complete(device)
             if behind:
                 self.behind.updated(device, objects_changed=False)
-                self._complete_behind(device)
-
-    def _complete_behind(self, device: Device) -> None:
-        for one in (self.behind.by_prefix(device) or {}).values():
-            self.observing.complete(one)
 
     def _ask_anew(self, address: Address) -> None:
         # A gateway that is killed before an observation is on the disk does not know it any more.
         device = self.registry.at(address)
         if device is not None:
             self.observing.complete(device)
-            self._complete_behind(device)
+            self.behind.observe(device)
 
     def followed(self, device: Device, *, elsewhere: bool, objects_changed: bool) -> None:
         if elsewhere:

@@ -49,6 +49,7 @@ class Bench:
         self.asked: list[str] = []
         self.turns: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.forgot: list[str] = []
+        self.completed: list[str] = []
         self._ids = 0
         uplink = cast(Uplink, self.uplink)
         self.registrations = Registrations(
@@ -106,6 +107,9 @@ class Bench:
 
     def forgotten(self, device: Device) -> None:
         self.forgot.append(device.ep)
+
+    def complete(self, device: Device) -> None:
+        self.completed.append(device.ep)
 
     async def send(self, address: Address, request: CoapRequest, *, timeout: float) -> Message:
         self.asked.append("/".join(request.uri_path))
@@ -242,6 +246,10 @@ def test_a_silent_gateway_is_asked_again_at_its_next_update(tmp_path: FilePath) 
             await bench.run()
             await bench.settle()
             assert bench.devices == {"hub/a", "hub/b"}
+            # An update is when what they should be observed of and are not is asked for.
+            assert bench.completed == []
+            bench.updated(hub, objects_changed=False)
+            assert sorted(bench.completed) == ["hub/a", "hub/b"]
 
     asyncio.run(run())
 

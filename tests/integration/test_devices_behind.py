@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -339,23 +339,26 @@ def test_kill_9_keeps_the_devices_and_what_happened_meanwhile_is_learned(gateway
 
 
 def test_what_was_observed_too_late_for_a_kill_is_observed_anew_when_it_is_told(gateway: Gateway) -> None:
-    with RawDevice(gateway.address, "too-late") as alone, GatewayDevice(gateway.address, "too-late-too", "a") as device:
-        for one, path in ((alone, TEMPERATURE), (device, "/dev0" + TEMPERATURE)):
-            # It observes, and the gateway is killed before it learns of that.
-            answer = one.answer
-            one.answer = lambda request, path=path, answer=answer: (  # type: ignore[misc]
-                None if "/" + "/".join(request.opt.uri_path) == path else answer(request)
-            )
-            one.join() if isinstance(one, GatewayDevice) else one.register()
-            one.wait_observed(path)
-            gateway.kill()
-            one.answer = answer
-            gateway.start()
-            gateway.wait_ready()
-            token = one.observed[path]
-            assert not one.tell(path, 2, 1.0)
-            one.until("it is observed anew", lambda one=one, path=path, token=token: one.observed[path] != token)  # type: ignore[misc]
-            assert one.tell(path, 2, 1.0)
+    with RawDevice(gateway.address, "too-late") as device:
+        _is_observed_too_late(gateway, device, TEMPERATURE, device.register)
+    with GatewayDevice(gateway.address, "too-late-too", "a") as device:
+        _is_observed_too_late(gateway, device, "/dev0" + TEMPERATURE, device.join)
+
+
+def _is_observed_too_late(gateway: Gateway, device: RawDevice, path: str, begin: Callable[[], None]) -> None:
+    # It observes, and the gateway is killed before it learns of that.
+    answer = device.answer
+    device.answer = lambda request: None if "/" + "/".join(request.opt.uri_path) == path else answer(request)
+    begin()
+    device.wait_observed(path)
+    gateway.kill()
+    device.answer = answer
+    gateway.start()
+    gateway.wait_ready()
+    token = device.observed[path]
+    assert not device.tell(path, 2, 1.0)
+    device.until("it is observed anew", lambda: device.observed[path] != token)
+    assert device.tell(path, 2, 1.0)
 
 
 def test_the_name_of_who_registers_itself_is_not_taken_by_a_gateway(gateway: Gateway) -> None:
